@@ -1,0 +1,22 @@
+"""Eight fake CPU devices, parsed absl flags and a compilation cache: set before JAX starts."""
+
+import os
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
+
+# Grain reads absl flags at iteration time and refuses to run before they are parsed.
+flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture
+def x64():
+    """Double precision inside one test: the golden values are float64."""
+    with jax.enable_x64(True):
+        yield
