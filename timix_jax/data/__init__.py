@@ -1,0 +1,1 @@
+"""Examples, from storage to batches: records, sources, tokenizers, transforms, pipeline."""

@@ -1,0 +1,128 @@
+"""The manifest of a folder of shards: what it holds, with sizes and checksums, written last."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from timix_jax.errors import UserError
+
+MANIFEST = "manifest.json"
+FORMAT = "timix_jax.records"
+VERSION = 1
+
+
+def shard_name(name: str, index: int, count: int) -> str:
+    """File name of shard ``index`` of ``count``."""
+    return f"{name}-{index:05d}-of-{count:05d}.array_record"
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardSummary:
+    """What a shard holds; ``annotated``: (index in the shard, key hash) of region bearers."""
+
+    file: str
+    examples: int
+    captions: int
+    regions: int
+    bytes: int
+    sha256: str
+    annotated: tuple[tuple[int, int], ...] = ()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file so that a reader sees all of it or none, also after a crash."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_manifest(
+    folder: Path, name: str, shards: Sequence[ShardSummary], **extra: Any
+) -> dict[str, Any]:
+    """Writes the index of annotated examples and, last, ``manifest.json``.
+
+    Args:
+      folder: the folder of the shards.
+      name: name of the data set, as in the shards' file names.
+      shards: summaries in the order of the shards.
+      **extra: further entries of the manifest (JSON values).
+
+    Returns:
+      The manifest.
+    """
+    starts = np.cumsum([0] + [shard.examples for shard in shards])
+    rows = [
+        (int(start) + index, hashed)
+        for start, shard in zip(starts, shards, strict=False)
+        for index, hashed in shard.annotated
+    ]
+    entries = [dataclasses.asdict(shard) for shard in shards]
+    for entry in entries:
+        entry["annotated"] = len(entry["annotated"])
+    manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION, "name": name}
+    for field in ("examples", "captions", "regions", "annotated", "bytes"):
+        manifest[field] = sum(entry[field] for entry in entries)
+    if rows:
+        path = folder / f"{name}-annotated.npy"
+        temporary = path.with_name(path.name + ".tmp")
+        with temporary.open("wb") as file:
+            np.save(file, np.asarray(rows, np.int64))
+        temporary.replace(path)
+        manifest["annotated_index"] = {
+            "file": path.name,
+            "bytes": path.stat().st_size,
+            "sha256": sha256_file(path),
+        }
+    manifest |= extra
+    manifest["shards"] = entries
+    write_atomically(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+    return manifest
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Reads and checks the manifest of a prepared folder.
+
+    Raises:
+      UserError: if there is no manifest of this format, or a shard is missing or of another size.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(
+            f"{folder}: no {MANIFEST} here; make the folder with python -m timix_jax.data.prepare"
+        )
+    try:
+        manifest = json.loads(path.read_bytes())
+        known = manifest["format"] == FORMAT and manifest["version"] == VERSION
+        files = [*manifest["shards"], *filter(None, [manifest.get("annotated_index")])]
+        sizes = {entry["file"]: entry["bytes"] for entry in files}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a manifest of prepared records ({error!r})") from error
+    if not known:
+        raise UserError(
+            f"{path}: format {manifest['format']!r} version {manifest['version']!r}, expected "
+            f"{FORMAT!r} version {VERSION}; prepare the data again"
+        )
+    for file, size in sizes.items():
+        shard = folder / file
+        found = shard.stat().st_size if shard.is_file() else None
+        if found != size:
+            state = "missing" if found is None else f"{found} bytes"
+            raise UserError(
+                f"{shard}: {state}, the manifest says {size} bytes; prepare the data again"
+            )
+    return manifest

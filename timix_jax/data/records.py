@@ -1,0 +1,278 @@
+"""The one example schema, its msgpack encoding, and sharded ArrayRecord storage with a manifest.
+
+A prepared folder holds shards ``NAME-00000-of-00008.array_record`` and, written last, the manifest.
+
+**Example:**
+
+    from timix_jax.data.manifest import shard_name, write_manifest
+
+    with RecordWriter(folder / shard_name("coco", 0, 1)) as writer:
+        writer.write(Record("000001", jpeg_bytes, ("a lemon and two skis",)))
+    write_manifest(folder, "coco", [writer.summary])
+    RecordSource(folder)[0].captions
+"""
+
+import hashlib
+import math
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import msgpack
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from timix_jax.data.manifest import (
+    MANIFEST,
+    ShardSummary,
+    read_manifest,
+    sha256_file,
+)
+from timix_jax.errors import UserError
+
+VERSION = 1
+# Images are compressed already: group size 1 gives random access, and no codec saves the time.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+
+
+class Region(NamedTuple):
+    """A text about a part of an image (METHOD §2).
+
+    Attributes:
+      text: what the part shows; not empty.
+      box: x, y, width, height in pixels of the stored image; finite, width and height positive.
+      captions: indices of the record's captions that speak of this region; empty where unknown.
+    """
+
+    text: str
+    box: tuple[float, float, float, float]
+    captions: tuple[int, ...] = ()
+
+
+class Record(NamedTuple):
+    """One image with its captions.
+
+    Attributes:
+      key: name of the example inside its data set; not empty.
+      image: an encoded JPEG, PNG or WebP file.
+      captions: at least one, none empty.
+      regions: annotated parts; empty for most data sets.
+    """
+
+    key: str
+    image: bytes
+    captions: tuple[str, ...]
+    regions: tuple[Region, ...] = ()
+
+
+class CorruptExample(ValueError):  # noqa: N818 - named for what it is; callers skip it and count it
+    """A stored example that cannot be used. ``key`` names it, ``reason`` says what is wrong."""
+
+    def __init__(self, key: str, reason: str):
+        super().__init__(key, reason)
+        self.key = key
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.reason}"
+
+
+def validate_record(record: Record) -> None:
+    """Checks a record against the schema.
+
+    Raises:
+      ValueError: naming the field that is wrong.
+    """
+    if not isinstance(record.key, str) or not record.key:
+        raise ValueError(f"key must be a non-empty string, got {record.key!r}")
+    if not isinstance(record.image, bytes) or not record.image:
+        raise ValueError(f"image must be non-empty bytes, got {type(record.image).__name__}")
+    if not record.captions:
+        raise ValueError("captions must hold at least one caption")
+    for caption in record.captions:
+        if not isinstance(caption, str) or not caption.strip():
+            raise ValueError(f"captions must be non-empty strings, got {caption!r}")
+    for region in record.regions:
+        _validate_region(region, len(record.captions))
+
+
+def _validate_region(region: Region, num_captions: int) -> None:
+    if not isinstance(region.text, str) or not region.text.strip():
+        raise ValueError(f"region text must be a non-empty string, got {region.text!r}")
+    numbers = all(isinstance(v, int | float) and math.isfinite(v) for v in region.box)
+    if len(region.box) != 4 or not numbers or region.box[2] <= 0 or region.box[3] <= 0:
+        raise ValueError(f"region box must be x, y, width > 0, height > 0, got {region.box!r}")
+    if not all(isinstance(i, int) and 0 <= i < num_captions for i in region.captions):
+        raise ValueError(
+            f"region captions must index the {num_captions} captions, got {region.captions!r}"
+        )
+
+
+def encode_record(record: Record) -> bytes:
+    """Encodes a record as msgpack.
+
+    Raises:
+      ValueError: if the record breaks the schema (see ``validate_record``).
+    """
+    validate_record(record)
+    regions = [
+        [region.text, [float(v) for v in region.box], list(region.captions)]
+        for region in record.regions
+    ]
+    return msgpack.packb([VERSION, record.key, record.image, list(record.captions), regions])
+
+
+def decode_record(data: bytes, name: str = "record") -> Record:
+    """Decodes what ``encode_record`` wrote; ``name`` names an unreadable one in the error.
+
+    Raises:
+      CorruptExample: if the bytes are no valid record.
+    """
+    try:
+        version, key, image, captions, regions = msgpack.unpackb(data)
+        if version != VERSION:
+            raise ValueError(f"schema version {version!r}, expected {VERSION}")
+        record = Record(
+            key,
+            image,
+            tuple(captions),
+            tuple(Region(text, tuple(box), tuple(indices)) for text, box, indices in regions),
+        )
+        validate_record(record)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise CorruptExample(name, f"not a valid record: {error}") from error
+    return record
+
+
+def key_hash(key: str) -> int:
+    """A hash of an example's key in [0, 2**32), the same on every machine and sharding."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest(), "little")
+
+
+def select_annotated(annotated: np.ndarray, fraction: float) -> np.ndarray:
+    """Chooses the region-bearing examples whose regions the trainer sees.
+
+    Args:
+      annotated: int64 (A, 2), index and ``key_hash`` of each example that has regions.
+      fraction: share to keep, chosen by the hash, so that a larger share contains a smaller one.
+
+    Returns:
+      int64 (A',) indices.
+
+    Raises:
+      UserError: if the fraction is not in [0, 1].
+    """
+    if not 0 <= fraction <= 1:
+        raise UserError(f"annotated={fraction:g}: a fraction of the examples, give 0 to 1")
+    return annotated[annotated[:, 1] < fraction * 2**32, 0]
+
+
+class RecordWriter:
+    """Writes one shard under a temporary name, renamed when closed; an error leaves no shard."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._temporary = path.with_name(path.name + ".tmp")
+        self._writer = ArrayRecordWriter(str(self._temporary), _WRITER_OPTIONS)
+        self._examples = self._captions = self._regions = 0
+        self._annotated: list[tuple[int, int]] = []
+        self._summary: ShardSummary | None = None
+
+    def write(self, record: Record) -> None:
+        """Appends a record. Raises ValueError if it breaks the schema."""
+        self._writer.write(encode_record(record))
+        if record.regions:
+            self._annotated.append((self._examples, key_hash(record.key)))
+        self._examples += 1
+        self._captions += len(record.captions)
+        self._regions += len(record.regions)
+
+    @property
+    def summary(self) -> ShardSummary:
+        """What was written; known once the writer is closed."""
+        if self._summary is None:
+            raise RuntimeError(f"{self._path.name} is not closed yet")
+        return self._summary
+
+    def close(self) -> None:
+        """Finishes the shard: flush, checksum, rename."""
+        self._writer.close()
+        with self._temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        self._summary = ShardSummary(
+            file=self._path.name,
+            examples=self._examples,
+            captions=self._captions,
+            regions=self._regions,
+            bytes=self._temporary.stat().st_size,
+            sha256=sha256_file(self._temporary),
+            annotated=tuple(self._annotated),
+        )
+        self._temporary.replace(self._path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._writer.close()
+            self._temporary.unlink(missing_ok=True)
+
+
+class RecordSource:
+    """Random access to a prepared folder; safe to share between threads and to pickle.
+
+    Args:
+      path: the folder.
+      annotated: share of the region-bearing examples given to the trainer.
+
+    Raises:
+      UserError: if the folder is not complete, is empty or the share is not in [0, 1].
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, annotated: float = 1.0):
+        folder = Path(path)
+        manifest = read_manifest(folder)
+        if not manifest["examples"]:
+            raise UserError(f"{folder}: holds no examples; see its {MANIFEST} for what was skipped")
+        self.name = f"records:{folder}"
+        self.manifest = manifest
+        index = manifest.get("annotated_index")
+        rows = np.load(folder / index["file"]) if index else np.zeros((0, 2), np.int64)
+        self._annotated = select_annotated(rows, annotated)
+        # The counts are known, so that no shard is opened before it is read.
+        self._records = ArrayRecordDataSource(
+            [
+                f"{folder / entry['file']}[0:{entry['examples']}]"
+                for entry in manifest["shards"]
+                if entry["examples"]
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Record:
+        """Record ``index``. Raises CorruptExample where storage is damaged, IndexError outside."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.name}: index {index} of {len(self)}")
+        name = f"{self.name}[{index}]"
+        try:
+            data = self._records[index]
+        except (RuntimeError, ValueError, OSError, IndexError) as error:
+            raise CorruptExample(name, f"unreadable: {error}") from error
+        return decode_record(data, name)
+
+    @property
+    def annotated(self) -> np.ndarray:
+        """int64 (A,) indices of the examples whose regions the trainer sees."""
+        return self._annotated
