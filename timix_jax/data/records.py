@@ -276,3 +276,10 @@ class RecordSource:
     def annotated(self) -> np.ndarray:
         """int64 (A,) indices of the examples whose regions the trainer sees."""
         return self._annotated
+
+
+def open_records(path: str, *, annotated: float = 1.0) -> RecordSource:
+    """Opens a prepared folder; see ``RecordSource``."""
+    if not path:
+        raise UserError("data source 'records:' names no folder; write records:/path/to/folder")
+    return RecordSource(path, annotated=annotated)
