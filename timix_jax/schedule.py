@@ -1,0 +1,135 @@
+"""Durations in the units that people think in, the learning-rate schedule, and ramps."""
+
+import math
+import re
+from collections.abc import Callable
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+
+from timix_jax.errors import UserError
+
+Schedule = Callable[[jax.Array | int], jax.Array]
+
+_DURATION = re.compile(
+    r"(?P<number>[0-9][0-9_]*(?:\.[0-9]*)?(?:[eE]\+?[0-9]+)?)\s*"
+    r"(?P<unit>steps?|examples?|epochs?|%|)"
+)
+_FORMS = '2000, "2000 steps", "1_000_000 examples", "5e6 examples", "30 epochs" or "5%"'
+
+
+def steps(
+    value: int | float | str,
+    *,
+    batch_size: int,
+    examples: int,
+    total_steps: int | None = None,
+    field: str = "duration",
+) -> int:
+    """A duration as a number of steps, rounded up: no part of it is cut off.
+
+    Args:
+        value: a number of steps, or text: ``"2000 steps"``, ``"1_000_000 examples"``,
+            ``"5e6 examples"``, ``"30 epochs"``, ``"5%"`` (of ``total_steps``).
+        batch_size: examples a step, over all hosts.
+        examples: size of the training set, the length of an epoch.
+        total_steps: length of the training; None where that itself is computed (no percent then).
+        field: the name of the configuration field, for the message.
+
+    Raises:
+        UserError: not one of the forms, negative, or in a unit that has no meaning here.
+
+    **Example:** ``steps("30 epochs", batch_size=1024, examples=4_000_000)`` is 117188.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size={batch_size}: must be at least 1")
+    number, unit = _parse(value, field)
+    if unit == "step":
+        return math.ceil(number)
+    if unit == "example":
+        return math.ceil(number / batch_size)
+    if unit == "epoch":
+        if examples < 1:
+            raise UserError(
+                f"{field}={value!r}: the training set has {examples} examples, so an epoch has no "
+                "length; give the duration in steps, or more data"
+            )
+        return math.ceil(number * examples / batch_size)
+    if total_steps is None:
+        raise UserError(
+            f"{field}={value!r}: percent is of the training's length, which this field sets; "
+            "give steps, examples or epochs"
+        )
+    if number > 100:
+        raise UserError(f"{field}={value!r}: more than the whole training; give at most 100%")
+    return math.ceil(number * total_steps / 100)
+
+
+def _parse(value: int | float | str, field: str) -> tuple[Fraction, str]:
+    """(number, unit), unit one of step, example, epoch, %; exact, so that 7% of 300 is 21, not 22."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise UserError(f"{field}={value!r}: not a duration; write {_FORMS}")
+    match = _DURATION.fullmatch(str(value).strip())
+    if match is None:
+        raise UserError(f"{field}={value!r}: not a duration; write {_FORMS}")
+    number, unit = Fraction(match["number"]), match["unit"].rstrip("s") or "step"
+    if unit == "step" and number.denominator != 1:
+        raise UserError(f"{field}={value!r}: part of a step; write {_FORMS}")
+    return number, unit
+
+
+def warmup_cosine(
+    base: float, total: int, warmup: int, start: float = 1e-6, end: float = 1e-6
+) -> Schedule:
+    """Linear warm-up from ``start`` to ``base``, then half a cosine to ``end`` (paper §5).
+
+    Args:
+        base: the highest learning rate, reached at step ``warmup``.
+        total: steps of the training; ``end`` is reached at step ``total`` and kept.
+        warmup: steps of the warm-up; 0 for none.
+
+    Returns:
+        step (int, scalar or array) → learning rate (float32, same shape); can be jitted.
+
+    Raises:
+        UserError: no training steps, a warm-up longer than the training, or a base rate below start
+            or end.
+    """
+    if total < 1:
+        raise UserError(f"total={total} steps: nothing to train; give at least 1 step")
+    if warmup < 0:
+        raise UserError(f"warmup={warmup} steps: negative; give 0 for no warm-up")
+    if warmup > total:
+        raise UserError(
+            f"warmup={warmup} steps: longer than the training ({total} steps); shorten the warm-up "
+            "or train longer"
+        )
+    if base <= 0:
+        raise UserError(f"base learning rate={base}: nothing would be learned; give more than 0")
+    if min(start, end) < 0 or max(start if warmup else 0.0, end) > base:
+        raise UserError(
+            f"base learning rate={base}: start={start} and end={end} must lie between 0 and it; "
+            "raise the base or lower them"
+        )
+
+    def schedule(step: jax.Array | int) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        rising = start + (base - start) * step / max(warmup, 1)
+        done = jnp.clip((step - warmup) / max(total - warmup, 1), 0.0, 1.0)
+        falling = end + (base - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+        return jnp.where(step < warmup, rising, falling)
+
+    return schedule
+
+
+def linear_ramp(step: jax.Array | int, length: int) -> jax.Array:
+    """0 at step 0, 1 from step ``length`` on, straight between; float32.
+
+    The weight γ of the mixed loss and α of the teacher's targets (paper §§4, 5). A ramp of length 0
+    is 1 from the start.
+    """
+    if length < 0:
+        raise UserError(f"ramp={length} steps: negative; give 0 for no ramp")
+    step = jnp.asarray(step, jnp.float32)
+    return jnp.clip(step / length, 0.0, 1.0) if length else jnp.ones_like(step)
