@@ -1,0 +1,56 @@
+"""Mixing on the device, under jit: windows, partners, targets, scores, TiMix and its rivals.
+
+A new mixer is one file with a frozen dataclass that follows `base.Mixer`, and one line in `MIXERS`.
+"""
+
+import dataclasses
+from typing import Any
+
+from timix_jax.errors import UserError
+from timix_jax.mixing.base import Mixed, Mixer
+from timix_jax.mixing.cutmix import CutMix
+from timix_jax.mixing.mixup import Mixup
+from timix_jax.mixing.random_window import RandomWindow
+from timix_jax.mixing.timix import TiMix
+
+__all__ = ["MIXERS", "CutMix", "Mixed", "Mixer", "Mixup", "RandomWindow", "TiMix", "build_mixer"]
+
+MIXERS: dict[str, type | None] = {
+    "none": None,
+    "timix": TiMix,
+    "random_window": RandomWindow,
+    "cutmix": CutMix,
+    "mixup": Mixup,
+}
+
+
+def build_mixer(name: str, *, grid: int, **options: Any) -> Mixer | None:
+    """The mixer called ``name``, or None for "none".
+
+    Args:
+      name: a key of `MIXERS`.
+      grid: patches a side; passed on to the mixers that are aligned with patches.
+      **options: fields of the mixer's class, such as ``low=0.35`` or ``alpha=1.0``.
+
+    Raises:
+      UserError: an unknown name or option (the message names the valid ones), or a value out of
+        range.
+
+    **Example:**
+
+        mixer = build_mixer("timix", grid=14, partner="derangement")
+    """
+    if name not in MIXERS:
+        raise UserError(f"mixer {name!r} is unknown; use one of {', '.join(MIXERS)}")
+    kind = MIXERS[name]
+    known = [] if kind is None else [field.name for field in dataclasses.fields(kind)]
+    valid = [option for option in known if option != "grid"]
+    unknown = [option for option in options if option not in valid]
+    if unknown:
+        raise UserError(
+            f"mixer {name!r} has no option {unknown[0]!r}; "
+            f"its options: {', '.join(valid) or 'none'}"
+        )
+    if kind is None:
+        return None
+    return kind(**({"grid": grid} if "grid" in known else {}), **options)

@@ -1,0 +1,89 @@
+"""What a mixer takes and gives."""
+
+from typing import Literal, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from timix_jax.errors import UserError
+
+Space = Literal["patches", "pixels"]
+
+
+class Mixed(NamedTuple):
+    """A mixed batch.
+
+    Attributes:
+      inputs: patch tokens (B, N, C) or pixels (B, H, W, 3), the dtype of what was given.
+      partner: (B,) int32, π: row k took content from row π(k); π(k) = k means that the row is
+        unmixed.
+      lam: (B,) float32 (float64 for float64 inputs), λ: the weight of the row's own caption.
+      low: (B, 2) int32, row and column (in patches) of the window that was overwritten, or None.
+      high: (B, 2) int32, each row's own best window; ``high[partner]`` is what was pasted; or None.
+      window: int32 (), the side of the windows in patches, or None.
+    """
+
+    inputs: jax.Array
+    partner: jax.Array
+    lam: jax.Array
+    low: jax.Array | None = None
+    high: jax.Array | None = None
+    window: jax.Array | None = None
+
+
+class Mixer(Protocol):
+    """A pure function of a key and a batch; an implementation is a frozen dataclass of its
+    settings.
+    """
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether ``scores`` (B, N) must be given."""
+
+    @property
+    def space(self) -> Space:
+        """What it mixes: "patches" (outputs of the patch convolution, (B, N, C)) or "pixels" ((B,
+        H, W, 3)).
+        """
+
+    def __call__(self, key: jax.Array, inputs: jax.Array, scores: jax.Array | None) -> Mixed:
+        """Mix the global batch; ``scores`` (B, N) float32, the higher the more the caption speaks
+        of the patch.
+        """
+
+
+def lambda_dtype(inputs: jax.Array) -> jnp.dtype:
+    """Type of λ: float32, or float64 where the inputs are."""
+    floating = inputs.dtype if jnp.issubdtype(inputs.dtype, jnp.floating) else jnp.float32
+    return jnp.promote_types(floating, jnp.float32)
+
+
+def area_lambda(r: jax.Array | int, grid: int, partner: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """λ = 1 − r²/g², (B,), the share of the row that stays (paper §3); 1 where the row is its own
+    partner.
+    """
+    pasted = jnp.square(jnp.asarray(r, dtype) / grid)
+    return jnp.where(alone(partner), jnp.ones((), dtype), 1 - pasted)
+
+
+def pasted_window(low: jax.Array, high_of_partner: jax.Array, partner: jax.Array) -> jax.Array:
+    """The partner's window (B, 2); a row that is its own partner copies its window onto itself, so
+    it stays whole.
+    """
+    return jnp.where(alone(partner)[:, None], low, high_of_partner)
+
+
+def draw_beta(key: jax.Array, alpha: float, dtype: jnp.dtype) -> jax.Array:
+    """λ ~ Beta(α, α), (): the law of CutMix and Mixup, one draw a global batch."""
+    return jax.random.beta(key, alpha, alpha, dtype=dtype)
+
+
+def check_alpha(alpha: float) -> None:
+    """Raises UserError unless α is positive."""
+    if not alpha > 0:
+        raise UserError(f"mixing alpha={alpha} must be positive (Beta distribution of λ)")
+
+
+def alone(partner: jax.Array) -> jax.Array:
+    """(B,) bool: the rows that are their own partner, which stay whole with λ = 1."""
+    return partner == jnp.arange(partner.shape[0], dtype=partner.dtype)

@@ -1,0 +1,45 @@
+"""λ by what the caption speaks of, instead of by area (paper §4)."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from timix_jax.mixing.base import alone
+from timix_jax.mixing.partners import Pairing, take_partners
+from timix_jax.mixing.windows import window_mask
+
+
+def relevance_mass_lambda(
+    scores: jax.Array,
+    low: jax.Array,
+    high: jax.Array,
+    partner: jax.Array,
+    r: jax.Array | int,
+    grid: int,
+    pairing: Pairing = "derangement",
+) -> jax.Array:
+    """λ_k = kept mass of the target / (kept mass of the target + pasted mass of the partner).
+
+    Scores are standardised and so may be negative: the mass of a patch is the softmax of the
+    scores over the patches of its own image, which is positive and adds to one, whatever the
+    source of the scores.
+
+    Args:
+      scores: (B, N) relevance.
+      low, high: (B, 2) int32, each row's overwritten and best windows.
+      partner: (B,) int32 π.
+      r: int32 (), side of the windows.
+      grid: patches a side.
+      pairing: how π was made; "flip" spares a gather between devices. Any π is right with the
+        default.
+
+    Returns:
+      (B,) in [0, 1]; 1 where the row is its own partner.
+    """
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    mass = jax.nn.softmax(lax.stop_gradient(scores), axis=1)
+    kept = jnp.where(window_mask(low, r, grid), 0, mass).sum(axis=1)
+    best = jnp.where(window_mask(high, r, grid), mass, 0).sum(axis=1)
+    pasted = take_partners(best, partner, pairing)
+    total = kept + pasted
+    return jnp.where(alone(partner) | (total <= 0), 1, kept / jnp.where(total > 0, total, 1))

@@ -1,0 +1,86 @@
+"""TiMix: the target's least relevant window takes the partner's most relevant one (paper §3)."""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+
+from timix_jax.errors import UserError
+from timix_jax.mixing.base import Mixed, Space, area_lambda, lambda_dtype, pasted_window
+from timix_jax.mixing.partners import Pairing, check_pairing, draw_partners, take_partners
+from timix_jax.mixing.relevance import relevance_mass_lambda
+from timix_jax.mixing.windows import draw_window, extreme_windows, paste_windows, window_bounds
+
+
+@dataclasses.dataclass(frozen=True)
+class TiMix:
+    """Text-aware mixing of the outputs of the patch convolution, or of patchified pixels: the same
+    thing exactly.
+
+    Attributes:
+      grid: patches a side, g.
+      low, high: smallest and largest side of the window, as shares of the image's side.
+      partner: rule of pairing over the global batch.
+      area: what λ measures: the "area" that stays, or the relevance "mass" that stays.
+
+    Raises:
+      UserError: a setting out of range.
+
+    **Example:**
+
+        mixed = TiMix(grid=14)(jax.random.key(0), patches, scores)   # (B, 196, C), (B, 196)
+    """
+
+    grid: int
+    low: float = 0.35
+    high: float = 0.75
+    partner: Pairing = "flip"
+    area: Literal["area", "mass"] = "area"
+
+    needs_scores: ClassVar[bool] = True
+    space: ClassVar[Space] = "patches"
+
+    def __post_init__(self) -> None:
+        window_bounds(self.grid, self.low, self.high)
+        check_pairing(self.partner)
+        if self.area not in ("area", "mass"):
+            raise UserError(f"mixing area={self.area!r} is unknown; use 'area' or 'mass'")
+
+    def __call__(self, key: jax.Array, inputs: jax.Array, scores: jax.Array | None) -> Mixed:
+        """Draw one window size and the partners, then `mix`.
+
+        Args:
+          key: of the global batch.
+          inputs: (B, N, C) patches of any dtype.
+          scores: (B, N) relevance.
+        """
+        if scores is None:
+            raise UserError("TiMix needs patch scores: set mix.score_source, or use random_window")
+        window_key, partner_key = jax.random.split(key)
+        r = draw_window(window_key, self.grid, self.low, self.high)
+        return self.mix(inputs, scores, draw_partners(self.partner, partner_key, len(inputs)), r)
+
+    def mix(
+        self, inputs: jax.Array, scores: jax.Array, partner: jax.Array, r: jax.Array | int
+    ) -> Mixed:
+        """The deterministic part: partners (B,) of this mixer's pairing and the side r () are
+        given.
+        """
+        bounds = window_bounds(self.grid, self.low, self.high)
+        low, high = extreme_windows(scores, r, self.grid, bounds)
+        partner_high = take_partners(high, partner, self.partner)
+        mixed = paste_windows(
+            inputs,
+            take_partners(inputs, partner, self.partner),
+            low,
+            pasted_window(low, partner_high, partner),
+            r,
+            self.grid,
+        )
+        dtype = lambda_dtype(inputs)
+        if self.area == "mass":
+            lam = relevance_mass_lambda(scores, low, high, partner, r, self.grid, self.partner)
+        else:
+            lam = area_lambda(r, self.grid, partner, dtype)
+        return Mixed(mixed, partner, lam.astype(dtype), low, high, jnp.asarray(r, jnp.int32))

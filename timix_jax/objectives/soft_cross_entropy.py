@@ -1,0 +1,45 @@
+"""Contrastive losses against soft targets (paper §4)."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def soft_contrastive(logits: jax.Array, i2t_target: jax.Array, t2i_target: jax.Array) -> jax.Array:
+    """L = ½ [CE(i2t target, softmax rows of S~) + CE(t2i target, softmax rows of S~ᵀ)], each a
+    mean over rows.
+
+    Args:
+      logits: (B, B) S~, image × text similarities over the temperature; log-softmax in float32 at
+        least.
+      i2t_target: (B, B), row k over the texts of image k.
+      t2i_target: (B, B), row j over the images of text j.
+
+    Returns:
+      Scalar in nats. No gradient flows into the targets.
+    """
+    images = _cross_entropy(logits, i2t_target)
+    texts = _cross_entropy(logits.T, t2i_target)
+    return (images + texts) / 2
+
+
+def symmetric_contrastive(logits: jax.Array) -> jax.Array:
+    """The loss with image k matching text k alone: InfoNCE in both directions, without a dense
+    target.
+
+    Args:
+      logits: (B, B) image × text similarities over the temperature.
+
+    Returns:
+      Scalar in nats.
+    """
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    partition = jax.nn.logsumexp(logits, axis=1) + jax.nn.logsumexp(logits, axis=0)
+    return jnp.mean(partition / 2 - jnp.diagonal(logits))
+
+
+def _cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
+    log_probabilities = jax.nn.log_softmax(
+        logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=1
+    )
+    return -jnp.mean(jnp.sum(lax.stop_gradient(target) * log_probabilities, axis=1))
