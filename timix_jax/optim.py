@@ -1,4 +1,4 @@
-"""AdamW with a weight-decay mask and learning rates by parameter path; the average of parameters."""
+"""AdamW with a decay mask and learning rates by parameter path; the average of parameters."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -90,8 +90,8 @@ def lr_factors(params: Any, lr_scales: Sequence[tuple[str, float]]) -> Any:
     for pattern, factor in patterns:
         if factor < 0:
             raise UserError(
-                f"lr_scales: factor {factor} of {pattern.pattern!r} is negative; 0 freezes, 1 is the "
-                "full rate"
+                f"lr_scales: factor {factor} of {pattern.pattern!r} is negative; 0 freezes, "
+                "1 is the full rate"
             )
     taken = [0] * len(patterns)
 

@@ -67,7 +67,7 @@ def steps(
 
 
 def _parse(value: int | float | str, field: str) -> tuple[Fraction, str]:
-    """(number, unit), unit one of step, example, epoch, %; exact, so that 7% of 300 is 21, not 22."""
+    """(number, unit), unit one of step, example, epoch, %; exact: 7% of 300 is 21, not 22."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise UserError(f"{field}={value!r}: not a duration; write {_FORMS}")
     match = _DURATION.fullmatch(str(value).strip())

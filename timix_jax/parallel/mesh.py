@@ -40,8 +40,8 @@ def make_mesh(
         sizes[free[0]] = len(devices) // fixed
     elif fixed != len(devices):
         raise UserError(
-            f"mesh {text}: needs {fixed} devices, there are {len(devices)}; set one of the sizes to "
-            f"-1 or make their product {len(devices)}"
+            f"mesh {text}: needs {fixed} devices, there are {len(devices)}; set one of them to -1 "
+            f"or make their product {len(devices)}"
         )
     # jax.make_mesh makes Explicit axes by default, which Flax modules don't understand.
     return jax.make_mesh(
