@@ -1,0 +1,186 @@
+"""The dual encoder (image tower, text tower, patch predictor) as pure functions over one parameter tree."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from timix_jax.errors import UserError
+from timix_jax.models.patch_predictor import PatchPredictor
+from timix_jax.models.text import TextShape, TextTransformer
+from timix_jax.models.transformer import Remat
+from timix_jax.models.vit import VisionTransformer, VitShape, cls_attention
+
+Array = jax.Array
+Params = Any
+
+
+class ImageFeatures(NamedTuple):
+    """embedding (B,D) float32 unit norm; patches (B,N,C) after the final norm; captured (B,N+prefix,C) tokens."""
+
+    embedding: Array
+    patches: Array
+    captured: Array
+
+
+class TextFeatures(NamedTuple):
+    """embedding (B,D) float32 unit norm; cls (B,Ct) last hidden state of [CLS], unprojected, unnormalised."""
+
+    embedding: Array
+    cls: Array
+
+
+def unit_norm(x: Array) -> Array:
+    """L2-normalises the last axis in float32 (float64 stays)."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)
+
+
+@dataclass(frozen=True)
+class DualEncoder:
+    """CLIP-like model with the text-aware patch predictor at ViT block ``tpp_layer`` (0-based).
+
+    Example:
+      model = DualEncoder(VitShape(64, 8, 128, 4, 4, 512), TextShape(1000, 16, 128, 2, 4, 512))
+      params = model.init(jax.random.key(0))
+      image = model.encode_patches(params, model.embed_patches(params, images))
+      text = model.encode_text(params, tokens)
+      logits = image.embedding @ text.embedding.T / model.temperature(params)
+    """
+
+    image: VitShape
+    text: TextShape
+    embed_dim: int = 256
+    tpp_layer: int = 5
+    pool: Literal["cls", "gap"] = "cls"
+    text_pre_norm: bool = False
+    pad_id: int = 0
+    temperature_init: float = 0.07
+    temperature_range: tuple[float, float] = (0.001, 0.5)
+    act: str = "gelu"
+    dtype: Any = jnp.float32
+    scan: bool = True
+    remat: Remat = "none"
+
+    def __post_init__(self) -> None:
+        """Refuses shapes that cannot work, before anything is compiled."""
+        v, t = self.image, self.text
+        if v.image_size % v.patch:
+            raise UserError(
+                f"model.image.size={v.image_size} is not a multiple of model.image.patch={v.patch}; "
+                f"use {v.image_size // v.patch * v.patch} or {(v.image_size // v.patch + 1) * v.patch}"
+            )
+        for name, width, heads in (("image", v.width, v.heads), ("text", t.width, t.heads)):
+            if width % heads:
+                raise UserError(
+                    f"model.{name}.width={width} does not divide by model.{name}.heads={heads}"
+                )
+        if not 0 <= self.tpp_layer < v.depth:
+            raise UserError(
+                f"model.tpp_layer={self.tpp_layer} is not a block of the image tower: "
+                f"use 0 to {v.depth - 1}"
+            )
+        if v.width % 4:
+            raise UserError(f"model.image.width={v.width} must be a multiple of 4")
+
+    @property
+    def grid(self) -> int:
+        """g, patches a side."""
+        return self.image.grid
+
+    @property
+    def _vit(self) -> VisionTransformer:
+        return VisionTransformer(
+            self.image, self.embed_dim, self.pool, self.act, self.dtype, self.scan, self.remat
+        )
+
+    @property
+    def _text(self) -> TextTransformer:
+        return TextTransformer(
+            self.text,
+            self.embed_dim,
+            self.pad_id,
+            self.text_pre_norm,
+            self.act,
+            self.dtype,
+            self.scan,
+            self.remat,
+        )
+
+    def init(self, key: Array) -> Params:
+        """Fresh float32 parameters: {image, text, patch_predictor, log_temperature}."""
+        k_image, k_text, k_predictor = jax.random.split(key, 3)
+        tokens = jnp.zeros((1, self.text.max_tokens), jnp.int32)
+        h = jnp.zeros((1, self.grid**2, self.image.width))
+        c = jnp.zeros((1, self.text.width))
+        vit = self._vit
+        return {
+            "image": vit.init(k_image, method=vit.initialise)["params"],
+            "text": self._text.init(k_text, tokens)["params"],
+            "patch_predictor": PatchPredictor(self.dtype).init(k_predictor, h, c)["params"],
+            "log_temperature": jnp.asarray(math.log(self.temperature_init), jnp.float32),
+        }
+
+    def embed_patches(self, params: Params, images: Array) -> Array:
+        """Images (B,H,H,3), uint8 or float -1..1, to patch embeddings (B,N,C) before positions."""
+        vit = self._vit
+        return vit.apply({"params": params["image"]}, images, method=vit.embed_patches)
+
+    def encode_patches(
+        self, params: Params, patches: Array, *, capture: int | None = None
+    ) -> ImageFeatures:
+        """Patch embeddings (B,N,C) through the whole tower.
+
+        ``capture`` also returns all tokens after that block (``tpp_layer`` for the predictor; ``depth - 2`` for
+        the attention score).
+        """
+        pooled, tokens, captured = self._vit.apply(
+            {"params": params["image"]}, patches, capture=capture
+        )
+        return ImageFeatures(unit_norm(pooled), tokens, captured)
+
+    def encode_prefix(self, params: Params, patches: Array, blocks: int) -> Array:
+        """All tokens (B,N+prefix,C) after the first ``blocks`` blocks only."""
+        vit = self._vit
+        return vit.apply({"params": params["image"]}, patches, stop=blocks, method=vit.run_blocks)
+
+    def encode_site(self, params: Params, patches: Array) -> Array:
+        """Patch tokens h (B,N,C) at the predictor's site; later blocks do not run."""
+        return self.patch_tokens(self.encode_prefix(params, patches, self.tpp_layer + 1))
+
+    def patch_tokens(self, tokens: Array) -> Array:
+        """Drops the CLS token, if the tower has one."""
+        return tokens[:, 1:] if self.pool == "cls" else tokens
+
+    def encode_text(self, params: Params, tokens: Array) -> TextFeatures:
+        """Captions int32 (B,T), [CLS] first."""
+        projected, cls = self._text.apply({"params": params["text"]}, tokens)
+        return TextFeatures(unit_norm(projected), cls)
+
+    def patch_logp(self, params: Params, site: Array, cls: Array) -> Array:
+        """The patch predictor: site (B,N,C), cls (B,Ct) to log-probabilities (B,N,2) (paper §1)."""
+        return PatchPredictor(self.dtype).apply({"params": params["patch_predictor"]}, site, cls)
+
+    def project_patches(self, params: Params, patches: Array) -> Array:
+        """Final patch tokens (B,N,C) in the shared space, (B,N,D) unit norm."""
+        vit = self._vit
+        projected = vit.apply({"params": params["image"]}, patches, method=vit.project)
+        return unit_norm(projected)
+
+    def cls_attention(self, params: Params, tokens: Array) -> Array:
+        """CLS attention (B,N) of the last block, given its input tokens (B,N+1,C)."""
+        if self.pool != "cls":
+            raise UserError("mix.score='attention' needs a CLS token: set model.image.pool='cls'")
+        last = jax.tree.map(lambda p: p[-1], params["image"]["blocks"]["layers"])
+        return cls_attention(last, tokens, heads=self.image.heads)
+
+    def temperature(self, params: Params) -> Array:
+        """τ, a float32 scalar."""
+        return jnp.exp(params["log_temperature"])
+
+    def constrain(self, params: Params) -> Params:
+        """Clamps τ into its range; called after each update so that its gradient never dies."""
+        low, high = (math.log(t) for t in self.temperature_range)
+        return {**params, "log_temperature": jnp.clip(params["log_temperature"], low, high)}

@@ -1,0 +1,44 @@
+"""Text-aware patch predictor (TPP, paper §1 of the method): is this patch spoken of by the caption?"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from timix_jax.models.transformer import kernel_init
+
+Array = jax.Array
+
+
+class PatchPredictor(nn.Module):
+    """Scores each patch against a text vector.
+
+        u = GELU(W1·LN(h) + b1)
+        z = [ u[..., :C/2] ; mean_N u[..., C/2:] ; c ]
+        z = GELU(W3·GELU(W2·z + b2) + b3)
+        logp = log_softmax(W4·z + b4)
+    """
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, h: Array, c: Array) -> Array:
+        """Patch tokens h (B,N,C) and text vectors c (B,Ct) to log-probabilities (B,N,2), float32.
+
+        Class 1 means "the text speaks of this patch".
+        """
+        width = h.shape[-1]
+        half = width // 2
+        dense = lambda features, name: nn.Dense(
+            features, kernel_init=kernel_init, dtype=self.dtype, name=name
+        )
+        gelu = lambda x: jax.nn.gelu(x, approximate=False)
+        u = gelu(dense(width, "in")(nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(h)))
+        context = jnp.concatenate([u[..., half:].mean(axis=1), c.astype(u.dtype)], axis=-1)
+        context = jnp.broadcast_to(context[:, None], (*u.shape[:2], context.shape[-1]))
+        z = jnp.concatenate([u[..., :half], context], axis=-1)
+        z = gelu(dense(half, "hidden1")(z))
+        z = gelu(dense(width // 4, "hidden2")(z))
+        logits = dense(2, "out")(z)
+        return jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))

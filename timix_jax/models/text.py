@@ -1,0 +1,81 @@
+"""BERT-style text encoder."""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from timix_jax.errors import UserError
+from timix_jax.models.transformer import Remat, Stack, kernel_init
+
+Array = jax.Array
+
+
+class TextShape(NamedTuple):
+    """Shape of the text encoder; ``max_tokens`` T counts [CLS] and [SEP]."""
+
+    vocab_size: int
+    max_tokens: int
+    width: int
+    depth: int
+    heads: int
+    mlp_dim: int
+
+
+class TextTransformer(nn.Module):
+    """Word and position embeddings, a norm, bidirectional blocks; [CLS] is the text vector.
+
+    ``pre_norm=False`` is BERT's own order (and lets its weights load); ``True`` trains more easily from scratch.
+    """
+
+    shape: TextShape
+    embed_dim: int
+    pad_id: int = 0
+    pre_norm: bool = False
+    act: str = "gelu"
+    dtype: Any = jnp.float32
+    scan: bool = True
+    remat: Remat = "none"
+
+    @nn.compact
+    def __call__(self, tokens: Array) -> tuple[Array, Array]:
+        """Tokens int32 (B,T), [CLS] first, to (projection (B,D), last hidden state of [CLS] (B,C))."""
+        s = self.shape
+        if tokens.shape[1] > s.max_tokens:
+            raise UserError(
+                f"captions of {tokens.shape[1]} tokens exceed model.text.max_tokens={s.max_tokens}"
+            )
+        embed = nn.Embed(
+            s.vocab_size, s.width, embedding_init=nn.initializers.normal(0.02), name="word_embed"
+        )
+        positions = self.param(
+            "pos_embed", nn.initializers.normal(0.02), (1, s.max_tokens, s.width)
+        )
+        x = embed(tokens) + positions[:, : tokens.shape[1]]
+        eps = 1e-6 if self.pre_norm else 1e-12
+        if not self.pre_norm:
+            x = nn.LayerNorm(epsilon=eps, name="embed_norm")(x)
+        x, _ = Stack(
+            s.depth,
+            s.heads,
+            s.mlp_dim,
+            pre_norm=self.pre_norm,
+            eps=eps,
+            act=self.act,
+            dtype=self.dtype,
+            scan=self.scan,
+            remat=self.remat,
+            name="blocks",
+        )(x.astype(self.dtype), tokens != self.pad_id)
+        if self.pre_norm:
+            x = nn.LayerNorm(epsilon=eps, dtype=self.dtype, name="norm")(x)
+        cls = x[:, 0]
+        projection = nn.Dense(
+            self.embed_dim,
+            use_bias=False,
+            kernel_init=kernel_init,
+            dtype=self.dtype,
+            name="projection",
+        )(cls)
+        return projection, cls

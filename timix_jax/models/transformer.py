@@ -1,0 +1,175 @@
+"""Transformer blocks and their stack: one parameter layout, scanned or unrolled."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from timix_jax.errors import UserError
+
+Remat = Literal["none", "dots", "full"]
+Array = jax.Array
+
+kernel_init = nn.initializers.truncated_normal(0.02)
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """``gelu`` (exact, what ViT and BERT checkpoints expect) or ``gelu_tanh``."""
+    if name not in ("gelu", "gelu_tanh"):
+        raise UserError(f"activation={name!r} is unknown; use 'gelu' or 'gelu_tanh'")
+    return lambda x: jax.nn.gelu(x, approximate=name == "gelu_tanh")
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused query-key-value product."""
+
+    heads: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array | None) -> Array:
+        """x (B,T,C); mask (B,T) bool, False = padding. Returns (B,T,C)."""
+        width = x.shape[-1]
+        qkv = nn.DenseGeneral(
+            (3, self.heads, width // self.heads),
+            kernel_init=kernel_init,
+            dtype=self.dtype,
+            name="qkv",
+        )(x)
+        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        y = jax.nn.dot_product_attention(
+            query, key, value, mask=None if mask is None else mask[:, None, None, :]
+        )
+        return nn.DenseGeneral(
+            width, axis=(-2, -1), kernel_init=kernel_init, dtype=self.dtype, name="out"
+        )(y)
+
+
+class Mlp(nn.Module):
+    """Two-layer perceptron of a block."""
+
+    hidden: int
+    act: str = "gelu"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """x (...,C) to (...,C)."""
+        y = nn.Dense(self.hidden, kernel_init=kernel_init, dtype=self.dtype, name="up")(x)
+        y = activation(self.act)(y)
+        return nn.Dense(x.shape[-1], kernel_init=kernel_init, dtype=self.dtype, name="down")(y)
+
+
+class Block(nn.Module):
+    """A transformer block: pre-norm (ViT) or post-norm (BERT)."""
+
+    heads: int
+    mlp_dim: int
+    pre_norm: bool = True
+    eps: float = 1e-6
+    act: str = "gelu"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array | None = None) -> Array:
+        """x (B,T,C); mask (B,T) bool or None. Returns (B,T,C) in the dtype of x."""
+        attention = Attention(self.heads, self.dtype, name="attention")
+        mlp = Mlp(self.mlp_dim, self.act, self.dtype, name="mlp")
+        norm1 = nn.LayerNorm(epsilon=self.eps, dtype=self.dtype, name="norm1")
+        norm2 = nn.LayerNorm(epsilon=self.eps, dtype=self.dtype, name="norm2")
+        if self.pre_norm:
+            x = x + attention(norm1(x), mask)
+            return x + mlp(norm2(x))
+        x = norm1(x + attention(x, mask))
+        return norm2(x + mlp(x))
+
+
+def _rematerialise(fn: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
+    if remat == "none":
+        return fn
+    if remat == "full":
+        return jax.checkpoint(fn, prevent_cse=False)
+    if remat == "dots":
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        return jax.checkpoint(fn, policy=policy, prevent_cse=False)
+    raise UserError(f"remat={remat!r} is unknown; use 'none', 'dots' or 'full'")
+
+
+class Stack(nn.Module):
+    """``depth`` blocks whose parameters are stacked on a leading layer axis.
+
+    The layout is the same scanned (compiles once, for deep models) and unrolled (faster on CPU), so a checkpoint
+    does not depend on the choice.
+    """
+
+    depth: int
+    heads: int
+    mlp_dim: int
+    pre_norm: bool = True
+    eps: float = 1e-6
+    act: str = "gelu"
+    dtype: Any = jnp.float32
+    scan: bool = True
+    remat: Remat = "none"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        mask: Array | None = None,
+        *,
+        stop: int | None = None,
+        capture: int | None = None,
+    ) -> tuple[Array, Array]:
+        """Runs blocks 0..stop-1 (all by default).
+
+        Args:
+          x: (B,T,C) tokens.
+          mask: (B,T) bool, False = padding, or None.
+          stop: number of blocks to run.
+          capture: also return the output of this block (0-based); -1 = the input of block 0.
+
+        Returns:
+          The last output (B,T,C) and the captured one (the last output where ``capture`` is None).
+        """
+        block = Block(
+            self.heads,
+            self.mlp_dim,
+            self.pre_norm,
+            self.eps,
+            self.act,
+            self.dtype,
+            parent=None,  # unbound: its parameters live stacked in this module
+        )
+
+        def init_layers(key: Array) -> Any:
+            one = lambda k: block.init(k, jnp.zeros((1, 1, x.shape[-1]), x.dtype))["params"]
+            return jax.vmap(one)(jax.random.split(key, self.depth))
+
+        layers = self.param("layers", init_layers)
+        stop = self.depth if stop is None else stop
+        if not 0 <= stop <= self.depth:
+            raise UserError(f"cannot run {stop} of {self.depth} blocks")
+        run = _rematerialise(lambda p, y: block.apply({"params": p}, y, mask), self.remat)
+        if not self.scan:
+            captured = x
+            for i in range(stop):
+                x = run(jax.tree.map(lambda p, i=i: p[i], layers), x)
+                captured = x if i == capture else captured
+            return x, x if capture is None else captured
+
+        if stop < self.depth:
+            layers = jax.tree.map(lambda p: p[:stop], layers)
+
+        def body(carry: tuple[Array, Array], layer: tuple[Array, Any]) -> tuple[Any, None]:
+            y, captured = carry
+            index, params = layer
+            y = run(params, y)
+            # A select keeps nothing for the backward pass but the predicate.
+            captured = y if capture is None else jnp.where(index == capture, y, captured)
+            return (y, captured), None
+
+        (x, captured), _ = jax.lax.scan(body, (x, x), (jnp.arange(stop), layers))
+        return x, captured

@@ -1,0 +1,148 @@
+"""Vision transformer: patch convolution, blocks, pooling and projection as separate steps."""
+
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from timix_jax.errors import UserError
+from timix_jax.models.transformer import Remat, Stack, kernel_init
+
+Array = jax.Array
+
+# width, depth, heads, MLP width: the sizes that the field calls Ti, S, B and L.
+VIT_SIZES = {
+    "Ti": (192, 12, 3, 768),
+    "S": (384, 12, 6, 1536),
+    "B": (768, 12, 12, 3072),
+    "L": (1024, 24, 16, 4096),
+}
+
+
+class VitShape(NamedTuple):
+    """Shape of a ViT. ``image_size`` H and ``patch`` P in pixels; grid g = H/P, N = g² patches."""
+
+    image_size: int
+    patch: int
+    width: int
+    depth: int
+    heads: int
+    mlp_dim: int
+
+    @property
+    def grid(self) -> int:
+        """g, patches a side."""
+        return self.image_size // self.patch
+
+
+def normalise_pixels(images: Array) -> Array:
+    """uint8 0..255 to float32 -1..1; floats pass unchanged."""
+    if images.dtype == jnp.uint8:
+        return images.astype(jnp.float32) / 127.5 - 1.0
+    return images
+
+
+class VisionTransformer(nn.Module):
+    """ViT whose patch embedding can be called apart, since mixing happens between it and the blocks."""
+
+    shape: VitShape
+    embed_dim: int
+    pool: Literal["cls", "gap"] = "cls"
+    act: str = "gelu"
+    dtype: Any = jnp.float32
+    scan: bool = True
+    remat: Remat = "none"
+
+    def setup(self) -> None:
+        """Declares the parameters; shapes do not depend on the inputs."""
+        s = self.shape
+        if self.pool not in ("cls", "gap"):
+            raise UserError(f"model.image.pool={self.pool!r} is unknown; use 'cls' or 'gap'")
+        # The patch convolution as a matrix product over (row, column, channel): HWIO kernels reshape into it.
+        self.patch_embed = nn.Dense(s.width, kernel_init=kernel_init, dtype=self.dtype)
+        if self.pool == "cls":
+            self.cls = self.param("cls", nn.initializers.normal(0.02), (1, 1, s.width))
+        self.pos_embed = self.param(
+            "pos_embed", nn.initializers.normal(0.02), (1, s.grid * s.grid, s.width)
+        )
+        self.blocks = Stack(
+            s.depth,
+            s.heads,
+            s.mlp_dim,
+            act=self.act,
+            dtype=self.dtype,
+            scan=self.scan,
+            remat=self.remat,
+        )
+        self.norm = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)
+        self.projection = nn.Dense(
+            self.embed_dim, use_bias=False, kernel_init=kernel_init, dtype=self.dtype
+        )
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before the patches: 1 with a CLS token, else 0."""
+        return 1 if self.pool == "cls" else 0
+
+    def embed_patches(self, images: Array) -> Array:
+        """Images (B,H,H,3), uint8 or float -1..1, to patch convolution outputs (B,N,C)."""
+        g, p = self.shape.grid, self.shape.patch
+        x = normalise_pixels(images)
+        b = x.shape[0]
+        if x.shape[1:] != (g * p, g * p, 3):
+            raise UserError(
+                f"images of shape {x.shape[1:]} do not fit model.image: expected {(g * p, g * p, 3)}"
+            )
+        x = x.reshape(b, g, p, g, p, 3).transpose(0, 1, 3, 2, 4, 5).reshape(b, g * g, p * p * 3)
+        return self.patch_embed(x)
+
+    def _tokens(self, patches: Array) -> Array:
+        x = patches + self.pos_embed.astype(self.dtype)
+        if self.pool == "cls":
+            cls = jnp.broadcast_to(self.cls.astype(self.dtype), (x.shape[0], 1, x.shape[2]))
+            x = jnp.concatenate([cls, x], axis=1)
+        return x
+
+    def run_blocks(self, patches: Array, *, stop: int) -> Array:
+        """Patch embeddings (B,N,C) through blocks 0..stop-1: all tokens (B,N+prefix,C)."""
+        return self.blocks(self._tokens(patches), stop=stop)[0]
+
+    def __call__(self, patches: Array, *, capture: int | None = None) -> tuple[Array, ...]:
+        """Patch embeddings (B,N,C) to (embedding (B,D), final patches (B,N,C), captured tokens)."""
+        x, captured = self.blocks(self._tokens(patches), capture=capture)
+        x = self.norm(x)
+        patch_tokens = x[:, self.prefix :]
+        pooled = x[:, 0] if self.pool == "cls" else patch_tokens.mean(axis=1)
+        return self.projection(pooled), patch_tokens, captured
+
+    def project(self, tokens: Array) -> Array:
+        """Final tokens (...,C) into the shared space (...,D), not normalised."""
+        return self.projection(tokens)
+
+    def initialise(self) -> Array:
+        """Touches every parameter once, for ``init``."""
+        s = self.shape
+        return self(self.embed_patches(jnp.zeros((1, s.image_size, s.image_size, 3))))[0]
+
+
+def cls_attention(block_params: Any, tokens: Array, *, heads: int, eps: float = 1e-6) -> Array:
+    """Attention of the CLS token to the patches in one pre-norm block, averaged over heads.
+
+    Args:
+      block_params: parameters of that block (not stacked).
+      tokens: (B,N+1,C) input of the block, CLS first.
+      heads: number of heads.
+      eps: epsilon of the block's norm.
+
+    Returns:
+      (B,N) float32; rows sum to at most 1 (the CLS token's own share is left out). The score source of SMMix.
+    """
+    norm, qkv = block_params["norm1"], block_params["attention"]["qkv"]
+    x = tokens.astype(jnp.float32)
+    x = (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(x.var(-1, keepdims=True) + eps)
+    x = x * norm["scale"] + norm["bias"]
+    query = jnp.einsum("bc,chd->bhd", x[:, 0], qkv["kernel"][:, 0]) + qkv["bias"][0]
+    key = jnp.einsum("btc,chd->bthd", x, qkv["kernel"][:, 1]) + qkv["bias"][1]
+    logits = jnp.einsum("bhd,bthd->bht", query, key) / jnp.sqrt(tokens.shape[-1] // heads)
+    return jax.nn.softmax(logits, axis=-1).mean(axis=1)[:, 1:]

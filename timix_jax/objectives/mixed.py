@@ -1,0 +1,155 @@
+"""The contrastive loss of mixed images with soft targets (paper §§3, 4)."""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from timix_jax.errors import UserError
+from timix_jax.mixing import Mixed, Mixer
+from timix_jax.mixing.fraction import keep_clean, select_rows
+from timix_jax.mixing.targets import TargetName, mixed_targets
+from timix_jax.models.dual_encoder import DualEncoder
+from timix_jax.models.vit import normalise_pixels
+from timix_jax.objectives.base import Array, Forward
+from timix_jax.objectives.contrastive import image_text_logits
+from timix_jax.objectives.score_sources import ScoreSource
+from timix_jax.objectives.soft_cross_entropy import soft_contrastive
+
+Placement = Literal["extra", "replace"]
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedContrastive:
+    """L_mix of the mixed images.
+
+    placement="extra": mixed images are a second view beside the clean ones; γ weighs their loss, and with
+    ``fraction`` f the evenly spaced f·B rows form a batch of their own.
+    placement="replace": mixed images take the place of clean ones in the one contrastive loss; γ·f is then the share of
+    rows that is mixed, the others keep the identity as target. At γ = 0 this is the plain contrastive loss.
+
+    Attributes:
+      mixer: what mixes.
+      score: where the patch scores come from; None for mixers that need none.
+      ramp_steps: γ grows 0 → 1 over this many steps.
+      until_step: γ = 0 from this step on.
+    """
+
+    mixer: Mixer
+    score: ScoreSource | None
+    weight: float = 1.0
+    target: TargetName = "hard"
+    beta: float = 0.5
+    label_smoothing: float = 0.0
+    placement: Placement = "extra"
+    fraction: float = 1.0
+    ramp_steps: int = 0
+    until_step: int | None = None
+
+    name: ClassVar[str] = "mix"
+
+    def __post_init__(self) -> None:
+        """Checks what cannot work together."""
+        if self.placement not in ("extra", "replace"):
+            raise UserError(f"mix.placement={self.placement!r} is unknown; use 'extra' or 'replace'")
+        if self.placement == "replace" and self.target != "hard":
+            raise UserError(
+                f"mix.target={self.target!r} needs the clean similarities, which mix.placement='replace' "
+                "does not compute; use mix.target='hard' or mix.placement='extra'"
+            )
+        if not 0 < self.fraction <= 1:
+            raise UserError(f"mix.fraction={self.fraction} is not a share of the batch: use 0 < f <= 1")
+        if self.mixer.needs_scores and self.score is None:
+            raise UserError("this mixer needs mix.score, the source of the patch scores")
+
+    @property
+    def needs_clean(self) -> bool:
+        """The extra view is compared with, and scored by, the clean pass."""
+        return self.placement == "extra"
+
+    @property
+    def capture(self) -> int | None:
+        """The block that the score source reads."""
+        return self.score.capture if self.score and self.needs_clean else None
+
+    def gamma(self, step: Array) -> Array:
+        """γ at a step: 0 → 1 over the ramp, 0 again from ``until_step``."""
+        # The first step counts: γ(0) = 1/ramp, so that a ramp of 1 step is no ramp.
+        ramp = jnp.minimum((step + 1) / max(self.ramp_steps, 1), 1.0)
+        return ramp if self.until_step is None else jnp.where(step < self.until_step, ramp, 0.0)
+
+    def mix(self, model: DualEncoder, forward: Forward) -> tuple[Mixed, Array]:
+        """The mixed inputs of the whole batch, and the scores (B,N) that chose the windows (zeros without)."""
+        scores = self._scores(model, forward)
+        pixels = self.mixer.space == "pixels"
+        inputs = normalise_pixels(forward.batch["image"]) if pixels else forward.patches
+        mixed = self.mixer(forward.stream("mix"), inputs, scores)
+        if self.placement == "replace":
+            share = self.gamma(forward.step) * self.fraction
+            row = jnp.arange(len(inputs))
+            # Evenly spaced rows: the count of whole shares grows at exactly share·B of them.
+            selected = jnp.floor((row + 1) * share + 1e-4) > jnp.floor(row * share + 1e-4)
+            mixed = keep_clean(mixed, inputs, selected)
+        return mixed, jnp.zeros(forward.patches.shape[:2]) if scores is None else scores
+
+    def __call__(self, model: DualEncoder, forward: Forward) -> tuple[Array, dict[str, Array]]:
+        """L_mix (times γ where it is an extra view), with λ, γ and the window for the log."""
+        gamma = self.gamma(forward.step)
+        if self.placement == "extra" and self.fraction < 1:
+            forward = _take_rows(forward, select_rows(len(forward.patches), self.fraction))
+        mixed, _ = self.mix(model, forward)
+        log = {"lambda": jnp.mean(mixed.lam), "gamma": gamma}
+        if mixed.window is not None:
+            log["window"] = mixed.window.astype(jnp.float32)
+        if self.placement == "replace":
+            return self._loss(model, forward, mixed, None), log
+        if forward.image is None:
+            raise UserError("mix.placement='extra' needs the clean images' features")
+        logits = image_text_logits(model, forward, forward.image.embedding)
+        # After ``until_step`` the second pass is not computed at all, and there is still one trace.
+        loss = jax.lax.cond(
+            gamma > 0,
+            lambda: self._loss(model, forward, mixed, logits),
+            lambda: jnp.zeros((), logits.dtype),
+        )
+        return gamma * loss, log
+
+    def _scores(self, model: DualEncoder, forward: Forward) -> Array | None:
+        if not self.mixer.needs_scores or self.score is None:
+            return None
+        score = self.score
+        if self.placement == "extra":
+            return score(model, forward)
+        zeros = jnp.zeros(forward.patches.shape[:2], jnp.float32)
+        return jax.lax.cond(
+            self.gamma(forward.step) > 0, lambda: score(model, forward), lambda: zeros
+        )
+
+    def _loss(
+        self, model: DualEncoder, forward: Forward, mixed: Mixed, clean_logits: Array | None
+    ) -> Array:
+        pixels = self.mixer.space == "pixels"
+        patches = model.embed_patches(forward.params, mixed.inputs) if pixels else mixed.inputs
+        image = model.encode_patches(forward.params, patches).embedding
+        logits = image_text_logits(model, forward, image)
+        i2t, t2i = mixed_targets(
+            self.target,
+            mixed.lam,
+            mixed.partner,
+            jax.lax.stop_gradient(logits if clean_logits is None else clean_logits),
+            beta=self.beta,
+            label_smoothing=self.label_smoothing,
+        )
+        return soft_contrastive(logits, i2t, t2i)
+
+
+def _take_rows(forward: Forward, rows: np.ndarray) -> Forward:
+    """The batch that these rows of the main batch make; annotated regions are a batch of their own and stay out."""
+    batch = {name: value for name, value in forward.batch.items() if name != "regions"}
+    taken = jax.tree.map(
+        lambda x: x[rows], (batch, forward.patches, forward.image, forward.text)
+    )
+    batch, patches, image, text = taken
+    return forward._replace(batch=batch, patches=patches, image=image, text=text)

@@ -1,0 +1,82 @@
+"""Where the patch scores of a mixer come from (paper §2): a registry of functions of the model and the pass.
+
+A source reads the clean pass where there is one and else runs just as much of the image tower as it needs, without a
+gradient: the predictor's scores stop at its own block.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+
+from timix_jax.errors import UserError
+from timix_jax.mixing import scores
+from timix_jax.models.dual_encoder import DualEncoder, ImageFeatures
+from timix_jax.objectives.base import Array, Forward
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreSource:
+    """A named score: ``capture`` is the ViT block whose tokens it reads from the clean pass, or None."""
+
+    name: str
+    capture: int | None
+    function: Callable[[DualEncoder, Forward], Array]
+
+    def __call__(self, model: DualEncoder, forward: Forward) -> Array:
+        """Scores (B,N) float32, the higher the more the caption speaks of the patch; no gradient."""
+        frozen = jax.lax.stop_gradient((forward.params, forward.patches, forward.image, forward.text))
+        params, patches, image, text = frozen
+        return self.function(
+            model, forward._replace(params=params, patches=patches, image=image, text=text)
+        )
+
+
+def _tpp(model: DualEncoder, forward: Forward) -> Array:
+    if forward.image is None:
+        site = model.encode_site(forward.params, forward.patches)
+    else:
+        site = model.patch_tokens(forward.image.captured)
+    return scores.from_logp(model.patch_logp(forward.params, site, forward.text.cls))
+
+
+def _clean(model: DualEncoder, forward: Forward) -> ImageFeatures:
+    return forward.image or model.encode_patches(forward.params, forward.patches)
+
+
+def _similarity(model: DualEncoder, forward: Forward) -> Array:
+    patches = model.project_patches(forward.params, _clean(model, forward).patches)
+    return scores.from_similarity(patches, forward.text.embedding)
+
+
+def _attention(model: DualEncoder, forward: Forward) -> Array:
+    if forward.image is None:
+        tokens = model.encode_prefix(forward.params, forward.patches, model.image.depth - 1)
+    else:
+        tokens = forward.image.captured
+    return scores.from_attention(model.cls_attention(forward.params, tokens))
+
+
+def _random(model: DualEncoder, forward: Forward) -> Array:
+    batch, patches = forward.patches.shape[:2]
+    return scores.random(forward.stream("scores"), batch, patches)
+
+
+def _oracle(model: DualEncoder, forward: Forward) -> Array:
+    return scores.from_boxes(forward.batch["boxes"], forward.batch["box_mask"], model.grid)
+
+
+def build_score_source(name: str, model: DualEncoder) -> ScoreSource:
+    """The source called ``name``: tpp, similarity, attention (SMMix), random, or oracle (the boxes themselves)."""
+    sources: dict[str, tuple[int | None, Callable[[DualEncoder, Forward], Array]]] = {
+        "tpp": (model.tpp_layer, _tpp),
+        "similarity": (None, _similarity),
+        "attention": (model.image.depth - 2, _attention),  # the input of the last block
+        "random": (None, _random),
+        "oracle": (None, _oracle),
+    }
+    if name not in sources:
+        raise UserError(f"mix.score={name!r} is unknown; use one of {', '.join(sources)}")
+    if name == "attention" and model.pool != "cls":
+        raise UserError("mix.score='attention' needs a CLS token: set model.image.pool='cls'")
+    return ScoreSource(name, *sources[name])
