@@ -32,9 +32,7 @@ class Mixed(NamedTuple):
 
 
 class Mixer(Protocol):
-    """A pure function of a key and a batch; an implementation is a frozen dataclass of its
-    settings.
-    """
+    """A pure function of a key and a batch; implemented by frozen dataclasses of settings."""
 
     @property
     def needs_scores(self) -> bool:
@@ -47,9 +45,7 @@ class Mixer(Protocol):
         """
 
     def __call__(self, key: jax.Array, inputs: jax.Array, scores: jax.Array | None) -> Mixed:
-        """Mix the global batch; ``scores`` (B, N) float32, the higher the more the caption speaks
-        of the patch.
-        """
+        """Mix the global batch; ``scores`` (B, N): the higher, the more relevant to the caption."""
 
 
 def lambda_dtype(inputs: jax.Array) -> jnp.dtype:
@@ -59,16 +55,15 @@ def lambda_dtype(inputs: jax.Array) -> jnp.dtype:
 
 
 def area_lambda(r: jax.Array | int, grid: int, partner: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """λ = 1 − r²/g², (B,), the share of the row that stays (paper §3); 1 where the row is its own
-    partner.
-    """
+    """λ = 1 − r²/g², (B,), the share that stays (paper §3); 1 where a row is its own partner."""
     pasted = jnp.square(jnp.asarray(r, dtype) / grid)
     return jnp.where(alone(partner), jnp.ones((), dtype), 1 - pasted)
 
 
 def pasted_window(low: jax.Array, high_of_partner: jax.Array, partner: jax.Array) -> jax.Array:
-    """The partner's window (B, 2); a row that is its own partner copies its window onto itself, so
-    it stays whole.
+    """The window to paste from, (B, 2).
+
+    A row that is its own partner copies its low window onto itself, so that it stays whole.
     """
     return jnp.where(alone(partner)[:, None], low, high_of_partner)
 

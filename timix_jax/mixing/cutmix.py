@@ -33,9 +33,7 @@ class CutMix:
         check_pairing(self.partner)
 
     def __call__(self, key: jax.Array, inputs: jax.Array, scores: jax.Array | None) -> Mixed:
-        """Mix (B, H, W, 3) pixels of any dtype; scores are not used. λ is the share of pixels that
-        stay.
-        """
+        """Mix (B, H, W, 3) pixels of any dtype, λ = share that stays; scores are not used."""
         del scores
         batch, height, width, _ = inputs.shape
         share_key, row_key, column_key, partner_key = jax.random.split(key, 4)
@@ -55,9 +53,7 @@ class CutMix:
 
 
 def _inside(key: jax.Array, size: int, share: jax.Array) -> jax.Array:
-    """(size,) bool: an interval of about ``share``·size round a uniform centre, clipped at both
-    ends.
-    """
+    """(size,) bool: ``share``·size elements round a uniform centre, clipped at both ends."""
     index = jnp.arange(size, dtype=jnp.int32)
     length = jnp.floor(share * size).astype(jnp.int32)
     first = jax.random.randint(key, (), 0, size, dtype=jnp.int32) - length // 2

@@ -9,10 +9,9 @@ from timix_jax.mixing.base import Mixed
 
 
 def select_rows(batch: int, fraction: float) -> np.ndarray:
-    """Indices of the rows to mix, int (n,), n = round(fraction·batch), at least 1 if the fraction
-    is above 0.
+    """Indices of the rows to mix, int (n,), n = round(fraction·batch).
 
-    Evenly spaced, so that every device has an equal share of them; static, so that a shorter
+    At least one row unless the fraction is 0. Evenly spaced, so that every device has an equal share of them; static, so that a shorter
     second forward pass is possible.
 
     Raises:

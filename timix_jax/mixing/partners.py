@@ -17,15 +17,12 @@ def check_pairing(pairing: str) -> None:
 
 
 def flip(batch: int) -> jax.Array:
-    """π(k) = B−1−k, int32 (B,): an involution. The middle row of an odd batch is its own
-    partner.
-    """
+    """π(k) = B−1−k, int32 (B,), an involution; an odd batch's middle is its own partner."""
     return jnp.arange(batch - 1, -1, -1, dtype=jnp.int32)
 
 
 def derangement(key: jax.Array, batch: int) -> jax.Array:
-    """A random cyclic permutation, int32 (B,): no row is its own partner if B > 1, also when B is
-    odd.
+    """A random cyclic permutation, int32 (B,): no row is its own partner if B > 1, odd or even.
 
     Not an involution: image k carries caption π(k), while caption k is carried by image π⁻¹(k).
     """

@@ -11,10 +11,9 @@ from jax import lax
 
 
 def standardise(logp1: jax.Array, eps: float = 1e-6) -> jax.Array:
-    """z-score over the last axis with ddof = 1, in the input's type (float32 at least); gradients
-    flow.
+    """z-score over the last axis with ddof = 1, in the input's type but float32 at least.
 
-    A constant row gives zeros: eps is added to the deviation (paper §6, point 9), and is too small
+    Gradients flow. A constant row gives zeros: eps is added to the deviation (paper §6, point 9), and is too small
     to change others.
     """
     values = logp1.astype(jnp.promote_types(logp1.dtype, jnp.float32))
@@ -23,9 +22,7 @@ def standardise(logp1: jax.Array, eps: float = 1e-6) -> jax.Array:
 
 
 def from_logp(logp: jax.Array) -> jax.Array:
-    """Scores of the text-aware patch predictor: z-score of log p₁ (not of p₁) from its (B, N, 2)
-    output (paper §1).
-    """
+    """Patch predictor: z-score of log p₁ (not of p₁) from its output (B, N, 2) (paper §1)."""
     return _final(standardise(logp[..., 1]))
 
 
@@ -48,10 +45,9 @@ def random(key: jax.Array, batch: int, patches: int) -> jax.Array:
 
 
 def from_boxes(boxes: jax.Array, mask: jax.Array, grid: int) -> jax.Array:
-    """Oracle: the share of each patch that the box covering most of it covers, in [0, 1], not
-    standardised.
+    """Oracle: the share of each patch that the box covering most of it covers, in [0, 1].
 
-    An image without boxes scores 0 everywhere, and both its windows are the first position.
+    Not standardised, so that whole patches tie exactly. An image without boxes scores 0 everywhere, and both its windows are the first position.
 
     Args:
       boxes: (B, M, 4) x0, y0, x1, y1 as fractions of the image.

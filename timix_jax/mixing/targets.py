@@ -36,8 +36,7 @@ def hard(lam: jax.Array, partner: jax.Array, label_smoothing: float = 0.0) -> Ta
 
 
 def pred(lam: jax.Array, partner: jax.Array, logits: jax.Array) -> Targets:
-    """The model's own predictions on the unmixed batch, mixed: λ·U + (1−λ)·U[π] and λ·Q +
-    (1−λ)·Q[:, π].
+    """The unmixed batch's predictions, mixed: λ·U + (1−λ)·U[π] and λ·Q + (1−λ)·Q[:, π].
 
     Args:
       lam: (B,) λ.
@@ -52,9 +51,7 @@ def pred(lam: jax.Array, partner: jax.Array, logits: jax.Array) -> Targets:
 
 
 def pred_shared(lam: jax.Array, partner: jax.Array, logits: jax.Array) -> Targets:
-    """`pred` with the image's target in both directions, as the released code has it (paper §6,
-    point 8).
-    """
+    """`pred` with the image's target both ways, as the released code (paper §6, point 8)."""
     images = jax.nn.softmax(lax.stop_gradient(logits), axis=1)
     i2t = _mix(lam[:, None], images, images[partner])
     return i2t, i2t

@@ -15,8 +15,7 @@ from timix_jax.mixing.windows import draw_window, extreme_windows, paste_windows
 
 @dataclasses.dataclass(frozen=True)
 class TiMix:
-    """Text-aware mixing of the outputs of the patch convolution, or of patchified pixels: the same
-    thing exactly.
+    """Text-aware mixing of the patch convolution's outputs; the same as mixing pixels.
 
     Attributes:
       grid: patches a side, g.
@@ -64,9 +63,7 @@ class TiMix:
     def mix(
         self, inputs: jax.Array, scores: jax.Array, partner: jax.Array, r: jax.Array | int
     ) -> Mixed:
-        """The deterministic part: partners (B,) of this mixer's pairing and the side r () are
-        given.
-        """
+        """The deterministic part: partners (B,) by this mixer's rule and side r () given."""
         bounds = window_bounds(self.grid, self.low, self.high)
         low, high = extreme_windows(scores, r, self.grid, bounds)
         partner_high = take_partners(high, partner, self.partner)

@@ -1,5 +1,4 @@
-"""Square windows of patches: drawing a size, finding the extreme ones, pasting one image's into
-another's.
+"""Square windows of patches: draw their size, find the extreme ones, paste between images.
 
 Everything keeps static shapes while the window's side ``r`` is traced, so a new size never
 recompiles, and every operation is per row of the batch, so the numbers don't depend on the number
@@ -38,9 +37,7 @@ def window_bounds(grid: int, low: float = 0.35, high: float = 0.75) -> tuple[int
 
 
 def draw_window(key: jax.Array, grid: int, low: float = 0.35, high: float = 0.75) -> jax.Array:
-    """One window side, int32 (), uniform over ⌊low·g⌋…⌊high·g⌋ inclusive: one draw a global batch
-    (paper §3).
-    """
+    """One side a global batch, int32 (), uniform over ⌊low·g⌋…⌊high·g⌋ inclusive (paper §3)."""
     smallest, largest = window_bounds(grid, low, high)
     return jax.random.randint(key, (), smallest, largest + 1, dtype=jnp.int32)
 
@@ -48,20 +45,22 @@ def draw_window(key: jax.Array, grid: int, low: float = 0.35, high: float = 0.75
 def extreme_windows(
     scores: jax.Array, r: jax.Array | int, grid: int, sizes: tuple[int, int]
 ) -> tuple[jax.Array, jax.Array]:
-    """The windows with the smallest and the largest sum of scores, stride 1; the first in
-    row-major order on ties.
+    """The windows with the smallest and the largest sum of scores, stride 1 (paper §3).
 
-    One reduce_window a size, chosen by lax.switch: differences of cumulative sums would cancel in
+    On ties the first in row-major order. One reduce_window a size, chosen by lax.switch: differences of cumulative sums would cancel in
     float32 and flip windows that nearly tie.
 
     Args:
       scores: (B, N) relevance of the patches, row-major over the grid.
-      r: int32 (), the side, within ``sizes`` (a value outside takes the nearest end).
+      r: int32 (), the side, within ``sizes``.
       grid: patches a side, N = grid².
       sizes: smallest and largest side that r takes, as from `window_bounds`.
 
     Returns:
       (low, high), each (B, 2) int32: row and column of the first patch.
+
+    Raises:
+      ValueError: scores of another shape, or a side known while tracing that is outside ``sizes``.
     """
     batch, patches = scores.shape
     if patches != grid * grid:
@@ -84,6 +83,8 @@ def extreme_windows(
         return search
 
     smallest, largest = sizes
+    if isinstance(r, int | np.integer) and not smallest <= r <= largest:
+        raise ValueError(f"window side {r} lies outside {smallest}..{largest}")
     branches = [of_size(side) for side in range(smallest, largest + 1)]
     return lax.switch(jnp.asarray(r, jnp.int32) - smallest, branches, square)
 
@@ -101,10 +102,9 @@ def paste_windows(
     r: jax.Array | int,
     grid: int,
 ) -> jax.Array:
-    """Overwrite each row's window ``low`` by its partner's window ``high_of_partner``; nothing is
-    resized (paper §3).
+    """Overwrite each row's window ``low`` by its partner's best window (paper §3).
 
-    Differentiable in both token arguments (reverse mode): the gradient is the same gather run
+    Nothing is resized. Differentiable in both token arguments (reverse mode): the gradient is the same gather run
     backwards, without a scatter.
 
     Args:
@@ -133,13 +133,11 @@ def _offsets(
 def _shift(
     values: jax.Array, source: jax.Array, destination: jax.Array, r: jax.Array, grid: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Values (B, N, C) moved so that window ``source`` lies at ``destination``, and the mask of
-    the destination.
-    """
+    """Values (B, N, C) with window ``source`` moved to ``destination``, and the latter's mask."""
     row, column, inside = _offsets(destination, r, grid)
     index = (row + source[:, :1]) * grid + column + source[:, 1:]
     index = jnp.where(inside, index, 0)  # outside the window the value is not used
-    moved = jnp.take_along_axis(values, index[..., None], axis=1, mode="promise_in_bounds")
+    moved = jnp.take_along_axis(values, index[..., None], axis=1, mode="clip")
     return moved, inside[..., None]
 
 
@@ -181,9 +179,7 @@ _paste.defvjp(_paste_forward, _paste_backward)
 
 
 def patchify(images: jax.Array, patch: int) -> jax.Array:
-    """(B, H, W, 3) pixels to (B, N, P·P·3) patches, row-major, so that windows paste pixels as
-    they paste tokens.
-    """
+    """(B, H, W, 3) pixels to (B, N, P·P·3) patches, row-major: windows then paste pixels."""
     batch, height, width, channels = images.shape
     rows, columns = height // patch, width // patch
     if rows * patch != height or columns * patch != width:

@@ -6,8 +6,9 @@ from jax import lax
 
 
 def soft_contrastive(logits: jax.Array, i2t_target: jax.Array, t2i_target: jax.Array) -> jax.Array:
-    """L = ½ [CE(i2t target, softmax rows of S~) + CE(t2i target, softmax rows of S~ᵀ)], each a
-    mean over rows.
+    """½ [CE(i2t target, softmax of S~'s rows) + CE(t2i target, softmax of S~ᵀ's rows)].
+
+    Each cross-entropy is a mean over rows.
 
     Args:
       logits: (B, B) S~, image × text similarities over the temperature; log-softmax in float32 at
@@ -24,8 +25,7 @@ def soft_contrastive(logits: jax.Array, i2t_target: jax.Array, t2i_target: jax.A
 
 
 def symmetric_contrastive(logits: jax.Array) -> jax.Array:
-    """The loss with image k matching text k alone: InfoNCE in both directions, without a dense
-    target.
+    """InfoNCE in both directions: image k matches text k alone; no dense target is built.
 
     Args:
       logits: (B, B) image × text similarities over the temperature.
