@@ -18,14 +18,14 @@ MISS = np.iinfo(np.int32).max
 
 TIE = 1e-6
 """Cosines closer than this are tied. Products of equal embeddings differ in the last bits with their
-place in the matrix: without a margin a collapsed model would win ties by luck of the rounding."""
+place in the matrix: without a margin a collapsed model would win ties by luck of rounding."""
 
 NO_IMAGE = -1
 """Image index of a padded row."""
 
 
 class Ranks(NamedTuple):
-    """0-based ranks: i2t int32 (N,) of an image's best caption, t2i int32 (M,) of a caption's image."""
+    """0-based ranks: int32 (N,) of each image's best caption, int32 (M,) of each caption's image."""
 
     i2t: np.ndarray
     t2i: np.ndarray

@@ -1,0 +1,32 @@
+"""Patch labels from boxes: which patches a region covers (paper §2)."""
+
+import jax
+import jax.numpy as jnp
+
+BORDER = 1e-4
+"""In patches. A box edge within this distance of a patch border lies on it: a fraction such as 3/7
+times the grid comes out a last bit off the whole number, and would label a row that is only touched."""
+
+
+def patch_labels(boxes: jax.Array, grid: int) -> jax.Array:
+    """Marks the patches that a box overlaps at all.
+
+    Rows floor(y0·g) ... ceil(y1·g), columns likewise, clamped to the image; at least one patch, also
+    for an empty box or one outside the image (the nearest).
+
+    Args:
+      boxes: float (..., 4), x0, y0, x1, y1 as fractions of the image.
+      grid: g, patches a side.
+
+    Returns:
+      bool (..., g·g), row-major.
+    """
+    if boxes.shape[-1] != 4:
+        raise ValueError(f"boxes must be (..., 4): x0, y0, x1, y1; got shape {boxes.shape}")
+    corners = boxes * grid
+    first = jnp.clip(jnp.floor(corners[..., :2] + BORDER), 0, grid - 1)
+    end = jnp.maximum(jnp.clip(jnp.ceil(corners[..., 2:] - BORDER), 0, grid), first + 1)
+    place = jnp.arange(grid, dtype=first.dtype)
+    inside = (place >= first[..., None]) & (place < end[..., None])  # (..., 2, g)
+    labels = inside[..., 1, :, None] & inside[..., 0, None, :]
+    return labels.reshape(*boxes.shape[:-1], grid * grid)
