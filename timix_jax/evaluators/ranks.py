@@ -17,15 +17,15 @@ MISS = np.iinfo(np.int32).max
 """The rank of a query whose positives have no similarity (NaN): beyond every k."""
 
 TIE = 1e-6
-"""Cosines closer than this are tied. Products of equal embeddings differ in the last bits with their
-place in the matrix: without a margin a collapsed model would win ties by luck of rounding."""
+"""Cosines closer than this are tied. Products of equal embeddings differ in the last bits with
+their place in the matrix: without a margin a collapsed model would win ties by luck of rounding."""
 
 NO_IMAGE = -1
 """Image index of a padded row."""
 
 
 class Ranks(NamedTuple):
-    """0-based ranks: int32 (N,) of each image's best caption, int32 (M,) of each caption's image."""
+    """0-based ranks: int32 (N,) of each image's best caption; (M,) of each caption's image."""
 
     i2t: np.ndarray
     t2i: np.ndarray

@@ -5,14 +5,14 @@ import jax.numpy as jnp
 
 BORDER = 1e-4
 """In patches. A box edge within this distance of a patch border lies on it: a fraction such as 3/7
-times the grid comes out a last bit off the whole number, and would label a row that is only touched."""
+times the grid comes out a last bit off the whole number, and would label a row it only touches."""
 
 
 def patch_labels(boxes: jax.Array, grid: int) -> jax.Array:
     """Marks the patches that a box overlaps at all.
 
-    Rows floor(y0·g) ... ceil(y1·g), columns likewise, clamped to the image; at least one patch, also
-    for an empty box or one outside the image (the nearest).
+    Rows floor(y0·g) ... ceil(y1·g), columns likewise, clamped to the image; at least one patch (the
+    nearest), also for an empty box or one outside the image.
 
     Args:
       boxes: float (..., 4), x0, y0, x1, y1 as fractions of the image.

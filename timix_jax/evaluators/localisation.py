@@ -1,0 +1,49 @@
+"""How well patch scores find a box: exact ROC AUC and the pointing game, a region at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import stats
+
+
+def roc_auc(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Chance that a positive patch scores above a negative one, a tie being ½ (Mann-Whitney U).
+
+    Args:
+      scores: float (K,N); a row with a NaN has AUC 0.
+      labels: bool (K,N), at least one positive and one negative a row.
+
+    Returns:
+      float64 (K,).
+    """
+    _check(scores, labels)
+    ranks = stats.rankdata(scores, axis=1)  # average ranks of ties; NaN in a row gives NaN
+    positives = labels.sum(1)
+    wins = np.where(labels, ranks, 0.0).sum(1) - positives * (positives + 1) / 2
+    return np.nan_to_num(wins / (positives * (labels.shape[1] - positives)), nan=0.0)
+
+
+def pointing(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether the highest patch lies in the box (pointing game, Zhang et al. 2016).
+
+    Where several patches are highest the value is the share of them that lie in the box, what a
+    random choice among them scores on average: a constant score is at chance, as with the AUC.
+
+    Args:
+      scores: float (K,N); a row with a NaN scores 0.
+      labels: bool (K,N).
+
+    Returns:
+      float64 (K,), fractions.
+    """
+    _check(scores, labels)
+    top = scores == scores.max(axis=1, keepdims=True)
+    hits = np.sum(top & labels, axis=1) / np.maximum(np.sum(top, axis=1), 1)
+    return np.where(np.isnan(scores).any(1), 0.0, hits)
+
+
+def _check(scores: np.ndarray, labels: np.ndarray) -> None:
+    if scores.ndim != 2 or scores.shape != labels.shape:
+        raise ValueError(
+            f"scores and labels must both be (K,N); got {scores.shape} and {labels.shape}"
+        )
