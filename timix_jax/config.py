@@ -1,0 +1,198 @@
+"""The configuration: its schema with defaults, and its check against typos and wrong types.
+
+The defaults of mixers and of additional objectives come from the fields of their classes, so that registering one
+also gives it its configuration.
+"""
+
+import dataclasses
+import difflib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from timix_jax.errors import UserError
+from timix_jax.mixing import MIXERS
+from timix_jax.objectives import OBJECTIVES
+
+# Sections whose keys the user chooses.
+FREE_SECTIONS = ("eval.sets",)
+# Fields that may change between a run and its resumption.
+MUTABLE_FIELDS = ("log", "eval", "checkpoint", "pictures", "profile", "data.threads", "mesh")
+
+
+def default_config() -> ConfigDict:
+    """Every field with its default; a recipe in configs/ overrides and comments them."""
+    config: dict[str, Any] = {
+        "seed": 0,
+        "init_from": "",
+        "data": {
+            "train": (),
+            "weights": (),
+            "threads": 4,
+            "tokenizer": "wordpiece",
+            "vocab_size": 8192,
+        },
+        "augment": {
+            "crop_min": 0.2,
+            "flip": True,
+            "randaugment_n": 0,
+            "randaugment_m": 7.0,
+            "randaugment_ops": (),
+        },
+        "model": {
+            "embed_dim": 256,
+            "tpp_layer": 5,
+            "temperature": 0.07,
+            "temperature_range": (0.001, 0.5),
+            "act": "gelu",
+            "dtype": "float32",
+            "scan": True,
+            "remat": "none",
+            "image": {
+                "size": 256,
+                "patch": 16,
+                "width": 768,
+                "depth": 12,
+                "heads": 12,
+                "mlp_dim": 3072,
+                "pool": "cls",
+            },
+            "text": {
+                "max_tokens": 40,
+                "width": 768,
+                "depth": 12,
+                "heads": 12,
+                "mlp_dim": 3072,
+                "pre_norm": False,
+            },
+        },
+        "mix": {
+            "mixer": "none",
+            "options": {name: _fields(kind, skip=("grid",)) for name, kind in MIXERS.items() if kind},
+            "score": "tpp",
+            "target": "hard",
+            "beta": 0.5,
+            "label_smoothing": 0.0,
+            "placement": "extra",
+            "fraction": 1.0,
+            "weight": 1.0,
+            "ramp": "0 steps",
+            "until": "100%",
+        },
+        "loss": {
+            name: _fields(kind) | ({"weight": 0.0} if name != "itc" else {})
+            for name, kind in OBJECTIVES.items()
+            if name != "mix"
+        },
+        "regions": {"batch_size": 0, "max_regions": 5},
+        "optim": {
+            "lr": 1e-4,
+            "lr_scales": (),
+            "warmup": "2000 steps",
+            "start_lr": 1e-6,
+            "end_lr": 1e-6,
+            "b1": 0.9,
+            "b2": 0.999,
+            "weight_decay": 0.02,
+            "clip_norm": 1.0,
+            "ema": 0.0,
+        },
+        "train": {"batch_size": 1024, "duration": "30 epochs"},
+        "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+        "checkpoint": {"every": "10%", "keep_last": 2, "keep_every": 0},
+        "log": {"every": "50 steps", "tensorboard": True},
+        "eval": {
+            "sets": {},
+            "evaluators": ("retrieval", "patch_text"),
+            "every": "25%",
+            "batch_size": 256,
+            "weights": "params",
+        },
+        "pictures": {"examples": 6, "set": ""},
+    }
+    return ConfigDict(config).lock()
+
+
+def _fields(kind: type, skip: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The fields of a registered dataclass that have a default; durations (``*_steps``) may be text."""
+    return {
+        f.name: f"{f.default} steps" if _is_duration(f.name) else f.default
+        for f in dataclasses.fields(kind)
+        if f.name not in skip and f.default is not dataclasses.MISSING
+    }
+
+
+def _is_duration(field: str) -> bool:
+    name = field.split(".")[-1]
+    return name in ("every", "warmup", "ramp", "until", "duration") or name.endswith("_steps")
+
+
+def complete(config: ConfigDict) -> ConfigDict:
+    """The configuration with defaults filled in, locked.
+
+    Raises:
+      UserError: a field that does not exist (with the nearest that does), or a value of another type.
+    """
+    full = default_config().unlock()
+    _override(full, config, "")
+    return full.lock()
+
+
+def _override(target: ConfigDict, given: ConfigDict, path: str) -> None:
+    for name, value in given.items():
+        field = f"{path}.{name}" if path else name
+        if path in FREE_SECTIONS:
+            target[name] = str(value)
+            continue
+        if name not in target:
+            close = difflib.get_close_matches(name, list(target), n=1)
+            known = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(target)}"
+            raise UserError(f"config.{field}={value!r}: there is no such field; {known}")
+        old = target[name]
+        if isinstance(old, ConfigDict):
+            if not hasattr(value, "items"):
+                raise UserError(f"config.{field}={value!r} is a section; give its fields")
+            _override(old, ConfigDict(value), field)
+        else:
+            target[name] = _converted(value, old, field)
+
+
+def _converted(value: Any, default: Any, field: str) -> Any:
+    """``value`` in the type of the field; durations take numbers and text."""
+    duration = _is_duration(field)
+    if duration:
+        kinds: tuple[type, ...] = (int, float, str)
+    elif isinstance(default, bool):
+        kinds = (bool,)
+    elif isinstance(default, float):
+        kinds = (int, float)
+    elif isinstance(default, (tuple, list)):
+        kinds = (tuple, list)
+    else:
+        kinds = (type(default),)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        expected = " or ".join(k.__name__ for k in kinds)
+        raise UserError(
+            f"config.{field}={value!r} is of type {type(value).__name__}; expected {expected}, "
+            f"such as {default!r}"
+        )
+    if isinstance(default, float) and not duration:
+        return float(value)
+    if duration:
+        return str(value)
+    return tuple(value) if isinstance(default, (tuple, list)) else value
+
+
+def flatten(config: ConfigDict) -> dict[str, Any]:
+    """``{"optim.lr": 1e-4, ...}``; tuples become lists, as JSON has them."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat |= {f"{name}.{key}": v for key, v in flatten(value).items()}
+        else:
+            flat[name] = _plain(value)
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value
