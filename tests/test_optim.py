@@ -7,6 +7,9 @@ import optax
 import pytest
 
 from timix_jax.errors import UserError
+from timix_jax.models.dual_encoder import DualEncoder
+from timix_jax.models.text import TextShape
+from timix_jax.models.vit import VitShape
 from timix_jax.optim import decay_mask, ema_update, global_norm, lr_factors, make_optimizer
 from timix_jax.parallel.paths import path_names
 
@@ -153,3 +156,13 @@ def test_global_norm():
     tree = {"a": jnp.full((2, 3), 2.0), "b": jnp.array(5.0, jnp.bfloat16)}
     np.testing.assert_allclose(global_norm(tree), 7.0)
     assert global_norm(tree).dtype == jnp.float32
+
+
+def test_decay_mask_of_the_dual_encoder():
+    model = DualEncoder(VitShape(16, 8, 8, 2, 2, 16), TextShape(11, 5, 8, 2, 2, 16), 4, 1)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    mask = dict(path_names(decay_mask(shapes, stacked=r".*/blocks/layers/.*")))
+    decayed = {name.rsplit("/", 1)[-1] for name, decays in mask.items() if decays}
+    kept = {name.rsplit("/", 1)[-1] for name, decays in mask.items() if not decays}
+    assert decayed == {"kernel", "embedding"}
+    assert kept == {"bias", "scale", "cls", "pos_embed", "log_temperature"}
