@@ -1,0 +1,177 @@
+"""The writing engine: from shard tasks to a finished folder, continued where it was stopped."""
+
+import contextlib
+import fcntl
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import logging
+
+from timix_jax.data.manifest import MANIFEST, shard_name, write_atomically, write_manifest
+from timix_jax.data.prepare.pool import map_shards
+from timix_jax.data.prepare.shards import (
+    STATE_FOLDER,
+    Receipt,
+    Tally,
+    finished_shard,
+    merge_tallies,
+    write_shard,
+)
+from timix_jax.data.prepare.tasks import ShardTask
+from timix_jax.errors import UserError
+
+
+class _Job(NamedTuple):
+    path: Path
+    task: ShardTask
+    max_size: int | None
+
+
+def _check(job: _Job, progress: Callable[[int], None]) -> Receipt | None:
+    progress(0)
+    return finished_shard(job.path, job.task, job.max_size)
+
+
+def _write(job: _Job, progress: Callable[[int], None]) -> Receipt:
+    return write_shard(job.path, job.task, job.max_size, progress)
+
+
+def prepare(
+    tasks: Sequence[ShardTask],
+    *,
+    out: Path,
+    name: str,
+    command: Mapping[str, Any],
+    max_size: int | None = None,
+    workers: int = 1,
+) -> dict[str, Any]:
+    """Writes one shard for each task and then the manifest. The bytes don't depend on ``workers``.
+
+    Finished shards of an earlier run of the same command are kept if their inputs are the same.
+
+    Args:
+      tasks: at least one.
+      out: the folder; absent, empty or of the same command.
+      name: of the data set, in the file names.
+      command: what identifies the work (JSON values); kept in the folder and the manifest.
+      max_size: longest side of a stored image in pixels; larger ones are shrunk.
+      workers: number of processes.
+
+    Returns:
+      The manifest.
+
+    Raises:
+      UserError: the folder is another command's, another process works in it, the inputs of a
+        finished data set have changed, or no example was usable.
+    """
+    command = {**command, "max_size": max_size, "num_shards": len(tasks)}
+    with _claimed(out, command):
+        jobs = [
+            _Job(out / shard_name(name, index, len(tasks)), task, max_size)
+            for index, task in enumerate(tasks)
+        ]
+        receipts = _finished(jobs, workers)
+        todo = [index for index, receipt in enumerate(receipts) if receipt is None]
+        if (out / MANIFEST).exists() and todo:
+            raise UserError(
+                f"{out}: is a finished data set, but {len(todo)} of its {len(jobs)} shards "
+                f"({jobs[todo[0]].path.name}, …) or their inputs have changed since; "
+                "give another --out, or delete the folder to make it again"
+            )
+        if len(todo) < len(jobs):
+            logging.info("%s: keeping %d of %d shards", out, len(jobs) - len(todo), len(jobs))
+        sizes = [tasks[i].size for i in todo]
+        written = map_shards(
+            _write,
+            [jobs[i] for i in todo],
+            workers=workers,
+            total=None if None in sizes else sum(filter(None, sizes)),
+            title=name,
+        )
+        for index, receipt in zip(todo, written, strict=True):
+            receipts[index] = receipt
+        return _finish(out, name, command, [r for r in receipts if r is not None])
+
+
+def _finished(jobs: Sequence[_Job], workers: int) -> list[Receipt | None]:
+    if not any((jobs[0].path.parent / STATE_FOLDER).glob("*.array_record.json")):
+        return [None] * len(jobs)
+    return map_shards(_check, jobs, workers=workers, total=None, title="checking shards")
+
+
+def _finish(
+    out: Path, name: str, command: Mapping[str, Any], receipts: Sequence[Receipt]
+) -> dict[str, Any]:
+    tally = merge_tallies(receipt.tally for receipt in receipts)
+    if not any(receipt.summary.examples for receipt in receipts):
+        reasons = "; ".join(
+            f"{count} {reason} ({named[0]})" for reason, (count, named) in tally.skipped.items()
+        )
+        for receipt in receipts:
+            (out / receipt.summary.file).unlink()
+        shutil.rmtree(out / STATE_FOLDER)
+        with contextlib.suppress(OSError):  # kept where the user has put something into it
+            out.rmdir()
+        raise UserError(f"--out {out}: not written, no usable example: {reasons or 'no input'}")
+    return write_manifest(
+        out,
+        name,
+        [receipt.summary for receipt in receipts],
+        image_sizes=_sizes(tally),
+        reencoded=tally.reencoded,
+        skipped=_reasons(tally.skipped),
+        dropped=_reasons(tally.dropped),
+        command=dict(command),
+    )
+
+
+def _sizes(tally: Tally) -> dict[str, int]:
+    names = ("min_width", "min_height", "max_width", "max_height")
+    return dict(zip(names, tally.sizes or (), strict=True))
+
+
+def _reasons(reasons: Mapping[str, tuple[int, list[str]]]) -> dict[str, Any]:
+    return {reason: {"count": c, "first": named} for reason, (c, named) in reasons.items()}
+
+
+@contextlib.contextmanager
+def _claimed(out: Path, command: Mapping[str, Any]) -> Iterator[None]:
+    """Holds the folder for this command; a lock keeps a second process of the same one out."""
+    state = out / STATE_FOLDER
+    stored = state / "command.json"
+    if out.exists():
+        _check_ours(out, stored, command)
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be made: {error.strerror}") from error
+    with (state / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"--out {out}: another prepare is writing here; wait for it") from error
+        write_atomically(stored, json.dumps(command, indent=2).encode())
+        for leftover in (*out.glob("*.tmp"), *state.glob("*.tmp")):
+            leftover.unlink()
+        yield
+
+
+def _check_ours(out: Path, stored: Path, command: Mapping[str, Any]) -> None:
+    if not out.is_dir():
+        raise UserError(f"--out {out}: is a file; name a folder")
+    if not stored.exists():
+        # A stop before the command was stored leaves nothing but an empty state folder.
+        if any(path.name != STATE_FOLDER for path in out.iterdir()):
+            raise UserError(f"--out {out}: not empty and not made by prepare; give another folder")
+        return
+    before = json.loads(stored.read_bytes())
+    for field in sorted({*before, *command}):
+        old, new = before.get(field), command.get(field)
+        if old != new:
+            raise UserError(
+                f"--out {out}: was begun with {field} = {old!r}, this command has {new!r}; "
+                "give another --out or delete the folder"
+            )

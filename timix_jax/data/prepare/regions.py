@@ -1,0 +1,106 @@
+"""Region annotations (text and box) that come beside the captions."""
+
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from timix_jax.data.prepare.tasks import Problem
+from timix_jax.data.records import Region
+from timix_jax.errors import UserError
+
+
+def parse_regions(entries: Any) -> tuple[Region, ...]:
+    """Reads ``[{"text": str, "box": [x, y, width, height]}, …]``; boxes in pixels of the image.
+
+    Raises:
+      ValueError: an entry has another form.
+    """
+    if not isinstance(entries, list):
+        raise ValueError(f"regions must be a list, got {type(entries).__name__}")
+    return tuple(map(_parse_region, entries))
+
+
+def _parse_region(entry: Any) -> Region:
+    if not isinstance(entry, Mapping) or not {"text", "box"} <= entry.keys():
+        raise ValueError(f'a region must be {{"text": …, "box": […]}}, got {entry!r}'[:200])
+    text, box = entry["text"], entry["box"]
+    if not isinstance(text, str):
+        raise ValueError(f"region text must be a string, got {text!r}"[:200])
+    if (
+        not isinstance(box, list)
+        or len(box) != 4
+        or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in box)
+    ):
+        raise ValueError(f"region box must be four numbers x, y, width, height, got {box!r}"[:200])
+    x, y, width, height = map(float, box)
+    return Region(text, (x, y, width, height))
+
+
+@functools.cache
+def read_regions(path: Path) -> dict[str, tuple[Region, ...]]:
+    """Reads a side file: JSON lines, or a JSON list, of ``{"key" or "file": …, "regions": […]}``.
+
+    Several entries of one key are joined. Cached, since every shard of a worker needs it.
+
+    Raises:
+      UserError: a file that cannot be read, or an entry of another form.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--regions {path}: cannot be read: {error}") from error
+    regions: dict[str, tuple[Region, ...]] = {}
+    for where, entry in _entries(path, text):
+        try:
+            if not isinstance(entry, dict):
+                raise ValueError(f"expected an object, got {type(entry).__name__}")
+            key = entry.get("key", entry.get("file"))
+            if not isinstance(key, str):
+                raise ValueError('has neither "key" nor "file"')
+            regions[key] = regions.get(key, ()) + parse_regions(entry.get("regions"))
+        except ValueError as error:
+            raise UserError(f"--regions {path}: {where}: {error}") from error
+    return regions
+
+
+def _entries(path: Path, text: str) -> Iterable[tuple[str, Any]]:
+    try:
+        if text.lstrip().startswith("["):
+            return [(f"entry {i}", entry) for i, entry in enumerate(json.loads(text))]
+        lines = enumerate(text.splitlines(), start=1)
+        return [(f"line {i}", json.loads(line)) for i, line in lines if line.strip()]
+    except ValueError as error:
+        raise UserError(f"--regions {path}: neither JSON nor JSON lines: {error}") from error
+
+
+def clean_regions(
+    key: str, regions: Iterable[Region], size: tuple[int, int], scale: tuple[float, float]
+) -> tuple[tuple[Region, ...], list[Problem]]:
+    """Clips boxes to the image, scales them, and drops regions that are empty or outside.
+
+    Args:
+      key: the example, for the problems.
+      regions: boxes in pixels of the input image.
+      size: width and height of the input image in pixels.
+      scale: factors from the input image to the stored one, along x and y.
+
+    Returns:
+      The regions in pixels of the stored image, and what was dropped.
+    """
+    kept: list[Region] = []
+    problems: list[Problem] = []
+    for region in regions:
+        text = " ".join(region.text.split())
+        x, y, width, height = region.box
+        x0, y0 = max(x, 0.0), max(y, 0.0)
+        x1, y1 = min(x + width, size[0]), min(y + height, size[1])
+        if not text:
+            problems.append(Problem("empty region text", key, str(region.box), skipped=False))
+        elif not (x1 > x0 and y1 > y0):  # also true where a coordinate is NaN
+            problems.append(Problem("region outside the image", key, str(region.box), False))
+        else:
+            box = (x0 * scale[0], y0 * scale[1], (x1 - x0) * scale[0], (y1 - y0) * scale[1])
+            kept.append(region._replace(text=text, box=box))
+    return tuple(kept), problems

@@ -1,0 +1,146 @@
+"""Writing one output shard, and knowing later that it is finished.
+
+A finished shard has a receipt ``.prepare/SHARD.json`` with its summary and the fingerprint of its
+inputs, written after the shard: a stop at any moment leaves at most work to repeat.
+"""
+
+import collections
+import dataclasses
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from timix_jax.data.manifest import ShardSummary, sha256_file, write_atomically
+from timix_jax.data.prepare.cleaning import clean
+from timix_jax.data.prepare.tasks import Problem, ShardTask
+from timix_jax.data.records import RecordWriter
+
+STATE_FOLDER = ".prepare"
+NAMED_PER_REASON = 20
+
+
+class Tally(NamedTuple):
+    """Counts of one shard or of all; ``skipped``, ``dropped``: reason -> (count, first few)."""
+
+    sizes: tuple[int, int, int, int] | None = None  # min width, min height, max width, max height
+    reencoded: int = 0
+    skipped: dict[str, tuple[int, list[str]]] = {}  # noqa: RUF012 - never mutated
+    dropped: dict[str, tuple[int, list[str]]] = {}  # noqa: RUF012
+
+
+class Receipt(NamedTuple):
+    """A finished shard."""
+
+    summary: ShardSummary
+    tally: Tally
+
+
+def merge_tallies(tallies: Iterable[Tally]) -> Tally:
+    """Adds counts up; keeps the first ``NAMED_PER_REASON`` names of each reason."""
+    total = Tally()
+    for tally in tallies:
+        sizes = [s for s in (total.sizes, tally.sizes) if s]
+        bounds = tuple(zip(*sizes, strict=True))
+        total = Tally(
+            (min(bounds[0]), min(bounds[1]), max(bounds[2]), max(bounds[3])) if sizes else None,
+            total.reencoded + tally.reencoded,
+            _merge_reasons(total.skipped, tally.skipped),
+            _merge_reasons(total.dropped, tally.dropped),
+        )
+    return total
+
+
+def _merge_reasons(
+    a: dict[str, tuple[int, list[str]]], b: dict[str, tuple[int, list[str]]]
+) -> dict[str, tuple[int, list[str]]]:
+    empty: tuple[int, list[str]] = (0, [])
+    return {
+        reason: (
+            a.get(reason, empty)[0] + b.get(reason, empty)[0],
+            (a.get(reason, empty)[1] + b.get(reason, empty)[1])[:NAMED_PER_REASON],
+        )
+        for reason in sorted({*a, *b})
+    }
+
+
+def _tally_problems(problems: Iterable[Problem]) -> dict[str, tuple[int, list[str]]]:
+    named = collections.defaultdict(list)
+    for problem in problems:
+        named[problem.reason].append(f"{problem.key}: {problem.detail}".removesuffix(": "))
+    return {reason: (len(n), n[:NAMED_PER_REASON]) for reason, n in sorted(named.items())}
+
+
+def write_shard(
+    path: Path, task: ShardTask, max_size: int | None, progress: Callable[[int], None]
+) -> Receipt:
+    """Reads, cleans and writes one shard and its receipt.
+
+    Args:
+      path: the shard.
+      task: its inputs.
+      max_size: see ``clean``.
+      progress: called with the number of examples done since the last call.
+    """
+    fingerprint = task.fingerprint()  # before reading: inputs that change meanwhile are read again
+    problems: list[Problem] = []
+    sizes: list[tuple[int, int]] = []
+    reencoded = 0
+    with RecordWriter(path) as writer:
+        for item in task.items():
+            progress(1)
+            if isinstance(item, Problem):
+                problems.append(item)
+                continue
+            cleaned = clean(item, max_size)
+            problems.extend(cleaned.problems)
+            if cleaned.record is None:
+                continue
+            writer.write(cleaned.record)
+            sizes.append(cleaned.size)
+            reencoded += cleaned.reencoded
+    tally = Tally(
+        _size_bounds(sizes),
+        reencoded,
+        _tally_problems(p for p in problems if p.skipped),
+        _tally_problems(p for p in problems if not p.skipped),
+    )
+    receipt = {
+        "fingerprint": fingerprint,
+        "max_size": max_size,
+        "summary": dataclasses.asdict(writer.summary),
+        "tally": tally._asdict(),
+    }
+    write_atomically(_receipt_path(path), json.dumps(receipt).encode())
+    return Receipt(writer.summary, tally)
+
+
+def _size_bounds(sizes: list[tuple[int, int]]) -> tuple[int, int, int, int] | None:
+    if not sizes:
+        return None
+    widths, heights = zip(*sizes, strict=True)
+    return min(widths), min(heights), max(widths), max(heights)
+
+
+def finished_shard(path: Path, task: ShardTask, max_size: int | None) -> Receipt | None:
+    """The receipt of a shard that is whole (checksum) and made of the same inputs, or None."""
+    try:
+        stored = json.loads(_receipt_path(path).read_bytes())
+        receipt = _parse_receipt(stored)
+        same = (stored["fingerprint"], stored["max_size"]) == (task.fingerprint(), max_size)
+        return receipt if same and sha256_file(path) == receipt.summary.sha256 else None
+    except (OSError, ValueError, KeyError, TypeError):  # no receipt, or a damaged one: write again
+        return None
+
+
+def _receipt_path(shard: Path) -> Path:
+    return shard.parent / STATE_FOLDER / f"{shard.name}.json"
+
+
+def _parse_receipt(stored: dict[str, Any]) -> Receipt:
+    summary, tally = dict(stored["summary"]), dict(stored["tally"])
+    summary["annotated"] = tuple((index, hashed) for index, hashed in summary["annotated"])
+    tally["sizes"] = tally["sizes"] and tuple(tally["sizes"])
+    for field in ("skipped", "dropped"):
+        tally[field] = {reason: (count, named) for reason, (count, named) in tally[field].items()}
+    return Receipt(ShardSummary(**summary), Tally(**tally))

@@ -1,0 +1,103 @@
+"""CSV and TSV tables of image path and caption."""
+
+import csv
+import difflib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from timix_jax.data.prepare.tasks import Listed, ListedTask, Problem, listed_tasks, unsafe_path
+from timix_jax.data.records import Region
+from timix_jax.errors import UserError
+
+
+def table_tasks(
+    file: Path,
+    images: Path,
+    *,
+    path_column: str,
+    caption_columns: Sequence[str],
+    header: bool,
+    regions: Mapping[str, tuple[Region, ...]],
+    num_shards: int | None,
+) -> list[ListedTask]:
+    """Reads a table; rows of one path are the captions of one image, in order of first appearance.
+
+    Args:
+      file: comma-separated, or tab-separated if its name ends in ``.tsv``.
+      images: the folder that the paths are relative to; the path is the example's key.
+      path_column: name of the column, or its number from 0 where there is no header.
+      caption_columns: likewise, one or more.
+      header: whether the first row names the columns.
+      regions: of a side file, by key.
+      num_shards: see ``listed_tasks``.
+
+    Raises:
+      UserError: the file is missing, empty or no such table, or has no such column.
+    """
+    rows = _rows(file)
+    first = next(rows, None)
+    if first is None:
+        raise UserError(f"--file {file}: is empty")
+    number, cells = first
+    names = cells if header else [str(i) for i in range(len(cells))]
+    path_index = _column(file, names, path_column, "--path-column", header)
+    caption_indices = [
+        _column(file, names, column, "--caption-column", header) for column in caption_columns
+    ]
+    captions: dict[str, list[str]] = {}
+    problems: list[Problem] = []
+    if not header:
+        rows = _chain(first, rows)
+    for number, cells in rows:
+        if len(cells) != len(names):
+            detail = f"{len(cells)} cells, expected {len(names)}"
+            problems.append(Problem("malformed row", f"line {number}", detail))
+            continue
+        path = cells[path_index].strip()
+        if not path:
+            problems.append(Problem("malformed row", f"line {number}", "no path"))
+        elif unsafe_path(path):
+            problems.append(Problem("unsafe path", path, f"line {number}"))
+        else:
+            key = str(PurePosixPath(path))
+            captions.setdefault(key, []).extend(cells[i] for i in caption_indices)
+    examples = [
+        Listed(key, images / key, tuple(texts), regions.get(key, ()))
+        for key, texts in captions.items()
+    ]
+    if not examples:
+        raise UserError(f"--file {file}: has no usable row ({len(problems)} malformed or unsafe)")
+    return listed_tasks(examples, problems, num_shards)
+
+
+def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line number (from 1, of a row's last line) and cells of every row that is not blank."""
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # alt texts exceed the default of 128 KiB
+    delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream, delimiter=delimiter)
+            for cells in reader:
+                if cells:
+                    yield reader.line_num, cells
+    except OSError as error:
+        raise UserError(f"--file {file}: cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"--file {file}: no table in UTF-8: {error}") from error
+
+
+def _chain(
+    first: tuple[int, list[str]], rest: Iterator[tuple[int, list[str]]]
+) -> Iterator[tuple[int, list[str]]]:
+    yield first
+    yield from rest
+
+
+def _column(file: Path, names: Sequence[str], column: str, option: str, header: bool) -> int:
+    if column in names:
+        return list(names).index(column)
+    close = difflib.get_close_matches(column, names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    what = "columns" if header else "columns are numbered from 0; it has"
+    raise UserError(f"{option} {column}: not in {file}; {hint}{what}: {', '.join(names)}"[:300])

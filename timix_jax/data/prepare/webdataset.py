@@ -1,0 +1,189 @@
+"""webdataset tar shards as img2dataset writes them: ``NNN.jpg`` with ``NNN.txt``, ``NNN.json``."""
+
+import hashlib
+import json
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+from glob import glob
+from pathlib import Path
+from typing import NamedTuple
+
+from timix_jax.data.prepare.regions import read_regions
+from timix_jax.data.prepare.tasks import (
+    Example,
+    Problem,
+    file_state,
+    split_evenly,
+    unsafe_path,
+)
+from timix_jax.errors import UserError
+
+_IMAGES = ("jpg", "jpeg", "png", "webp")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_BLOCK = 512  # bytes; a tar file is made of them, and a zero one ends it
+
+
+class TarTask(NamedTuple):
+    """A shard made of whole tar files."""
+
+    tars: tuple[Path, ...]
+    caption_field: str = "caption"  # of NNN.json
+    regions: Path | None = None  # side file
+
+    @property
+    def size(self) -> None:
+        return None
+
+    def fingerprint(self) -> str:
+        files = [*self.tars, self.regions] if self.regions else self.tars
+        states = [(path.name, file_state(path)) for path in files]
+        return hashlib.sha256(repr((states, self.caption_field)).encode()).hexdigest()
+
+    def items(self) -> Iterator[Example | Problem]:
+        for tar in self.tars:
+            for item in _samples(tar):
+                if isinstance(item, Problem):
+                    yield item
+                else:
+                    yield from _example(tar, *item, self.caption_field, self.regions)
+
+
+def webdataset_tasks(
+    shards: str, *, caption_field: str, regions: Path | None, num_shards: int | None
+) -> list[TarTask]:
+    """Finds the tar files of a pattern and spreads them over the output shards.
+
+    Args:
+      shards: a path with ``*``, ``?``, ``{a,b}`` and ``{0000..0099}``.
+      caption_field: of ``NNN.json``: a string or a list of strings.
+      regions: side file, by sample key or image name.
+      num_shards: number of output shards, at most the number of tar files; None: one for each.
+
+    Raises:
+      UserError: a file that is named without ``*`` is missing, nothing matches, or too many shards.
+    """
+    tars: list[Path] = []
+    for pattern in expand_braces(shards):
+        matches = sorted(glob(pattern))
+        if not matches:
+            raise UserError(f"--shards {shards}: no file {pattern}")
+        tars.extend(Path(match) for match in matches if Path(match) not in tars)
+    count = num_shards or len(tars)
+    if count > len(tars):
+        raise UserError(
+            f"--num-shards {count}: only {len(tars)} tar files to spread; give at most that"
+        )
+    if regions is not None:
+        read_regions(regions)  # a bad file is reported before anything is written
+    return [
+        TarTask(tuple(tars[part]), caption_field, regions)
+        for part in split_evenly(len(tars), count)
+    ]
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Expands ``{a,b}`` and ``{000..099}`` (leading zeros kept), as a shell does."""
+    match = _BRACES.search(pattern)
+    if match is None:
+        return [pattern]
+    span = _RANGE.fullmatch(match[1])
+    if span:
+        first, last = int(span[1]), int(span[2])
+        step = 1 if last >= first else -1
+        choices = [str(i).zfill(len(span[1])) for i in range(first, last + step, step)]
+    else:
+        choices = match[1].split(",")
+    start, end = pattern[: match.start()], pattern[match.end() :]
+    return [expanded for choice in choices for expanded in expand_braces(start + choice + end)]
+
+
+def _samples(tar: Path) -> Iterator[tuple[str, dict[str, bytes]] | Problem]:
+    """Consecutive members that share a key: (key, {extension: bytes}).
+
+    A member's key is its path up to the first dot of its file name.
+    """
+    key, members = "", dict[str, bytes]()
+    for item in _members(tar):
+        if isinstance(item, Problem):
+            yield item
+            continue
+        name, data = item
+        folder, slash, file = name.rpartition("/")
+        stem, _, extension = file.partition(".")
+        if folder + slash + stem != key:
+            if members:
+                yield key, members
+            key, members = folder + slash + stem, {}
+        members[extension.lower()] = data
+    if members:
+        yield key, members
+
+
+def _members(tar: Path) -> Iterator[tuple[str, bytes] | Problem]:
+    """Name and bytes of the regular files; nothing is unpacked to disk."""
+    try:
+        with tarfile.open(tar) as archive:
+            for member in archive:
+                where = f"{tar.name}/{member.name}"
+                if unsafe_path(member.name):
+                    yield Problem("unsafe tar path", where)
+                elif not member.isfile():
+                    if not member.isdir():
+                        yield Problem("not a regular file", where)
+                else:
+                    file = archive.extractfile(member)
+                    data = file.read() if file else b""
+                    if len(data) != member.size:
+                        raise tarfile.ReadError(f"{member.name} ends early")
+                    yield member.name, data
+            if not _has_end(archive):
+                yield Problem("truncated tar", tar.name, "no end-of-archive mark", skipped=False)
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        yield Problem("truncated tar", tar.name, " ".join(str(error).split()), skipped=False)
+
+
+def _has_end(archive: tarfile.TarFile) -> bool:
+    # Python's reader takes the end of the file for the end of the archive; a cut between two
+    # members shows only in the missing block of zeros.
+    if archive.fileobj is None:
+        return False
+    archive.fileobj.seek(archive.offset)
+    return archive.fileobj.read(_BLOCK) == bytes(_BLOCK)
+
+
+def _example(
+    tar: Path, key: str, members: dict[str, bytes], caption_field: str, regions: Path | None
+) -> Iterator[Example | Problem]:
+    image = next((members[extension] for extension in _IMAGES if extension in members), None)
+    extension = next((extension for extension in _IMAGES if extension in members), "")
+    where = f"{tar.name}/{key}"
+    if image is None:
+        yield Problem("missing image", where, f"only {', '.join(members)}")
+        return
+    captions: list[str] = []
+    if "txt" in members:
+        captions.append(members["txt"].decode("utf-8", errors="replace"))
+    if "json" in members:
+        try:
+            captions.extend(_json_captions(members["json"], caption_field))
+        except ValueError as error:
+            yield Problem("unreadable JSON", where, str(error)[:200], skipped=False)
+    table = read_regions(regions) if regions else {}
+    found = table.get(key) or table.get(f"{key}.{extension}", ())
+    # img2dataset writes the same caption to both files.
+    unique = tuple({" ".join(caption.split()): None for caption in captions})
+    yield Example(key, image, unique, found)
+
+
+def _json_captions(data: bytes, field: str) -> list[str]:
+    entry = json.loads(data)
+    captions = entry.get(field) if isinstance(entry, dict) else None
+    if captions is None:
+        return []
+    captions = [captions] if isinstance(captions, str) else captions
+    if not isinstance(captions, list) or not all(isinstance(c, str) for c in captions):
+        raise ValueError(f"{field!r} is neither a string nor a list of strings")
+    return captions
