@@ -1,0 +1,196 @@
+"""A scene: what is drawn and what is named (the plan), and where (the rendering)."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from timix_jax.data.emoji.backgrounds import draw_background
+from timix_jax.errors import UserError
+
+_MIN_VISIBLE = 0.7  # share of a drawing's pixels that later drawings leave uncovered
+_COVER = 1.1  # the largest drawings of a scene cover at most this much of it, as squares
+_TRIES = 12  # places tried for a drawing before the scene is begun again
+_SHRINK = 0.94  # of the sizes at each new beginning: it ends
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """Geometry of the scenes.
+
+    Attributes:
+      canvas: side of the image in pixels.
+      min_size: longer side of the smallest drawing, as a fraction of the canvas side.
+      max_size: longer side of the largest drawing; scenes of many drawings have smaller ones.
+      rotation: largest rotation either way, in degrees.
+    """
+
+    canvas: int = 64
+    min_size: float = 0.34
+    max_size: float = 0.55
+    rotation: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not 16 <= self.canvas <= 1024:
+            raise UserError(f"canvas={self.canvas}: pixels of a side, give 16 to 1024")
+        if not 0.1 <= self.min_size <= self.max_size <= 0.6:
+            raise UserError(
+                f"min_size={self.min_size:g}, max_size={self.max_size:g}: fractions of the canvas, "
+                "give 0.1 <= min_size <= max_size <= 0.6"
+            )
+        if not 0 <= self.rotation <= 180:
+            raise UserError(f"rotation={self.rotation:g}: degrees, give 0 to 180")
+
+
+class Plan(NamedTuple):
+    """What a scene shows.
+
+    Attributes:
+      concepts: concept of each drawing; one of them may stand twice.
+      vendors: vendor of each drawing.
+      named: the concepts that the captions name, each once.
+    """
+
+    concepts: tuple[int, ...]
+    vendors: tuple[int, ...]
+    named: tuple[int, ...]
+
+
+class Scene(NamedTuple):
+    """A rendered scene.
+
+    Attributes:
+      image: uint8 (canvas, canvas, 3) red, green, blue.
+      boxes: int (drawings, 4) x, y, width, height in pixels of what is visible of each drawing.
+      background: adjective of the background.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    background: str
+
+
+def plan_scene(
+    rng: np.random.Generator,
+    nameable: Sequence[int],
+    clutter: Sequence[int],
+    vendors: Sequence[int],
+    *,
+    min_drawings: int = 2,
+) -> Plan:
+    """Draws what a scene shows: 2–5 drawings, of which the captions name some.
+
+    Of two drawings one is named, or both where the same concept stands twice; of more, two or
+    three concepts are.
+
+    Args:
+      rng: the scene's random numbers.
+      nameable: concepts that may be named.
+      clutter: concepts that may stand unnamed.
+      vendors: vendors to draw them by.
+      min_drawings: 3 leaves out the scenes that name a single concept.
+
+    Returns:
+      The plan, its drawings in random order (the order of painting).
+    """
+    drawings = int(rng.choice(np.arange(min_drawings, 6)))
+    twice = rng.random() < (0.5 if drawings == 2 else 0.25)
+    distinct = drawings - twice
+    # At least one concept stays unnamed, unless that left none, or one name of three drawings.
+    most = max(distinct - 1, 1 if drawings == 2 else 2)
+    named = rng.choice(nameable, min(most, int(rng.integers(2, 4))), replace=False)
+    rest = [c for c in rng.choice(clutter, distinct + len(named), replace=False) if c not in named]
+    shown = [*named, *rest][:distinct]
+    if twice:
+        shown.append(shown[rng.integers(distinct)])
+    concepts = rng.permutation(shown)
+    return Plan(
+        tuple(concepts.tolist()),
+        tuple(rng.choice(vendors, drawings).tolist()),
+        tuple(named.tolist()),
+    )
+
+
+def render_scene(rng: np.random.Generator, drawings: Sequence[np.ndarray], look: Look) -> Scene:
+    """Paints drawings at random places, sizes and rotations over a random background.
+
+    Args:
+      rng: the scene's random numbers.
+      drawings: uint8 (h, w, 4) with premultiplied colours, painted in this order.
+      look: the geometry.
+
+    Returns:
+      The scene; every drawing lies on the canvas and keeps at least 70% of its pixels visible.
+    """
+    pixels, background = draw_background(rng, look.canvas)
+    largest = max(look.min_size, min(look.max_size, (_COVER / len(drawings)) ** 0.5))
+    sizes = rng.uniform(look.min_size, largest, len(drawings)) * look.canvas
+    angles = rng.uniform(-look.rotation, look.rotation, len(drawings))
+    while True:
+        patches = [_turn(*each) for each in zip(drawings, sizes, angles, strict=True)]
+        placed = _place(rng, patches, look.canvas)
+        if placed is not None:
+            break
+        sizes = sizes * _SHRINK
+    corners, owner = placed
+    for patch, (x, y) in zip(patches, corners, strict=True):
+        part = pixels[y : y + patch.shape[0], x : x + patch.shape[1]]
+        part *= 1 - patch[..., 3:] * np.float32(1 / 255)
+        part += patch[..., :3]
+    boxes = np.array([_extent(owner == i) for i in range(len(drawings))])
+    return Scene((pixels + 0.5).clip(0, 255).astype(np.uint8), boxes, background)
+
+
+def _turn(drawing: np.ndarray, size: float, angle: float) -> np.ndarray:
+    """uint8 (h', w', 4) the drawing scaled to a longer side of ``size`` pixels and rotated."""
+    height, width = drawing.shape[:2]
+    # Drawn at twice the size and averaged down: bilinear interpolation alone would alias.
+    matrix = cv2.getRotationMatrix2D(
+        ((width - 1) / 2, (height - 1) / 2), angle, 2 * size / max(height, width)
+    )
+    out_width, out_height = (np.abs(matrix[:, :2]) @ (width, height) / 2 + 1).astype(int)
+    matrix[:, 2] += out_width - width / 2, out_height - height / 2
+    large = cv2.warpAffine(drawing, matrix, (2 * out_width, 2 * out_height))
+    return cv2.resize(large, (out_width, out_height), interpolation=cv2.INTER_AREA)
+
+
+def _place(
+    rng: np.random.Generator, patches: Sequence[np.ndarray], canvas: int
+) -> tuple[list[tuple[int, int]], np.ndarray] | None:
+    """Finds places where each patch leaves enough of those below it.
+
+    Returns:
+      The corners (x, y), and int8 (canvas, canvas) the topmost patch of each pixel (−1: none);
+      or None where no place was found.
+    """
+    owner = np.full((canvas, canvas), -1, np.int8)
+    uncovered = np.zeros(len(patches))  # how many more pixels each patch may lose
+    corners: list[tuple[int, int]] = []
+    for index, patch in enumerate(patches):
+        solid = patch[..., 3] > 127
+        height, width = solid.shape
+        if not solid.any() or max(height, width) > canvas:
+            return None
+        xs = rng.integers(canvas - width + 1, size=_TRIES).tolist()
+        ys = rng.integers(canvas - height + 1, size=_TRIES).tolist()
+        for x, y in zip(xs, ys, strict=True):
+            part = owner[y : y + height, x : x + width]
+            lost = np.bincount(part[solid] + 1, minlength=len(patches) + 1)[1:]
+            if (lost[:index] <= uncovered[:index]).all():
+                break
+        else:
+            return None
+        uncovered -= lost
+        uncovered[index] = (1 - _MIN_VISIBLE) * np.count_nonzero(solid)
+        part[solid] = index
+        corners.append((x, y))
+    return corners, owner
+
+
+def _extent(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """x, y, width, height of the true pixels."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    x, y = int(columns[0]), int(rows[0])
+    return x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y

@@ -1,0 +1,69 @@
+"""The source ``emoji:SPLIT?option=value``: emoji scenes, built when first opened."""
+
+from timix_jax.data.emoji.build import BuildOptions, ensure_built
+from timix_jax.data.emoji.scenes import Look
+from timix_jax.data.emoji.splits import SPLITS
+from timix_jax.data.records import RecordSource
+from timix_jax.errors import UserError
+
+
+def open_emoji(
+    argument: str = "train",
+    *,
+    scenes: int | None = None,
+    concepts: int = 240,
+    heldout: int = 40,
+    canvas: int = 64,
+    annotated: float = 0.1,
+    seed: int = 0,
+    min_size: float = 0.34,
+    max_size: float = 0.55,
+    rotation: float = 30.0,
+    cache: str = "",
+) -> RecordSource:
+    """Opens a split of the emoji scenes; builds it on first use (``build.ensure_built``).
+
+    ``train``, ``trained_vendor`` and ``heldout_vendor`` show and name the concepts of training;
+    ``heldout_concepts`` names the others and has concepts of training as clutter. Vendors Goog
+    and Twtr draw all but ``heldout_vendor``, which Joy draws. In the three test splits no
+    caption's concepts are all shown by another scene. Every record has two captions, which name
+    the same concepts, and the boxes of all drawings; ``Region.captions`` is (0, 1) for what the
+    captions name and () for clutter.
+
+    **Example:**
+
+        open_source("emoji:train?scenes=40000&canvas=64")
+
+    Args:
+      argument: the split.
+      scenes: their number; by default 40,000 for training, 500 of each vendor's test split and
+        200 of held-out concepts.
+      concepts: number of concepts, held-out ones included.
+      heldout: number of concepts that training never shows.
+      canvas: side of the images in pixels.
+      annotated: share of the training scenes whose regions the trainer sees. Test splits: all.
+        No part of the cache: one build serves every share.
+      seed: of everything random.
+      min_size: longer side of the smallest drawing, as a fraction of the canvas side.
+      max_size: longer side of the largest one.
+      rotation: largest rotation either way, in degrees.
+      cache: folder to build in; by default $TIMIX_CACHE, else ~/.cache/timix_jax.
+
+    Raises:
+      UserError: unknown split, an option out of its range, or a package not installed.
+    """
+    if argument not in SPLITS:
+        raise UserError(f"emoji:{argument}: no such split; valid: {', '.join(SPLITS)}")
+    split = SPLITS[argument]
+    options = BuildOptions(
+        split=argument,
+        scenes=split.scenes if scenes is None else scenes,
+        concepts=concepts,
+        heldout=heldout,
+        seed=seed,
+        look=Look(canvas, min_size, max_size, rotation),
+    )
+    folder = ensure_built(options, cache)
+    source = RecordSource(folder, annotated=annotated if argument == "train" else 1.0)
+    source.name = f"emoji:{argument}"
+    return source
