@@ -1,0 +1,170 @@
+"""Where the numbers of a run go: a JSON object a logged step, TensorBoard, the final results."""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import jax
+import numpy as np
+
+METRICS_FILE = "metrics.jsonl"
+RESULTS_FILE = "results.json"
+TENSORBOARD_DIR = "tensorboard"
+
+Number = int | float | bool | None
+
+
+class _ScalarWriter(Protocol):
+    """The part of a TensorBoard writer that is used here."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def json_number(name: str, value: Any) -> Number:
+    """A scalar (Python, NumPy or JAX) as JSON can hold it; NaN and infinities become None (null).
+
+    float32 and below keep every bit in as few digits as that takes.
+
+    Raises:
+        ValueError: not a scalar number.
+    """
+    array = np.asarray(value)
+    if array.ndim or (array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16"):
+        raise ValueError(f"metric {name!r}: {array.dtype} of shape {array.shape}; want one number")
+    if array.dtype.kind in "biu":
+        return bool(array) if array.dtype.kind == "b" else int(array)
+    number = float(array)
+    if not math.isfinite(number):
+        return None
+    # The shortest text that tells a float32 apart from its neighbours: 0.1, not 0.10000000149011612.
+    return number if array.dtype.itemsize > 4 else float(str(array.astype(np.float32)))
+
+
+class MetricsWriter:
+    """Appends metrics to ``WORKDIR/metrics.jsonl`` and TensorBoard, on process 0 only.
+
+    **Example:**
+
+        with MetricsWriter(workdir, first_step=state.step) as writer:
+            writer.write(step, {"loss": loss, "lr": lr})
+    """
+
+    def __init__(
+        self, workdir: str | os.PathLike[str], *, first_step: int = 0, tensorboard: bool = True
+    ) -> None:
+        """Opens (and makes) the files; an incomplete last line, left by a killed run, is cut off.
+
+        Args:
+            workdir: a local folder.
+            first_step: the step that training continues from; TensorBoard hides what an earlier run
+                wrote beyond it. The JSON lines beyond it are for the caller to cut.
+            tensorboard: whether to write TensorBoard events too.
+        """
+        self._file = None
+        self._tensorboard: _ScalarWriter | None = None
+        if jax.process_index():
+            return
+        folder = Path(workdir)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / METRICS_FILE
+        _cut_incomplete_line(path)
+        self._file = path.open("a", encoding="utf-8")
+        if tensorboard:
+            # Imported here: it takes a second, and only one process of a training run needs it.
+            from tensorboardX import SummaryWriter
+
+            purge = {"purge_step": first_step} if first_step else {}
+            self._tensorboard = SummaryWriter(logdir=str(folder / TENSORBOARD_DIR), **purge)
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Writes scalars under a step; what has been written survives a kill of the process.
+
+        Raises:
+            ValueError: a value is not a scalar number.
+        """
+        if self._file is None:
+            return
+        numbers = {name: json_number(name, value) for name, value in metrics.items()}
+        self._file.write(json.dumps({"step": int(step), **numbers}, allow_nan=False) + "\n")
+        self._file.flush()
+        if self._tensorboard is not None:
+            for name, number in numbers.items():
+                if number is not None:
+                    self._tensorboard.add_scalar(name, float(number), int(step))
+            self._tensorboard.flush()
+
+    def close(self) -> None:
+        """Closes the files; further calls do nothing."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+            self._tensorboard = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _cut_incomplete_line(path: Path) -> None:
+    """Truncates the file after its last newline."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - 4096)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        file.truncate(end)
+
+
+def write_results(path: str | os.PathLike[str], results: Mapping[str, Any]) -> None:
+    """Writes one flat JSON object of name → number, whole or not at all; process 0 only.
+
+    Args:
+        path: such as ``WORKDIR/results.json``; its folder is made where missing.
+        results: scalars; NaN and infinities become ``null``.
+
+    Raises:
+        ValueError: a value is not a scalar number; the file is left as it was.
+    """
+    if jax.process_index():
+        return
+    numbers = {name: json_number(name, value) for name, value in results.items()}
+    text = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            # mkstemp makes files for the owner alone; results are for everyone.
+            os.fchmod(file.fileno(), 0o644)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, target)
+    except BaseException:
+        os.unlink(scratch)
+        raise
