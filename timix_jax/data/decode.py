@@ -1,0 +1,108 @@
+"""Encoded image bytes to uint8 RGB pixels.
+
+JPEG goes through libjpeg-turbo, which can decode straight to a smaller picture; everything else
+through Pillow. Transparency is composited on white. EXIF orientation is ignored: boxes are in
+pixels of the stored image.
+"""
+
+import io
+import warnings
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from timix_jax.data.records import CorruptExample
+
+_JPEG_MAGIC = b"\xff\xd8\xff"
+_RGB_COLORSPACES = ("YCbCr", "RGB", "Gray")  # libjpeg-turbo converts no CMYK: Pillow does
+
+
+def image_size(data: bytes, key: str = "image") -> tuple[int, int]:
+    """Height and width in pixels of an encoded image, read from its header.
+
+    Raises:
+      CorruptExample: ``key`` has no readable header.
+    """
+    if data.startswith(_JPEG_MAGIC):
+        try:
+            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+            return height, width
+        except ValueError:
+            pass  # an unusual JPEG: Pillow decides
+    image = _open(data, key)
+    return image.height, image.width
+
+
+def decode_image(
+    data: bytes, key: str = "image", *, min_height: int = 0, min_width: int = 0
+) -> np.ndarray:
+    """Decodes an image.
+
+    Args:
+      data: an encoded JPEG, PNG, WebP or other file that Pillow reads.
+      key: names the image in the error.
+      min_height: with ``min_width``, allows a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size, as
+        long as the result has at least these many rows and columns. 0: full size.
+      min_width: see ``min_height``.
+
+    Returns:
+      uint8 (H, W, 3) RGB.
+
+    Raises:
+      CorruptExample: the bytes are truncated, damaged or no image.
+    """
+    if data.startswith(_JPEG_MAGIC):
+        pixels = _decode_jpeg(data, key, min_height, min_width)
+        if pixels is not None:
+            return pixels
+    image = _open(data, key)
+    try:
+        return np.asarray(_to_rgb(image), np.uint8)
+    except Exception as error:  # Pillow's plugins raise whatever their format's parser raises
+        raise CorruptExample(key, f"cannot be decoded: {_one_line(error)}") from error
+
+
+def _decode_jpeg(data: bytes, key: str, min_height: int, min_width: int) -> np.ndarray | None:
+    """RGB pixels, or None for a kind of JPEG that libjpeg-turbo does not turn into RGB."""
+    try:
+        if simplejpeg.decode_jpeg_header(data)[2] not in _RGB_COLORSPACES:
+            return None
+    except ValueError:
+        return None
+    # Only powers of two have a fast inverse DCT; unasked, the size stays.
+    scaled = (
+        {"min_height": min_height, "min_width": min_width, "min_factor": 2}
+        if min_height > 0 and min_width > 0
+        else {}
+    )
+    try:
+        return simplejpeg.decode_jpeg(data, fastupsample=True, **scaled)
+    except ValueError as error:
+        raise CorruptExample(key, f"cannot be decoded: {_one_line(error)}") from error
+
+
+def _open(data: bytes, key: str) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            # A large photograph is no attack; Pillow still refuses twice its limit as an error.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(io.BytesIO(data))
+    except Exception as error:  # see decode_image
+        raise CorruptExample(key, f"no readable image: {_one_line(error)}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips instead of scaling
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,268 @@
+"""Training batches from sources, in Grain: position = step.
+
+The order of the examples and the draws of the augmentation are functions of (seed, position) only.
+So resuming is seeking to the step, and the global batch of a step is the same on any number of
+processes: process h of n holds its examples h, h + n, h + 2n, ….
+"""
+
+import bisect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+
+from timix_jax.data.augment import Augment
+from timix_jax.data.evaluation import caption_batches, image_batches, region_batches
+from timix_jax.data.examples import (
+    CorruptExamples,
+    ExampleSpec,
+    Reader,
+    pair_example,
+    region_example,
+)
+from timix_jax.data.memory import check_fits_memory
+from timix_jax.data.records import Record
+from timix_jax.data.sources import Source
+from timix_jax.data.tokenizers import Tokenizer
+from timix_jax.errors import UserError
+
+__all__ = [
+    "Augment",
+    "TrainIterator",
+    "caption_batches",
+    "check_fits_memory",
+    "image_batches",
+    "make_train_iterator",
+    "region_batches",
+]
+
+Batch = dict[str, Any]
+MakeExample = Callable[[Record, np.random.Generator, ExampleSpec], dict[str, np.ndarray]]
+
+
+class TrainIterator:
+    """Endless training batches; element s is the batch of step s. Close it when done."""
+
+    def __init__(self, iterator: grain.DatasetIterator, corrupt: CorruptExamples):
+        self._iterator = iterator
+        self._corrupt = corrupt
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        return next(self._iterator)
+
+    def seek(self, step: int) -> None:
+        """The next batch will be that of ``step``."""
+        self._iterator.set_state({"next_index": step})
+
+    @property
+    def state(self) -> dict[str, int]:
+        """{"next_index": step of the next batch}; valid on any number of processes."""
+        return self._iterator.get_state()
+
+    @property
+    def skipped(self) -> int:
+        """Different corrupt examples that this process met and replaced, prefetching included."""
+        return sum(self._corrupt.counts.values())
+
+    @property
+    def skipped_by_source(self) -> Mapping[str, int]:
+        """``skipped`` by source name."""
+        return self._corrupt.counts
+
+    def close(self) -> None:
+        """Stops the threads."""
+        self._iterator.close()
+
+
+def make_train_iterator(
+    sources: Sequence[Source],
+    weights: Sequence[float] | None = None,
+    *,
+    batch_size: int,
+    image_size: int,
+    max_tokens: int,
+    tokenizer: Tokenizer,
+    seed: int,
+    augment: Augment,
+    with_boxes: bool = False,
+    region_batch_size: int = 0,
+    max_regions: int = 5,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int = 2,
+    start_step: int = 0,
+) -> TrainIterator:
+    """Makes the endless stream of training batches.
+
+    Without weights the sources are concatenated: each example comes once an epoch, in an order
+    drawn anew for each epoch. With weights each source is shuffled and repeated by itself and they
+    are mixed in the given proportions.
+
+    Args:
+      sources: the sources.
+      weights: their shares, positive, or None.
+      batch_size: over all processes.
+      image_size: side of the square pictures, pixels.
+      max_tokens: length of a token row.
+      tokenizer: the tokenizer.
+      seed: of order and augmentation.
+      augment: the random changes.
+      with_boxes: adds the boxes of the regions that the chosen caption names.
+      region_batch_size: annotated images a step, over all processes; 0 = no second stream.
+      max_regions: rows for boxes.
+      process_index: this process.
+      process_count: number of processes.
+      num_threads: decoding threads, each at work on a batch.
+      start_step: step of the first batch.
+
+    Returns:
+      An iterator of numpy batches, with B = batch_size / process_count and
+      P = region_batch_size / process_count: image uint8 (B, S, S, 3), tokens int32 (B, T),
+      example_id int64 (B,), the index in the concatenation of the sources; with boxes also boxes
+      float32 (B, M, 4) x0, y0, x1, y1 as fractions and box_mask bool (B, M); with a second stream
+      also regions: image uint8 (P, S, S, 3), tokens int32 (P, R, T), boxes float32 (P, R, 4), mask
+      bool (P, R).
+
+    Raises:
+      UserError: an empty source, fewer examples than a batch, sizes that do not divide.
+    """
+    _check_sizes(
+        batch_size, region_batch_size, image_size, max_tokens, process_index, process_count
+    )
+    _check_sources(sources, weights)
+    # Each loader thread decodes by itself; OpenCV's own threads on top would only compete.
+    cv2.setNumThreads(1)
+    corrupt = CorruptExamples()
+    spec = ExampleSpec(image_size, max_tokens, tokenizer, augment, max_regions, with_boxes)
+    seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(4)]
+    everything = [np.arange(len(source)) for source in sources]
+    readers = _readers(sources, everything, corrupt)
+    count = sum(map(len, everything))
+    if count < batch_size:
+        raise UserError(f"{_names(sources)}: {count} examples, fewer than batch_size={batch_size}")
+
+    def host_batches(dataset: grain.MapDataset, global_size: int) -> grain.MapDataset:
+        local = dataset[process_index::process_count]
+        return local.batch(global_size // process_count, drop_remainder=True)
+
+    stream = _shuffled_examples(readers, weights, seeds[0])
+    stream = stream.random_map(_MakeExamples(readers, pair_example, spec), seed=seeds[1])
+    batches = host_batches(stream, batch_size)
+    if region_batch_size:
+        annotated = [np.asarray(source.annotated) for source in sources]
+        count = sum(map(len, annotated))
+        if count < region_batch_size:
+            raise UserError(
+                f"{_names(sources)}: {count} annotated examples, fewer than "
+                f"region_batch_size={region_batch_size}"
+            )
+        readers = _readers(sources, annotated, corrupt)
+        stream = _shuffled_examples(readers, None, seeds[2])
+        stream = stream.random_map(_MakeExamples(readers, region_example, spec), seed=seeds[3])
+        regions = host_batches(stream, region_batch_size)
+        steps = min(len(batches), len(regions))
+        pairs = grain.experimental.ZipMapDataset([batches[:steps], regions[:steps]])
+        batches = pairs.map(_join_regions)
+    # A buffered element is a whole batch: one in the making by each thread, and two in hand.
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads + 2)
+    iterator = TrainIterator(iter(batches.to_iter_dataset(options)), corrupt)
+    iterator.seek(start_step)
+    return iterator
+
+
+class _MakeExamples:
+    """Position in the concatenated readers and generator -> arrays of one example."""
+
+    def __init__(self, readers: Sequence[Reader], make: MakeExample, spec: ExampleSpec):
+        self._readers = readers
+        self._starts = np.cumsum([0, *(len(reader.indices) for reader in readers)]).tolist()
+        self._make = make
+        self._spec = spec
+
+    def __call__(self, position: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        which = bisect.bisect_right(self._starts, position) - 1
+        example_id, example = self._readers[which].read(
+            position - self._starts[which], lambda record: self._make(record, rng, self._spec)
+        )
+        example["example_id"] = np.array(example_id, np.int64)
+        return example
+
+
+def _join_regions(pair: tuple[Batch, Batch]) -> Batch:
+    batch, regions = pair
+    del regions["example_id"]
+    return {**batch, "regions": regions}
+
+
+def _readers(
+    sources: Sequence[Source], indices: Sequence[np.ndarray], corrupt: CorruptExamples
+) -> list[Reader]:
+    """A reader a source that has any index; example ids count through the sources."""
+    offsets = np.cumsum([0, *(len(source) for source in sources)]).tolist()
+    return [
+        Reader(source, chosen, offset, corrupt)
+        for source, chosen, offset in zip(sources, indices, offsets[:-1], strict=True)
+        if len(chosen)
+    ]
+
+
+def _shuffled_examples(
+    readers: Sequence[Reader], weights: Sequence[float] | None, seed: int
+) -> grain.MapDataset:
+    """Endless positions in the concatenated readers: an epoch at a time, or mixed by weight."""
+    starts = np.cumsum([0, *(len(reader.indices) for reader in readers)]).tolist()
+    if weights is None:
+        return grain.MapDataset.range(starts[-1]).shuffle(seed=seed).repeat()
+    seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(len(readers))]
+    return grain.MapDataset.mix(
+        [
+            grain.MapDataset.range(start, stop).shuffle(seed=source_seed).repeat()
+            for start, stop, source_seed in zip(starts, starts[1:], seeds, strict=False)
+        ],
+        weights=list(weights),
+    )
+
+
+def _check_sizes(
+    batch_size: int,
+    region_batch_size: int,
+    image_size: int,
+    max_tokens: int,
+    process_index: int,
+    process_count: int,
+) -> None:
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("region_batch_size", region_batch_size, 0),
+        ("image_size", image_size, 1),
+        ("max_tokens", max_tokens, 3),
+    ):
+        if value < least:
+            raise UserError(f"{name}={value}: give {least} or more")
+    if not 0 <= process_index < process_count:
+        raise UserError(f"process_index={process_index} of process_count={process_count}")
+    for name, value in (("batch_size", batch_size), ("region_batch_size", region_batch_size)):
+        if value % process_count:
+            raise UserError(f"{name}={value} does not divide by the {process_count} processes")
+
+
+def _check_sources(sources: Sequence[Source], weights: Sequence[float] | None) -> None:
+    if not sources:
+        raise UserError("no data source is given")
+    for source in sources:
+        if not len(source):
+            raise UserError(f"{source.name}: holds no examples")
+    if weights is not None:
+        if len(weights) != len(sources):
+            raise UserError(f"weights={tuple(weights)}: {len(sources)} sources need one each")
+        if any(not weight > 0 for weight in weights):
+            raise UserError(f"weights={tuple(weights)}: give positive numbers, or drop the source")
+
+
+def _names(sources: Sequence[Source]) -> str:
+    return ", ".join(source.name for source in sources)

@@ -1,0 +1,147 @@
+"""Crops, resizing and flips of images, with the boxes following.
+
+Boxes are float32 (..., 4) x0, y0, x1, y1 as fractions of the image; images are uint8 (H, W, 3).
+Everything random takes the generator that it draws from.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+# A box stays if more than this share of its area is still in the picture.
+MIN_AREA_KEPT = 0.5
+_AREA_FROM = 2.0  # bicubic reads 4×4 pixels: beyond this reduction it would skip some
+_SIDES = re.compile(r"\b(?:left|right)(?:most|hand|handed|ward|wards)?\b", re.IGNORECASE)
+
+
+class Crop(NamedTuple):
+    """A window of an image, in fractions of its size: 0 <= x0 < x1 <= 1, 0 <= y0 < y1 <= 1."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+WHOLE = Crop(0.0, 0.0, 1.0, 1.0)
+
+
+def sample_crop(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    *,
+    scale: tuple[float, float],
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Crop:
+    """Draws the window of RandomResizedCrop (Inception's rule).
+
+    Args:
+      rng: ten tries are drawn from it.
+      height: of the image, pixels.
+      width: of the image, pixels.
+      scale: smallest and largest share of the image's area.
+      ratio: smallest and largest width / height in pixels, drawn log-uniformly.
+
+    Returns:
+      A window on the pixel grid; if no try fits, the largest centred one within ``ratio``.
+    """
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    draws = rng.random((10, 4)).tolist()
+    for share, shape, left, top in draws:
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * share)
+        aspect = math.exp(low + (high - low) * shape)
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            x, y = int(left * (width - w + 1)), int(top * (height - h + 1))
+            return Crop(x / width, y / height, (x + w) / width, (y + h) / height)
+    w = min(width, max(1, round(height * ratio[1])))
+    h = min(height, max(1, round(width / ratio[0])))
+    x, y = (width - w) // 2, (height - h) // 2
+    return Crop(x / width, y / height, (x + w) / width, (y + h) / height)
+
+
+def snap_crop(crop: Crop, height: int, width: int) -> tuple[int, int, int, int]:
+    """The window on a picture's pixel grid: x0, y0, x1, y1 in pixels, at least one pixel large."""
+    x0 = min(round(crop.x0 * width), width - 1)
+    y0 = min(round(crop.y0 * height), height - 1)
+    x1 = max(round(crop.x1 * width), x0 + 1)
+    y1 = max(round(crop.y1 * height), y0 + 1)
+    return x0, y0, x1, y1
+
+
+def crop_and_resize(
+    image: np.ndarray, crop: Crop, height: int, width: int
+) -> tuple[np.ndarray, Crop]:
+    """Cuts a window out and resizes it.
+
+    Args:
+      image: uint8 (H, W, 3).
+      crop: the window; it is snapped to the image's pixels.
+      height: of the result.
+      width: of the result.
+
+    Returns:
+      uint8 (height, width, 3), and the window that was really cut, for the boxes.
+    """
+    full_height, full_width = image.shape[:2]
+    x0, y0, x1, y1 = snap_crop(crop, full_height, full_width)
+    cut = Crop(x0 / full_width, y0 / full_height, x1 / full_width, y1 / full_height)
+    return resize(image[y0:y1, x0:x1], height, width), cut
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes uint8 (H, W, 3), bicubically, or by area when either side shrinks more than twice."""
+    if image.shape[:2] == (height, width):
+        return np.ascontiguousarray(image)
+    shrink = max(image.shape[0] / height, image.shape[1] / width)
+    method = cv2.INTER_AREA if shrink > _AREA_FROM else cv2.INTER_CUBIC
+    return cv2.resize(image, (width, height), interpolation=method)
+
+
+def flip(image: np.ndarray) -> np.ndarray:
+    """Mirrors uint8 (H, W, 3) left to right."""
+    return cv2.flip(image, 1)
+
+
+def flip_boxes(boxes: np.ndarray) -> np.ndarray:
+    """Mirrors boxes (..., 4) left to right."""
+    return np.stack([1 - boxes[..., 2], boxes[..., 1], 1 - boxes[..., 0], boxes[..., 3]], -1)
+
+
+def names_a_side(texts: Sequence[str]) -> bool:
+    """Whether a text speaks of left or right, so that a mirrored image would make it false."""
+    return any(_SIDES.search(text) for text in texts)
+
+
+def crop_boxes(boxes: np.ndarray, crop: Crop) -> np.ndarray:
+    """Boxes (..., 4) as fractions of the window, not yet clipped to it."""
+    origin = np.array([crop.x0, crop.y0] * 2, boxes.dtype)
+    size = np.array([crop.x1 - crop.x0, crop.y1 - crop.y0] * 2, boxes.dtype)
+    return (boxes - origin) / size
+
+
+def box_area(boxes: np.ndarray) -> np.ndarray:
+    """Areas (...) of boxes (..., 4); 0 for an empty one."""
+    return np.prod(np.maximum(boxes[..., 2:] - boxes[..., :2], 0), -1)
+
+
+def clip_boxes(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts boxes at the border of the image.
+
+    Returns:
+      The clipped boxes (..., 4) and whether more than half of the area stayed, bool (...).
+    """
+    clipped = np.clip(boxes, 0, 1)
+    return clipped, box_area(clipped) > MIN_AREA_KEPT * box_area(boxes)
+
+
+def pixel_boxes_to_fractions(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """x, y, width, height in pixels, (n, 4) -> float32 (n, 4) x0, y0, x1, y1, cut at the border."""
+    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], -1)
+    return np.clip(corners / np.array([width, height] * 2, np.float32), 0, 1)
