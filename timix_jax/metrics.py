@@ -45,7 +45,7 @@ def json_number(name: str, value: Any) -> Number:
     number = float(array)
     if not math.isfinite(number):
         return None
-    # The shortest text that tells a float32 apart from its neighbours: 0.1, not 0.10000000149011612.
+    # The shortest text that tells a float32 from its neighbours: 0.1, not 0.10000000149011612.
     return number if array.dtype.itemsize > 4 else float(str(array.astype(np.float32)))
 
 
