@@ -11,8 +11,8 @@ from timix_jax.mixing.base import Mixed
 def select_rows(batch: int, fraction: float) -> np.ndarray:
     """Indices of the rows to mix, int (n,), n = round(fraction·batch).
 
-    At least one row unless the fraction is 0. Evenly spaced, so that every device has an equal share of them; static, so that a shorter
-    second forward pass is possible.
+    At least one row unless the fraction is 0. Evenly spaced, so that every device has an equal
+    share of them; static, so that a shorter second forward pass is possible.
 
     Raises:
       UserError: a fraction outside 0…1.

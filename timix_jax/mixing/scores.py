@@ -13,17 +13,17 @@ from jax import lax
 def standardise(logp1: jax.Array, eps: float = 1e-6) -> jax.Array:
     """z-score over the last axis with ddof = 1, in the input's type but float32 at least.
 
-    Gradients flow. A constant row gives zeros: eps is added to the deviation (paper §6, point 9), and is too small
-    to change others.
+    The deviation is taken as eps where it is smaller, so that a constant row gives zeros and not
+    NaN (paper §6, point 9), and every other row its z-score exactly. No gradient flows.
     """
-    values = logp1.astype(jnp.promote_types(logp1.dtype, jnp.float32))
+    values = lax.stop_gradient(logp1.astype(jnp.promote_types(logp1.dtype, jnp.float32)))
     centred = values - values.mean(axis=-1, keepdims=True)
-    return centred / (values.std(axis=-1, ddof=1, keepdims=True) + eps)
+    return centred / jnp.maximum(values.std(axis=-1, ddof=1, keepdims=True), eps)
 
 
 def from_logp(logp: jax.Array) -> jax.Array:
     """Patch predictor: z-score of log p₁ (not of p₁) from its output (B, N, 2) (paper §1)."""
-    return _final(standardise(logp[..., 1]))
+    return _float32(standardise(logp[..., 1]))
 
 
 def from_similarity(patch_embeddings: jax.Array, text: jax.Array) -> jax.Array:
@@ -31,12 +31,12 @@ def from_similarity(patch_embeddings: jax.Array, text: jax.Array) -> jax.Array:
     similarity = jnp.einsum(
         "bnd,bd->bn", patch_embeddings, text, preferred_element_type=jnp.float32
     )
-    return _final(standardise(similarity))
+    return _float32(standardise(similarity))
 
 
 def from_attention(cls_attention: jax.Array) -> jax.Array:
     """Attention (B, N) of [CLS] to the patches, mean over heads, standardised: SMMix's scores."""
-    return _final(standardise(cls_attention))
+    return _float32(standardise(cls_attention))
 
 
 def random(key: jax.Array, batch: int, patches: int) -> jax.Array:
@@ -47,7 +47,8 @@ def random(key: jax.Array, batch: int, patches: int) -> jax.Array:
 def from_boxes(boxes: jax.Array, mask: jax.Array, grid: int) -> jax.Array:
     """Oracle: the share of each patch that the box covering most of it covers, in [0, 1].
 
-    Not standardised, so that whole patches tie exactly. An image without boxes scores 0 everywhere, and both its windows are the first position.
+    Not standardised, so that whole patches tie exactly. An image without boxes scores 0
+    everywhere, and both its windows are the first position.
 
     Args:
       boxes: (B, M, 4) x0, y0, x1, y1 as fractions of the image.
@@ -65,8 +66,8 @@ def from_boxes(boxes: jax.Array, mask: jax.Array, grid: int) -> jax.Array:
     columns = covered(x0, x1)
     rows = covered(y0, y1) * mask[..., None]
     share = (rows[..., :, None] * columns[..., None, :]).max(axis=1, initial=0.0)
-    return _final(share.reshape(share.shape[0], grid * grid))
+    return _float32(share.reshape(share.shape[0], grid * grid))
 
 
-def _final(scores: jax.Array) -> jax.Array:
-    return lax.stop_gradient(scores.astype(jnp.float32))
+def _float32(scores: jax.Array) -> jax.Array:
+    return lax.stop_gradient(scores).astype(jnp.float32)

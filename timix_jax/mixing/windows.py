@@ -47,8 +47,8 @@ def extreme_windows(
 ) -> tuple[jax.Array, jax.Array]:
     """The windows with the smallest and the largest sum of scores, stride 1 (paper §3).
 
-    On ties the first in row-major order. One reduce_window a size, chosen by lax.switch: differences of cumulative sums would cancel in
-    float32 and flip windows that nearly tie.
+    On ties the first in row-major order. One reduce_window a size, chosen by lax.switch:
+    differences of cumulative sums would cancel in float32 and flip windows that nearly tie.
 
     Args:
       scores: (B, N) relevance of the patches, row-major over the grid.
@@ -104,8 +104,8 @@ def paste_windows(
 ) -> jax.Array:
     """Overwrite each row's window ``low`` by its partner's best window (paper §3).
 
-    Nothing is resized. Differentiable in both token arguments (reverse mode): the gradient is the same gather run
-    backwards, without a scatter.
+    Nothing is resized. Differentiable in both token arguments (reverse mode): the gradient is the
+    same gather run backwards, without a scatter.
 
     Args:
       tokens, partner_tokens: (B, N, C), any dtype; row k of the second is the partner of row k.

@@ -1,0 +1,204 @@
+"""The mixers, the registry and mixing a part of the batch."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from timix_jax.errors import UserError
+from timix_jax.mixing import MIXERS, CutMix, Mixup, RandomWindow, TiMix, build_mixer
+from timix_jax.mixing.base import Mixed
+from timix_jax.mixing.fraction import keep_clean, select_rows
+from timix_jax.mixing.partners import flip
+from timix_jax.mixing.relevance import relevance_mass_lambda
+
+GRID, N = 6, 36
+KEY = jax.random.key(11)
+
+
+def numbered(batch, dtype=jnp.float32):
+    """Tokens that tell their image and their place."""
+    rows = jnp.arange(batch)[:, None, None] * 1000 + jnp.arange(N)[None, :, None]
+    return jnp.broadcast_to(rows, (batch, N, 2)).astype(dtype)
+
+
+def inputs_of(mixer, batch):
+    return (
+        numbered(batch)
+        if mixer.space == "patches"
+        else jnp.arange(batch * 24 * 24 * 3, dtype=jnp.float32).reshape(batch, 24, 24, 3)
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in MIXERS if name != "none"])
+@pytest.mark.parametrize("partner", ["flip", "derangement"])
+@pytest.mark.parametrize("batch", [4, 5])
+def test_each_mixer(name, partner, batch):
+    mixer = build_mixer(name, grid=GRID, partner=partner)
+    inputs = inputs_of(mixer, batch)
+    scores = jax.random.normal(jax.random.key(1), (batch, N)) if mixer.needs_scores else None
+    mix = jax.jit(mixer)
+    mixed = mix(KEY, inputs, scores)
+    assert mixed.inputs.shape == inputs.shape
+    assert mixed.inputs.dtype == inputs.dtype
+    assert mixed.lam.shape == (batch,)
+    assert mixed.lam.dtype == jnp.float32
+    assert mixed.partner.dtype == jnp.int32
+    alone = np.asarray(mixed.partner) == np.arange(batch)
+    assert alone.sum() == (1 if partner == "flip" and batch == 5 else 0)
+    np.testing.assert_array_equal(mixed.lam[alone], 1)
+    np.testing.assert_array_equal(mixed.inputs[alone], inputs[alone])
+    assert (mixed.lam[~alone] < 1).all()
+    if name != "mixup":  # λ is the share of one's own content
+        own_share = np.asarray(mixed.inputs == inputs).reshape(batch, -1).mean(axis=1)
+        np.testing.assert_allclose(own_share, mixed.lam, rtol=1e-5)
+    np.testing.assert_array_equal(mix(KEY, inputs, scores).inputs, mixed.inputs)
+    assert (mix(jax.random.key(5), inputs, scores).lam != mixed.lam).any()
+
+
+@pytest.mark.parametrize("mixer", [TiMix(GRID), RandomWindow(GRID)])
+def test_windows_say_what_was_pasted(mixer):
+    scores = jax.random.normal(jax.random.key(1), (4, N))
+    mixed = mixer(KEY, numbered(4), scores)
+    side = int(mixed.window)
+    for k in range(4):
+        p = int(mixed.partner[k])
+        square = np.asarray(mixed.inputs[k, :, 0]).reshape(GRID, GRID)
+        row, column = (int(value) for value in mixed.low[k])
+        from_row, from_column = (int(value) for value in mixed.high[p])
+        pasted = square[row : row + side, column : column + side]
+        theirs = p * 1000 + np.arange(N).reshape(GRID, GRID)
+        np.testing.assert_array_equal(
+            pasted, theirs[from_row : from_row + side, from_column : from_column + side]
+        )
+    assert mixed.lam[0] == pytest.approx(1 - side**2 / N)
+
+
+def test_random_windows_reach_every_place():
+    mixer = RandomWindow(GRID, low=0.5, high=0.5)
+    mixed = mixer(KEY, jnp.zeros((2000, N, 1)), None)
+    for first in (mixed.low, mixed.high):
+        counts = np.bincount(np.asarray(first[:, 0] * 4 + first[:, 1]), minlength=16)
+        assert len(counts) == 16
+        np.testing.assert_allclose(counts / 2000, 1 / 16, atol=0.025)
+    assert (mixed.low != mixed.high).any()
+
+
+def test_mass_lambda_against_a_loop_and_the_corners():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(4, N)).astype(np.float32)
+    low, high = (rng.integers(0, 4, (4, 2)).astype(np.int32) for _ in range(2))
+    partner = np.array([1, 2, 0, 3], np.int32)
+    got = relevance_mass_lambda(scores, low, high, partner, 3, GRID)
+    mass = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    mass = mass.reshape(4, GRID, GRID)
+
+    def inside(k, first):
+        return mass[k][first[0] : first[0] + 3, first[1] : first[1] + 3].sum()
+
+    for k in range(3):
+        kept, pasted = 1 - inside(k, low[k]), inside(partner[k], high[partner[k]])
+        assert got[k] == pytest.approx(kept / (kept + pasted), rel=1e-5)
+    assert got[3] == 1
+    flat = relevance_mass_lambda(jnp.zeros((2, N)), low[:2], high[:2], flip(2), 3, GRID)
+    np.testing.assert_allclose(flat, 0.75, rtol=1e-5)  # (N−9)/(N−9+9): equal mass gives the area
+    extreme = relevance_mass_lambda(1e4 * scores, low, high, partner, 3, GRID)
+    assert ((extreme >= 0) & (extreme <= 1)).all()
+
+
+def test_mixup_of_tokens_is_mixup_of_pixels():
+    """The patch convolution is affine, bias included."""
+    rng = np.random.default_rng(1)
+    pixels = jnp.asarray(rng.normal(size=(4, N, 12)), jnp.float32)
+    kernel, bias = (
+        rng.normal(size=(12, 7)).astype(np.float32),
+        rng.normal(size=7).astype(np.float32),
+    )
+    mixer = Mixup()
+    of_pixels, of_tokens = mixer(KEY, pixels, None), mixer(KEY, pixels @ kernel + bias, None)
+    lam = of_pixels.lam[0]
+    np.testing.assert_allclose(
+        of_pixels.inputs, lam * pixels + (1 - lam) * pixels[::-1], rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        of_pixels.inputs @ kernel + bias, of_tokens.inputs, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_cutmix_is_one_box_at_one_place():
+    pixels = jax.random.normal(jax.random.key(0), (4, 20, 30, 3))
+    mix = jax.jit(CutMix())
+    for seed in range(5):
+        mixed = mix(jax.random.key(seed), pixels, None)
+        pasted = np.asarray((mixed.inputs == pixels[::-1]).all(axis=(0, 3)))
+        rows, columns = pasted.any(axis=1), pasted.any(axis=0)
+        np.testing.assert_array_equal(pasted, rows[:, None] & columns[None, :])
+        for line in (rows, columns):
+            assert np.abs(np.diff(np.r_[0, line.astype(int), 0])).sum() in (0, 2)  # one interval
+
+
+@pytest.mark.parametrize("mixer", [CutMix(alpha=1.0), Mixup(alpha=1.0)])
+def test_beta_law(mixer):
+    inputs = jnp.zeros((2, 30, 30, 1)) if isinstance(mixer, CutMix) else jnp.zeros((2, N, 1))
+    keys = jax.random.split(jax.random.key(3), 500)
+    lam = jax.jit(jax.vmap(lambda key: mixer(key, inputs, None).lam[0]))(keys)
+    assert lam.min() >= 0
+    assert lam.max() <= 1
+    if isinstance(mixer, Mixup):
+        assert abs(float(lam.mean()) - 0.5) < 0.06
+    else:
+        assert lam.mean() > 0.5  # clipping at the edges only makes the box smaller
+
+
+def test_bf16_tokens_stay_bf16():
+    scores = jax.random.normal(jax.random.key(1), (4, N))
+    for mixer in (TiMix(GRID), RandomWindow(GRID), Mixup()):
+        mixed = mixer(KEY, numbered(4, jnp.bfloat16), scores)
+        assert mixed.inputs.dtype == jnp.bfloat16
+        assert mixed.lam.dtype == jnp.float32
+
+
+def test_registry_errors():
+    assert build_mixer("none", grid=GRID) is None
+    assert build_mixer("mixup", grid=GRID, alpha=0.4) == Mixup(alpha=0.4)
+    assert build_mixer("timix", grid=GRID, area="mass") == TiMix(GRID, area="mass")
+    for name, options, message in [
+        ("timx", {}, "'timx' is unknown; use one of none, timix"),
+        ("timix", {"hihg": 0.5}, "no option 'hihg'; its options: low, high, partner, area"),
+        ("none", {"low": 0.5}, "no option 'low'; its options: none"),
+        ("timix", {"area": "pixels"}, "area='pixels'"),
+        ("timix", {"partner": "roll"}, "'roll' is unknown"),
+        ("random_window", {"low": 0.9}, "low=0.9, high=0.75"),
+        ("mixup", {"alpha": 0}, "alpha=0"),
+        ("cutmix", {"alpha": float("nan")}, "alpha=nan"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            build_mixer(name, grid=GRID, **options)
+    with pytest.raises(UserError, match="needs patch scores"):
+        TiMix(GRID)(KEY, numbered(4), None)
+    assert all(cls is None or dataclasses.is_dataclass(cls) for cls in MIXERS.values())
+
+
+def test_select_rows():
+    assert select_rows(8, 0.5).tolist() == [0, 2, 4, 6]
+    assert select_rows(8, 1.0).tolist() == list(range(8))
+    assert select_rows(8, 0.25).tolist() == [0, 4]
+    assert select_rows(8, 0.01).tolist() == [0]
+    assert select_rows(8, 0.0).tolist() == []
+    assert select_rows(10, 0.3).tolist() == [0, 3, 6]
+    with pytest.raises(UserError, match=r"mix.fraction=1.5"):
+        select_rows(8, 1.5)
+
+
+def test_keep_clean_puts_rows_back():
+    inputs = numbered(4)
+    mixed = TiMix(GRID)(KEY, inputs, jax.random.normal(jax.random.key(1), (4, N)))
+    selected = jnp.array([True, False, False, True])
+    kept: Mixed = jax.jit(keep_clean)(mixed, inputs, selected)
+    np.testing.assert_array_equal(kept.inputs[1:3], inputs[1:3])
+    np.testing.assert_array_equal(kept.inputs[::3], mixed.inputs[::3])
+    assert kept.partner.tolist() == [3, 1, 2, 0]
+    np.testing.assert_array_equal(kept.lam[1:3], 1)
+    np.testing.assert_array_equal(kept.lam[::3], mixed.lam[::3])
