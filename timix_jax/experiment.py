@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from timix_jax import schedule, train_state
 from timix_jax.data.pipeline import Augment, TrainIterator, make_train_iterator
+from timix_jax.data.records import CorruptExample
 from timix_jax.data.sources import Source, open_source
 from timix_jax.data.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 from timix_jax.errors import UserError
@@ -25,6 +26,7 @@ from timix_jax.objectives.score_sources import build_score_source
 from timix_jax.optim import make_optimizer
 from timix_jax.parallel.mesh import check_batch_size, make_mesh
 
+TOKENIZER_EXAMPLES = 200_000  # captions of so many examples a source train a tokenizer
 STACKED = r".*/layers/.*"  # parameters with a leading layer axis (models/transformer.py)
 
 
@@ -203,13 +205,21 @@ def build_tokenizer(config: ConfigDict, sources: tuple[Source, ...]) -> Tokenize
     kind = config.data.tokenizer
     if kind not in ("wordpiece", "bpe"):
         return load_tokenizer(kind)
+    # Evenly spaced where there are many: the vocabulary does not gain from more captions than these.
     captions = (
         caption
         for source in sources
-        for index in range(len(source))
-        for caption in source[index].captions
+        for index in range(0, len(source), max(1, len(source) // TOKENIZER_EXAMPLES))
+        for caption in _captions(source, index)
     )
     return train_tokenizer(captions, kind=kind, vocab_size=config.data.vocab_size)
+
+
+def _captions(source: Source, index: int) -> tuple[str, ...]:
+    try:
+        return source[index].captions
+    except CorruptExample:
+        return ()  # the pipeline counts and names it when it is its turn
 
 
 def build_objectives(

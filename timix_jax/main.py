@@ -1,0 +1,78 @@
+"""Command line: ``python -m timix_jax.main --config=configs/demo.py [--workdir=DIR] [--mode=train|eval|info]``."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from timix_jax.errors import UserError
+
+# A mode is "module:function" of a function of (config, workdir).
+MODES = {
+    "train": "timix_jax.train:train_and_evaluate",
+    "eval": "timix_jax.evaluate:evaluate_checkpoint",
+    "info": "timix_jax.info_mode:print_info",
+}
+
+FLAGS = flags.FLAGS
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, such as configs/demo.py.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Checkpoints, metrics and pictures; default runs/<config name>."
+)
+_MODE = flags.DEFINE_enum("mode", "train", sorted(MODES), "What to do.")
+_CACHE = flags.DEFINE_string(
+    "compile_cache",
+    "~/.cache/timix_jax/xla",
+    "Folder of compiled programs, reused by later runs; empty for none.",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "host:port of process 0, where the cluster does not tell it."
+)
+_PROCESSES = flags.DEFINE_integer("processes", 0, "Number of processes, with --coordinator.")
+_PROCESS = flags.DEFINE_integer("process", 0, "Index of this process, with --coordinator.")
+
+
+def default_workdir(config_path: str) -> str:
+    """``runs/demo`` for ``configs/demo.py`` (and ``configs/demo.py:arg``)."""
+    return str(Path("runs") / Path(config_path.split(":")[0]).stem)
+
+
+def _main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}; flags start with --")
+    if _CONFIG.value is None:
+        raise UserError("--config is missing; try --config=configs/demo.py")
+    logging.set_verbosity(logging.INFO)
+    if _COORDINATOR.value:
+        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    if _CACHE.value:
+        jax.config.update("jax_compilation_cache_dir", str(Path(_CACHE.value).expanduser()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    config_path = config_flags.get_config_filename(FLAGS["config"])
+    module, function = MODES[_MODE.value].split(":")
+    mode = getattr(importlib.import_module(module), function)
+    mode(_CONFIG.value, _WORKDIR.value or default_workdir(config_path))
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    try:
+        return FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        # A typo in a config file or on the command line: the reason, not the traceback.
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def run() -> None:
+    """Entry point: a user's mistake is one line and exit code 2."""
+    try:
+        app.run(_main, flags_parser=_parse_flags)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()
