@@ -1,0 +1,345 @@
+"""Asynchronous checkpoints that are proven whole before they are used: the only file with Orbax.
+
+    WORKDIR/checkpoints/00001200/        the step
+      _CHECKPOINT_METADATA               Orbax's; holds our ``meta`` dict
+      state/…                            the arrays, as nested dicts by the names of their leaves
+      CHECKSUMS.json                     written last: without it the checkpoint is unfinished
+
+Orbax restores flipped bytes without a word and takes an empty folder for the latest step, hence
+the sums. A step is written beside its final name, renamed, and then summed, all in the background.
+"""
+
+import functools
+import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from timix_jax import checksums, processes, step_folders, tree_diff
+from timix_jax.errors import UserError
+from timix_jax.workdir import CHECKPOINTS_FOLDER, is_remote
+
+PyTree = Any
+
+_STATE = "state"
+
+
+class Checkpointer:
+    """The checkpoints of one run in one folder. Use as a context manager, or call ``close``.
+
+    All methods are to be called by all processes, from one thread.
+
+    Args:
+      directory: the folder, local or ``gs://…``; made by the first save.
+      keep_last: complete checkpoints to keep; older ones go once a newer one is complete.
+      keep_every: steps divisible by it are kept besides; None or 0 for none.
+      timeout_s: seconds that the processes wait for one another before a save fails.
+
+    Example:
+      with Checkpointer(workdir / "checkpoints") as checkpointer:
+          step = checkpointer.latest_valid()
+          if step is not None:
+              state, meta = checkpointer.restore(step, abstract_state)
+          ...
+          checkpointer.save(100, state, {"config": config, "tokenizer": tokenizer.to_json()})
+    """
+
+    def __init__(
+        self,
+        directory: epath.PathLike,
+        *,
+        keep_last: int = 2,
+        keep_every: int | None = None,
+        timeout_s: int = 600,
+    ):
+        if keep_last < 1:
+            raise UserError(f"keep_last={keep_last}: keep at least 1 checkpoint")
+        if keep_every is not None and keep_every < 0:
+            raise UserError(f"keep_every={keep_every}: give a number of steps, or 0 for none")
+        self.directory = epath.Path(directory)
+        self._keep_last = keep_last
+        self._keep_every = keep_every
+        self._context = ocp.Context()
+        self._context.asynchronous.timeout_secs = timeout_s
+        # With folders made in the background, a save that fails at once hangs for minutes.
+        self._context.asynchronous.create_directories_asynchronously = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+        self._pending_step = -1
+        self._whole: set[int] = set()  # checked or written by this object
+        self._broken: set[int] = set()  # found wanting by this object: deleted by a later save
+
+    def save(self, step: int, state: PyTree, meta: dict[str, Any]) -> None:
+        """Starts to save; returns when the arrays are copied, so that ``state`` may be donated.
+
+        Waits first for the save before, if that still runs. A step that this object has saved or
+        restored is there already and not saved again. Meta comes back as JSON gives it: tuples as
+        lists.
+
+        Args:
+          step: the number of the checkpoint.
+          state: a tree of jax.Arrays, none of them empty; with several processes all global.
+          meta: a dict that JSON can hold (data position, config, tokenizer, …).
+
+        Raises:
+          UserError: this save cannot start, or the one before failed (the cause is in the message);
+            or there is such a checkpoint, or a newer one, of another run.
+        """
+        self.wait()
+        if step in self._whole:
+            logging.info("checkpoint %d is saved already", step)
+            return
+        complete = step_folders.complete_steps(self.directory)
+        others = [s for s in complete if s >= step and s not in self._broken]
+        if others:
+            raise UserError(
+                f"{self.directory} holds checkpoint {others[-1]} already, while step {step} is to"
+                " be saved: resume from it, or choose another --workdir"
+            )
+        arrays = tree_diff.named_leaves(state)
+        _check_savable(arrays)
+        meta = json.loads(json.dumps(meta))
+        try:
+            with self._context:
+                response = ocp.save_checkpointables_async(
+                    self._path(step),
+                    {_STATE: tree_diff.nested(arrays)},
+                    overwrite=True,  # of a broken one; a whole one was refused above
+                    custom_metadata=meta,
+                )
+        except Exception as error:
+            raise self._failure(step, error) from error
+        self._pending_step = step
+        self._pending = self._thread.submit(self._finish, step, response)
+
+    def wait(self) -> None:
+        """Waits until the running save is complete; UserError with the cause where it failed."""
+        if self._pending is None:
+            return
+        step, error = self._pending_step, self._pending.exception()
+        self._pending = None
+        # All processes must agree, or one would go on and wait for the others for ever.
+        failed = processes.gather_flags(error is not None)
+        if error is not None:
+            raise self._failure(step, error) from error
+        if any(failed):
+            raise UserError(
+                f"checkpoint {step} could not be saved to {self._path(step)}: the log of process"
+                f" {failed.index(True)} names the cause"
+            )
+        self._whole.add(step)
+
+    def close(self) -> None:
+        """Waits like ``wait`` and ends the background thread."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def latest_valid(self) -> int | None:
+        """The newest step whose files all have the sums that they were saved with.
+
+        Each newer one that is truncated, empty, damaged or unfinished is named in a warning.
+
+        Returns:
+          The step; None where no save was ever completed.
+
+        Raises:
+          UserError: there are completed checkpoints, and all of them are damaged.
+        """
+        self.wait()
+        latest = step_folders.Latest(
+            *processes.from_first(lambda: step_folders.find_latest(self.directory))
+        )
+        self._broken.update(latest.broken)
+        if latest.step is not None:
+            self._whole.add(latest.step)
+        elif latest.damaged:
+            raise UserError(
+                f"all checkpoints in {self.directory} are damaged ({latest.damaged}): put back a"
+                " copy, or choose another --workdir to start anew"
+            )
+        return latest.step
+
+    def restore(self, step: int, abstract_state: PyTree) -> tuple[PyTree, dict[str, Any]]:
+        """Reads the state onto the devices, and its meta.
+
+        Args:
+          step: as given by ``latest_valid``; of any other the sums are checked first.
+          abstract_state: a tree of jax.ShapeDtypeStruct with shardings; these may differ from
+            those of the saved arrays, in the number of devices and processes as well.
+
+        Raises:
+          UserError: no such checkpoint, a damaged one, or one of another model; the message
+            names the parameters that differ.
+        """
+        path = self._path(step)
+        if step not in self._whole or not checksums.has_manifest(path):
+            _require_whole(path)
+            self._whole.add(step)
+        return _load(path, abstract_state, ()), read_meta(path)
+
+    def read_meta(self, step: int) -> dict[str, Any]:
+        """The ``meta`` of a step."""
+        return read_meta(self._path(step))
+
+    def _path(self, step: int) -> epath.Path:
+        return step_folders.step_path(self.directory, step)
+
+    def _finish(self, step: int, response: ocp.AsyncResponse[None]) -> None:
+        """In the background: waits for Orbax, writes the sums, deletes what is not kept."""
+        try:
+            response.result()
+            if processes.is_first():
+                checksums.write_manifest(self._path(step))
+                logging.info("checkpoint %d is complete in %s", step, self.directory)
+        except Exception:
+            logging.exception("checkpoint %d could not be saved to %s", step, self._path(step))
+            self._tidy(step_folders.delete_unfinished)  # its rest may fill the disk
+            raise
+        self._broken.discard(step)
+        self._tidy(
+            functools.partial(
+                step_folders.delete_old,
+                keep_last=self._keep_last,
+                keep_every=self._keep_every,
+                broken=self._broken,
+            )
+        )
+
+    def _tidy(self, delete: Callable[[epath.Path], None]) -> None:
+        """Deletes on the first process; a failure costs space only, so it is logged."""
+        if not processes.is_first():
+            return
+        try:
+            delete(self.directory)
+        except OSError:
+            logging.exception("old checkpoints in %s could not be deleted", self.directory)
+
+    def _failure(self, step: int, error: BaseException) -> UserError:
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        return UserError(
+            f"checkpoint {step} could not be saved to {self._path(step)}: {cause}"
+            f"{_free_space(self.directory)}; mend it, or choose another --workdir"
+        )
+
+
+def find_checkpoint(path: epath.PathLike) -> epath.Path:
+    """The newest valid checkpoint of a working folder or of its checkpoints folder, or itself.
+
+    Raises:
+      UserError: there is none, or the given one is damaged.
+    """
+    path = epath.Path(path)
+    if step_folders.is_step(path.name) or checksums.has_manifest(path):
+        _require_whole(path)
+        return path
+    for folder in (path / CHECKPOINTS_FOLDER, path):
+        with Checkpointer(folder) as checkpointer:
+            step = checkpointer.latest_valid()
+        if step is not None:
+            return step_folders.step_path(folder, step)
+    raise UserError(
+        f"{path} holds no complete checkpoint: give a working folder, its {CHECKPOINTS_FOLDER}"
+        f" folder, or a step in it such as {CHECKPOINTS_FOLDER}/00001000"
+    )
+
+
+def read_meta(path: epath.PathLike) -> dict[str, Any]:
+    """The ``meta`` of a checkpoint found by ``find_checkpoint``."""
+    return dict(ocp.checkpointables_metadata(epath.Path(path)).custom_metadata or {})
+
+
+def restore_params(
+    path: epath.PathLike, abstract_params: PyTree | None = None, *, part: str = "params"
+) -> PyTree:
+    """Reads one part of a state, such as another run's parameters; the rest is not read.
+
+    Args:
+      path: a working folder or its checkpoints folder (the newest valid one), or a step in it.
+      abstract_params: a tree of jax.ShapeDtypeStruct with shardings; None for the parameters as
+        they were saved, as nested dicts of NumPy arrays.
+      part: the field of the saved state, such as ``ema_params``.
+
+    Raises:
+      UserError: no valid checkpoint, no such part, or other parameters; the message names them.
+    """
+    return _load(find_checkpoint(path), abstract_params, (part,))
+
+
+def _load(path: epath.Path, abstract: PyTree | None, part: tree_diff.Name) -> PyTree:
+    saved = tree_diff.named_leaves(ocp.checkpointables_metadata(path).metadata[_STATE])
+    depth = len(part)
+    parts = sorted({name[0] for name in saved})
+    saved = {name: leaf for name, leaf in saved.items() if name[:depth] == part}
+    if not saved:
+        raise UserError(f"checkpoint {path} holds no {'/'.join(part)}, but {', '.join(parts)}")
+    wanted: dict[tree_diff.Name, Any]
+    if abstract is None:
+        wanted = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in saved.items()}
+    else:
+        wanted = {part + name: leaf for name, leaf in tree_diff.named_leaves(abstract).items()}
+        for name, leaf in wanted.items():
+            if leaf.sharding is None:
+                raise ValueError(f"{'/'.join(name)} has no sharding: say where to put it")
+    differences = tree_diff.differences(saved, wanted)
+    if differences:
+        raise UserError(
+            f"checkpoint {path} is of another model (saved → wanted; {len(saved)} arrays against"
+            f" {len(wanted)}), {tree_diff.summary(differences)}: use the model that it was saved"
+            " with, or another --workdir"
+        )
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
+        loaded = ocp.load_checkpointables(path, {_STATE: tree_diff.nested(wanted)})[_STATE]
+    arrays = tree_diff.named_leaves(loaded)
+    if abstract is None:
+        return tree_diff.nested({name[depth:]: leaf for name, leaf in arrays.items()})
+    return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in wanted])
+
+
+def _check_savable(arrays: dict[tree_diff.Name, Any]) -> None:
+    """Raises what Orbax would raise too, after minutes or without a name."""
+    for name, leaf in arrays.items():
+        if not isinstance(leaf, jax.Array):
+            raise TypeError(f"{'/'.join(name)} is a {type(leaf).__name__}, not a jax.Array")
+        if leaf.size == 0:
+            raise ValueError(f"{'/'.join(name)} has no elements (shape {leaf.shape})")
+        if jax.process_count() > 1 and leaf.is_fully_addressable:
+            raise ValueError(f"{'/'.join(name)} is local to a process: make it a global array")
+
+
+def _require_whole(path: epath.Path) -> None:
+    problems = processes.from_first(lambda: checksums.problems(path))
+    if problems:
+        raise UserError(
+            f"checkpoint {path} cannot be used: {step_folders.listed(problems)}; choose another"
+        )
+
+
+def _free_space(directory: epath.Path) -> str:
+    if is_remote(directory):
+        return ""
+    while not directory.exists():
+        directory = directory.parent
+    return f" ({shutil.disk_usage(directory).free:,} bytes are free there)"
