@@ -268,7 +268,7 @@ class RecordSource:
         name = f"{self.name}[{index}]"
         try:
             data = self._records[index]
-        except (RuntimeError, ValueError, OSError, IndexError) as error:
+        except (RuntimeError, OSError) as error:
             raise CorruptExample(name, f"unreadable: {error}") from error
         return decode_record(data, name)
 
