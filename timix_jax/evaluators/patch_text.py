@@ -11,16 +11,10 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from timix_jax.data.pipeline import region_batches
+from timix_jax.data.evaluation import region_batches
 from timix_jax.errors import UserError
 from timix_jax.evaluators.localisation import pointing, roc_auc
-from timix_jax.evaluators.placement import (
-    batch_sharding,
-    divisible,
-    pad_rows,
-    place,
-    replicated,
-)
+from timix_jax.evaluators.placement import batch_sharding, divisible, place, replicated
 from timix_jax.objectives.patch_labels import patch_labels
 
 if TYPE_CHECKING:
@@ -127,8 +121,8 @@ class PatchTextEvaluator:
         values: dict[str, list[np.ndarray]] = collections.defaultdict(list)
         regions = 0
         for batch in batches:
-            valid = pad_rows(batch["mask"], self._batch_size).reshape(-1)
-            inputs = (pad_rows(batch[k], self._batch_size) for k in ("image", "tokens", "boxes"))
+            valid = batch["mask"].reshape(-1)
+            inputs = (batch[name] for name in ("image", "tokens", "boxes"))
             scored = self._score(params, *(place(x, sharding) for x in inputs))
             labels = np.asarray(scored.labels)
             tells = valid & ~labels.all(axis=1)

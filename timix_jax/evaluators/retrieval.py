@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from absl import logging
 from jax.sharding import Mesh
 
-from timix_jax.data.pipeline import caption_batches, check_fits_memory, image_batches
+from timix_jax.data.evaluation import caption_batches, image_batches
+from timix_jax.data.memory import check_fits_memory
 from timix_jax.errors import UserError
 from timix_jax.evaluators.placement import batch_sharding, divisible, place, replicated
 from timix_jax.evaluators.ranks import Ranks, retrieval_ranks
@@ -98,44 +98,12 @@ class RetrievalEvaluator:
         """Recall of ``params`` (on the mesh): i2t_r1 ... t2i_r10, mean_recall, and chance levels.
 
         Raises:
-          UserError: the embeddings do not fit into memory, or no readable image has a caption.
+          UserError: the embeddings do not fit into memory, or an example is corrupt.
         """
-        source = self._source
-        images, present = self._images(params)
         texts, image_index = self._texts(params)
-        # A caption whose image could not be decoded has no right answer.
-        readable = present[image_index]
-        row = np.cumsum(present) - 1
-        images, texts, image_index = images[present], texts[readable], row[image_index[readable]]
-        if len(texts) == 0:
-            raise UserError(
-                f"Evaluation set {source.name!r} has no readable image with a caption: "
-                "check its manifest or choose another."
-            )
-        if not present.all():
-            logging.warning(
-                "%s: retrieval leaves out %d of %d images that could not be read",
-                source.name,
-                np.sum(~present),
-                len(present),
-            )
+        images = self._images(params, dim=texts.shape[1])
         ranks = retrieval_ranks(images, texts, image_index, self._mesh)
         return recall_metrics(ranks, image_index)
-
-    def _images(self, params: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings float32 (N,D) in the order of the source; bool (N,), which could be read."""
-        batches = image_batches(
-            self._source, image_size=self._image_size, batch_size=self._batch_size
-        )
-        present = np.zeros(len(self._source), bool)
-        images = np.zeros((0, 0), np.float32)
-        for encoded, batch in self._encoded(self._encode_images, params, batches, "image"):
-            if not images.size:
-                images = np.zeros((len(self._source), encoded.shape[1]), np.float32)
-            index = batch["index"][batch["valid"]]
-            images[index] = encoded[batch["valid"]]
-            present[index] = True
-        return images, present
 
     def _texts(self, params: Any) -> tuple[np.ndarray, np.ndarray]:
         """Embeddings float32 (M,D) of every caption; int32 (M,), the image of each."""
@@ -145,11 +113,35 @@ class RetrievalEvaluator:
             max_tokens=self._max_tokens,
             batch_size=self._batch_size,
         )
-        texts, image_index = [], []
+        texts: list[np.ndarray] = []
+        image_index: list[np.ndarray] = []
         for encoded, batch in self._encoded(self._encode_texts, params, batches, "tokens"):
+            if not texts:
+                captions = batch["image_index"][batch["valid"]]
+                self._check_memory(encoded.shape[1], len(captions) / len(np.unique(captions)))
             texts.append(encoded[batch["valid"]])
             image_index.append(batch["image_index"][batch["valid"]])
         return np.concatenate(texts), np.concatenate(image_index)
+
+    def _images(self, params: Any, dim: int) -> np.ndarray:
+        """Embeddings float32 (N,D) in the order of the source."""
+        batches = image_batches(
+            self._source, image_size=self._image_size, batch_size=self._batch_size
+        )
+        # An image that the batches left out would be a miss.
+        images = np.full((len(self._source), dim), np.nan, np.float32)
+        for encoded, batch in self._encoded(self._encode_images, params, batches, "image"):
+            images[batch["index"][batch["valid"]]] = encoded[batch["valid"]]
+        return images
+
+    def _check_memory(self, dim: int, captions_an_image: float) -> None:
+        images = len(self._source)
+        captions = int(images * captions_an_image)
+        # Three copies at the most: as batches, in one piece, on the devices.
+        check_fits_memory(
+            3 * 4 * dim * (images + captions),
+            f"Retrieval on {self._source.name}: {images} images and about {captions} captions",
+        )
 
     def _encoded(
         self,

@@ -1,0 +1,1 @@
+"""Pictures for people: mixing sheets, training curves, comparison charts."""
