@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +11,8 @@ from typing import Any, Protocol, Self
 import jax
 import numpy as np
 
-METRICS_FILE = "metrics.jsonl"
+from timix_jax.workdir import METRICS_FILE, atomic_write_text, truncate_jsonl
+
 RESULTS_FILE = "results.json"
 TENSORBOARD_DIR = "tensorboard"
 
@@ -59,14 +59,14 @@ class MetricsWriter:
     """
 
     def __init__(
-        self, workdir: str | os.PathLike[str], *, first_step: int = 0, tensorboard: bool = True
+        self, workdir: str | os.PathLike[str], *, first_step: int, tensorboard: bool = True
     ) -> None:
-        """Opens (and makes) the files; an incomplete last line, left by a killed run, is cut off.
+        """Opens (and makes) the files; what an earlier run wrote beyond ``first_step`` goes.
 
         Args:
             workdir: a local folder.
-            first_step: the step that training continues from; TensorBoard hides what an earlier run
-                wrote beyond it. The JSON lines beyond it are for the caller to cut.
+            first_step: the step that training continues from, 0 for a new run: later lines, and an
+                incomplete one, are cut from the JSON; TensorBoard hides them.
             tensorboard: whether to write TensorBoard events too.
         """
         self._file = None
@@ -76,13 +76,14 @@ class MetricsWriter:
         folder = Path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / METRICS_FILE
-        _cut_incomplete_line(path)
+        truncate_jsonl(path, first_step)
         self._file = path.open("a", encoding="utf-8")
         if tensorboard:
             # Imported here: it takes a second, and only one process of a training run needs it.
             from tensorboardX import SummaryWriter
 
-            purge = {"purge_step": first_step} if first_step else {}
+            # It hides this step and all after it; step ``first_step`` itself is done and stays.
+            purge = {"purge_step": first_step + 1} if first_step else {}
             self._tensorboard = SummaryWriter(logdir=str(folder / TENSORBOARD_DIR), **purge)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -123,23 +124,6 @@ class MetricsWriter:
         self.close()
 
 
-def _cut_incomplete_line(path: Path) -> None:
-    """Truncates the file after its last newline."""
-    if not path.exists():
-        return
-    with path.open("rb+") as file:
-        end = file.seek(0, os.SEEK_END)
-        while end:
-            start = max(0, end - 4096)
-            file.seek(start)
-            newline = file.read(end - start).rfind(b"\n")
-            if newline >= 0:
-                end = start + newline + 1
-                break
-            end = start
-        file.truncate(end)
-
-
 def write_results(path: str | os.PathLike[str], results: Mapping[str, Any]) -> None:
     """Writes one flat JSON object of name → number, whole or not at all; process 0 only.
 
@@ -156,15 +140,4 @@ def write_results(path: str | os.PathLike[str], results: Mapping[str, Any]) -> N
     text = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            # mkstemp makes files for the owner alone; results are for everyone.
-            os.fchmod(file.fileno(), 0o644)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, target)
-    except BaseException:
-        os.unlink(scratch)
-        raise
+    atomic_write_text(target, text)

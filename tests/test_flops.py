@@ -1,0 +1,187 @@
+"""The formulas against XLA's own count of unrolled programs, which also counts elementwise work."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from timix_jax.flops import (
+    block_flops,
+    patch_embed_flops,
+    peak_flops,
+    predictor_flops,
+    step_passes,
+    text_flops,
+    train_step_flops,
+    vit_flops,
+)
+from timix_jax.models.dual_encoder import DualEncoder
+from timix_jax.models.patch_predictor import PatchPredictor
+from timix_jax.models.text import TextShape
+from timix_jax.models.vit import VitShape
+
+MODEL = DualEncoder(
+    image=VitShape(64, 8, 192, 3, 3, 768),
+    text=TextShape(50, 24, 192, 2, 3, 768),
+    embed_dim=64,
+    tpp_layer=1,
+    scan=False,
+)
+B, REGION_IMAGES, REGIONS = 4, 2, 3
+
+
+def shapes(function, *arguments):
+    return jax.eval_shape(function, *arguments)
+
+
+def xla_flops(function, *arguments):
+    cost = jax.jit(function).lower(*arguments).compile().cost_analysis()
+    return cost["flops"]
+
+
+@pytest.fixture(scope="module")
+def params():
+    return shapes(MODEL.init, jax.random.key(0))
+
+
+def array(*shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def test_published_size():
+    # ViT-B/16 at 224 px: 17.6 G multiply-adds (Dosovitskiy et al.; timm), without the classifier.
+    vit_b = VitShape(224, 16, 768, 12, 12, 3072)
+    assert vit_flops(vit_b) / 2 == pytest.approx(17.56e9, rel=5e-3)
+    assert vit_flops(vit_b, blocks=6) < 0.51 * vit_flops(vit_b)
+    # By hand: 4 tokens, width 2, MLP 3: qkv and output 2·4·2·8, MLP 2·4·2·6, attention 4·4·4·2.
+    assert block_flops(4, 2, 3) == 128 + 96 + 128
+
+
+def test_image_tower(params):
+    def forward(p, images):
+        return MODEL.encode_patches(p, MODEL.embed_patches(p, images)).embedding
+
+    counted = xla_flops(forward, params, array(B, 64, 64, 3))
+    assert B * vit_flops(MODEL.image, embed_dim=64) == pytest.approx(counted, rel=0.06)
+    stem = xla_flops(
+        lambda p, x: MODEL.encode_site(p, MODEL.embed_patches(p, x)), params, array(B, 64, 64, 3)
+    )
+    assert B * vit_flops(MODEL.image, blocks=2) == pytest.approx(stem, rel=0.06)
+
+
+def test_text_tower(params):
+    counted = xla_flops(
+        lambda p, x: MODEL.encode_text(p, x).embedding, params, array(B, 24, dtype=jnp.int32)
+    )
+    assert B * text_flops(MODEL.text, embed_dim=64) == pytest.approx(counted, rel=0.08)
+
+
+def test_patch_predictor():
+    # As wide as ViT-B: at small widths its three exact GELUs outweigh the products.
+    predictor = PatchPredictor()
+    h, c = array(1, 256, 768), array(1, 512)
+    variables = shapes(predictor.init, jax.random.key(0), h, c)
+    counted = xla_flops(predictor.apply, variables, h, c)
+    assert predictor_flops(256, 768, 512) == pytest.approx(counted, rel=0.08)
+
+
+def plain_loss(p, batch):
+    patches = MODEL.embed_patches(p, batch["image"])
+    image = MODEL.encode_patches(p, patches, capture=MODEL.tpp_layer)
+    text = MODEL.encode_text(p, batch["tokens"])
+    logits = image.embedding @ text.embedding.T / MODEL.temperature(p)
+    return -jnp.mean(jnp.diag(jax.nn.log_softmax(logits))), (patches, image, text)
+
+
+def extra_loss(p, batch):
+    """Contrastive + a second, mixed view scored by the predictor + patch-text alignment."""
+    loss, (patches, image, text) = plain_loss(p, batch)
+    site = jax.lax.stop_gradient(MODEL.patch_tokens(image.captured))
+    score = jax.lax.stop_gradient(MODEL.patch_logp(p, site, jax.lax.stop_gradient(text.cls)))
+    mixed = jnp.where(score[..., :1] > score[..., 1:], patches, patches[::-1])
+    view = MODEL.encode_patches(p, mixed).embedding
+    logits = view @ text.embedding.T
+    loss -= jnp.mean(jnp.diag(jax.nn.log_softmax(logits)))
+    stem = MODEL.encode_site(p, MODEL.embed_patches(p, batch["regions"]))
+    cls = MODEL.encode_text(p, batch["region_tokens"]).cls
+    return loss - MODEL.patch_logp(p, jnp.repeat(stem, REGIONS, axis=0), cls)[..., 1].mean()
+
+
+def replace_loss(p, batch):
+    """Mixed images in the place of the clean ones, scored by a frozen pass to the predictor."""
+    patches = MODEL.embed_patches(p, batch["image"])
+    text = MODEL.encode_text(p, batch["tokens"])
+    frozen, still, cls = jax.lax.stop_gradient((p, patches, text.cls))
+    score = MODEL.patch_logp(frozen, MODEL.encode_site(frozen, still), cls)
+    mixed = jnp.where(score[..., :1] > score[..., 1:], patches, patches[::-1])
+    logits = MODEL.encode_patches(p, mixed).embedding @ text.embedding.T
+    return -jnp.mean(jnp.diag(jax.nn.log_softmax(logits)))
+
+
+@pytest.mark.parametrize(
+    ("loss", "options"),
+    [
+        (lambda p, batch: plain_loss(p, batch)[0], {}),
+        (
+            extra_loss,
+            {"mixed": 1.0, "score": "tpp", "region_images": REGION_IMAGES, "regions": REGIONS},
+        ),
+        (replace_loss, {"clean": False, "mixed": 1.0, "placement": "replace", "score": "tpp"}),
+    ],
+    ids=["plain", "extra", "replace"],
+)
+def test_training_step(params, loss, options):
+    batch = {
+        "image": array(B, 64, 64, 3),
+        "tokens": array(B, 24, dtype=jnp.int32),
+        "regions": array(REGION_IMAGES, 64, 64, 3),
+        "region_tokens": array(REGION_IMAGES * REGIONS, 24, dtype=jnp.int32),
+    }
+    counted = xla_flops(jax.grad(loss), params, batch)
+    expected = train_step_flops(MODEL, step_passes(MODEL, B, **options))
+    assert expected == pytest.approx(counted, rel=0.1)
+
+
+def test_passes_of_options():
+    """What each option adds, against the forward counts written out."""
+    block = block_flops(65, 192, 768)
+
+    def cost(batch_size=8, **options):
+        return train_step_flops(MODEL, step_passes(MODEL, batch_size, **options))
+
+    plain = cost()
+    half = cost(mixed=0.5) - plain
+    assert half == 3 * 4 * (3 * block + 2 * 192 * 64) + 3 * 4 * 4 * 2 * 64
+    teacher = cost(teacher=True) - plain
+    logits = 8 * 8 * 2 * 64
+    assert teacher == pytest.approx(
+        8 * vit_flops(MODEL.image) + 8 * text_flops(MODEL.text, embed_dim=64) + logits
+    )
+    replace = {"clean": False, "mixed": 1.0, "placement": "replace"}
+    assert cost(**replace, score="random") == plain
+    assert cost(**replace, score="similarity") - plain == 8 * 3 * block
+    assert cost(**replace, score="attention") - plain == 8 * 2 * block
+    assert cost(**replace, score="tpp") - plain == 8 * 2 * block + 8 * predictor_flops(64, 192, 192)
+    assert cost(16) > 2 * plain  # the similarity matrices grow with the square
+    assert patch_embed_flops(MODEL.image) == 2 * 64 * 8 * 8 * 3 * 192
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("TPU v4", 275e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5", 459e12),
+        ("TPU v5p", 459e12),
+        ("TPU v6 lite", 918e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("cpu", None),
+        ("Radeon", None),
+    ],
+)
+def test_peaks(kind, peak):
+    assert peak_flops(types.SimpleNamespace(device_kind=kind)) == peak
