@@ -84,6 +84,7 @@ class Reader:
           UserError: all examples, or a thousand in a row, are corrupt.
         """
         tries = min(len(self.indices), _MAX_IN_A_ROW)
+        last: CorruptExample | None = None
         for step in range(tries):
             index = int(self.indices[(position + step) % len(self.indices)])
             if self.corrupt.known(self.source.name, index):
@@ -94,8 +95,8 @@ class Reader:
                 self.corrupt.add(self.source.name, index, error)
                 last = error
         raise UserError(
-            f"{self.source.name}: {tries} examples in a row are corrupt, from {position}; "
-            f"{last if 'last' in locals() else 'see the warnings above'}; prepare the data again"
+            f"{self.source.name}: {tries} examples in a row are corrupt, from {position} on"
+            f"{f' ({last})' if last else ''}; prepare the data again"
         )
 
 

@@ -186,9 +186,14 @@ class _MakeExamples:
 
     def __call__(self, position: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         which = bisect.bisect_right(self._starts, position) - 1
-        example_id, example = self._readers[which].read(
-            position - self._starts[which], lambda record: self._make(record, rng, self._spec)
-        )
+        state = rng.bit_generator.state
+
+        def make(record: Record) -> dict[str, np.ndarray]:
+            # A replacement gets the same draws whether or not the corrupt example was tried first.
+            rng.bit_generator.state = state
+            return self._make(record, rng, self._spec)
+
+        example_id, example = self._readers[which].read(position - self._starts[which], make)
         example["example_id"] = np.array(example_id, np.int64)
         return example
 
