@@ -123,6 +123,11 @@ def test_real_model_scores_each_region_as_alone():
         VitShape(16, 4, 16, 1, 2, 32), TextShape(20, 6, 16, 1, 2, 32), embed_dim=8, tpp_layer=0
     )
     params = jax.jit(model.init)(jax.random.key(0))
+    # Fresh weights are so small that all scores are alike and a mix-up of the texts would not show.
+    params = {
+        **params,
+        "patch_predictor": jax.tree.map(lambda p: 20 * p, params["patch_predictor"]),
+    }
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
     tokens = rng.integers(4, 20, (2, 2, 6)).astype(np.int32)
@@ -140,7 +145,7 @@ def test_real_model_scores_each_region_as_alone():
     assert got.predictor.shape == got.similarity.shape == got.labels.shape == (4, 16)
     for row, (b, r) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
         predictor, cosine = alone(images[b], tokens[b, r])
-        np.testing.assert_allclose(got.predictor[row], predictor, atol=1e-5)
+        np.testing.assert_allclose(got.predictor[row], predictor, rtol=1e-4)
         np.testing.assert_allclose(got.similarity[row], cosine, atol=1e-5)
         assert np.flatnonzero(got.labels[row]).tolist() == [0, 1]
     assert np.abs(got.predictor[0] - got.predictor[1]).max() > 1e-3  # the text matters
