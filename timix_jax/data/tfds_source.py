@@ -183,9 +183,11 @@ def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
         if (Path(name) / "dataset_info.json").is_file():
             return tfds.builder_from_directory(name)
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
-    except (tfds.core.DatasetNotFoundError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError) as error:  # TFDS: not found is a ValueError too
         if Path(name).is_absolute():
             raise UserError(f"tfds:{name}: no dataset_info.json in this folder") from error
+        if not isinstance(error, tfds.core.DatasetNotFoundError):
+            raise UserError(f"tfds:{name}: no name; write data_set/config:version") from error
         where = data_dir or "the default folder of TFDS"
         raise UserError(
             f"tfds:{name}: not built in {where}; give data_dir=, or build it there with "

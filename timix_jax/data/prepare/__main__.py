@@ -24,6 +24,7 @@ from timix_jax.data.prepare.regions import read_regions
 from timix_jax.data.prepare.table import table_tasks
 from timix_jax.data.prepare.tasks import ShardTask
 from timix_jax.data.prepare.webdataset import webdataset_tasks
+from timix_jax.data.records import RecordSource
 from timix_jax.errors import UserError
 
 
@@ -170,6 +171,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("stopped; the same command continues", file=sys.stderr)
         return 130
     _report(args.out, manifest)
+    if args.regions and not manifest["regions"]:
+        warning = f"warning: --regions {args.regions}: no key fits an example, such as"
+        print(f"{warning} {RecordSource(args.out)[0].key!r}", file=sys.stderr)
     return 0
 
 
