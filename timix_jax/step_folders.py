@@ -39,7 +39,7 @@ def is_step(name: str) -> bool:
 
 def steps(directory: epath.Path) -> list[int]:
     """All steps, complete or not, ascending."""
-    if not directory.exists():
+    if not directory.is_dir():
         return []
     return sorted(int(path.name) for path in directory.iterdir() if is_step(path.name))
 
@@ -110,7 +110,7 @@ def listed(problems: list[str]) -> str:
 
 
 def _temporary(directory: epath.Path) -> list[epath.Path]:
-    if not directory.exists():
+    if not directory.is_dir():
         return []
     return [
         path

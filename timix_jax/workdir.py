@@ -57,7 +57,7 @@ def config_differences(
 
     Args:
       stored: dotted field name → value, as read from ``config.json``.
-      config: the same of the new run; compared as JSON gives it back (a tuple equals its list).
+      config: the same of the new run; both are compared as JSON (a tuple equals its list).
       ignore: fields that may differ; ``"log"`` stands for ``log`` itself and for every ``log.…``.
     """
 
@@ -67,7 +67,7 @@ def config_differences(
     def shown(value: Any) -> str:
         return "absent" if value is _ABSENT else json.dumps(value)
 
-    config = json.loads(json.dumps(dict(config)))
+    stored, config = json.loads(json.dumps([dict(stored), dict(config)]))
     fields = [*config, *(field for field in stored if field not in config)]
     differences = []
     for field in fields:
