@@ -84,9 +84,10 @@ def test_ties_are_lost():
     np.testing.assert_array_equal(got.t2i, t2i)
 
 
-def test_collapsed_embeddings_are_last():
-    # Equal up to the rounding that a matrix product adds at different places of the matrix.
-    v = unit(np.random.default_rng(3), 1, 257)
+@pytest.mark.parametrize("seed", range(6))
+def test_collapsed_embeddings_are_last(seed):
+    # Equal up to the rounding of a matrix product, which falls in our favour for half of the seeds.
+    v = unit(np.random.default_rng(seed), 1, 257)
     x, t = np.repeat(v, 37, 0), np.repeat(v, 74, 0)
     got = retrieval_ranks(x, t, np.repeat(np.arange(37), 2), make_mesh(1), block=19)
     np.testing.assert_array_equal(got.i2t, 72)
