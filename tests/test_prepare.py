@@ -296,7 +296,20 @@ def kill_when(argv, ready):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert group_ends(process.pid), "a worker outlived its parent"
     return process.returncode == -signal.SIGKILL
+
+
+def group_ends(group):
+    """Whether all processes of a group end within 20 seconds."""
+    for _ in range(400):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    os.killpg(group, signal.SIGKILL)
+    return False
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -311,7 +324,6 @@ def test_killed_and_continued_writes_the_same_bytes(tmp_path, workers):
     receipts = lambda: len(list((out / ".prepare").glob("*.array_record.json")))  # noqa: E731
     assert kill_when(argv, lambda: receipts() >= 3)
     assert not (out / "manifest.json").exists()
-    time.sleep(0.2)  # workers die with their parent
     kept = {path: path.stat().st_mtime_ns for path in out.glob("*.array_record")}
     finished = receipts()
     assert 3 <= finished < 40

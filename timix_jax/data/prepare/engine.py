@@ -31,8 +31,9 @@ class _Job(NamedTuple):
 
 
 def _check(job: _Job, progress: Callable[[int], None]) -> Receipt | None:
-    progress(0)
-    return finished_shard(job.path, job.task, job.max_size)
+    receipt = finished_shard(job.path, job.task, job.max_size)
+    progress(1)
+    return receipt
 
 
 def _write(job: _Job, progress: Callable[[int], None]) -> Receipt:
@@ -99,7 +100,9 @@ def prepare(
 def _finished(jobs: Sequence[_Job], workers: int) -> list[Receipt | None]:
     if not any((jobs[0].path.parent / STATE_FOLDER).glob("*.array_record.json")):
         return [None] * len(jobs)
-    return map_shards(_check, jobs, workers=workers, total=None, title="checking shards")
+    return map_shards(
+        _check, jobs, workers=workers, total=len(jobs), title="checking", unit="shards"
+    )
 
 
 def _finish(

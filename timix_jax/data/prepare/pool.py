@@ -5,6 +5,7 @@ import functools
 import multiprocessing
 import multiprocessing.connection
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -20,6 +21,7 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 _POLL_SECONDS = 0.2
+_LOG_SECONDS = 10.0  # between two lines of progress where the output is a file
 
 # Set in a worker process by ``_start_worker``; inherited state cannot be passed with a task.
 _done: Any = None
@@ -56,20 +58,23 @@ def map_shards(
     workers: int,
     total: int | None,
     title: str,
+    unit: str = "examples",
 ) -> list[R]:
     """Applies ``function(argument, progress)`` to every argument, in order of the result.
 
     Args:
-      function: a module-level function; ``progress(n)`` reports n more examples.
+      function: a module-level function; ``progress(n)`` reports n more units.
       arguments: picklable, one for each shard.
       workers: number of processes; 1 runs in this one.
-      total: number of examples for the bar, or None.
+      total: number of units for the bar, or None.
       title: of the bar.
+      unit: what ``progress`` counts.
 
     Raises:
       UserError: a worker process died. Whatever the function raises.
     """
-    with tqdm(total=total, desc=title, unit=" examples", smoothing=0.1) as bar:
+    interval = 0.1 if sys.stderr.isatty() else _LOG_SECONDS
+    with tqdm(total=total, desc=title, unit=f" {unit}", mininterval=interval) as bar:
         if workers == 1 or len(arguments) == 1:
             return [function(argument, bar.update) for argument in arguments]
         context = multiprocessing.get_context(
