@@ -75,7 +75,7 @@ def map_shards(
     """
     interval = 0.1 if sys.stderr.isatty() else _LOG_SECONDS
     with tqdm(total=total, desc=title, unit=f" {unit}", mininterval=interval) as bar:
-        if workers == 1 or len(arguments) == 1:
+        if workers == 1 or len(arguments) <= 1:
             return [function(argument, bar.update) for argument in arguments]
         context = multiprocessing.get_context(
             "spawn"
