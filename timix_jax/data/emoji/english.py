@@ -39,7 +39,8 @@ _LEFT_OUT = re.compile(
     "leafy green|left luggage|left speech bubble|linked paperclips|litter in bin sign|"
     "locked|locked with key|locked with pen|love-you gesture|mahjong red dragon|male sign|"
     "man's shoe|martial arts uniform|mate|men holding hands|men's room|milky way|minus|"
-    "mobile phone off|mobile phone with arrow|money with wings|moon viewing ceremony|"
+    "mobile phone off|mobile phone with arrow|money with wings|kaaba|mount fuji|"
+    "moon viewing ceremony|"
     "multiply|musical notes|nail polish|name badge|night with stars|nut and bolt|oden|om|"
     "open hands|open mailbox with lowered flag|open mailbox with raised flag|outbox tray|"
     "page facing up|palms up together|part alternation mark|passport control|paw prints|"
@@ -77,6 +78,7 @@ _MEASURES = {
     "goggles": "pair",
     "grapes": "bunch",
     "jeans": "pair",
+    "lungs": "pair",
     "nesting dolls": "set",
     "pancakes": "stack",
     "peanuts": "handful",
@@ -92,6 +94,7 @@ _RENAMED = {
     "1st place medal": "first place medal",
     "2nd place medal": "second place medal",
     "3rd place medal": "third place medal",
+    "american football": "American football",
     "automobile": "car",
     "baguette bread": "baguette",
     "beach with umbrella": "beach with an umbrella",
@@ -102,19 +105,21 @@ _RENAMED = {
     "candy": "piece of candy",
     "canned food": "can of food",
     "cat with wry smile": "cat with a wry smile",
+    "chart decreasing": "falling chart",
+    "chart increasing": "rising chart",
     "cheese wedge": "wedge of cheese",
     "cup with straw": "cup with a straw",
     "dna": "strand of DNA",
-    "face with hand over mouth": "face with a hand over its mouth",
+    "face with hand over mouth": "face with a hand over the mouth",
     "face with head-bandage": "face with a head bandage",
     "face with medical mask": "face with a medical mask",
     "face with monocle": "face with a monocle",
     "face with open mouth": "face with an open mouth",
     "face with raised eyebrow": "face with a raised eyebrow",
-    "face with steam from nose": "face with steam from its nose",
-    "face with symbols on mouth": "face with symbols on its mouth",
+    "face with steam from nose": "face with steam from the nose",
+    "face with symbols on mouth": "face with symbols on the mouth",
     "face with thermometer": "face with a thermometer",
-    "face with tongue": "face with its tongue out",
+    "face with tongue": "face with tongue out",
     "face without mouth": "face without a mouth",
     "fish cake with swirl": "fish cake with a swirl",
     "frowning face with open mouth": "frowning face with an open mouth",
@@ -169,19 +174,19 @@ _IRREGULAR = {
     "elf": "elves",
     "fish": "fish",
     "foot": "feet",
-    "goose": "geese",
     "knife": "knives",
     "leaf": "leaves",
     "man": "men",
     "mango": "mangoes",
     "merperson": "merpeople",
-    "moose": "moose",
+    "moai": "moai",
     "mosquito": "mosquitoes",
     "mouse": "mice",
     "ox": "oxen",
     "person": "people",
     "potato": "potatoes",
     "scarf": "scarves",
+    "sheaf": "sheaves",
     "snowman": "snowmen",
     "squid": "squid",
     "superhero": "superheroes",
@@ -212,8 +217,9 @@ def readable(name: str) -> str:
 
 def flag_name(country: str) -> str:
     """A flag's name from that of its country: ``"flag of the Bahamas"``."""
-    words = readable(country)
-    the = "the " if _THE_COUNTRY.search(words) else ""
+    words = readable(country).replace("and Grenadines", "and the Grenadines")
+    words = words.replace("and South Sandwich", "and the South Sandwich")
+    the = "the " if _THE_COUNTRY.search(words) and " the " not in words else ""
     return f"flag of {the}{words}"
 
 

@@ -12,7 +12,7 @@ from timix_jax.errors import UserError
 
 _MIN_VISIBLE = 0.7  # share of a drawing's pixels that later drawings leave uncovered
 _COVER = 1.1  # the largest drawings of a scene cover at most this much of it, as squares
-_TRIES = 12  # places tried for a drawing before the scene is begun again
+_TRIES = 24  # places tried for a drawing before the scene is begun again
 _SHRINK = 0.94  # of the sizes at each new beginning: it ends
 
 
@@ -22,7 +22,8 @@ class Look:
 
     Attributes:
       canvas: side of the image in pixels.
-      min_size: longer side of the smallest drawing, as a fraction of the canvas side.
+      min_size: longer side of the smallest drawing, as a fraction of the canvas side; where the
+        drawings find no place, the scene is begun again with all of them 6% smaller.
       max_size: longer side of the largest drawing; scenes of many drawings have smaller ones.
       rotation: largest rotation either way, in degrees.
     """
@@ -139,7 +140,12 @@ def render_scene(rng: np.random.Generator, drawings: Sequence[np.ndarray], look:
         part = pixels[y : y + patch.shape[0], x : x + patch.shape[1]]
         part *= 1 - patch[..., 3:] * np.float32(1 / 255)
         part += patch[..., :3]
-    boxes = np.array([_extent(owner == i) for i in range(len(drawings))])
+    boxes = np.array(
+        [
+            _visible_box(patch, corner, owner, index)
+            for index, (patch, corner) in enumerate(zip(patches, corners, strict=True))
+        ]
+    )
     return Scene((pixels + 0.5).clip(0, 255).astype(np.uint8), boxes, background)
 
 
@@ -169,9 +175,10 @@ def _place(
     uncovered = np.zeros(len(patches))  # how many more pixels each patch may lose
     corners: list[tuple[int, int]] = []
     for index, patch in enumerate(patches):
-        solid = patch[..., 3] > 127
+        # Half of the drawing's own strongest alpha: never empty, whatever is translucent.
+        solid = patch[..., 3] >= patch[..., 3].max() / 2
         height, width = solid.shape
-        if not solid.any() or max(height, width) > canvas:
+        if max(height, width) > canvas:
             return None
         xs = rng.integers(canvas - width + 1, size=_TRIES).tolist()
         ys = rng.integers(canvas - height + 1, size=_TRIES).tolist()
@@ -189,8 +196,14 @@ def _place(
     return corners, owner
 
 
-def _extent(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """x, y, width, height of the true pixels."""
+def _visible_box(
+    patch: np.ndarray, corner: tuple[int, int], owner: np.ndarray, index: int
+) -> tuple[int, int, int, int]:
+    """x, y, width, height of what later patches leave of a patch, its thin lines included."""
+    alpha = patch[..., 3]
+    left, top = corner
+    part = owner[top : top + alpha.shape[0], left : left + alpha.shape[1]]
+    mask = (alpha >= alpha.max() / 4) & (part <= index)
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     x, y = int(columns[0]), int(rows[0])
-    return x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y
+    return left + x, top + y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y

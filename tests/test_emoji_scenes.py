@@ -1,0 +1,167 @@
+"""Plans, rendering and captions of the emoji scenes."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from timix_jax.data.emoji import backgrounds, captions, scenes
+from timix_jax.errors import UserError
+
+
+def _plans(count, **options):
+    return [
+        scenes.plan_scene(np.random.default_rng(i), range(30), range(50), (0, 2), **options)
+        for i in range(count)
+    ]
+
+
+def test_plans_name_some_of_two_to_five_drawings():
+    plans = _plans(600)
+    assert {len(p.concepts) for p in plans} == {2, 3, 4, 5}
+    assert {v for p in plans for v in p.vendors} == {0, 2}
+    doubled = cluttered = 0
+    for plan in plans:
+        assert len(plan.vendors) == len(plan.concepts)
+        assert len(set(plan.named)) == len(plan.named)
+        assert set(plan.named) <= set(plan.concepts)
+        assert set(plan.named) <= set(range(30))
+        assert set(plan.concepts) <= set(range(50))
+        counts = sorted(Counter(plan.concepts).values())
+        assert counts[-1] <= 2
+        assert counts[:-1] == [1] * (len(counts) - 1)
+        assert len(plan.named) == 1 if len(plan.concepts) == 2 else 2 <= len(plan.named) <= 3
+        doubled += counts[-1] == 2
+        unnamed = set(plan.concepts) - set(plan.named)
+        cluttered += bool(unnamed)
+        if not unnamed:
+            assert counts[-1] == 2
+    assert 0.2 < doubled / 600 < 0.45
+    assert cluttered / 600 > 0.75
+
+
+def test_test_plans_name_at_least_two():
+    plans = _plans(200, min_drawings=3)
+    assert min(len(p.named) for p in plans) == 2
+    assert min(len(p.concepts) for p in plans) == 3
+
+
+@pytest.fixture
+def black(monkeypatch):
+    monkeypatch.setattr(
+        scenes, "draw_background", lambda _, size: (np.zeros((size, size, 3), np.float32), "black")
+    )
+
+
+def _squares(count, height=40, width=40, white=()):
+    """Opaque black rectangles, some of them white."""
+    drawings = np.zeros((count, height, width, 4), np.uint8)
+    drawings[..., 3] = 255
+    drawings[list(white)] = 255
+    return list(drawings)
+
+
+def _visible(seed, look, count, height, width):
+    """The scene's boxes, and where each drawing alone is seen: the same scene, it alone white."""
+    for index in range(count):
+        drawings = _squares(count, height, width, [index])
+        scene = scenes.render_scene(np.random.default_rng(seed), drawings, look)
+        assert scene.image.shape == (look.canvas, look.canvas, 3)
+        assert scene.boxes.shape == (count, 4)
+        yield scene.boxes[index], scene.image[..., 0]
+
+
+@pytest.mark.parametrize(("count", "rotation"), [(2, 0), (3, 30), (5, 30), (5, 180)])
+def test_boxes_hold_what_is_visible(black, count, rotation):
+    look = scenes.Look(canvas=96, rotation=rotation)
+    for seed in range(20):
+        for (x, y, w, h), image in _visible(seed, look, count, 40, 25 + seed):
+            rows, columns = np.nonzero(image > 127)
+            found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+            # Corners that are a quarter covered belong to the box, but are not that bright.
+            assert np.abs(found - [x, y, x + w, y + h]).max() <= 2
+            assert image[y : y + h, x : x + w].sum() > 0.98 * image.sum()
+
+
+def test_sizes_and_visibility(black):
+    look = scenes.Look(canvas=100, min_size=0.3, max_size=0.3, rotation=0)
+    areas = [
+        image.sum() / 255 for seed in range(40) for _, image in _visible(seed, look, 3, 40, 40)
+    ]
+    assert max(areas) == pytest.approx(30**2, rel=0.05)
+    # At least 70% visible; a scene begun again has drawings 6% smaller.
+    assert min(areas) > 0.7 * (30 * 0.94**2) ** 2 * 0.95
+    assert np.median(areas) > 0.9 * 30**2
+
+
+def test_crowded_scenes_end_and_keep_their_drawings(black):
+    look = scenes.Look(canvas=64, min_size=0.6, max_size=0.6, rotation=45)
+    for seed in range(10):
+        scene = scenes.render_scene(np.random.default_rng(seed), _squares(5), look)
+        assert (scene.boxes[:, 2:] > 8).all()
+
+
+def test_rendering_is_a_function_of_the_seed():
+    first, again, other = (
+        scenes.render_scene(np.random.default_rng(seed), _squares(4), scenes.Look())
+        for seed in (5, 5, 6)
+    )
+    np.testing.assert_array_equal(first.image, again.image)
+    np.testing.assert_array_equal(first.boxes, again.boxes)
+    assert (first.image != other.image).any()
+
+
+def test_transparent_pixels_show_the_background():
+    drawing = np.zeros((40, 40, 4), np.uint8)
+    drawing[:20] = 255
+    scene = scenes.render_scene(
+        np.random.default_rng(0), [drawing], scenes.Look(rotation=0, min_size=0.5)
+    )
+    x, y, w, h = scene.boxes[0]
+    assert abs(w / h - 2) < 0.2
+    below = scene.image[y + h + 2 : y + h + 6, x : x + w]
+    assert below.mean() < 250
+
+
+@pytest.mark.parametrize("pattern", backgrounds.PATTERNS)
+def test_backgrounds_stay_between_their_colours(pattern):
+    colours = np.array([[10, 200, 50], [200, 20, 60]], np.float32)
+    pixels = pattern(np.random.default_rng(0), 48, colours)
+    assert pixels.shape == (48, 48, 3)
+    assert (pixels >= colours.min(0) - 0.01).all()
+    assert (pixels <= colours.max(0) + 0.01).all()
+    assert (np.ptp(pixels, axis=(0, 1)).max() > 50) == (pattern is not backgrounds.plain)
+
+
+def test_captions_list_the_phrases_in_two_ways():
+    phrases = ["a lemon", "two dogs", "a cat"]
+    openings = set()
+    for seed in range(100):
+        pair = captions.write_captions(np.random.default_rng(seed), phrases, "striped")
+        first, second = (sorted(phrases, key=caption.index) for caption in pair)
+        assert first != second
+        for caption, order in zip(pair, (first, second), strict=True):
+            assert captions.join(order) in caption
+            assert "{" not in caption
+            openings.add(caption.replace(captions.join(order), "…"))
+    assert len(openings) == len(captions.TEMPLATES)
+
+
+def test_lists():
+    assert captions.join(["a lemon"]) == "a lemon"
+    assert captions.join(["a lemon", "two skis"]) == "a lemon and two skis"
+    assert captions.join(["a lemon", "a dog", "a cat"]) == "a lemon, a dog and a cat"
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"canvas": 8}, "canvas=8"),
+        ({"min_size": 0.5, "max_size": 0.4}, "min_size=0.5, max_size=0.4"),
+        ({"max_size": 0.9}, "max_size=0.9"),
+        ({"rotation": -1}, "rotation=-1"),
+    ],
+)
+def test_bad_looks_are_named(options, named):
+    with pytest.raises(UserError, match=named):
+        scenes.Look(**options)
