@@ -40,7 +40,7 @@ class Augment:
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
     randaugment: int = 0
-    magnitude: float = 7
+    magnitude: float = 7.0
     operations: tuple[str, ...] = ALBEF_OPERATIONS
     probability: float = 0.5
 

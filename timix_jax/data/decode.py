@@ -10,7 +10,7 @@ import warnings
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from timix_jax.data.records import CorruptExample
 
@@ -77,7 +77,7 @@ def _decode_jpeg(data: bytes, key: str, min_height: int, min_width: int) -> np.n
         else {}
     )
     try:
-        return simplejpeg.decode_jpeg(data, fastupsample=True, **scaled)
+        return simplejpeg.decode_jpeg(data, **scaled)
     except ValueError as error:
         raise CorruptExample(key, f"cannot be decoded: {_one_line(error)}") from error
 
@@ -88,6 +88,8 @@ def _open(data: bytes, key: str) -> Image.Image:
             # A large photograph is no attack; Pillow still refuses twice its limit as an error.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:
+        raise CorruptExample(key, f"{len(data)} bytes that are no known image format") from error
     except Exception as error:  # see decode_image
         raise CorruptExample(key, f"no readable image: {_one_line(error)}") from error
 

@@ -162,8 +162,15 @@ def _in_threads(count: int, load: Callable[[int], Batch], num_threads: int) -> I
     iterator = iter(grain.MapDataset.range(count).map(load).to_iter_dataset(options))
     try:
         yield from iterator
+    except UserError as error:
+        raise UserError(first_line(error)) from error
     finally:
         iterator.close()
+
+
+def first_line(error: Exception) -> str:
+    """The message without the lines about tracebacks that Grain adds to it."""
+    return str(error).partition("\n")[0]
 
 
 def _rebatch(chunks: Iterator[Batch], batch_size: int, padding: Batch) -> Iterator[Batch]:

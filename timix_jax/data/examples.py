@@ -40,7 +40,9 @@ class CorruptExamples:
             found.add(index)
             count = len(found)
         if count <= _NAMED or math.log10(count).is_integer():
-            logging.warning("%s: %d corrupt, skipped; now %s", source, count, error)
+            logging.warning(
+                "%s: corrupt example replaced by the next one (%d so far): %s", source, count, error
+            )
 
     def known(self, source: str, index: int) -> bool:
         """Whether the example was found corrupt before."""

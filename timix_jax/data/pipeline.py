@@ -14,7 +14,12 @@ import grain
 import numpy as np
 
 from timix_jax.data.augment import Augment
-from timix_jax.data.evaluation import caption_batches, image_batches, region_batches
+from timix_jax.data.evaluation import (
+    caption_batches,
+    first_line,
+    image_batches,
+    region_batches,
+)
 from timix_jax.data.examples import (
     CorruptExamples,
     ExampleSpec,
@@ -53,7 +58,10 @@ class TrainIterator:
         return self
 
     def __next__(self) -> Batch:
-        return next(self._iterator)
+        try:
+            return next(self._iterator)
+        except UserError as error:
+            raise UserError(first_line(error)) from error
 
     def seek(self, step: int) -> None:
         """The next batch will be that of ``step``."""

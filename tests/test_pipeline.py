@@ -1,0 +1,396 @@
+"""The pipeline: seeking, processes, epochs, mixtures, corrupt examples, regions, evaluation."""
+
+import io
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+from absl import logging
+from PIL import Image
+
+from timix_jax.data.evaluation import caption_batches, image_batches, region_batches
+from timix_jax.data.memory import check_fits_memory
+from timix_jax.data.pipeline import Augment, make_train_iterator
+from timix_jax.data.records import CorruptExample, Record, Region
+from timix_jax.data.synthetic import open_synthetic
+from timix_jax.data.tokenizers import train_tokenizer
+from timix_jax.errors import UserError
+
+
+class ListSource:
+    """Records from a list; None is corrupt in storage."""
+
+    def __init__(self, records, name="list", annotated=()):
+        self.records, self.name = records, name
+        self.annotated = np.array(annotated, np.int64)
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitem__(self, index):
+        if self.records[index] is None:
+            raise CorruptExample(f"{self.name}-{index}", "unreadable")
+        return self.records[index]
+
+
+def flat_image(value: int, size: int = 16) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (size, size), (value, value, value)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def flat_source(count, name="list", captions=("a picture",), bad=()):
+    return ListSource(
+        [
+            Record(f"{name}-{i}", b"broken" if i in bad else flat_image(i % 256), tuple(captions))
+            for i in range(count)
+        ],
+        name,
+    )
+
+
+@pytest.fixture(scope="module")
+def synthetic():
+    return open_synthetic(examples=40, size=32, captions=3, regions=2)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(synthetic):
+    captions = [caption for i in range(len(synthetic)) for caption in synthetic[i].captions]
+    return train_tokenizer([*captions, "one two three four a picture"], vocab_size=200)
+
+
+@pytest.fixture
+def open_train(tokenizer):
+    """make_train_iterator with small defaults; all iterators are closed."""
+    opened = []
+
+    def start(sources, weights=None, **options):
+        defaults = {
+            "batch_size": 8, "image_size": 16, "max_tokens": 12, "tokenizer": tokenizer, "seed": 0,
+            "augment": Augment(crop_min=0.4, randaugment=2), "num_threads": 2,
+        }  # fmt: skip
+        opened.append(make_train_iterator(sources, weights, **{**defaults, **options}))
+        return opened[-1]
+
+    yield start
+    for iterator in opened:
+        iterator.close()
+
+
+def take(iterator, count):
+    return [next(iterator) for _ in range(count)]
+
+
+def assert_same(one, two):
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        if isinstance(value, dict):
+            assert_same(value, two[name])
+        else:
+            np.testing.assert_array_equal(value, two[name], err_msg=name)
+            assert value.dtype == two[name].dtype
+
+
+def test_shapes_and_types(open_train, synthetic):
+    batch = next(open_train([synthetic], with_boxes=True, region_batch_size=4, max_regions=3))
+    regions = batch.pop("regions")
+    found = {name: (value.shape, value.dtype.name) for name, value in batch.items()}
+    assert found == {
+        "image": ((8, 16, 16, 3), "uint8"),
+        "tokens": ((8, 12), "int32"),
+        "example_id": ((8,), "int64"),
+        "boxes": ((8, 3, 4), "float32"),
+        "box_mask": ((8, 3), "bool"),
+    }
+    assert {name: (value.shape, value.dtype.name) for name, value in regions.items()} == {
+        "image": ((4, 16, 16, 3), "uint8"),
+        "tokens": ((4, 3, 12), "int32"),
+        "boxes": ((4, 3, 4), "float32"),
+        "mask": ((4, 3), "bool"),
+    }
+
+
+def test_seeking_gives_the_uninterrupted_stream(open_train, synthetic):
+    options = {"with_boxes": True, "region_batch_size": 4}
+    whole = take(open_train([synthetic], **options), 12)
+    for start, threads in ((0, 0), (5, 1), (9, 3)):
+        iterator = open_train([synthetic], start_step=start, num_threads=threads, **options)
+        assert iterator.state == {"next_index": start}
+        for expected, batch in zip(whole[start:], iterator, strict=False):
+            assert_same(expected, batch)
+    iterator.seek(2)
+    assert_same(whole[2], next(iterator))
+    assert iterator.state == {"next_index": 3}
+
+
+def test_seeds_differ(open_train, synthetic):
+    first = next(open_train([synthetic], seed=1))
+    second = next(open_train([synthetic], seed=2))
+    assert first["example_id"].tolist() != second["example_id"].tolist()
+
+
+@pytest.mark.parametrize("weights", [None, (3.0, 1.0)])
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_share_the_global_batch(open_train, synthetic, count, weights):
+    sources = [synthetic, open_synthetic(examples=24, size=32, captions=3, regions=1, seed=5)]
+    options = {"region_batch_size": 4, "with_boxes": True}
+    whole = take(open_train(sources, weights, **options), 7)
+    parts = [
+        take(open_train(sources, weights, process_index=h, process_count=count, **options), 7)
+        for h in range(count)
+    ]
+    for step, expected in enumerate(whole):
+        for host in range(count):
+            mine = dict(parts[host][step])
+            mine_regions = mine.pop("regions")
+            rest = {name: value for name, value in expected.items() if name != "regions"}
+            assert_same({name: value[host::count] for name, value in rest.items()}, mine)
+            slices = {name: value[host::count] for name, value in expected["regions"].items()}
+            assert_same(slices, mine_regions)
+
+
+def test_every_example_once_an_epoch_in_a_new_order(open_train):
+    sources = [flat_source(23, "a"), flat_source(17, "b")]
+    ids = np.concatenate([b["example_id"] for b in take(open_train(sources), 15)])
+    epochs = ids.reshape(3, 40)
+    for epoch in epochs:
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(40))
+    assert (epochs[0] != epochs[1]).any()
+    # Shuffled over the sources, not one after the other.
+    assert 0 < (epochs[0][:20] < 23).sum() < 20
+
+
+def test_example_ids_name_the_image(open_train):
+    iterator = open_train([flat_source(40, "a"), flat_source(40, "b")], augment=Augment())
+    for batch in take(iterator, 10):
+        expected = batch["example_id"] % 40
+        np.testing.assert_array_equal(batch["image"][:, 3, 3, 0], expected)
+
+
+def test_mixture_has_the_asked_proportions(open_train):
+    sources = [flat_source(10, "a"), flat_source(50, "b"), flat_source(7, "c")]
+    ids = np.concatenate([b["example_id"] for b in take(open_train(sources, (5, 3, 2)), 50)])
+    shares = [np.mean(ids < 10), np.mean((ids >= 10) & (ids < 60)), np.mean(ids >= 60)]
+    np.testing.assert_allclose(shares, (0.5, 0.3, 0.2), atol=0.005)
+    # Each source by epochs of its own.
+    mine = ids[ids < 10]
+    assert Counter(mine[:200].tolist()) == dict.fromkeys(range(10), 20)
+
+
+def test_captions_are_drawn_at_random(open_train, tokenizer):
+    texts = ("one", "two", "three", "four")
+    rows = {tokenizer.encode([text], 12)[0].tobytes(): text for text in texts}
+    iterator = open_train([flat_source(8, captions=texts)])
+    drawn = Counter(rows[r.tobytes()] for b in take(iterator, 100) for r in b["tokens"])
+    assert set(drawn) == set(texts)
+    assert min(drawn.values()) > 150
+
+
+def test_an_image_with_a_side_in_its_caption_is_never_flipped(open_train, tokenizer):
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:, :8] = 255
+    image = cv2.imencode(".png", pixels)[1].tobytes()
+    texts = ("the disc is left of two", "four")
+    side = tokenizer.encode(texts[:1], 12)[0]
+    source = ListSource([Record(str(i), image, texts) for i in range(8)])
+    flipped = {True: [], False: []}
+    for batch in take(open_train([source], augment=Augment()), 40):
+        for picture, tokens in zip(batch["image"], batch["tokens"], strict=True):
+            flipped[bool((tokens == side).all())].append(picture[0, 0, 0] == 0)
+    assert not any(flipped[True])
+    assert 0.3 < np.mean(flipped[False]) < 0.7
+    assert len(flipped[True]) > 100
+
+
+def test_corrupt_examples_are_replaced_counted_and_named(open_train, monkeypatch):
+    messages = []
+    monkeypatch.setattr(logging, "warning", lambda text, *args: messages.append(text % args))
+    source = flat_source(40, "photos", bad=(3, 4, 11))
+    source.records[20] = None
+    epoch = take(open_train([source], augment=Augment(crop_min=0.5)), 5)
+    ids = Counter(np.concatenate([batch["example_id"] for batch in epoch]).tolist())
+    assert ids == Counter(range(40)) - Counter([3, 4, 11, 20]) + Counter([5, 5, 12, 21])
+    iterator = open_train([source], augment=Augment(crop_min=0.5), num_threads=0)
+    first = take(iterator, 5)
+    assert iterator.skipped == 4
+    assert iterator.skipped_by_source == {"photos": 4}
+    for name in ("photos-3:", "photos-4:", "photos-11:", "photos-20:"):
+        assert sum(name in message for message in messages) == 2  # once an iterator
+    # Known to be corrupt or not, the replacement and its augmentation are the same.
+    iterator.seek(0)
+    for one, two in zip(first, take(iterator, 5), strict=True):
+        assert_same(one, two)
+
+
+def test_a_source_of_corrupt_examples_stops(open_train):
+    with pytest.raises(
+        UserError, match=r"photos: 12 examples in a row are corrupt.*photos-[^\n]*$"
+    ):
+        next(open_train([flat_source(12, "photos", bad=range(12))]))
+
+
+def test_boxes_are_those_that_the_caption_names(open_train, tokenizer):
+    """A blue and a green square; the caption decides whose box is given."""
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[2:12, 4:14, 2], pixels[18:30, 16:28, 1] = 255, 255
+    image = Image.fromarray(pixels)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    regions = (
+        Region("one", (4, 2, 10, 10), (0,)),
+        Region("two", (16, 18, 12, 12), (1,)),
+        Region("three", (0, 0, 5, 5), ()),
+    )
+    source = ListSource(
+        [Record(str(i), buffer.getvalue(), ("one", "two"), regions) for i in range(8)]
+    )
+    first = tokenizer.encode(["one"], 12)[0]
+    iterator = open_train(
+        [source], augment=Augment(crop_min=0.5), with_boxes=True, image_size=64, max_regions=4
+    )
+    found = 0
+    for batch in take(iterator, 20):
+        assert (batch["box_mask"].sum(1) <= 1).all()
+        assert not batch["box_mask"][:, 1:].any()
+        for row in np.flatnonzero(batch["box_mask"][:, 0]):
+            channel = 2 if (batch["tokens"][row] == first).all() else 1
+            rows, columns = np.nonzero(batch["image"][row, ..., channel] > 127)
+            extent = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            np.testing.assert_allclose(batch["boxes"][row, 0] * 64, extent, atol=1.01)
+            found += 1
+    assert found > 80
+
+
+def test_region_stream_has_a_region_in_each_view(open_train, tokenizer):
+    """One small box in the corner of the image: most windows miss it."""
+    image = flat_image(9, 64)
+    regions = (Region("one", (60, 60, 4, 4)),)
+    records = [Record(str(i), image, ("a picture",), regions if i % 2 else ()) for i in range(20)]
+    source = ListSource(records, annotated=range(1, 20, 2))
+    iterator = open_train([source], augment=Augment(crop_min=0.1), region_batch_size=8)
+    expected = tokenizer.encode(["one", ""], 12)
+    for batch in take(iterator, 20):
+        regions = batch["regions"]
+        np.testing.assert_array_equal(regions["mask"].sum(1), 1)
+        np.testing.assert_array_equal(regions["tokens"][:, :2], np.stack([expected] * 8))
+        width = regions["boxes"][:, 0, 2:] - regions["boxes"][:, 0, :2]
+        assert (width > 0).all()
+
+
+def test_region_stream_draws_among_many(open_train, tokenizer):
+    regions = tuple(Region(text, (0, 0, 16, 16)) for text in ("one", "two", "three", "four"))
+    source = ListSource(
+        [Record(str(i), flat_image(9), ("a picture",), regions) for i in range(8)],
+        annotated=range(8),
+    )
+    rows = {tokenizer.encode([r.text], 12)[0].tobytes(): r.text for r in regions}
+    iterator = open_train([source], augment=Augment(), region_batch_size=8, max_regions=2)
+    drawn = Counter()
+    for batch in take(iterator, 20):
+        for tokens in batch["regions"]["tokens"]:
+            pair = [rows[row.tobytes()] for row in tokens]
+            assert pair[0] != pair[1]
+            drawn.update(pair)
+    assert min(drawn[r.text] for r in regions) > 50
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 41}, "40 examples, fewer than batch_size=41"),
+        ({"batch_size": 9, "process_count": 2}, "batch_size=9 does not divide by the 2 processes"),
+        ({"region_batch_size": 3, "process_count": 2}, "region_batch_size=3 does not divide"),
+        ({"process_index": 2, "process_count": 2}, "process_index=2"),
+        ({"image_size": 0}, "image_size=0"),
+        ({"max_tokens": 1}, "max_tokens=1"),
+        ({"region_batch_size": 41}, "40 annotated examples, fewer than region_batch_size=41"),
+        ({"weights": (1.0, 2.0)}, "1 sources need one each"),
+        ({"weights": (0.0,)}, "give positive numbers"),
+    ],
+)
+def test_bad_options_are_named(open_train, synthetic, options, words):
+    with pytest.raises(UserError, match=words):
+        open_train([synthetic], **options)
+
+
+def test_empty_sources_are_named(open_train):
+    with pytest.raises(UserError, match="nothing: holds no examples"):
+        open_train([ListSource([], "nothing")])
+    with pytest.raises(UserError, match="no data source"):
+        open_train([])
+
+
+def test_image_batches_hold_every_image_once(synthetic):
+    batches = list(image_batches(synthetic, image_size=32, batch_size=16))
+    assert {batch["image"].shape for batch in batches} == {(16, 32, 32, 3)}
+    valid = np.concatenate([batch["valid"] for batch in batches])
+    index = np.concatenate([batch["index"] for batch in batches])[valid]
+    np.testing.assert_array_equal(index, np.arange(40))
+    images = np.concatenate([batch["image"] for batch in batches])
+    decoded = cv2.imdecode(np.frombuffer(synthetic[5].image, np.uint8), 1)[..., ::-1]
+    np.testing.assert_array_equal(images[5], decoded)
+
+
+def test_caption_batches_hold_every_caption_once(synthetic, tokenizer):
+    batches = list(caption_batches(synthetic, tokenizer, max_tokens=12, batch_size=32))
+    assert {batch["tokens"].shape for batch in batches} == {(32, 12)}
+    valid = np.concatenate([batch["valid"] for batch in batches])
+    np.testing.assert_array_equal(valid, np.arange(128) < 120)
+    tokens = np.concatenate([batch["tokens"] for batch in batches])
+    owners = np.concatenate([batch["image_index"] for batch in batches])
+    np.testing.assert_array_equal(owners[valid], np.repeat(np.arange(40), 3))
+    expected = [caption for i in range(40) for caption in synthetic[i].captions]
+    np.testing.assert_array_equal(tokens[valid], tokenizer.encode(expected, 12))
+
+
+def test_region_batches_hold_every_region(tokenizer):
+    regions = tuple(Region("one", (i, 0, 4, 8)) for i in range(5))
+    records = [
+        Record(str(i), flat_image(i), ("a picture",), regions if i % 3 == 0 else ())
+        for i in range(10)
+    ]
+    batches = list(
+        region_batches(
+            ListSource(records), tokenizer, image_size=8, max_tokens=12, batch_size=4, max_regions=3
+        )
+    )
+    assert {batch["image"].shape for batch in batches} == {(4, 8, 8, 3)}
+    masks = np.concatenate([batch["mask"] for batch in batches])
+    boxes = np.concatenate([batch["boxes"] for batch in batches])
+    assert masks.sum(1).tolist() == [3, 2] * 4  # five regions take two rows
+    np.testing.assert_allclose(boxes[masks][:5, 0] * 16, np.arange(5))
+    np.testing.assert_allclose(boxes[masks][:, 2:] - boxes[masks][:, :2], [[0.25, 0.5]] * 20)
+    images = np.concatenate([batch["image"] for batch in batches])
+    assert images[::2, 0, 0, 0].tolist() == [0, 3, 6, 9]
+
+
+def test_evaluation_stops_at_a_corrupt_image():
+    with pytest.raises(UserError, match=r"photos-7[^\n]*$"):
+        list(image_batches(flat_source(9, "photos", bad=(7,)), image_size=8, batch_size=4))
+
+
+def test_memory_check():
+    check_fits_memory(1000, "a thousand bytes")
+    with pytest.raises(UserError, match=r"the score block needs about 1048576.0 GiB"):
+        check_fits_memory(2**50, "the score block")
+
+
+def test_synthetic_source_is_deterministic_and_true(synthetic):
+    again = open_synthetic(examples=40, size=32, captions=3, regions=2)
+    assert [synthetic[i] for i in range(40)] == [again[i] for i in range(40)]
+    assert len({synthetic[i].image for i in range(40)}) == 40
+    for i in range(40):
+        record = synthetic[i]
+        first, second = (np.array(region.box) for region in record.regions)
+        assert record.regions[0].text in record.captions[0]
+        if " above " in record.captions[0]:
+            assert first[1] + first[3] <= second[1]
+        if " left of " in record.captions[0]:
+            assert first[0] + first[2] <= second[0]
+    with pytest.raises(UserError):
+        open_synthetic(examples=0)
+    with pytest.raises(UserError):
+        open_synthetic("train")
