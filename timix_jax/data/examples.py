@@ -29,24 +29,24 @@ class CorruptExamples:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._found: dict[str, set[int]] = {}
+        self._found: dict[str, dict[int, str]] = {}
 
     def add(self, source: str, index: int, error: CorruptExample) -> None:
         """Notes an example; the first ones are named in the log, the others counted."""
         with self._lock:
-            found = self._found.setdefault(source, set())
+            found = self._found.setdefault(source, {})
             if index in found:
                 return
-            found.add(index)
+            found[index] = str(error)
             count = len(found)
         if count <= _NAMED or math.log10(count).is_integer():
             logging.warning(
                 "%s: corrupt example replaced by the next one (%d so far): %s", source, count, error
             )
 
-    def known(self, source: str, index: int) -> bool:
-        """Whether the example was found corrupt before."""
-        return index in self._found.get(source, ())
+    def reason(self, source: str, index: int) -> str | None:
+        """What is wrong with an example that was found corrupt before."""
+        return self._found.get(source, {}).get(index)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -86,19 +86,17 @@ class Reader:
           UserError: all examples, or a thousand in a row, are corrupt.
         """
         tries = min(len(self.indices), _MAX_IN_A_ROW)
-        last: CorruptExample | None = None
         for step in range(tries):
             index = int(self.indices[(position + step) % len(self.indices)])
-            if self.corrupt.known(self.source.name, index):
+            if self.corrupt.reason(self.source.name, index):
                 continue
             try:
                 return self.offset + index, use(self.source[index])
             except CorruptExample as error:
                 self.corrupt.add(self.source.name, index, error)
-                last = error
         raise UserError(
-            f"{self.source.name}: {tries} examples in a row are corrupt, from {position} on"
-            f"{f' ({last})' if last else ''}; prepare the data again"
+            f"{self.source.name}: {tries} examples in a row are corrupt, the last is "
+            f"{self.corrupt.reason(self.source.name, index)}; prepare the data again"
         )
 
 
