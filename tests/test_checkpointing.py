@@ -450,5 +450,6 @@ def test_a_full_disk_is_reported_with_path_and_free_bytes(tmp_path):
     message = errors.strip().splitlines()[-1]
     assert message.startswith(f"UserError: checkpoint 1 could not be saved to {tmp_path}/run/0")
     assert "too large" in message
+    assert "the state takes 400,000 bytes, " in message
     assert "bytes are free there" in message
     assert not os.listdir(tmp_path / "run")

@@ -11,7 +11,6 @@ the sums. A step is written beside its final name, renamed, and then summed, all
 
 import functools
 import json
-import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -25,7 +24,7 @@ from orbax.checkpoint import v1 as ocp
 
 from timix_jax import checksums, processes, step_folders, tree_diff
 from timix_jax.errors import UserError
-from timix_jax.workdir import CHECKPOINTS_FOLDER, is_remote
+from timix_jax.workdir import CHECKPOINTS_FOLDER, free_bytes
 
 PyTree = Any
 
@@ -74,6 +73,7 @@ class Checkpointer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self._pending_step = -1
+        self._state_bytes = 0
         self._whole: set[int] = set()  # checked or written by this object
         self._broken: set[int] = set()  # found wanting by this object: deleted by a later save
 
@@ -105,7 +105,8 @@ class Checkpointer:
                 " be saved: resume from it, or choose another --workdir"
             )
         arrays = tree_diff.named_leaves(state)
-        _check_savable(arrays)
+        tree_diff.check_savable(arrays)
+        self._state_bytes = sum(leaf.nbytes for leaf in arrays.values())
         meta = json.loads(json.dumps(meta))
         try:
             with self._context:
@@ -237,9 +238,12 @@ class Checkpointer:
 
     def _failure(self, step: int, error: BaseException) -> UserError:
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        free = free_bytes(self.directory)
+        space = "" if free is None else f", {free:,} bytes are free there"
         return UserError(
-            f"checkpoint {step} could not be saved to {self._path(step)}: {cause}"
-            f"{_free_space(self.directory)}; mend it, or choose another --workdir"
+            f"checkpoint {step} could not be saved to {self._path(step)}: {cause} (the state takes"
+            f" {self._state_bytes:,} bytes{space}); free space or mend what it says, or choose"
+            " another --workdir"
         )
 
 
@@ -318,28 +322,9 @@ def _load(path: epath.Path, abstract: PyTree | None, part: tree_diff.Name) -> Py
     return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in wanted])
 
 
-def _check_savable(arrays: dict[tree_diff.Name, Any]) -> None:
-    """Raises what Orbax would raise too, after minutes or without a name."""
-    for name, leaf in arrays.items():
-        if not isinstance(leaf, jax.Array):
-            raise TypeError(f"{'/'.join(name)} is a {type(leaf).__name__}, not a jax.Array")
-        if leaf.size == 0:
-            raise ValueError(f"{'/'.join(name)} has no elements (shape {leaf.shape})")
-        if jax.process_count() > 1 and leaf.is_fully_addressable:
-            raise ValueError(f"{'/'.join(name)} is local to a process: make it a global array")
-
-
 def _require_whole(path: epath.Path) -> None:
     problems = processes.from_first(lambda: checksums.problems(path))
     if problems:
         raise UserError(
             f"checkpoint {path} cannot be used: {step_folders.listed(problems)}; choose another"
         )
-
-
-def _free_space(directory: epath.Path) -> str:
-    if is_remote(directory):
-        return ""
-    while not directory.exists():
-        directory = directory.parent
-    return f" ({shutil.disk_usage(directory).free:,} bytes are free there)"

@@ -30,6 +30,22 @@ def named_leaves(tree: Any) -> dict[Name, Any]:
     return named
 
 
+def check_savable(named: Mapping[Name, Any]) -> None:
+    """Raises at once, with a name, what Orbax raises after minutes or without one.
+
+    Raises:
+      TypeError: a leaf is not a jax.Array.
+      ValueError: a leaf has no elements, or is local to one of several processes.
+    """
+    for name, leaf in named.items():
+        if not isinstance(leaf, jax.Array):
+            raise TypeError(f"{'/'.join(name)} is a {type(leaf).__name__}, not a jax.Array")
+        if leaf.size == 0:
+            raise ValueError(f"{'/'.join(name)} has no elements (shape {leaf.shape})")
+        if jax.process_count() > 1 and leaf.is_fully_addressable:
+            raise ValueError(f"{'/'.join(name)} is local to a process: make it a global array")
+
+
 def nested(named: Mapping[Name, Any]) -> dict[str, Any]:
     """The leaves as nested plain dicts."""
     tree: dict[str, Any] = {}

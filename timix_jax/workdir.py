@@ -8,6 +8,7 @@ WORKDIR/checkpoints/      see checkpointing.py
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,6 +49,16 @@ def atomic_write_text(path: epath.PathLike, text: str) -> None:
 def is_remote(path: epath.PathLike) -> bool:
     """True for ``gs://…`` and its like: no file descriptors, no free space to ask for."""
     return "://" in os.fspath(path)
+
+
+def free_bytes(path: epath.PathLike) -> int | None:
+    """Bytes free on the disk of a path that need not exist yet; None where it is remote."""
+    path = epath.Path(path)
+    if is_remote(path):
+        return None
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
 
 
 def config_differences(

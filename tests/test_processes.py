@@ -1,0 +1,126 @@
+"""Two processes over loopback: what one tells the other, and checkpoints that they share."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from timix_jax import processes
+from timix_jax.checkpointing import Checkpointer, restore_params
+
+_PROCESS = """
+    import sys
+    import jax
+
+    index, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 2)
+    jax.distributed.initialize(f"127.0.0.1:{port}", 2, index, initialization_timeout=60)
+
+    import numpy as np
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+    from timix_jax import checksums, processes
+    from timix_jax.checkpointing import Checkpointer
+    from timix_jax.errors import UserError
+
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+
+    def put(values, *spec):
+        sharding = NamedSharding(mesh, PartitionSpec(*spec))
+        return jax.make_array_from_callback(values.shape, sharding, lambda i: values[i])
+
+    def state_of(step):
+        values = np.arange(32, dtype=np.float32).reshape(8, 4) + step
+        return {"params": {"w": put(values, "data")}, "step": put(np.int32(step))}
+
+    def refuse():
+        raise UserError("no räison")
+
+    assert processes.is_first() == (index == 0)
+    assert processes.gather_flags(index == 1) == [False, True]
+    assert processes.from_first(lambda: [1, "ü" * 300, index]) == [1, "ü" * 300, 0]
+    try:
+        processes.from_first(refuse)
+    except UserError as error:
+        print("refused:", error)
+
+    with Checkpointer(folder, timeout_s=30) as checkpointer:
+        assert checkpointer.latest_valid() is None
+        for step in (1, 2, 3):
+            checkpointer.save(step, state_of(step), {"step": step})
+        assert checkpointer.latest_valid() == 3
+
+        def no_space(folder):
+            raise OSError(28, "No space left on device")
+
+        write, checksums.write_manifest = checksums.write_manifest, no_space  # process 0 uses it
+        checkpointer.save(4, state_of(4), {})
+        try:
+            checkpointer.wait()
+        except UserError as error:
+            print("failed:", error)
+        checksums.write_manifest = write
+        assert checkpointer.latest_valid() == 3
+        try:
+            checkpointer.save(4, {"w": jax.numpy.zeros(3)}, {})
+        except ValueError as error:
+            print("local:", error)
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state_of(0)
+        )
+        state, meta = checkpointer.restore(3, abstract)
+        assert meta == {"step": 3}
+        for got, want in zip(jax.tree.leaves(state), jax.tree.leaves(state_of(3))):
+            assert got.sharding == want.sharding
+            for one, other in zip(got.addressable_shards, want.addressable_shards):
+                np.testing.assert_array_equal(one.data, other.data)
+    print("done")
+"""
+
+
+def test_one_process_needs_no_messages():
+    assert processes.is_first()
+    assert processes.gather_flags(True) == [True]
+    assert processes.from_first(lambda: {"a": (1, None)}) == {"a": (1, None)}
+    with pytest.raises(ZeroDivisionError):
+        processes.from_first(lambda: 1 / 0)
+
+
+def test_two_processes_agree_and_share_checkpoints_with_one(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    root = pathlib.Path(processes.__file__).parents[1]
+    env = {**os.environ, "PYTHONPATH": str(root), "XLA_FLAGS": ""}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(_PROCESS), str(i), str(port), str(tmp_path)],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=90) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    for index, (printed, errors) in enumerate(outputs):
+        assert printed.splitlines()[-1:] == ["done"], errors
+        said = [line for line in printed.splitlines() if line.startswith(("refu", "fail", "local"))]
+        refused, failed, local = said  # Gloo writes to the standard output, too
+        assert refused == "refused: no räison"
+        cause = "No space left" if index == 0 else "the log of process 0 names the cause"
+        assert cause in failed
+        assert local == "local: w is local to a process: make it a global array"
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.latest_valid() == 3
+    saved = restore_params(tmp_path)
+    np.testing.assert_array_equal(saved["w"], np.arange(32, dtype=np.float32).reshape(8, 4) + 3)
