@@ -120,9 +120,12 @@ def in_fresh_process(measure: Callable[[Task], float], task: Task) -> float:
     everything = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(everything)[: task.cores])  # a child inherits it
     try:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            # Pool workers are daemons and may have no children, which DataLoader needs.
-            return pool.apply(_as_ordinary_process, (measure, task))
+        pool = multiprocessing.get_context("spawn").Pool(1)
+        # Pool workers are daemons and may have no children, which DataLoader needs.
+        rate = pool.apply(_as_ordinary_process, (measure, task))
+        pool.close()
+        pool.join()
+        return rate
     finally:
         os.sched_setaffinity(0, everything)
 
