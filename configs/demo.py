@@ -4,8 +4,8 @@ from ml_collections import ConfigDict
 
 from timix_jax.config import default_config
 
-# 240 concepts, 40 of them held out of training; 3 or so drawings on a 64 px canvas; scenes are built on first use.
-SCENES = "scenes=40000&concepts=240&heldout=40&canvas=64&seed=0"
+# 240 concepts, 40 of them held out of training, on a 64 px canvas; scenes are built on first use.
+SCENES = "concepts=240&heldout=40&canvas=64&seed=0"
 
 
 def get_config() -> ConfigDict:
@@ -14,14 +14,14 @@ def get_config() -> ConfigDict:
     c.seed = 0  # of initialisation, data order, augmentation and mixing
 
     # Data. Vendors Goog and Twtr; boxes reach the trainer for a tenth of the scenes.
-    c.data.train = (f"emoji:train?{SCENES}&annotated=0.1",)
+    c.data.train = (f"emoji:train?{SCENES}&scenes=40000&annotated=0.1",)
     c.data.tokenizer = "wordpiece"  # trained on the captions at hand
     c.data.vocab_size = 1024
     c.data.threads = 2
     c.augment.crop_min = 0.6  # smallest share of the area that a random crop keeps
     c.augment.flip = True  # mirrored, unless the caption says left or right
-    c.augment.randaugment_n = 1  # operations an image
-    c.augment.randaugment_m = 7.0  # their strength, 0 to 10
+    c.augment.randaugment = 1  # RandAugment operations an image
+    c.augment.magnitude = 7.0  # their strength, 0 to 10
 
     # Model: a small dual encoder.
     c.model.image.size = 48  # pixels
@@ -65,13 +65,13 @@ def get_config() -> ConfigDict:
     c.optim.clip_norm = 1.0
 
     # What is measured, kept and printed.
-    c.eval.sets.heldout_vendor = f"emoji:heldout_vendor?{SCENES}"
-    c.eval.sets.trained_vendor = f"emoji:trained_vendor?{SCENES}"
-    c.eval.sets.heldout_concepts = f"emoji:heldout_concepts?{SCENES}"
+    c.eval.sets = tuple(
+        f"{name}=emoji:{name}?{SCENES}"
+        for name in ("heldout_vendor", "trained_vendor", "heldout_concepts")
+    )
     c.eval.every = "25%"
     c.eval.batch_size = 256
     c.checkpoint.every = "25%"
     c.log.every = "50 steps"
-    c.pictures.set = "heldout_vendor"  # whose examples the mixing sheet shows
-    c.pictures.examples = 6
+    c.pictures.examples = 6  # rows of the mixing sheet
     return c

@@ -7,9 +7,9 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
-from absl import flags  # noqa: E402
+import jax
+import pytest
+from absl import flags
 
 # Grain reads absl flags at iteration time and refuses to run before they are parsed.
 flags.FLAGS.mark_as_parsed()

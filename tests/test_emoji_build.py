@@ -1,6 +1,7 @@
 """Built splits of the emoji scenes: determinism, separation, recall well defined, cache."""
 
 import itertools
+import os
 from collections import Counter
 
 import cv2
@@ -11,6 +12,7 @@ from timix_jax.data.emoji import art, build, captions, concepts
 from timix_jax.data.emoji.scenes import Look
 from timix_jax.data.emoji.source import open_emoji
 from timix_jax.data.emoji.splits import SPLITS, scene_numbers
+from timix_jax.data.emoji.workers import map_unordered
 from timix_jax.data.sources import open_source
 from timix_jax.errors import UserError
 
@@ -56,6 +58,14 @@ def test_same_bytes_for_any_number_of_workers(tmp_path, monkeypatch):
     one, two = map(_files, folders)
     assert len(one) == 3 + 2  # shards, manifest, index of the annotated
     assert one == two
+
+
+def test_workers_report_all_results_and_their_own_end():
+    assert sorted(map_unordered(abs, [-3, 1, -2, 5, 4], 2)) == [1, 2, 3, 4, 5]
+    with pytest.raises(UserError, match="canvas=3"):
+        list(map_unordered(Look, [64, 3], 2))
+    with pytest.raises(UserError, match="ended with code 7"):
+        list(map_unordered(os._exit, [7, 7], 2))
 
 
 def test_scenes_do_not_depend_on_their_number_but_on_the_seed(cache, records):
@@ -163,7 +173,7 @@ def test_a_built_split_is_opened_and_not_built_again(cache, records, monkeypatch
 def test_interrupted_and_damaged_builds_are_built_again(tmp_path):
     options = _options(scenes=6)
     folder = tmp_path / "emoji" / options.folder_name()
-    partial = folder.with_name(folder.name + ".partial")
+    partial = folder.with_name(folder.name + ".partial-1")
     partial.mkdir(parents=True)
     (partial / "train-00000-of-00001.array_record.tmp").write_bytes(b"half")
     assert build.ensure_built(options, str(tmp_path), workers=1) == folder

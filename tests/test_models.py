@@ -154,7 +154,10 @@ def test_temperature_is_clamped_and_not_frozen():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image": VitShape(25, 4, 16, 4, 2, 32)}, r"size=25 is not a multiple .*patch=4; use 24 or 28"),
+        (
+            {"image": VitShape(25, 4, 16, 4, 2, 32)},
+            r"size=25 is not a multiple .*patch=4; use 24 or 28",
+        ),
         ({"tpp_layer": 4}, "tpp_layer=4 is not a block"),
         ({"image": VitShape(24, 4, 16, 4, 3, 32)}, "width=16 does not divide"),
     ],

@@ -10,14 +10,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from timix_jax.data.augment import Augment
 from timix_jax.errors import UserError
 from timix_jax.mixing import MIXERS
 from timix_jax.objectives import OBJECTIVES
 
-# Sections whose keys the user chooses.
-FREE_SECTIONS = ("eval.sets",)
 # Fields that may change between a run and its resumption.
-MUTABLE_FIELDS = ("log", "eval", "checkpoint", "pictures", "profile", "data.threads", "mesh")
+MUTABLE_FIELDS = ("log", "eval", "checkpoint", "pictures", "data.threads", "mesh")
 
 
 def default_config() -> ConfigDict:
@@ -32,13 +31,7 @@ def default_config() -> ConfigDict:
             "tokenizer": "wordpiece",
             "vocab_size": 8192,
         },
-        "augment": {
-            "crop_min": 0.2,
-            "flip": True,
-            "randaugment_n": 0,
-            "randaugment_m": 7.0,
-            "randaugment_ops": (),
-        },
+        "augment": _fields(Augment),
         "model": {
             "embed_dim": 256,
             "tpp_layer": 5,
@@ -68,7 +61,9 @@ def default_config() -> ConfigDict:
         },
         "mix": {
             "mixer": "none",
-            "options": {name: _fields(kind, skip=("grid",)) for name, kind in MIXERS.items() if kind},
+            "options": {
+                name: _fields(kind, skip=("grid",)) for name, kind in MIXERS.items() if kind
+            },
             "score": "tpp",
             "target": "hard",
             "beta": 0.5,
@@ -102,13 +97,13 @@ def default_config() -> ConfigDict:
         "checkpoint": {"every": "10%", "keep_last": 2, "keep_every": 0},
         "log": {"every": "50 steps", "tensorboard": True},
         "eval": {
-            "sets": {},
+            "sets": (),
             "evaluators": ("retrieval", "patch_text"),
             "every": "25%",
             "batch_size": 256,
             "weights": "params",
         },
-        "pictures": {"examples": 6, "set": ""},
+        "pictures": {"examples": 6},
     }
     return ConfigDict(config).lock()
 
@@ -141,9 +136,6 @@ def complete(config: ConfigDict) -> ConfigDict:
 def _override(target: ConfigDict, given: ConfigDict, path: str) -> None:
     for name, value in given.items():
         field = f"{path}.{name}" if path else name
-        if path in FREE_SECTIONS:
-            target[name] = str(value)
-            continue
         if name not in target:
             close = difflib.get_close_matches(name, list(target), n=1)
             known = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(target)}"

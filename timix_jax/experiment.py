@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from timix_jax import schedule, train_state
+from timix_jax import flops, schedule, train_state
 from timix_jax.data.pipeline import Augment, TrainIterator, make_train_iterator
 from timix_jax.data.records import CorruptExample
 from timix_jax.data.sources import Source, open_source
@@ -21,7 +21,8 @@ from timix_jax.mixing import build_mixer
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.text import TextShape
 from timix_jax.models.vit import VitShape
-from timix_jax.objectives import OBJECTIVES, Objective, build_objective
+from timix_jax.objectives import Objective, build_objective
+from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.objectives.score_sources import build_score_source
 from timix_jax.optim import make_optimizer
 from timix_jax.parallel.mesh import check_batch_size, make_mesh
@@ -57,6 +58,23 @@ class Experiment:
         ema = self.config.optim.ema > 0
         return train_state.create(self.model, self.optimizer, key, ema=ema)
 
+    def step_flops(self) -> float:
+        """Analytic FLOPs of one step over all devices."""
+        c = self.config
+        mix = next((o for o in self.objectives if isinstance(o, MixedContrastive)), None)
+        passes = flops.step_passes(
+            self.model,
+            c.train.batch_size,
+            clean=any(o.name == "itc" for o in self.objectives),
+            teacher=any(getattr(o, "alpha", 0) > 0 for o in self.objectives),
+            mixed=mix.fraction if mix else 0.0,
+            placement=mix.placement if mix else "extra",
+            score=mix.score.name if mix and mix.score else None,
+            region_images=c.regions.batch_size if _uses_regions(c) else 0,
+            regions=c.regions.max_regions,
+        )
+        return flops.train_step_flops(self.model, passes)
+
     @functools.cached_property
     def abstract_state(self) -> train_state.TrainState:
         """Shapes and dtypes of the state; nothing is computed."""
@@ -73,7 +91,7 @@ class Experiment:
             max_tokens=c.model.text.max_tokens,
             tokenizer=self.tokenizer,
             seed=c.seed,
-            augment=Augment(**_known(c.augment)),
+            augment=Augment(**c.augment.to_dict()),
             with_boxes=needs_boxes(c),
             region_batch_size=c.regions.batch_size if _uses_regions(c) else 0,
             max_regions=c.regions.max_regions,
@@ -82,29 +100,6 @@ class Experiment:
             num_threads=c.data.threads,
             start_step=start_step,
         )
-
-    def evaluators(self) -> dict[str, Evaluator]:
-        """``SET/EVALUATOR`` → evaluator, for every evaluation set of the configuration."""
-        c = self.config
-        built: dict[str, Evaluator] = {}
-        for name, spec in c.eval.sets.items():
-            source = open_source(spec)
-            if len(source) == 0:
-                raise UserError(f"config.eval.sets.{name}={spec!r}: the data set is empty")
-            for kind in c.eval.evaluators:
-                if kind == "patch_text" and len(source.annotated) == 0:
-                    continue  # needs boxes
-                built[f"{name}/{kind}"] = build_evaluator(
-                    kind,
-                    model=self.model,
-                    source=source,
-                    tokenizer=self.tokenizer,
-                    mesh=self.mesh,
-                    image_size=c.model.image.size,
-                    max_tokens=c.model.text.max_tokens,
-                    batch_size=c.eval.batch_size,
-                )
-        return built
 
 
 def build(config: ConfigDict, *, tokenizer: Tokenizer | None = None) -> Experiment:
@@ -241,7 +236,7 @@ def build_objectives(
         objectives.append(build_objective(name, **arguments))
     if mixer is not None:
         objectives.append(
-            OBJECTIVES["mix"](
+            MixedContrastive(
                 mixer=mixer,
                 score=build_score_source(mix.score, model) if mixer.needs_scores else None,
                 weight=mix.weight,
@@ -255,6 +250,35 @@ def build_objectives(
             )
         )
     return objectives
+
+
+def build_evaluators(
+    config: ConfigDict, model: DualEncoder, tokenizer: Tokenizer, mesh: Mesh
+) -> dict[str, list[Evaluator]]:
+    """Evaluation set → its evaluators, for every ``NAME=SOURCE`` of ``config.eval.sets``."""
+    built: dict[str, list[Evaluator]] = {}
+    for entry in config.eval.sets:
+        name, equals, spec = entry.partition("=")
+        if not equals or not name or name in built:
+            raise UserError(f"config.eval.sets: {entry!r}; write NAME=SOURCE, each name once")
+        source = open_source(spec)
+        if len(source) == 0:
+            raise UserError(f"config.eval.sets: {entry!r} is empty")
+        built[name] = [
+            build_evaluator(
+                kind,
+                model=model,
+                source=source,
+                tokenizer=tokenizer,
+                mesh=mesh,
+                image_size=config.model.image.size,
+                max_tokens=config.model.text.max_tokens,
+                batch_size=config.eval.batch_size,
+            )
+            for kind in config.eval.evaluators
+            if kind != "patch_text" or len(source.annotated)  # that one needs boxes
+        ]
+    return built
 
 
 def build_optimizer(
@@ -281,7 +305,3 @@ def needs_boxes(config: ConfigDict) -> bool:
 
 def _uses_regions(config: ConfigDict) -> bool:
     return config.loss.pta.weight > 0
-
-
-def _known(section: ConfigDict) -> dict[str, Any]:
-    return {name: value for name, value in section.items()}

@@ -62,7 +62,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
         return FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         # A typo in a config file or on the command line: the reason, not the traceback.
-        raise UserError(" ".join(str(error).split())) from error
+        # ml_collections puts the traceback of a config file into the message: its last line is the reason.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        where = f"{lines[0].split(': Error')[0]}: " if len(lines) > 1 else ""
+        raise UserError(where + lines[-1] if lines else type(error).__name__) from error
 
 
 def run() -> None:

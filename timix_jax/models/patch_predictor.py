@@ -14,10 +14,10 @@ Array = jax.Array
 class PatchPredictor(nn.Module):
     """Scores each patch against a text vector.
 
-        u = GELU(W1·LN(h) + b1)
-        z = [ u[..., :C/2] ; mean_N u[..., C/2:] ; c ]
-        z = GELU(W3·GELU(W2·z + b2) + b3)
-        logp = log_softmax(W4·z + b4)
+    u = GELU(W1·LN(h) + b1)
+    z = [ u[..., :C/2] ; mean_N u[..., C/2:] ; c ]
+    z = GELU(W3·GELU(W2·z + b2) + b3)
+    logp = log_softmax(W4·z + b4)
     """
 
     dtype: Any = jnp.float32

@@ -53,14 +53,18 @@ class MixedContrastive:
     def __post_init__(self) -> None:
         """Checks what cannot work together."""
         if self.placement not in ("extra", "replace"):
-            raise UserError(f"mix.placement={self.placement!r} is unknown; use 'extra' or 'replace'")
+            raise UserError(
+                f"mix.placement={self.placement!r} is unknown; use 'extra' or 'replace'"
+            )
         if self.placement == "replace" and self.target != "hard":
             raise UserError(
                 f"mix.target={self.target!r} needs the clean similarities, which mix.placement='replace' "
                 "does not compute; use mix.target='hard' or mix.placement='extra'"
             )
         if not 0 < self.fraction <= 1:
-            raise UserError(f"mix.fraction={self.fraction} is not a share of the batch: use 0 < f <= 1")
+            raise UserError(
+                f"mix.fraction={self.fraction} is not a share of the batch: use 0 < f <= 1"
+            )
         if self.mixer.needs_scores and self.score is None:
             raise UserError("this mixer needs mix.score, the source of the patch scores")
 
@@ -148,8 +152,6 @@ class MixedContrastive:
 def _take_rows(forward: Forward, rows: np.ndarray) -> Forward:
     """The batch that these rows of the main batch make; annotated regions are a batch of their own and stay out."""
     batch = {name: value for name, value in forward.batch.items() if name != "regions"}
-    taken = jax.tree.map(
-        lambda x: x[rows], (batch, forward.patches, forward.image, forward.text)
-    )
+    taken = jax.tree.map(lambda x: x[rows], (batch, forward.patches, forward.image, forward.text))
     batch, patches, image, text = taken
     return forward._replace(batch=batch, patches=patches, image=image, text=text)

@@ -25,7 +25,9 @@ class ScoreSource:
 
     def __call__(self, model: DualEncoder, forward: Forward) -> Array:
         """Scores (B,N) float32, the higher the more the caption speaks of the patch; no gradient."""
-        frozen = jax.lax.stop_gradient((forward.params, forward.patches, forward.image, forward.text))
+        frozen = jax.lax.stop_gradient(
+            (forward.params, forward.patches, forward.image, forward.text)
+        )
         params, patches, image, text = frozen
         return self.function(
             model, forward._replace(params=params, patches=patches, image=image, text=text)

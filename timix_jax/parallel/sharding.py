@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -92,3 +93,12 @@ def _check_fit(name: str, shape: tuple[int, ...], rule: Rule, mesh: Mesh) -> Non
                 f"{what}: {name} has shape {tuple(shape)}, and {size} does not divide into {parts} "
                 "parts; use None there or a smaller mesh axis"
             )
+
+
+def with_shardings(abstract_tree: Any, shardings: Any) -> Any:
+    """The shapes of ``abstract_tree`` with these shardings attached, as a restore wants them."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract_tree,
+        shardings,
+    )

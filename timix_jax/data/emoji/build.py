@@ -5,12 +5,9 @@ import dataclasses
 import fcntl
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +21,7 @@ from timix_jax.data.emoji.captions import write_captions
 from timix_jax.data.emoji.concepts import Concept, choose_concepts
 from timix_jax.data.emoji.scenes import Look, render_scene
 from timix_jax.data.emoji.splits import SPLITS, plan_of, scene_numbers, scene_rng
+from timix_jax.data.emoji.workers import map_unordered
 from timix_jax.data.manifest import (
     MANIFEST,
     ShardSummary,
@@ -115,8 +113,10 @@ def ensure_built(options: BuildOptions, cache: str = "", workers: int | None = N
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _lock(folder.with_name(folder.name + ".lock")):
             if not _is_whole(folder):
-                partial = folder.with_name(folder.name + ".partial")
-                shutil.rmtree(partial, ignore_errors=True)
+                for left in folder.parent.glob(f"{folder.name}.partial-*"):
+                    shutil.rmtree(left, ignore_errors=True)
+                # Of this process alone: a worker that outlived its builder harms no other.
+                partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
                 partial.mkdir()
                 _build(options, partial, workers or os.cpu_count() or 1)
                 shutil.rmtree(folder, ignore_errors=True)
@@ -165,7 +165,7 @@ def _build(options: BuildOptions, folder: Path, workers: int) -> None:
     summaries: dict[str, ShardSummary] = {}
     title = f"emoji scenes ({options.split})"
     with tqdm(total=options.scenes, desc=title, unit=" scenes") as progress:
-        for summary in _write_all(shards, min(workers, count)):
+        for summary in map_unordered(_write_shard, shards, min(workers, count)):
             summaries[summary.file] = summary
             progress.update(summary.examples)
     write_manifest(
@@ -179,24 +179,6 @@ def _build(options: BuildOptions, folder: Path, workers: int) -> None:
         heldout_concepts=[concept.name for concept in heldout],
     )
     logging.info("built %d emoji scenes in %s", options.scenes, folder)
-
-
-def _write_all(shards: Sequence[_Shard], workers: int) -> Iterator[ShardSummary]:
-    if workers == 1:
-        yield from map(_write_shard, shards)
-        return
-    # Spawned, since forking a process in which JAX runs threads can hang.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        for future in as_completed([pool.submit(_write_shard, shard) for shard in shards]):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a process that draws the emoji scenes died: too little memory, or a script that "
-            "trains outside of if __name__ == '__main__'"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _write_shard(shard: _Shard) -> ShardSummary:

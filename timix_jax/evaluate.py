@@ -1,0 +1,90 @@
+"""Evaluation of weights on every evaluation set, during training and of a stored checkpoint."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from absl import logging
+from etils import epath
+from ml_collections import ConfigDict
+
+from timix_jax import checkpointing, experiment
+from timix_jax.config import complete
+from timix_jax.data.tokenizers import Tokenizer
+from timix_jax.errors import UserError
+from timix_jax.evaluators import Evaluator
+from timix_jax.metrics import write_results
+from timix_jax.parallel.mesh import make_mesh
+from timix_jax.parallel.sharding import infer_shardings, with_shardings
+
+
+def run_evaluators(evaluators: Mapping[str, list[Evaluator]], params: Any) -> dict[str, float]:
+    """``{"heldout_vendor/i2t_r1": 0.12, ...}`` over all sets."""
+    return {
+        f"{name}/{metric}": value
+        for name, several in evaluators.items()
+        for evaluator in several
+        for metric, value in evaluator.run(params).items()
+    }
+
+
+def evaluated_part(config: ConfigDict) -> str:
+    """The field of the state that is evaluated: ``params`` or, for ``eval.weights='ema'``, the average."""
+    if config.eval.weights not in ("params", "ema"):
+        raise UserError(f"config.eval.weights={config.eval.weights!r}; use 'params' or 'ema'")
+    if config.eval.weights == "ema" and not config.optim.ema:
+        raise UserError("config.eval.weights='ema' needs config.optim.ema above 0")
+    return "ema_params" if config.eval.weights == "ema" else "params"
+
+
+def evaluate_checkpoint(config: ConfigDict, workdir: str) -> dict[str, float]:
+    """``--mode=eval``: the newest checkpoint of ``workdir`` (or a step folder) on ``config.eval.sets``.
+
+    Writes ``WORKDIR/eval-STEP.json`` and prints the figures.
+    """
+    config = complete(config)
+    part = evaluated_part(config)
+    path = checkpointing.find_checkpoint(workdir)
+    meta = checkpointing.read_meta(path)
+    tokenizer = Tokenizer.from_json(meta["tokenizer"])
+    mesh = make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
+    model = experiment.build_model(config, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id)
+    evaluators = experiment.build_evaluators(config, model, tokenizer, mesh)
+    if not evaluators:
+        raise UserError(
+            "config.eval.sets=() names no data; give --config.eval.sets=\"('NAME=SOURCE',)\""
+        )
+    abstract = jax.eval_shape(model.init, jax.random.key(0))
+    abstract = with_shardings(abstract, infer_shardings(abstract, mesh))
+    params = checkpointing.restore_params(path, abstract, part=part)
+    logging.info("evaluating %s of %s", part, path)
+    results = run_evaluators(evaluators, params)
+    # A step folder lies in WORKDIR/checkpoints.
+    folder = epath.Path(workdir) if epath.Path(workdir) != path else path.parent.parent
+    target = folder / f"eval-{int(path.name)}.json"
+    write_results(target, results)
+    if jax.process_index() == 0:
+        print(format_results(results))
+        print(f"written to {target}")
+    return results
+
+
+def format_results(results: Mapping[str, float]) -> str:
+    """A table: a row an evaluation set, recalls in percent with their chance levels, then the patch predictor."""
+    lines = []
+    for name in dict.fromkeys(key.split("/")[0] for key in results):
+        get = lambda metric, name=name: 100 * results.get(f"{name}/{metric}", float("nan"))
+        line = f"{name:<18}"
+        for way, label in (("i2t", "image→text"), ("t2i", "text→image")):
+            if f"{name}/{way}_r1" in results:
+                recalls = " / ".join(f"{get(f'{way}_r{k}'):.1f}" for k in (1, 5, 10))
+                line += (
+                    f"  {label} R@1/5/10 {recalls}% (chance R@10 {get(f'{way}_chance_r10'):.1f})"
+                )
+        lines.append(line)
+        if f"{name}/pointing" in results:
+            lines.append(
+                f"{'':<18}  patches: AUC {get('auc') / 100:.3f} (chance 0.5), "
+                f"pointing game {get('pointing'):.1f}% (chance {get('pointing_chance'):.1f})"
+            )
+    return "\n".join(lines)

@@ -1,0 +1,51 @@
+"""How a run begins: resumed, from another run's weights, or fresh."""
+
+from typing import Any
+
+import jax
+from absl import logging
+from etils import epath
+
+from timix_jax import checkpointing
+from timix_jax.checkpointing import Checkpointer
+from timix_jax.experiment import Experiment
+from timix_jax.models.position_embeddings import fit_position_embeddings
+from timix_jax.parallel.mesh import replicated
+from timix_jax.parallel.sharding import infer_shardings, with_shardings
+from timix_jax.train_state import TrainState
+
+
+def initial_state(experiment: Experiment, checkpointer: Checkpointer) -> tuple[TrainState, bool]:
+    """The state to train from, in order of precedence; and whether it was resumed.
+
+    1. The newest valid checkpoint of this working folder: everything, bit for bit.
+    2. ``config.init_from``: the weights of another run, position embeddings fitted to the new grid; moments and step
+       start anew.
+    3. Fresh parameters from ``config.seed``.
+    """
+    abstract = experiment.abstract_state
+    shardings = infer_shardings(abstract, experiment.mesh)
+    step = checkpointer.latest_valid()
+    if step is not None:
+        state, _ = checkpointer.restore(step, with_shardings(abstract, shardings))
+        logging.info("resumed from checkpoint %d in %s", step, checkpointer.directory)
+        return state, True
+    key = jax.device_put(jax.random.key(experiment.config.seed), replicated(experiment.mesh))
+    create = jax.jit(experiment.create_state, out_shardings=shardings)
+    state = create(key)
+    if experiment.config.init_from:
+        state = _with_weights(state, experiment.config.init_from, abstract.params)
+        logging.info("initial weights from %s", experiment.config.init_from)
+    else:
+        logging.info("fresh parameters from seed %d", experiment.config.seed)
+    return state, False
+
+
+def _with_weights(state: TrainState, path: epath.PathLike, abstract_params: Any) -> TrainState:
+    saved = checkpointing.restore_params(path)
+    params = fit_position_embeddings(saved, abstract_params)
+    checkpointing.check_same_arrays(path, params, abstract_params)
+    put = lambda new, old: jax.device_put(new, old.sharding)
+    params = jax.tree.map(put, params, state.params)
+    ema = None if state.ema_params is None else jax.tree.map(put, params, state.ema_params)
+    return state.replace(params=params, ema_params=ema)

@@ -1,0 +1,279 @@
+"""Training: wiring, the loop, and what is written at its end."""
+
+import collections
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+from ml_collections import ConfigDict
+
+from timix_jax import experiment as experiments
+from timix_jax import workdir as workdirs
+from timix_jax.analysis.curves import training_curves
+from timix_jax.analysis.mixing_examples import draw_mixing_sheet
+from timix_jax.checkpointing import Checkpointer
+from timix_jax.config import MUTABLE_FIELDS, complete, flatten
+from timix_jax.data.tokenizers import Tokenizer
+from timix_jax.errors import UserError
+from timix_jax.evaluate import evaluated_part, format_results, run_evaluators
+from timix_jax.evaluators import Evaluator
+from timix_jax.experiment import Experiment
+from timix_jax.flops import peak_flops
+from timix_jax.metrics import RESULTS_FILE, MetricsWriter, write_results
+from timix_jax.objectives.mixed import MixedContrastive
+from timix_jax.parallel.mesh import put_batch
+from timix_jax.progress import Chrono, ProgressPrinter, startup_summary
+from timix_jax.start import initial_state
+from timix_jax.train_state import TrainState
+from timix_jax.train_step import make_train_step
+
+PICTURES_FOLDER = "pictures"
+
+
+def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
+    """Trains from the newest checkpoint of ``workdir`` (or from the start) to the end, then evaluates.
+
+    Args:
+      config: a recipe; see `timix_jax.config`.
+      workdir: gets config.json, tokenizer.json, checkpoints/, metrics.jsonl, results.json and pictures/.
+
+    Returns:
+      The content of results.json: ``SET/METRIC`` → fraction.
+    """
+    config = complete(config)
+    part = evaluated_part(config)
+    folder = epath.Path(workdir)
+    run, evaluators = _open_run(config, folder)
+    with (
+        Checkpointer(
+            folder / workdirs.CHECKPOINTS_FOLDER,
+            keep_last=config.checkpoint.keep_last,
+            keep_every=config.checkpoint.keep_every or None,
+        ) as checkpointer,
+    ):
+        state, _ = initial_state(run, checkpointer)
+        first_step = int(state.step)
+        workdirs.truncate_jsonl(folder / workdirs.METRICS_FILE, first_step)
+        with MetricsWriter(
+            folder, first_step=first_step, tensorboard=config.log.tensorboard
+        ) as writer:
+            loop = Loop(run, evaluators, checkpointer, writer, folder, part)
+            state = loop.run(state)
+            results = run_evaluators(evaluators, getattr(state, part))
+            writer.write(run.total_steps, results)
+    write_results(folder / RESULTS_FILE, results)
+    if jax.process_index() == 0:
+        _draw(run, state, folder, part)
+        print(f"\n{format_results(results)}\nwritten to {folder}")
+    return results
+
+
+def _open_run(
+    config: ConfigDict, folder: epath.Path
+) -> tuple[Experiment, dict[str, list[Evaluator]]]:
+    """Builds everything, and only then writes to the folder: a mistake leaves nothing behind."""
+    flat = flatten(config)
+    begun = (folder / workdirs.CONFIG_FILE).exists()
+    if begun:
+        workdirs.open_workdir(folder, flat, ignore=MUTABLE_FIELDS)
+    tokenizer_file = folder / workdirs.TOKENIZER_FILE
+    tokenizer = None
+    if begun and tokenizer_file.exists():
+        tokenizer = Tokenizer.from_json(tokenizer_file.read_text())
+    run = experiments.build(config, tokenizer=tokenizer)
+    evaluators = experiments.build_evaluators(config, run.model, run.tokenizer, run.mesh)
+    if jax.process_index() == 0:
+        workdirs.open_workdir(folder, flat, ignore=MUTABLE_FIELDS)
+        if not tokenizer_file.exists():
+            workdirs.atomic_write_text(tokenizer_file, run.tokenizer.to_json())
+    return run, evaluators
+
+
+class Sent(NamedTuple):
+    """A step that was sent to the devices: its number, the ids of its examples, its metrics."""
+
+    step: int
+    example_ids: np.ndarray
+    metrics: Mapping[str, jax.Array]
+
+
+class Loop:
+    """The training loop: fetch, step, and at their periods log, evaluate and save."""
+
+    def __init__(
+        self,
+        run: Experiment,
+        evaluators: dict[str, list[Evaluator]],
+        checkpointer: Checkpointer,
+        writer: MetricsWriter,
+        folder: epath.Path,
+        part: str,
+    ) -> None:
+        """Compiles nothing yet."""
+        self._run, self._evaluators, self._part = run, evaluators, part
+        self._checkpointer, self._writer, self._folder = checkpointer, writer, folder
+        config = run.config
+        self._flops = run.step_flops()
+        self._chrono = Chrono(
+            total_steps=run.total_steps,
+            batch_size=config.train.batch_size,
+            devices=run.mesh.size,
+            flops_per_step=self._flops,
+            peak_flops=peak_flops(run.mesh.devices.flat[0]),
+        )
+        self._printer = ProgressPrinter(
+            total_steps=run.total_steps, weights={o.name: o.weight for o in run.objectives}
+        )
+        step = make_train_step(
+            run.model,
+            run.objectives,
+            run.optimizer,
+            schedule=run.schedule,
+            ema_decay=config.optim.ema,
+            seed=config.seed,
+        )
+        self._step = jax.jit(step, donate_argnums=0)
+        self._saved: int | None = None
+        self._meta = {"config": flatten(config), "tokenizer": run.tokenizer.to_json()}
+
+    def run(self, state: TrainState) -> TrainState:
+        """Trains to the last step; the state given is consumed."""
+        self._printer.text(self._summary(state))
+        first_step = step = int(state.step)
+        self._saved = first_step or None
+        if step >= self._run.total_steps:
+            return state
+        batches = self._run.train_iterator(step)
+        unchecked: collections.deque[Sent] = collections.deque()
+        try:
+            while step < self._run.total_steps:
+                with self._chrono.waiting():
+                    batch = next(batches)
+                ids = batch.pop("example_id")
+                state, metrics = self._step(state, put_batch(batch, self._run.mesh))
+                unchecked.append(Sent(step, ids, metrics))
+                step += 1
+                if step == first_step + 1:
+                    jax.block_until_ready(state)
+                    logging.info("first step is done; steady from here")
+                    self._chrono.begin(step)
+                # One step stays in flight, so that the check does not hold up the devices.
+                self._check_finite(unchecked, leave=1)
+                due = self._due(step)
+                if due["log"]:
+                    self._log(step, metrics, batches.skipped)
+                if due["checkpoint"]:
+                    self._check_finite(unchecked, leave=0)  # nothing broken is ever saved
+                    self._save(step, state)
+                if due["eval"] and step < self._run.total_steps:
+                    self._evaluate(step, state)
+        finally:
+            batches.close()
+        return state
+
+    def _due(self, step: int) -> dict[str, bool]:
+        last = step == self._run.total_steps
+        return {
+            name: last or (period > 0 and step % period == 0)
+            for name, period in self._run.every.items()
+        }
+
+    def _log(self, step: int, metrics: Mapping[str, jax.Array], skipped: int) -> None:
+        values = {name: float(v) for name, v in metrics.items() if name != "finite"}
+        speed = self._chrono.read(step)
+        if speed is not None:
+            values |= {
+                "images_per_s": speed.images_per_s,
+                "images_per_s_device": speed.images_per_s_device,
+                "data_wait": speed.wait,
+            }
+        values["skipped_examples"] = skipped
+        self._writer.write(step, values)
+        self._printer.line(step, values, speed)
+
+    def _save(self, step: int, state: TrainState) -> None:
+        with self._chrono.pause():
+            position = {"next_index": step}
+            self._checkpointer.save(step, state, {"step": step, "data": position, **self._meta})
+        self._saved = step
+
+    def _evaluate(self, step: int, state: TrainState) -> None:
+        jax.block_until_ready(state)
+        with self._chrono.pause():
+            results = run_evaluators(self._evaluators, getattr(state, self._part))
+        self._writer.write(step, results)
+        self._printer.text(format_results(results))
+
+    def _check_finite(self, unchecked: collections.deque[Sent], *, leave: int) -> None:
+        while len(unchecked) > leave:
+            one = unchecked.popleft()
+            if not bool(one.metrics["finite"]):
+                raise self._not_finite(one)
+
+    def _not_finite(self, one: Sent) -> UserError:
+        path = self._folder / f"nonfinite-{one.step}.json"
+        record = {
+            "step": one.step,
+            "example_ids": one.example_ids.tolist(),
+            "metrics": {name: repr(float(value)) for name, value in one.metrics.items()},
+        }
+        if jax.process_index() == 0:
+            workdirs.atomic_write_text(path, json.dumps(record, indent=2))
+        ids = ", ".join(map(str, one.example_ids[:8].tolist()))
+        good = "none yet" if self._saved is None else f"checkpoint {self._saved}"
+        return UserError(
+            f"the loss is not finite at step {one.step} (examples {ids}, …: all in {path}); last good "
+            f"state: {good} in {self._folder}; lower config.optim.lr or look at these examples"
+        )
+
+    def _summary(self, state: TrainState) -> str:
+        run = self._run
+        return startup_summary(
+            f"TiMix-JAX: {'resuming at step ' + str(int(state.step)) if int(state.step) else 'training'}",
+            devices=list(run.mesh.devices.flat),
+            mesh_shape=dict(run.mesh.shape),
+            data={source.name: len(source) for source in run.sources},
+            parameters={
+                name: sum(leaf.size for leaf in jax.tree.leaves(tower))
+                for name, tower in state.params.items()
+                if name != "log_temperature"
+            },
+            batch_size=run.config.train.batch_size,
+            total_steps=run.total_steps,
+            examples=run.examples,
+            flops_per_step=self._flops,
+            peak_flops=peak_flops(run.mesh.devices.flat[0]),
+            workdir=str(self._folder),
+        )
+
+
+def _draw(run: Experiment, state: TrainState, folder: epath.Path, part: str) -> None:
+    """Training curves, and the mixing sheet where windows are mixed."""
+    pictures = folder / PICTURES_FOLDER
+    name = folder.name
+    training_curves(
+        folder / workdirs.METRICS_FILE, pictures / "training_curves.png", f"Training of {name}"
+    )
+    for objective in run.objectives:
+        if isinstance(objective, MixedContrastive):
+            batches = run.train_iterator(0)
+            try:
+                batch: dict[str, Any] = next(batches)
+            finally:
+                batches.close()
+            batch.pop("example_id")
+            draw_mixing_sheet(
+                pictures / "mixing.png",
+                model=run.model,
+                objective=objective,
+                params=getattr(state, part),
+                batch=batch,
+                captions=[run.tokenizer.decode(row) for row in batch["tokens"]],
+                examples=run.config.pictures.examples,
+                seed=run.config.seed,
+                title=f"{type(objective.mixer).__name__} on {run.sources[0].name}",
+            )
