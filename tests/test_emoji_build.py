@@ -185,6 +185,12 @@ def test_interrupted_and_damaged_builds_are_built_again(tmp_path):
     assert _files(folder) == whole
 
 
+def test_a_build_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(UserError, match="scenes=2000"):
+        build.ensure_built(_options("heldout_concepts", scenes=2000), str(tmp_path))
+    assert not [path for path in (tmp_path / "emoji").iterdir() if path.suffix != ".lock"]
+
+
 def test_the_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("TIMIX_CACHE", str(tmp_path / "a"))
     assert build.cache_folder() == tmp_path / "a" / "emoji"

@@ -11,6 +11,6 @@ Twitter (``Twtr``: CC-BY 4.0) and JoyPixels (``Joy``: JoyPixels' own free licenc
 attribution). The scenes stay in a cache on the machine that made them.
 
 ``art`` reads drawings and names, ``english`` turns names into phrases, ``concepts`` chooses,
-``scenes`` plans and renders, ``captions`` writes, ``build`` stores (in the processes of ``workers``),
+``scenes`` plans and renders, ``captions`` writes, ``build`` stores (in processes of ``workers``),
 ``source`` opens.
 """

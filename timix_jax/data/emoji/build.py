@@ -118,9 +118,12 @@ def ensure_built(options: BuildOptions, cache: str = "", workers: int | None = N
                 # Of this process alone: a worker that outlived its builder harms no other.
                 partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
                 partial.mkdir()
-                _build(options, partial, workers or os.cpu_count() or 1)
-                shutil.rmtree(folder, ignore_errors=True)
-                partial.rename(folder)
+                try:
+                    _build(options, partial, workers or os.cpu_count() or 1)
+                    shutil.rmtree(folder, ignore_errors=True)
+                    partial.rename(folder)
+                finally:
+                    shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise UserError(
             f"{folder}: cannot write the emoji scenes ({error}); name another folder in TIMIX_CACHE"

@@ -11,7 +11,7 @@ from timix_jax.errors import UserError
 
 _TRAINING_VENDORS = (VENDORS.index("Goog"), VENDORS.index("Twtr"))
 _HELDOUT_VENDOR = (VENDORS.index("Joy"),)
-_TRIES = 100  # plans drawn for a test scene, on average, before the concepts count as too few
+_TRIES = 40  # plans drawn for a test scene, on average, before the concepts count as too few
 
 
 @dataclasses.dataclass(frozen=True)
