@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from timix_jax.errors import UserError
+from timix_jax.log import show_own_lines
 
 # A mode is "module:function" of a function of (config, workdir).
 MODES = {
@@ -45,7 +46,7 @@ def _main(argv: list[str]) -> None:
         raise UserError(f"unexpected argument {argv[1]!r}; flags start with --")
     if _CONFIG.value is None:
         raise UserError("--config is missing; try --config=configs/demo.py")
-    logging.set_verbosity(logging.INFO)
+    show_own_lines()
     if _COORDINATOR.value:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     if _CACHE.value:
