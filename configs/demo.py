@@ -55,6 +55,7 @@ def get_config() -> ConfigDict:
     c.loss.pta.weight = 1.0
     c.regions.batch_size = 32  # annotated scenes a step
     c.regions.max_regions = 5  # (text, box) a scene
+    c.regions.max_tokens = 10  # of a region's text, which is short
 
     # Optimiser and duration.
     c.train.batch_size = 128

@@ -79,7 +79,7 @@ def default_config() -> ConfigDict:
             for name, kind in OBJECTIVES.items()
             if name != "mix"
         },
-        "regions": {"batch_size": 0, "max_regions": 5},
+        "regions": {"batch_size": 0, "max_regions": 5, "max_tokens": 0},
         "optim": {
             "lr": 1e-4,
             "lr_scales": (),

@@ -95,6 +95,7 @@ class Experiment:
             with_boxes=needs_boxes(c),
             region_batch_size=c.regions.batch_size if _uses_regions(c) else 0,
             max_regions=c.regions.max_regions,
+            region_max_tokens=c.regions.max_tokens or None,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             num_threads=c.data.threads,

@@ -7,6 +7,7 @@ processes: process h of n holds its examples h, h + n, h + 2n, ….
 
 import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -100,6 +101,7 @@ def make_train_iterator(
     with_boxes: bool = False,
     region_batch_size: int = 0,
     max_regions: int = 5,
+    region_max_tokens: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = 2,
@@ -123,6 +125,7 @@ def make_train_iterator(
       with_boxes: adds the boxes of the regions that the chosen caption names.
       region_batch_size: annotated images a step, over all processes; 0 = no second stream.
       max_regions: rows for boxes.
+      region_max_tokens: length of a region's token row, Tr; phrases are short. None = max_tokens.
       process_index: this process.
       process_count: number of processes.
       num_threads: decoding threads, each at work on a batch.
@@ -133,7 +136,7 @@ def make_train_iterator(
       P = region_batch_size / process_count: image uint8 (B, S, S, 3), tokens int32 (B, T),
       example_id int64 (B,), the index in the concatenation of the sources; with boxes also boxes
       float32 (B, M, 4) x0, y0, x1, y1 as fractions and box_mask bool (B, M); with a second stream
-      also regions: image uint8 (P, S, S, 3), tokens int32 (P, R, T), boxes float32 (P, R, 4), mask
+      also regions: image uint8 (P, S, S, 3), tokens int32 (P, R, Tr), boxes float32 (P, R, 4), mask
       bool (P, R).
 
     Raises:
@@ -171,6 +174,7 @@ def make_train_iterator(
             )
         readers = _readers(sources, annotated, corrupt)
         stream = _shuffled_examples(readers, None, seeds[2])
+        spec = replace(spec, max_tokens=region_max_tokens or max_tokens)
         stream = stream.random_map(_MakeExamples(readers, region_example, spec), seed=seeds[3])
         regions = host_batches(stream, region_batch_size)
         steps = min(len(batches), len(regions))
