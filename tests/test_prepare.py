@@ -321,7 +321,7 @@ def test_killed_and_continued_writes_the_same_bytes(tmp_path, workers):
     assert main([*argv, f"--out={tmp_path / 'whole'}"]) == 0
     out = tmp_path / "killed"
     argv += [f"--out={out}", f"--workers={workers}"]
-    receipts = lambda: len(list((out / ".prepare").glob("*.array_record.json")))  # noqa: E731
+    receipts = lambda: len(list((out / ".prepare").glob("*.array_record.json")))
     assert kill_when(argv, lambda: receipts() >= 3)
     assert not (out / "manifest.json").exists()
     kept = {path: path.stat().st_mtime_ns for path in out.glob("*.array_record")}

@@ -249,7 +249,7 @@ def _caption_features(features: Mapping[str, Any], captions: str | None, name: s
 
 
 def _caption_feature(features: Mapping[str, Any], caption: str, name: str) -> str:
-    is_text: Callable[[Any], bool] = lambda f: isinstance(f, tfds.features.Text)  # noqa: E731
+    is_text: Callable[[Any], bool] = lambda f: isinstance(f, tfds.features.Text)
     feature = features.get(caption)
     if feature is None:
         top, _, field = caption.rpartition("/")
