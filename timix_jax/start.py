@@ -1,5 +1,6 @@
 """How a run begins: resumed, from another run's weights, or fresh."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -48,4 +49,4 @@ def _with_weights(state: TrainState, path: epath.PathLike, abstract_params: Any)
     put = lambda new, old: jax.device_put(new, old.sharding)
     params = jax.tree.map(put, params, state.params)
     ema = None if state.ema_params is None else jax.tree.map(put, params, state.ema_params)
-    return state.replace(params=params, ema_params=ema)
+    return dataclasses.replace(state, params=params, ema_params=ema)

@@ -67,7 +67,7 @@ def draw_mixing_sheet(
         pixels = patchify(normalise_pixels(batch["image"]), model.image.patch)
         at_pixels = objective.mixer(forward.stream("mix"), pixels, scores)
         image = unpatchify(at_pixels.inputs, model.image.patch)
-        return jnp.round((image + 1) * 127.5).astype(jnp.uint8), mixed._replace(inputs=None), scores
+        return jnp.round((image + 1) * 127.5).astype(jnp.uint8), mixed, scores
 
     drawn = jax.tree.map(
         np.asarray, mix(params, {k: v for k, v in batch.items() if k != "regions"})
@@ -88,8 +88,8 @@ def draw_mixing_sheet(
         high_partner=mixed.high[partner],
         window=int(mixed.window),
         lam=mixed.lam[rows],
-        captions=[captions[k] for k in rows],
-        partner_captions=[captions[k] for k in partner],
+        captions=[captions[int(k)] for k in rows],
+        partner_captions=[captions[int(k)] for k in partner],
         title=title,
     )
     return True

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -36,6 +37,10 @@ def unit_norm(x: Array) -> Array:
     """L2-normalises the last axis in float32 (float64 stays)."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)
+
+
+def _apply(module: nn.Module, params: Params, *args: Any, **options: Any) -> Any:
+    return module.apply({"params": params}, *args, **options)
 
 
 @dataclass(frozen=True)
@@ -125,8 +130,7 @@ class DualEncoder:
 
     def embed_patches(self, params: Params, images: Array) -> Array:
         """Images (B,H,H,3), uint8 or float -1..1, to patch embeddings (B,N,C) before positions."""
-        vit = self._vit
-        return vit.apply({"params": params["image"]}, images, method=vit.embed_patches)
+        return _apply(self._vit, params["image"], images, method="embed_patches")
 
     def encode_patches(
         self, params: Params, patches: Array, *, capture: int | None = None
@@ -136,15 +140,12 @@ class DualEncoder:
         ``capture`` also returns all tokens after that block (``tpp_layer`` for the predictor; ``depth - 2`` for
         the attention score).
         """
-        pooled, tokens, captured = self._vit.apply(
-            {"params": params["image"]}, patches, capture=capture
-        )
+        pooled, tokens, captured = _apply(self._vit, params["image"], patches, capture=capture)
         return ImageFeatures(unit_norm(pooled), tokens, captured)
 
     def encode_prefix(self, params: Params, patches: Array, blocks: int) -> Array:
         """All tokens (B,N+prefix,C) after the first ``blocks`` blocks only."""
-        vit = self._vit
-        return vit.apply({"params": params["image"]}, patches, stop=blocks, method=vit.run_blocks)
+        return _apply(self._vit, params["image"], patches, stop=blocks, method="run_blocks")
 
     def encode_site(self, params: Params, patches: Array) -> Array:
         """Patch tokens h (B,N,C) at the predictor's site; later blocks do not run."""
@@ -156,18 +157,16 @@ class DualEncoder:
 
     def encode_text(self, params: Params, tokens: Array) -> TextFeatures:
         """Captions int32 (B,T), [CLS] first."""
-        projected, cls = self._text.apply({"params": params["text"]}, tokens)
+        projected, cls = _apply(self._text, params["text"], tokens)
         return TextFeatures(unit_norm(projected), cls)
 
     def patch_logp(self, params: Params, site: Array, cls: Array) -> Array:
         """The patch predictor: site (B,N,C), cls (B,Ct) to log-probabilities (B,N,2) (paper §1)."""
-        return PatchPredictor(self.dtype).apply({"params": params["patch_predictor"]}, site, cls)
+        return _apply(PatchPredictor(self.dtype), params["patch_predictor"], site, cls)
 
     def project_patches(self, params: Params, patches: Array) -> Array:
         """Final patch tokens (B,N,C) in the shared space, (B,N,D) unit norm."""
-        vit = self._vit
-        projected = vit.apply({"params": params["image"]}, patches, method=vit.project)
-        return unit_norm(projected)
+        return unit_norm(_apply(self._vit, params["image"], patches, method="project"))
 
     def cls_attention(self, params: Params, tokens: Array) -> Array:
         """CLS attention (B,N) of the last block, given its input tokens (B,N+1,C)."""
