@@ -1,0 +1,34 @@
+"""Timing of several cases in one process, so that a slow moment of the machine meets all of them."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+
+def interleaved_seconds(
+    cases: Mapping[str, Callable[[], object]], *, repeats: int
+) -> dict[str, list[float]]:
+    """Runs every case once, untimed (compilation, caches), then all of them in turn ``repeats`` times.
+
+    Args:
+      cases: name → what is measured; it returns when its work is done.
+
+    Returns:
+      name → seconds of each repetition; position i of all lists belongs together.
+    """
+    for run in cases.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for repeat in range(repeats):
+        # Every other round backwards: no case always runs behind the same one.
+        for name in cases if repeat % 2 == 0 else reversed(list(cases)):
+            start = time.perf_counter()
+            cases[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def median_ratio(seconds: Mapping[str, list[float]], case: str, base: str) -> float:
+    """Median over the repetitions of time of ``case`` / time of ``base`` in the same repetition."""
+    pairs = zip(seconds[case], seconds[base], strict=True)
+    return statistics.median(one / other for one, other in pairs)

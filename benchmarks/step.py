@@ -1,0 +1,235 @@
+"""Cost of the whole training step with mixing, against its floor and against the plain step.
+
+    python -m benchmarks.step                            # the model of configs/demo.py
+    python -m benchmarks.step --size S16 --batch 8       # ViT-S/16 at 224 px, both towers of size S
+
+Floor of placement "extra" = the plain step + one more forward and backward pass of the image tower
++ PTA. The real train step runs on one batch that stays on the device, in one process; the cases take
+turns, and ratios are medians over pairs of the same turn.
+"""
+
+import argparse
+import dataclasses
+import functools
+import runpy
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from benchmarks.interleaved import interleaved_seconds, median_ratio
+from timix_jax import experiment, schedule, train_state
+from timix_jax.config import complete, default_config
+from timix_jax.models.dual_encoder import DualEncoder
+from timix_jax.models.vit import VIT_SIZES
+from timix_jax.objectives import Forward, Objective
+from timix_jax.train_step import TrainStep, make_train_step
+
+TOTAL_STEPS = 1_000_000  # mixing must not end while it is measured
+
+
+@dataclasses.dataclass(frozen=True)
+class SecondView:
+    """One more forward and backward pass of the image tower, and nothing else."""
+
+    name: ClassVar[str] = "second_view"
+    weight: ClassVar[float] = 1.0
+    needs_clean: ClassVar[bool] = False
+    capture: ClassVar[int | None] = None
+
+    def __call__(
+        self, model: DualEncoder, forward: Forward
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Mean of the embeddings of the images in reverse order, as XLA merges two equal passes."""
+        image = model.encode_patches(forward.params, forward.patches[::-1])
+        return jnp.mean(image.embedding), {}
+
+
+class Case(NamedTuple):
+    """A row: what the step does, beside which other row it is put, and the ratio it may reach."""
+
+    name: str
+    fields: dict[str, Any]
+    base: str = ""
+    target: float | None = None
+    second_view: bool = False
+
+
+MIXED = {"mix.mixer": "timix", "mix.fraction": 1.0, "mix.ramp": "0 steps", "mix.until": "100%"}
+EXTRA = MIXED | {"mix.placement": "extra"}
+REPLACE = MIXED | {"mix.placement": "replace", "mix.target": "hard"}
+WITHOUT_PTA = {"loss.pta.weight": 0.0}
+WITH_PTA = {"loss.pta.weight": 1.0}
+PLAIN = {"mix.mixer": "none"}
+
+CASES = (
+    Case("plain", PLAIN | WITHOUT_PTA),
+    Case("plain + second view", PLAIN | WITHOUT_PTA, "plain", second_view=True),
+    Case("plain + PTA", PLAIN | WITH_PTA, "plain"),
+    Case("floor: plain + second view + PTA", PLAIN | WITH_PTA, "plain", second_view=True),
+    Case(
+        "TiMix extra, tpp",
+        EXTRA | WITH_PTA | {"mix.score": "tpp"},
+        "floor: plain + second view + PTA",
+        1.03,
+    ),
+    Case("TiMix replace, tpp", REPLACE | WITHOUT_PTA | {"mix.score": "tpp"}, "plain", 1.2),
+    Case(
+        "TiMix replace, tpp, + PTA", REPLACE | WITH_PTA | {"mix.score": "tpp"}, "plain + PTA", 1.2
+    ),
+    Case("TiMix replace, random", REPLACE | WITHOUT_PTA | {"mix.score": "random"}, "plain", 1.03),
+    Case("TiMix replace, oracle", REPLACE | WITHOUT_PTA | {"mix.score": "oracle"}, "plain", 1.03),
+)
+
+
+def small_config() -> ConfigDict:
+    """Both towers of size S at 224 px, as the paper's are both of size B."""
+    c = default_config()
+    width, depth, heads, mlp_dim = VIT_SIZES["S"]
+    tower = {"width": width, "depth": depth, "heads": heads, "mlp_dim": mlp_dim}
+    c.model.image.update({"size": 224, "patch": 16, **tower})
+    c.model.text.update(tower)
+    c.train.batch_size = 8
+    c.regions.batch_size = 2
+    c.model.scan = False  # as for the CPU; --scan for the other
+    return c
+
+
+def random_batch(config: ConfigDict, rng: np.random.Generator) -> dict[str, Any]:
+    """A batch of the shapes of ``config`` with boxes and regions: noise, but captions end in padding."""
+    batch, regions = config.train.batch_size, config.regions.batch_size
+    per_image, length = config.regions.max_regions, config.model.text.max_tokens
+
+    def images(count: int) -> np.ndarray:
+        side = config.model.image.size
+        return rng.integers(0, 256, (count, side, side, 3), np.uint8)
+
+    def tokens(*shape: int) -> np.ndarray:
+        ids = rng.integers(1, config.data.vocab_size, (*shape, length), np.int32)
+        ends = rng.integers(length // 2, length + 1, (*shape, 1))
+        return np.where(np.arange(length) < ends, ids, 0)
+
+    def boxes(*shape: int) -> np.ndarray:
+        low = rng.uniform(0, 0.6, (*shape, 2)).astype(np.float32)
+        return np.concatenate([low, low + 0.3], axis=-1)
+
+    return {
+        "image": images(batch),
+        "tokens": tokens(batch),
+        "boxes": boxes(batch, 3),
+        "box_mask": np.ones((batch, 3), bool),
+        "regions": {
+            "image": images(regions),
+            "tokens": tokens(regions, per_image),
+            "boxes": boxes(regions, per_image),
+            "mask": np.ones((regions, per_image), bool),
+        },
+    }
+
+
+def case_objectives(config: ConfigDict, model: DualEncoder, case: Case) -> list[Objective]:
+    """The objectives of ``config`` with the fields of the case."""
+    changed = ConfigDict(config)
+    changed.update_from_flattened_dict(case.fields)
+    to_steps = functools.partial(
+        schedule.steps, batch_size=1, examples=TOTAL_STEPS, total_steps=TOTAL_STEPS
+    )
+    objectives = experiment.build_objectives(changed, model, to_steps)
+    return [*objectives, SecondView()] if case.second_view else objectives
+
+
+def measure(config: ConfigDict, *, steps: int, repeats: int) -> dict[str, list[float]]:
+    """Case → seconds a step of each repetition."""
+    model = experiment.build_model(config, vocab_size=config.data.vocab_size, pad_id=0)
+    rate = schedule.warmup_cosine(1e-4, TOTAL_STEPS, 1, 0.0, 0.0)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    optimizer = experiment.build_optimizer(config, params, rate)
+    batch = jax.device_put(random_batch(config, np.random.default_rng(0)))
+    create = functools.partial(train_state.create, model, optimizer, ema=config.optim.ema > 0)
+    # One state goes through the steps of all cases: it is the same for all, and large.
+    state = [jax.jit(create)(jax.random.key(0))]
+
+    def runner(step: TrainStep) -> Callable[[], None]:
+        jitted = jax.jit(step, donate_argnums=0)
+
+        def run() -> None:
+            for _ in range(steps):
+                state[0], metrics = jitted(state[0], batch)
+            jax.block_until_ready((state[0], metrics))
+
+        return run
+
+    cases = {
+        case.name: runner(
+            make_train_step(
+                model,
+                case_objectives(config, model, case),
+                optimizer,
+                schedule=rate,
+                ema_decay=config.optim.ema,
+                seed=0,
+            )
+        )
+        for case in CASES
+    }
+    seconds = interleaved_seconds(cases, repeats=repeats)
+    return {name: [total / steps for total in values] for name, values in seconds.items()}
+
+
+def table(seconds: Mapping[str, list[float]], batch_size: int) -> str:
+    """A row a case in Markdown."""
+    lines = ["| step | ms | images/s | ratio | of | target |", "|---|---|---|---|---|---|"]
+    for case in CASES:
+        median = statistics.median(seconds[case.name])
+        ratio = f"{median_ratio(seconds, case.name, case.base):.3f}" if case.base else ""
+        base = case.base.split(":")[0]
+        target = f"≤ {case.target:.2f}" if case.target else ""
+        lines.append(
+            f"| {case.name} | {median * 1e3:.1f} | {batch_size / median:.1f} | {ratio} | {base} "
+            f"| {target} |"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--config", default="configs/demo.py", help="recipe whose model is taken")
+    parser.add_argument("--size", choices=["config", "S16"], default="config")
+    parser.add_argument("--batch", type=int, default=0, help="default: the recipe's")
+    parser.add_argument("--scan", action=argparse.BooleanOptionalAction, default=None)
+    parser.add_argument("--steps", type=int, default=1, help="steps a measurement")
+    parser.add_argument("--repeats", type=int, default=9)
+    args = parser.parse_args(argv)
+
+    small = args.size == "S16"
+    config = complete(small_config() if small else runpy.run_path(args.config)["get_config"]())
+    config.regions.batch_size = config.regions.batch_size or max(1, config.train.batch_size // 4)
+    if args.batch:
+        share = config.regions.batch_size / config.train.batch_size
+        config.train.batch_size = args.batch
+        config.regions.batch_size = max(1, round(share * args.batch))
+    if args.scan is not None:
+        config.model.scan = args.scan
+    v, device = config.model.image, jax.devices()[0]
+    print(
+        f"{'ViT-S/16' if small else args.config}: {v.size} px, patch {v.patch}, {v.depth} blocks of "
+        f"{v.width}, batch {config.train.batch_size}, {config.regions.batch_size} annotated images "
+        f"with {config.regions.max_regions} regions, {config.model.dtype}, predictor at block "
+        f"{config.model.tpp_layer}, {'scanned' if config.model.scan else 'unrolled'}\n"
+        f"{device.platform} ({device.device_kind}), median of {args.repeats} interleaved "
+        f"measurements of {args.steps} step(s)\n",
+        flush=True,
+    )
+    print(
+        table(measure(config, steps=args.steps, repeats=args.repeats), config.train.batch_size),
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
