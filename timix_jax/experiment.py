@@ -15,7 +15,7 @@ from timix_jax.data.pipeline import Augment, TrainIterator, make_train_iterator
 from timix_jax.data.records import CorruptExample
 from timix_jax.data.sources import Source, open_source
 from timix_jax.data.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
-from timix_jax.errors import UserError
+from timix_jax.errors import UserError, located
 from timix_jax.evaluators import Evaluator, build_evaluator
 from timix_jax.mixing import build_mixer
 from timix_jax.models.dual_encoder import DualEncoder
@@ -28,6 +28,7 @@ from timix_jax.optim import make_optimizer
 from timix_jax.parallel.mesh import check_batch_size, make_mesh
 
 TOKENIZER_EXAMPLES = 200_000  # captions of so many examples a source train a tokenizer
+_LR_SCALE = ([str, float], [str, int])
 STACKED = r".*/layers/.*"  # parameters with a leading layer axis (models/transformer.py)
 
 
@@ -62,6 +63,8 @@ class Experiment:
         """Analytic FLOPs of one step over all devices."""
         c = self.config
         mix = next((o for o in self.objectives if isinstance(o, MixedContrastive)), None)
+        text = self.model.text
+        phrase = text._replace(max_tokens=c.regions.max_tokens or text.max_tokens)
         passes = flops.step_passes(
             self.model,
             c.train.batch_size,
@@ -72,6 +75,7 @@ class Experiment:
             score=mix.score.name if mix and mix.score else None,
             region_images=c.regions.batch_size if _uses_regions(c) else 0,
             regions=c.regions.max_regions,
+            region_text=flops.text_flops(phrase) / flops.text_flops(text),
         )
         return flops.train_step_flops(self.model, passes)
 
@@ -83,24 +87,27 @@ class Experiment:
     def train_iterator(self, start_step: int) -> TrainIterator:
         """The input pipeline; its element s is the batch of step s."""
         c = self.config
-        return make_train_iterator(
-            self.sources,
-            c.data.weights or None,
-            batch_size=c.train.batch_size,
-            image_size=c.model.image.size,
-            max_tokens=c.model.text.max_tokens,
-            tokenizer=self.tokenizer,
-            seed=c.seed,
-            augment=Augment(**c.augment.to_dict()),
-            with_boxes=needs_boxes(c),
-            region_batch_size=c.regions.batch_size if _uses_regions(c) else 0,
-            max_regions=c.regions.max_regions,
-            region_max_tokens=c.regions.max_tokens or None,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            num_threads=c.data.threads,
-            start_step=start_step,
-        )
+        with located("config.augment."):
+            augment = Augment(**c.augment.to_dict())
+        with located("config.data, config.train: "):
+            return make_train_iterator(
+                self.sources,
+                c.data.weights or None,
+                batch_size=c.train.batch_size,
+                image_size=c.model.image.size,
+                max_tokens=c.model.text.max_tokens,
+                tokenizer=self.tokenizer,
+                seed=c.seed,
+                augment=augment,
+                with_boxes=needs_boxes(c),
+                region_batch_size=c.regions.batch_size if _uses_regions(c) else 0,
+                max_regions=c.regions.max_regions,
+                region_max_tokens=c.regions.max_tokens or None,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+                num_threads=c.data.threads,
+                start_step=start_step,
+            )
 
 
 def build(config: ConfigDict, *, tokenizer: Tokenizer | None = None) -> Experiment:
@@ -113,11 +120,13 @@ def build(config: ConfigDict, *, tokenizer: Tokenizer | None = None) -> Experime
     Raises:
       UserError: the first field that cannot work.
     """
-    mesh = make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
+    mesh = build_mesh(config)
     check_batch_size(config.train.batch_size, mesh, field="config.train.batch_size")
     if _uses_regions(config):
         check_batch_size(config.regions.batch_size, mesh, field="config.regions.batch_size")
-    build_model(config, vocab_size=1, pad_id=0)  # refuses bad shapes before any data is read
+    # Refuses bad shapes before any data is read.
+    _abstract_params(build_model(config, vocab_size=1, pad_id=0))
+    _check_teacher(config)
     sources = open_training_sources(config)
     tokenizer = tokenizer or build_tokenizer(config, sources)
     model = build_model(config, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id)
@@ -126,15 +135,18 @@ def build(config: ConfigDict, *, tokenizer: Tokenizer | None = None) -> Experime
         schedule.steps, batch_size=config.train.batch_size, examples=examples
     )
     total = to_steps(config.train.duration, field="config.train.duration")
+    if total < 1:
+        raise UserError(f"config.train.duration={config.train.duration!r}: give at least 1 step")
     within = functools.partial(to_steps, total_steps=total)
-    rate = schedule.warmup_cosine(
-        config.optim.lr,
-        total,
-        within(config.optim.warmup, field="config.optim.warmup"),
-        config.optim.start_lr,
-        config.optim.end_lr,
-    )
-    params = jax.eval_shape(model.init, jax.random.key(0))
+    with located("config.optim."):
+        rate = schedule.warmup_cosine(
+            config.optim.lr,
+            total,
+            within(config.optim.warmup, field="config.optim.warmup"),
+            config.optim.start_lr,
+            config.optim.end_lr,
+        )
+    params = _abstract_params(model)
     return Experiment(
         config=config,
         mesh=mesh,
@@ -159,21 +171,43 @@ def build_model(config: ConfigDict, *, vocab_size: int, pad_id: int) -> DualEnco
     if m.dtype not in ("float32", "bfloat16"):
         raise UserError(f"config.model.dtype={m.dtype!r} is unknown; use 'float32' or 'bfloat16'")
     v, t = m.image, m.text
-    return DualEncoder(
-        image=VitShape(v.size, v.patch, v.width, v.depth, v.heads, v.mlp_dim),
-        text=TextShape(vocab_size, t.max_tokens, t.width, t.depth, t.heads, t.mlp_dim),
-        embed_dim=m.embed_dim,
-        tpp_layer=m.tpp_layer,
-        pool=v.pool,
-        text_pre_norm=t.pre_norm,
-        pad_id=pad_id,
-        temperature_init=m.temperature,
-        temperature_range=tuple(m.temperature_range),
-        act=m.act,
-        dtype=jnp.dtype(m.dtype),
-        scan=m.scan,
-        remat=m.remat,
-    )
+    with located("config."):
+        return DualEncoder(
+            image=VitShape(v.size, v.patch, v.width, v.depth, v.heads, v.mlp_dim),
+            text=TextShape(vocab_size, t.max_tokens, t.width, t.depth, t.heads, t.mlp_dim),
+            embed_dim=m.embed_dim,
+            tpp_layer=m.tpp_layer,
+            pool=v.pool,
+            text_pre_norm=t.pre_norm,
+            pad_id=pad_id,
+            temperature_init=m.temperature,
+            temperature_range=tuple(m.temperature_range),
+            act=m.act,
+            dtype=jnp.dtype(m.dtype),
+            scan=m.scan,
+            remat=m.remat,
+        )
+
+
+def build_mesh(config: ConfigDict) -> Mesh:
+    """The mesh of ``config.mesh`` over all devices."""
+    with located("config."):
+        return make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
+
+
+def _abstract_params(model: DualEncoder) -> Any:
+    with located("config."):
+        return jax.eval_shape(model.init, jax.random.key(0))
+
+
+def _check_teacher(config: ConfigDict) -> None:
+    alpha, ema = config.loss.itc.alpha, config.optim.ema
+    if not 0 <= ema < 1:
+        raise UserError(f"config.optim.ema={ema}: give 0 (none) or a decay below 1, such as 0.995")
+    if alpha and not ema:
+        raise UserError(
+            f"config.loss.itc.alpha={alpha} needs a teacher: set config.optim.ema above 0, such as 0.995"
+        )
 
 
 def open_training_sources(config: ConfigDict) -> tuple[Source, ...]:
@@ -184,7 +218,8 @@ def open_training_sources(config: ConfigDict) -> tuple[Source, ...]:
             "config.data.train=() names no data; give --config.data.train=\"('records:DIR',)\" "
             "(python -m timix_jax.data.prepare makes DIR) or \"('tfds:NAME',)\""
         )
-    sources = tuple(open_source(spec) for spec in specs)
+    with located("config.data.train: "):
+        sources = tuple(open_source(spec) for spec in specs)
     for spec, source in zip(specs, sources, strict=True):
         if len(source) == 0:
             raise UserError(f"config.data.train: {spec!r} is empty")
@@ -200,7 +235,8 @@ def build_tokenizer(config: ConfigDict, sources: tuple[Source, ...]) -> Tokenize
     """Trains ``wordpiece`` or ``bpe`` on the captions at hand, or loads a file."""
     kind = config.data.tokenizer
     if kind not in ("wordpiece", "bpe"):
-        return load_tokenizer(kind)
+        with located(f"config.data.tokenizer={kind!r}: "):
+            return load_tokenizer(kind)
     # Evenly spaced where there are many: the vocabulary does not gain from more captions than these.
     captions = (
         caption
@@ -208,7 +244,8 @@ def build_tokenizer(config: ConfigDict, sources: tuple[Source, ...]) -> Tokenize
         for index in range(0, len(source), max(1, len(source) // TOKENIZER_EXAMPLES))
         for caption in _captions(source, index)
     )
-    return train_tokenizer(captions, kind=kind, vocab_size=config.data.vocab_size)
+    with located("config.data."):
+        return train_tokenizer(captions, kind=kind, vocab_size=config.data.vocab_size)
 
 
 def _captions(source: Source, index: int) -> tuple[str, ...]:
@@ -224,7 +261,8 @@ def build_objectives(
     """The terms of the loss with a weight above 0, the mixed one where there is a mixer."""
     mix, objectives = config.mix, []
     options = mix.options[mix.mixer].to_dict() if mix.mixer in mix.options else {}
-    mixer = build_mixer(mix.mixer, grid=model.grid, **options)
+    with located(f"config.mix.options.{mix.mixer}: " if options else "config.mix.mixer: "):
+        mixer = build_mixer(mix.mixer, grid=model.grid, **options)
     for name, settings in config.loss.items():
         if settings.weight == 0 or (name == "itc" and mixer and mix.placement == "replace"):
             continue
@@ -234,22 +272,24 @@ def build_objectives(
             else value
             for key, value in settings.items()
         }
-        objectives.append(build_objective(name, **arguments))
+        with located("config.loss."):
+            objectives.append(build_objective(name, **arguments))
     if mixer is not None:
-        objectives.append(
-            MixedContrastive(
-                mixer=mixer,
-                score=build_score_source(mix.score, model) if mixer.needs_scores else None,
-                weight=mix.weight,
-                target=mix.target,
-                beta=mix.beta,
-                label_smoothing=mix.label_smoothing,
-                placement=mix.placement,
-                fraction=mix.fraction,
-                ramp_steps=to_steps(mix.ramp, field="config.mix.ramp"),
-                until_step=to_steps(mix.until, field="config.mix.until"),
+        with located("config."):
+            objectives.append(
+                MixedContrastive(
+                    mixer=mixer,
+                    score=build_score_source(mix.score, model) if mixer.needs_scores else None,
+                    weight=mix.weight,
+                    target=mix.target,
+                    beta=mix.beta,
+                    label_smoothing=mix.label_smoothing,
+                    placement=mix.placement,
+                    fraction=mix.fraction,
+                    ramp_steps=to_steps(mix.ramp, field="config.mix.ramp"),
+                    until_step=to_steps(mix.until, field="config.mix.until"),
+                )
             )
-        )
     return objectives
 
 
@@ -262,23 +302,25 @@ def build_evaluators(
         name, equals, spec = entry.partition("=")
         if not equals or not name or name in built:
             raise UserError(f"config.eval.sets: {entry!r}; write NAME=SOURCE, each name once")
-        source = open_source(spec)
+        with located("config.eval.sets: "):
+            source = open_source(spec)
         if len(source) == 0:
             raise UserError(f"config.eval.sets: {entry!r} is empty")
-        built[name] = [
-            build_evaluator(
-                kind,
-                model=model,
-                source=source,
-                tokenizer=tokenizer,
-                mesh=mesh,
-                image_size=config.model.image.size,
-                max_tokens=config.model.text.max_tokens,
-                batch_size=config.eval.batch_size,
-            )
-            for kind in config.eval.evaluators
-            if kind != "patch_text" or len(source.annotated)  # that one needs boxes
-        ]
+        with located(f"config.eval, {name}: "):
+            built[name] = [
+                build_evaluator(
+                    kind,
+                    model=model,
+                    source=source,
+                    tokenizer=tokenizer,
+                    mesh=mesh,
+                    image_size=config.model.image.size,
+                    max_tokens=config.model.text.max_tokens,
+                    batch_size=config.eval.batch_size,
+                )
+                for kind in config.eval.evaluators
+                if kind != "patch_text" or len(source.annotated)  # that one needs boxes
+            ]
     return built
 
 
@@ -287,16 +329,23 @@ def build_optimizer(
 ) -> optax.GradientTransformation:
     """AdamW of ``config.optim``."""
     o = config.optim
-    return make_optimizer(
-        params,
-        schedule=rate,
-        b1=o.b1,
-        b2=o.b2,
-        weight_decay=o.weight_decay,
-        clip_norm=o.clip_norm or None,
-        lr_scales=tuple((pattern, float(factor)) for pattern, factor in o.lr_scales),
-        stacked=STACKED,
-    )
+    for entry in o.lr_scales:
+        if not isinstance(entry, (tuple, list)) or [type(x) for x in entry] not in _LR_SCALE:
+            raise UserError(
+                f"config.optim.lr_scales={o.lr_scales}: {entry!r} is not (pattern, factor); "
+                "write (('image/.*', 0.1),)"
+            )
+    with located("config.optim."):
+        return make_optimizer(
+            params,
+            schedule=rate,
+            b1=o.b1,
+            b2=o.b2,
+            weight_decay=o.weight_decay,
+            clip_norm=o.clip_norm or None,
+            lr_scales=tuple((pattern, float(factor)) for pattern, factor in o.lr_scales),
+            stacked=STACKED,
+        )
 
 
 def needs_boxes(config: ConfigDict) -> bool:

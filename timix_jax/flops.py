@@ -114,6 +114,7 @@ def step_passes(
     score: str | None = None,
     region_images: int = 0,
     regions: int = 0,
+    region_text: float = 1.0,
 ) -> Passes:
     """The passes of the dual encoder's step.
 
@@ -126,6 +127,7 @@ def step_passes(
         score: the score source of the mixer, or None for mixers without scores.
         region_images: images of the patch-text alignment, up to the predictor's block.
         regions: captions and boxes for each of those.
+        region_text: cost of a region's text, which may be shorter, as a share of a caption's.
     """
     depth, site = model.image.depth, model.tpp_layer + 1
     b, extra = batch_size, placement == "extra"
@@ -141,7 +143,7 @@ def step_passes(
         image_blocks=trained * depth + region_images * site,
         image_blocks_frozen=scoring + b * depth * teacher,
         projected=trained,
-        texts=b + pairs,
+        texts=b + pairs * region_text,
         texts_frozen=b * teacher,
         pairs=pairs,
         pairs_frozen=scored if score == "tpp" else 0,
