@@ -22,6 +22,7 @@ class LookupModel:
 
     grid: int = 2
     tpp_layer: int = 0
+    embed_dim: int = 16
 
     def embed_patches(self, params, images):
         value = jnp.round(jnp.mean(images.astype(jnp.float32), axis=(1, 2, 3)))

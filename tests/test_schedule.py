@@ -104,8 +104,8 @@ def test_warmup_edges():
         ((1e-3, 0, 0), "total=0"),
         ((1e-3, 10, 11), r"warmup=11 steps: longer than the training \(10 steps\)"),
         ((1e-3, 10, -1), "warmup=-1"),
-        ((0.0, 10, 1), "base learning rate=0"),
-        ((1e-7, 10, 1), "start=1e-06"),
+        ((0.0, 10, 1), "lr=0"),
+        ((1e-7, 10, 1), "start_lr=1e-06"),
     ],
 )
 def test_impossible_schedules(arguments, message):

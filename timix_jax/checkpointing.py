@@ -11,7 +11,7 @@ the sums. A step is written beside its final name, renamed, and then summed, all
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
@@ -24,7 +24,7 @@ from orbax.checkpoint import v1 as ocp
 
 from timix_jax import checksums, processes, step_folders, tree_diff
 from timix_jax.errors import UserError
-from timix_jax.workdir import CHECKPOINTS_FOLDER, free_bytes
+from timix_jax.workdir import CHECKPOINTS_FOLDER, absolute, free_bytes
 
 PyTree = Any
 
@@ -63,7 +63,7 @@ class Checkpointer:
             raise UserError(f"keep_last={keep_last}: keep at least 1 checkpoint")
         if keep_every is not None and keep_every < 0:
             raise UserError(f"keep_every={keep_every}: give a number of steps, or 0 for none")
-        self.directory = epath.Path(directory)
+        self.directory = absolute(directory)
         self._keep_last = keep_last
         self._keep_every = keep_every
         self._context = ocp.Context()
@@ -253,7 +253,7 @@ def find_checkpoint(path: epath.PathLike) -> epath.Path:
     Raises:
       UserError: there is none, or the given one is damaged.
     """
-    path = epath.Path(path)
+    path = absolute(path)
     if step_folders.is_step(path.name) or checksums.has_manifest(path):
         _require_whole(path)
         return path
@@ -270,7 +270,7 @@ def find_checkpoint(path: epath.PathLike) -> epath.Path:
 
 def read_meta(path: epath.PathLike) -> dict[str, Any]:
     """The ``meta`` of a checkpoint found by ``find_checkpoint``."""
-    return dict(ocp.checkpointables_metadata(epath.Path(path)).custom_metadata or {})
+    return dict(ocp.checkpointables_metadata(absolute(path)).custom_metadata or {})
 
 
 def restore_params(
@@ -305,13 +305,7 @@ def _load(path: epath.Path, abstract: PyTree | None, part: tree_diff.Name) -> Py
         for name, leaf in wanted.items():
             if leaf.sharding is None:
                 raise ValueError(f"{'/'.join(name)} has no sharding: say where to put it")
-    differences = tree_diff.differences(saved, wanted)
-    if differences:
-        raise UserError(
-            f"checkpoint {path} is of another model (saved → wanted; {len(saved)} arrays against"
-            f" {len(wanted)}), {tree_diff.summary(differences)}: use the model that it was saved"
-            " with, or another --workdir"
-        )
+    _refuse_differences(path, saved, wanted)
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with context:
@@ -320,6 +314,26 @@ def _load(path: epath.Path, abstract: PyTree | None, part: tree_diff.Name) -> Py
     if abstract is None:
         return tree_diff.nested({name[depth:]: leaf for name, leaf in arrays.items()})
     return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in wanted])
+
+
+def check_same_arrays(path: epath.PathLike, params: PyTree, abstract_params: PyTree) -> None:
+    """Raises a UserError that names what differs, unless ``params`` of ``path`` have these names and shapes."""
+    saved, wanted = tree_diff.named_leaves(params), tree_diff.named_leaves(abstract_params)
+    _refuse_differences(path, saved, wanted)
+
+
+def _refuse_differences(
+    path: epath.PathLike,
+    saved: Mapping[tree_diff.Name, Any],
+    wanted: Mapping[tree_diff.Name, Any],
+) -> None:
+    differences = tree_diff.differences(saved, wanted)
+    if differences:
+        raise UserError(
+            f"checkpoint {path} is of another model (saved → wanted; {len(saved)} arrays against"
+            f" {len(wanted)}), {tree_diff.summary(differences)}: use the model that it was saved"
+            " with, or another --workdir"
+        )
 
 
 def _require_whole(path: epath.Path) -> None:

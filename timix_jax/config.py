@@ -18,6 +18,31 @@ from timix_jax.objectives import OBJECTIVES
 # Fields that may change between a run and its resumption.
 MUTABLE_FIELDS = ("log", "eval", "checkpoint", "pictures", "data.threads", "mesh")
 
+# Fields that are checked at once since they are used late or by several: smallest value.
+_AT_LEAST = {
+    "seed": 0,
+    "data.threads": 1,
+    "model.embed_dim": 1,
+    "model.image.size": 1,
+    "model.image.patch": 1,
+    "model.image.width": 1,
+    "model.image.depth": 1,
+    "model.image.heads": 1,
+    "model.image.mlp_dim": 1,
+    "model.text.max_tokens": 3,  # [CLS], a word, [SEP]
+    "model.text.width": 1,
+    "model.text.depth": 1,
+    "model.text.heads": 1,
+    "model.text.mlp_dim": 1,
+    "mix.weight": 0,
+    "regions.max_regions": 1,
+    "train.batch_size": 1,
+    "checkpoint.keep_last": 1,
+    "checkpoint.keep_every": 0,
+    "eval.batch_size": 1,
+    "pictures.examples": 1,
+}
+
 
 def default_config() -> ConfigDict:
     """Every field with its default; a recipe in configs/ overrides and comments them."""
@@ -126,20 +151,55 @@ def complete(config: ConfigDict) -> ConfigDict:
     """The configuration with defaults filled in, locked.
 
     Raises:
-      UserError: a field that does not exist (with the nearest that does), or a value of another type.
+      UserError: a field that does not exist (with the nearest that does), or a value of another type or out of range.
     """
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"the recipe's get_config() returned {config!r}; return a ConfigDict")
     full = default_config().unlock()
     _override(full, config, "")
+    _check_ranges(full)
     return full.lock()
+
+
+def _check_ranges(config: ConfigDict) -> None:
+    for field, value in flatten(config).items():
+        smallest = (
+            0 if field.startswith("loss.") and field.endswith(".weight") else _AT_LEAST.get(field)
+        )
+        if smallest is not None and not value >= smallest:  # NaN too
+            raise UserError(f"config.{field}={value!r}: give at least {smallest}")
+    low, high = config.model.temperature_range
+    if not 0 < low <= config.model.temperature <= high:
+        raise UserError(
+            f"config.model.temperature={config.model.temperature}: must lie within "
+            f"config.model.temperature_range={config.model.temperature_range}, above 0"
+        )
+
+
+def default_of(field: str, given: str | None) -> Any:
+    """The default of the field ``a.b.c``, for which the command line gives ``given``.
+
+    Raises:
+      UserError: there is no such field (the message has the nearest that does), or it is a section.
+    """
+    target: Any = default_config()
+    path = ""
+    for name in field.split("."):
+        if not isinstance(target, ConfigDict):
+            raise UserError(f"config.{field}={given}: config.{path} is no section")
+        _check_known(name, target, path, given)
+        target, path = target[name], f"{path}.{name}" if path else name
+    if isinstance(target, ConfigDict):
+        raise UserError(
+            f"config.{field}={given} is a section; give its fields: {', '.join(target)}"
+        )
+    return target
 
 
 def _override(target: ConfigDict, given: ConfigDict, path: str) -> None:
     for name, value in given.items():
         field = f"{path}.{name}" if path else name
-        if name not in target:
-            close = difflib.get_close_matches(name, list(target), n=1)
-            known = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(target)}"
-            raise UserError(f"config.{field}={value!r}: there is no such field; {known}")
+        _check_known(name, target, path, value)
         old = target[name]
         if isinstance(old, ConfigDict):
             if not hasattr(value, "items"):
@@ -149,11 +209,20 @@ def _override(target: ConfigDict, given: ConfigDict, path: str) -> None:
             target[name] = _converted(value, old, field)
 
 
+def _check_known(name: str, section: ConfigDict, path: str, value: Any) -> None:
+    if name in section:
+        return
+    field = f"{path}.{name}" if path else name
+    close = difflib.get_close_matches(name, list(section), n=1)
+    known = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(section)}"
+    raise UserError(f"config.{field}={value!r}: there is no such field; {known}")
+
+
 def _converted(value: Any, default: Any, field: str) -> Any:
     """``value`` in the type of the field; durations take numbers and text."""
     duration = _is_duration(field)
     if duration:
-        kinds: tuple[type, ...] = (int, float, str)
+        kinds: Any = (int, float, str)
     elif isinstance(default, bool):
         kinds = (bool,)
     elif isinstance(default, float):

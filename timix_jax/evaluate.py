@@ -14,8 +14,8 @@ from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import UserError
 from timix_jax.evaluators import Evaluator
 from timix_jax.metrics import write_results
-from timix_jax.parallel.mesh import make_mesh
 from timix_jax.parallel.sharding import infer_shardings, with_shardings
+from timix_jax.workdir import absolute
 
 
 def run_evaluators(evaluators: Mapping[str, list[Evaluator]], params: Any) -> dict[str, float]:
@@ -47,7 +47,7 @@ def evaluate_checkpoint(config: ConfigDict, workdir: str) -> dict[str, float]:
     path = checkpointing.find_checkpoint(workdir)
     meta = checkpointing.read_meta(path)
     tokenizer = Tokenizer.from_json(meta["tokenizer"])
-    mesh = make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
+    mesh = experiment.build_mesh(config)
     model = experiment.build_model(config, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id)
     evaluators = experiment.build_evaluators(config, model, tokenizer, mesh)
     if not evaluators:
@@ -60,7 +60,7 @@ def evaluate_checkpoint(config: ConfigDict, workdir: str) -> dict[str, float]:
     logging.info("evaluating %s of %s", part, path)
     results = run_evaluators(evaluators, params)
     # A step folder lies in WORKDIR/checkpoints.
-    folder = epath.Path(workdir) if epath.Path(workdir) != path else path.parent.parent
+    folder = path.parent.parent if absolute(workdir) == path else epath.Path(workdir)
     target = folder / f"eval-{int(path.name)}.json"
     write_results(target, results)
     if jax.process_index() == 0:

@@ -8,7 +8,9 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
+from timix_jax.config import complete
 from timix_jax.errors import UserError
+from timix_jax.flag_errors import flag_error
 from timix_jax.log import show_own_lines
 
 # A mode is "module:function" of a function of (config, workdir).
@@ -60,13 +62,15 @@ def _main(argv: list[str]) -> None:
 
 def _parse_flags(argv: list[str]) -> list[str]:
     try:
-        return FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        # A typo in a config file or on the command line: the reason, not the traceback.
-        # ml_collections puts the traceback of a config file into the message: its last line is the reason.
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        where = f"{lines[0].split(': Error')[0]}: " if len(lines) > 1 else ""
-        raise UserError(where + lines[-1] if lines else type(error).__name__) from error
+        rest = FLAGS(argv)
+        if _CONFIG.value is not None:
+            complete(_CONFIG.value)  # a recipe that is missing is reported on its use only
+    except UserError:
+        raise
+    except Exception as error:
+        # A recipe is the user's own code: whatever it raises is shown as its line and the reason.
+        raise flag_error(error, argv) from error
+    return rest
 
 
 def run() -> None:

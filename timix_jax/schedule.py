@@ -106,11 +106,11 @@ def warmup_cosine(
             "or train longer"
         )
     if base <= 0:
-        raise UserError(f"base learning rate={base}: nothing would be learned; give more than 0")
+        raise UserError(f"lr={base}: nothing would be learned; give more than 0")
     if min(start, end) < 0 or max(start if warmup else 0.0, end) > base:
         raise UserError(
-            f"base learning rate={base}: start={start} and end={end} must lie between 0 and it; "
-            "raise the base or lower them"
+            f"lr={base}: start_lr={start} and end_lr={end} must lie between 0 and it; raise lr or "
+            "lower them"
         )
 
     def schedule(step: jax.Array | int) -> jax.Array:

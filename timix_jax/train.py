@@ -15,10 +15,10 @@ from timix_jax import experiment as experiments
 from timix_jax import workdir as workdirs
 from timix_jax.analysis.curves import training_curves
 from timix_jax.analysis.mixing_examples import draw_mixing_sheet
-from timix_jax.checkpointing import Checkpointer
+from timix_jax.checkpointing import Checkpointer, find_checkpoint
 from timix_jax.config import MUTABLE_FIELDS, complete, flatten
 from timix_jax.data.tokenizers import Tokenizer
-from timix_jax.errors import UserError
+from timix_jax.errors import UserError, located
 from timix_jax.evaluate import evaluated_part, format_results, run_evaluators
 from timix_jax.evaluators import Evaluator
 from timix_jax.experiment import Experiment
@@ -86,6 +86,10 @@ def _open_run(
         tokenizer = Tokenizer.from_json(tokenizer_file.read_text())
     run = experiments.build(config, tokenizer=tokenizer)
     evaluators = experiments.build_evaluators(config, run.model, run.tokenizer, run.mesh)
+    run.train_iterator(0).close()  # refuses what the input pipeline cannot do
+    if config.init_from:
+        with located("config.init_from: "):
+            find_checkpoint(config.init_from)
     if jax.process_index() == 0:
         workdirs.open_workdir(folder, flat, ignore=MUTABLE_FIELDS)
         if not tokenizer_file.exists():

@@ -51,6 +51,11 @@ def is_remote(path: epath.PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
+def absolute(path: epath.PathLike) -> epath.Path:
+    """The path from the root, as Orbax wants it; remote ones as they are."""
+    return epath.Path(path if is_remote(path) else os.path.abspath(path))
+
+
 def free_bytes(path: epath.PathLike) -> int | None:
     """Bytes free on the disk of a path that need not exist yet; None where it is remote."""
     path = epath.Path(path)

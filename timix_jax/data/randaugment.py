@@ -70,11 +70,11 @@ def check_operations(names: Sequence[str], magnitude: float) -> None:
     unknown = [name for name in names if name not in _RANGES]
     if unknown or not names:
         raise UserError(
-            f"RandAugment operations {tuple(names)}: {unknown[0] if unknown else 'none'} is not "
+            f"operations={tuple(names)}: {unknown[0] if unknown else 'none'} is not "
             f"known; choose from {', '.join(_RANGES)}"
         )
     if not 0 <= magnitude <= MAX_MAGNITUDE:
-        raise UserError(f"RandAugment magnitude {magnitude}: give 0 to {MAX_MAGNITUDE}")
+        raise UserError(f"magnitude={magnitude}: of RandAugment, give 0 to {MAX_MAGNITUDE}")
 
 
 def sample_operations(

@@ -74,7 +74,7 @@ class RetrievalEvaluator:
         max_tokens: int,
         batch_size: int,
     ) -> None:
-        """Compiles nothing yet; raises UserError for an empty source."""
+        """Compiles nothing yet; raises UserError for a source that is empty or does not fit into memory."""
         if len(source) == 0:
             raise UserError(
                 f"Evaluation set {source.name!r} is empty: "
@@ -83,6 +83,8 @@ class RetrievalEvaluator:
         self._source, self._tokenizer, self._mesh = source, tokenizer, mesh
         self._image_size, self._max_tokens = image_size, max_tokens
         self._batch_size = divisible(batch_size, mesh)
+        # At the least a caption an image: refused now, and not after hours of training.
+        self._check_memory(model.embed_dim, captions_an_image=1)
 
         def encode_images(params: Any, images: jax.Array) -> jax.Array:
             return model.encode_patches(params, model.embed_patches(params, images)).embedding

@@ -19,7 +19,7 @@ kernel_init = nn.initializers.lecun_normal()
 def activation(name: str) -> Callable[[Array], Array]:
     """``gelu`` (exact, what ViT and BERT checkpoints expect) or ``gelu_tanh``."""
     if name not in ("gelu", "gelu_tanh"):
-        raise UserError(f"activation={name!r} is unknown; use 'gelu' or 'gelu_tanh'")
+        raise UserError(f"model.act={name!r} is unknown; use 'gelu' or 'gelu_tanh'")
     return lambda x: jax.nn.gelu(x, approximate=name == "gelu_tanh")
 
 
@@ -95,7 +95,7 @@ def _rematerialise(fn: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
     if remat == "dots":
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
         return jax.checkpoint(fn, policy=policy, prevent_cse=False)
-    raise UserError(f"remat={remat!r} is unknown; use 'none', 'dots' or 'full'")
+    raise UserError(f"model.remat={remat!r} is unknown; use 'none', 'dots' or 'full'")
 
 
 class Stack(nn.Module):

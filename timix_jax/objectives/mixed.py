@@ -1,7 +1,7 @@
 """The contrastive loss of mixed images with soft targets (paper §§3, 4)."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +52,10 @@ class MixedContrastive:
 
     def __post_init__(self) -> None:
         """Checks what cannot work together."""
+        if self.target not in get_args(TargetName):
+            raise UserError(
+                f"mix.target={self.target!r} is unknown; use one of {', '.join(get_args(TargetName))}"
+            )
         if self.placement not in ("extra", "replace"):
             raise UserError(
                 f"mix.placement={self.placement!r} is unknown; use 'extra' or 'replace'"
