@@ -103,14 +103,16 @@ def random_batch(config: ConfigDict, rng: np.random.Generator) -> dict[str, Any]
     """A batch of the shapes of ``config`` with boxes and regions: noise, but captions end in padding."""
     batch, regions = config.train.batch_size, config.regions.batch_size
     per_image, length = config.regions.max_regions, config.model.text.max_tokens
+    region_length = config.regions.max_tokens or length
 
     def images(count: int) -> np.ndarray:
         side = config.model.image.size
         return rng.integers(0, 256, (count, side, side, 3), np.uint8)
 
     def tokens(*shape: int) -> np.ndarray:
-        ids = rng.integers(1, config.data.vocab_size, (*shape, length), np.int32)
-        ends = rng.integers(length // 2, length + 1, (*shape, 1))
+        *rows, length = shape
+        ids = rng.integers(1, config.data.vocab_size, shape, np.int32)
+        ends = rng.integers(length // 2, length + 1, (*rows, 1))
         return np.where(np.arange(length) < ends, ids, 0)
 
     def boxes(*shape: int) -> np.ndarray:
@@ -119,12 +121,12 @@ def random_batch(config: ConfigDict, rng: np.random.Generator) -> dict[str, Any]
 
     return {
         "image": images(batch),
-        "tokens": tokens(batch),
+        "tokens": tokens(batch, length),
         "boxes": boxes(batch, 3),
         "box_mask": np.ones((batch, 3), bool),
         "regions": {
             "image": images(regions),
-            "tokens": tokens(regions, per_image),
+            "tokens": tokens(regions, per_image, region_length),
             "boxes": boxes(regions, per_image),
             "mask": np.ones((regions, per_image), bool),
         },

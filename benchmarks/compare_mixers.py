@@ -1,0 +1,186 @@
+"""No mixing, random windows and TiMix at equal training time: retrieval figures over several seeds.
+
+    python -m benchmarks.compare_mixers --seeds 3 --seconds 120
+
+First a short run of each method tells its pace (compilation and evaluation left out, the ramp and the
+end of mixing in their places), then each method trains for as many steps as take ``--seconds``, one
+process a seed. PTA is part of TiMix's recipe and reads boxes that the plain rows do not see, so
+``none + PTA`` stands between them. Stopped, it goes on where it was: finished runs are read, not run.
+Other arguments go to timix_jax.main, such as --config.train.batch_size=64.
+"""
+
+import argparse
+import json
+import runpy
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from timix_jax.analysis.comparison import comparison_chart
+from timix_jax.config import complete, flatten
+from timix_jax.errors import UserError
+from timix_jax.metrics import RESULTS_FILE
+from timix_jax.workdir import CONFIG_FILE, METRICS_FILE, atomic_write_text, config_differences
+
+METHODS: dict[str, dict[str, Any]] = {
+    "none": {"mix.mixer": "none", "loss.pta.weight": 0.0},
+    "none + PTA": {"mix.mixer": "none"},
+    "random_window": {"mix.mixer": "random_window", "loss.pta.weight": 0.0},
+    "timix": {"mix.mixer": "timix"},
+}
+METRICS = ("i2t_r1", "t2i_r1", "i2t_r10", "t2i_r10", "mean_recall")
+# Both come at the end all the same, where they take no training time.
+AT_THE_END = {"eval.every": "0 steps", "checkpoint.every": "0 steps"}
+
+
+class Comparison:
+    """The runs of a folder: one recipe, one set of further flags."""
+
+    def __init__(self, recipe: str, overrides: Sequence[str], out: Path) -> None:
+        """Begins the folder, or goes on with it.
+
+        Raises:
+          UserError: the folder is that of another recipe or other flags.
+        """
+        self._recipe, self._overrides, self._out = recipe, list(overrides), out
+        config = flatten(complete(runpy.run_path(recipe)["get_config"]()))
+        plan = {**config, "flags": self._overrides}
+        path = out / "plan.json"
+        if path.exists():
+            differences = config_differences(json.loads(path.read_text()), plan)
+            if differences:
+                raise UserError(
+                    f"--out={out} holds a comparison of another configuration "
+                    f"({'; '.join(differences[:3])}); choose another folder"
+                )
+        else:
+            out.mkdir(parents=True, exist_ok=True)
+            atomic_write_text(path, json.dumps(plan, indent=2) + "\n")
+
+    def train(self, name: str, fields: Mapping[str, Any]) -> Path:
+        """The folder of a finished run; trains it first, or to its end, where there are no results yet.
+
+        Raises:
+          UserError: training failed.
+        """
+        folder, log = self._out / name, self._out / f"{name}.log"
+        if not (folder / RESULTS_FILE).exists():
+            print(f"training {folder}", flush=True)
+            command = [sys.executable, "-m", "timix_jax.main", f"--config={self._recipe}"]
+            command += [f"--workdir={folder}", *self._overrides]
+            command += [f"--config.{field}={value}" for field, value in fields.items()]
+            with log.open("a") as file:
+                done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT)
+            if done.returncode:
+                last = (log.read_text().splitlines() or ["no output"])[-1]
+                raise UserError(f"training in {folder} failed: {last} (all of it in {log})")
+        return folder
+
+    def pace(self, method: str, steps: int) -> tuple[float, int]:
+        """(Images a second, batch size) of a method over a short run."""
+        fields = METHODS[method] | AT_THE_END
+        fields |= {"train.duration": f"{steps} steps", "log.every": f"{max(1, steps // 10)} steps"}
+        folder = self.train(f"pace {method}", fields | {"eval.sets": "()"})
+        batch_size = json.loads((folder / CONFIG_FILE).read_text())["train.batch_size"]
+        count, seconds = training_seconds(folder)
+        return count * batch_size / seconds, batch_size
+
+    def results(self, method: str, steps: int, seed: int, eval_set: str) -> dict[str, float]:
+        """``METRICS`` of one run on ``eval_set`` ("" = the first), and its training seconds."""
+        fields = METHODS[method] | AT_THE_END
+        fields |= {"train.duration": f"{steps} steps", "seed": seed}
+        folder = self.train(f"{method} {steps} steps seed {seed}", fields)
+        found = json.loads((folder / RESULTS_FILE).read_text())
+        name = eval_set or next(iter(found), "").split("/")[0]
+        missing = [metric for metric in METRICS if f"{name}/{metric}" not in found]
+        if missing:
+            raise UserError(f"{folder / RESULTS_FILE} has no {name}/{missing[0]}: see --set")
+        count, seconds = training_seconds(folder)
+        # The first step is not timed, as it compiles; it trains like the others.
+        return {m: found[f"{name}/{m}"] for m in METRICS} | {"seconds": seconds / count * steps}
+
+
+def training_seconds(folder: Path) -> tuple[int, float]:
+    """(Steps, seconds) of the logged training but its first step, from the rates in ``metrics.jsonl``.
+
+    Raises:
+      UserError: nothing was timed.
+    """
+    batch_size = json.loads((folder / CONFIG_FILE).read_text())["train.batch_size"]
+    first = last = 1
+    seconds = 0.0
+    for line in (folder / METRICS_FILE).read_text().splitlines():
+        logged = json.loads(line)
+        if "images_per_s" in logged:
+            seconds += (logged["step"] - last) * batch_size / logged["images_per_s"]
+            last = logged["step"]
+    if last == first:
+        raise UserError(f"{folder / METRICS_FILE} has no images_per_s: train for more steps")
+    return last - first, seconds
+
+
+def table(methods: Mapping[str, Mapping[str, Any]]) -> str:
+    """A row a method in Markdown: mean ± standard deviation over the seeds, in percent."""
+    lines = [
+        f"| method | steps | training, s | {' | '.join(METRICS)} |",
+        "|---|" + "---|" * (2 + len(METRICS)),
+    ]
+    for name, row in methods.items():
+        cells = [_mean_and_spread([100 * value for value in row[metric]]) for metric in METRICS]
+        seconds = _mean_and_spread(row["seconds"])
+        lines.append(f"| {name} | {row['steps']} | {seconds} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _mean_and_spread(values: Sequence[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{spread}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Trains what is missing, prints the table, writes comparison.json and comparison.png."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--config", default="configs/demo.py")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=120, help="training time of each run")
+    parser.add_argument(
+        "--pace-steps", type=int, default=100, help="of the run that tells the pace"
+    )
+    parser.add_argument("--set", default="", help="evaluation set; default: the recipe's first")
+    parser.add_argument("--out", type=Path, default=Path("runs/comparison"))
+    args, overrides = parser.parse_known_args(argv)
+
+    comparison = Comparison(args.config, overrides, args.out)
+    methods: dict[str, dict[str, Any]] = {}
+    for method in args.methods:
+        rate, batch_size = comparison.pace(method, args.pace_steps)
+        steps = max(2, round(rate * args.seconds / batch_size))
+        methods[method] = {"steps": steps, "pace_images_per_s": rate}
+        print(f"{method}: {rate:.0f} images/s, {steps} steps in {args.seconds:g} s", flush=True)
+    # Seed by seed, so that what has changed on the machine meanwhile meets all methods.
+    runs: dict[str, list[dict[str, float]]] = {method: [] for method in methods}
+    for seed in range(args.seeds):
+        for method, row in methods.items():
+            runs[method].append(comparison.results(method, row["steps"], seed, args.set))
+    for method, row in methods.items():
+        row |= {name: [run[name] for run in runs[method]] for name in (*METRICS, "seconds")}
+    atomic_write_text(
+        args.out / "comparison.json",
+        json.dumps({"seconds": args.seconds, "methods": methods}, indent=2) + "\n",
+    )
+    chart = {name: {metric: row[metric] for metric in METRICS} for name, row in methods.items()}
+    seeds = f"{args.seeds} seed{'s' if args.seeds > 1 else ''}"
+    title = f"{Path(args.config).stem}: {args.seconds:g} s of training each, {seeds}"
+    comparison_chart(args.out / "comparison.png", chart, title)
+    print(f"\n{table(methods)}\n\nwritten to {args.out}", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,122 @@
+"""Images a second that the input pipeline delivers, beside those that the training step consumes.
+
+    python -m benchmarks.pipeline_vs_step                                       # configs/demo.py
+    python -m benchmarks.pipeline_vs_step --config configs/flickr8k.py --train records:data/flickr8k/train
+
+The pipeline runs alone, with all its threads, and the step alone, on a batch that stays on the
+device; both have all cores, in one process and in turn.
+"""
+
+import argparse
+import runpy
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict
+
+from benchmarks.interleaved import interleaved_seconds, median_ratio
+from timix_jax import experiment
+from timix_jax.config import complete
+from timix_jax.parallel.mesh import put_batch
+from timix_jax.parallel.sharding import infer_shardings
+from timix_jax.train_step import make_train_step
+
+TARGET = 3.0
+WARM_UP_BATCHES = 4
+
+
+def measure(config: ConfigDict, *, seconds: float, repeats: int) -> dict[str, list[float]]:
+    """``pipeline`` and ``step`` → seconds a batch of each repetition."""
+    run = experiment.build(config)
+    state = jax.jit(run.create_state, out_shardings=infer_shardings(run.abstract_state, run.mesh))(
+        jax.random.key(config.seed)
+    )
+    step = jax.jit(
+        make_train_step(
+            run.model,
+            run.objectives,
+            run.optimizer,
+            schedule=run.schedule,
+            ema_decay=config.optim.ema,
+            seed=config.seed,
+        ),
+        donate_argnums=0,
+    )
+    batches = run.train_iterator(0)
+    try:
+        first: dict[str, Any] = next(batches)
+        first.pop("example_id")
+        batch = put_batch(first, run.mesh)
+    finally:
+        batches.close()  # nothing decodes while the step is measured
+    carried = [state]
+
+    def train(steps: int) -> None:
+        metrics = None
+        for _ in range(steps):
+            carried[0], metrics = step(carried[0], batch)
+        jax.block_until_ready((carried[0], metrics))
+
+    train(1)
+    start = time.perf_counter()
+    train(1)
+    steps = max(1, round(seconds / (time.perf_counter() - start)))
+    pipeline: list[float] = []
+
+    def fetch() -> None:
+        batches = run.train_iterator(0)
+        try:
+            for _ in range(WARM_UP_BATCHES):
+                next(batches)
+            start, count = time.perf_counter(), 0
+            while (elapsed := time.perf_counter() - start) < seconds:
+                next(batches)
+                count += 1
+            pipeline.append(elapsed / count)
+        finally:
+            batches.close()
+
+    # The pipeline's own clock counts: starting its threads is not part of its pace.
+    measured = interleaved_seconds({"step": lambda: train(steps), "": fetch}, repeats=repeats)
+    return {
+        "step": [total / steps for total in measured["step"]],
+        "pipeline": pipeline[-repeats:],
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--config", nargs="+", default=["configs/demo.py"])
+    parser.add_argument("--train", default="", help="source in place of the recipe's")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of a measurement")
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args(argv)
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags
+
+    print("| recipe | pipeline, images/s | step, images/s | ratio | target |")
+    print("|---|---|---|---|---|", flush=True)
+    for path in args.config:
+        config = complete(runpy.run_path(path)["get_config"]())
+        if args.train:
+            config.data.train = (args.train,)
+        times = measure(config, seconds=args.seconds, repeats=args.repeats)
+        rate = {
+            name: config.train.batch_size / statistics.median(values)
+            for name, values in times.items()
+        }
+        ratio = median_ratio(times, "step", "pipeline")
+        print(
+            f"| {path} | {rate['pipeline']:.0f} | {rate['step']:.0f} | {ratio:.1f} "
+            f"| ≥ {TARGET:.0f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
