@@ -16,6 +16,10 @@ _TRIES = 24  # places tried for a drawing before the scene is begun again
 _SHRINK = 0.94  # of the sizes at each new beginning: it ends
 
 
+# Share of the scenes with so many drawings: like web images, most show few things.
+_SHARES = {2: 0.4, 3: 0.3, 4: 0.2, 5: 0.1}
+
+
 @dataclasses.dataclass(frozen=True)
 class Look:
     """Geometry of the scenes.
@@ -96,7 +100,8 @@ def plan_scene(
     Returns:
       The plan, its drawings in random order (the order of painting).
     """
-    drawings = int(rng.choice(np.arange(min_drawings, 6)))
+    shares = np.array([_SHARES[n] for n in range(min_drawings, 6)])
+    drawings = int(rng.choice(np.arange(min_drawings, 6), p=shares / shares.sum()))
     twice = rng.random() < (0.5 if drawings == 2 else 0.25)
     distinct = drawings - twice
     # At least one concept stays unnamed, unless that left none, or one name of three drawings.
