@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -61,23 +62,7 @@ class Experiment:
 
     def step_flops(self) -> float:
         """Analytic FLOPs of one step over all devices."""
-        c = self.config
-        mix = next((o for o in self.objectives if isinstance(o, MixedContrastive)), None)
-        text = self.model.text
-        phrase = text._replace(max_tokens=c.regions.max_tokens or text.max_tokens)
-        passes = flops.step_passes(
-            self.model,
-            c.train.batch_size,
-            clean=any(o.name == "itc" for o in self.objectives),
-            teacher=any(getattr(o, "alpha", 0) > 0 for o in self.objectives),
-            mixed=mix.fraction if mix else 0.0,
-            placement=mix.placement if mix else "extra",
-            score=mix.score.name if mix and mix.score else None,
-            region_images=c.regions.batch_size if _uses_regions(c) else 0,
-            regions=c.regions.max_regions,
-            region_text=flops.text_flops(phrase) / flops.text_flops(text),
-        )
-        return flops.train_step_flops(self.model, passes)
+        return step_flops(self.config, self.model, self.objectives)
 
     @functools.cached_property
     def abstract_state(self) -> train_state.TrainState:
@@ -100,7 +85,7 @@ class Experiment:
                 seed=c.seed,
                 augment=augment,
                 with_boxes=needs_boxes(c),
-                region_batch_size=c.regions.batch_size if _uses_regions(c) else 0,
+                region_batch_size=c.regions.batch_size if uses_regions(c) else 0,
                 max_regions=c.regions.max_regions,
                 region_max_tokens=c.regions.max_tokens or None,
                 process_index=jax.process_index(),
@@ -108,6 +93,42 @@ class Experiment:
                 num_threads=c.data.threads,
                 start_step=start_step,
             )
+
+
+def step_flops(config: ConfigDict, model: DualEncoder, objectives: Sequence[Objective]) -> float:
+    """Analytic FLOPs of one step over all devices."""
+    c = config
+    mix = next((o for o in objectives if isinstance(o, MixedContrastive)), None)
+    text = model.text
+    phrase = text._replace(max_tokens=c.regions.max_tokens or text.max_tokens)
+    passes = flops.step_passes(
+        model,
+        c.train.batch_size,
+        clean=any(o.name == "itc" for o in objectives),
+        teacher=any(getattr(o, "alpha", 0) > 0 for o in objectives),
+        mixed=mix.fraction if mix else 0.0,
+        placement=mix.placement if mix else "extra",
+        score=mix.score.name if mix and mix.score else None,
+        region_images=c.regions.batch_size if uses_regions(c) else 0,
+        regions=c.regions.max_regions,
+        region_text=flops.text_flops(phrase) / flops.text_flops(text),
+    )
+    return flops.train_step_flops(model, passes)
+
+
+def check_shapes(config: ConfigDict) -> Mesh:
+    """The mesh, once batches and model are found to be possible; no data is read.
+
+    Raises:
+      UserError: the first field that cannot work.
+    """
+    mesh = build_mesh(config)
+    check_batch_size(config.train.batch_size, mesh, field="config.train.batch_size")
+    if uses_regions(config):
+        check_batch_size(config.regions.batch_size, mesh, field="config.regions.batch_size")
+    abstract_params(build_model(config, vocab_size=1, pad_id=0))
+    _check_teacher(config)
+    return mesh
 
 
 def build(config: ConfigDict, *, tokenizer: Tokenizer | None = None) -> Experiment:
@@ -120,13 +141,7 @@ def build(config: ConfigDict, *, tokenizer: Tokenizer | None = None) -> Experime
     Raises:
       UserError: the first field that cannot work.
     """
-    mesh = build_mesh(config)
-    check_batch_size(config.train.batch_size, mesh, field="config.train.batch_size")
-    if _uses_regions(config):
-        check_batch_size(config.regions.batch_size, mesh, field="config.regions.batch_size")
-    # Refuses bad shapes before any data is read.
-    _abstract_params(build_model(config, vocab_size=1, pad_id=0))
-    _check_teacher(config)
+    mesh = check_shapes(config)
     sources = open_training_sources(config)
     tokenizer = tokenizer or build_tokenizer(config, sources)
     model = build_model(config, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id)
@@ -146,7 +161,7 @@ def build(config: ConfigDict, *, tokenizer: Tokenizer | None = None) -> Experime
             config.optim.start_lr,
             config.optim.end_lr,
         )
-    params = _abstract_params(model)
+    params = abstract_params(model)
     return Experiment(
         config=config,
         mesh=mesh,
@@ -195,7 +210,8 @@ def build_mesh(config: ConfigDict) -> Mesh:
         return make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
 
 
-def _abstract_params(model: DualEncoder) -> Any:
+def abstract_params(model: DualEncoder) -> Any:
+    """Shapes and dtypes of the parameters."""
     with located("config."):
         return jax.eval_shape(model.init, jax.random.key(0))
 
@@ -223,7 +239,7 @@ def open_training_sources(config: ConfigDict) -> tuple[Source, ...]:
     for spec, source in zip(specs, sources, strict=True):
         if len(source) == 0:
             raise UserError(f"config.data.train: {spec!r} is empty")
-    if _uses_regions(config) and not any(len(source.annotated) for source in sources):
+    if uses_regions(config) and not any(len(source.annotated) for source in sources):
         raise UserError(
             "config.loss.pta.weight is above 0, but no example of config.data.train has regions; "
             "prepare the data with regions, or set config.loss.pta.weight=0 and another mix.score"
@@ -256,7 +272,7 @@ def _captions(source: Source, index: int) -> tuple[str, ...]:
 
 
 def build_objectives(
-    config: ConfigDict, model: DualEncoder, to_steps: functools.partial
+    config: ConfigDict, model: DualEncoder, to_steps: Callable[..., int]
 ) -> list[Objective]:
     """The terms of the loss with a weight above 0, the mixed one where there is a mixer."""
     mix, objectives = config.mix, []
@@ -353,5 +369,6 @@ def needs_boxes(config: ConfigDict) -> bool:
     return config.mix.mixer != "none" and config.mix.score == "oracle"
 
 
-def _uses_regions(config: ConfigDict) -> bool:
+def uses_regions(config: ConfigDict) -> bool:
+    """Whether a second stream of annotated images is read."""
     return config.loss.pta.weight > 0

@@ -1,0 +1,173 @@
+"""``--mode=info``: what a configuration means, without its data, in seconds and with nothing written."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from timix_jax import experiment, info, train_state
+from timix_jax.config import complete, default_config, flatten
+from timix_jax.data.tokenizers import Tokenizer, load_tokenizer
+from timix_jax.errors import UserError
+from timix_jax.flops import peak_flops
+from timix_jax.models.dual_encoder import DualEncoder
+from timix_jax.parallel.mesh import batch_sharding, batch_shards
+from timix_jax.parallel.paths import path_names
+from timix_jax.parallel.sharding import infer_shardings
+from timix_jax.progress import format_quantity
+from timix_jax.train_state import TrainState
+
+BERT_VOCABULARY = 30522  # assumed for a vocabulary file that is not here
+
+
+def print_info(config: ConfigDict, workdir: str) -> None:
+    """Prints configuration, devices, parameters, sharding, memory, FLOPs and versions.
+
+    Args:
+      config: a recipe; neither its data nor its vocabulary need to be present.
+      workdir: printed only.
+
+    Raises:
+      UserError: as training would, save for missing data.
+    """
+    print(describe(complete(config), workdir))
+
+
+def describe(config: ConfigDict, workdir: str) -> str:
+    """The text of `print_info` for a complete configuration."""
+    vocab_size, origin = vocabulary(config)
+    mesh = experiment.check_shapes(config)
+    model = experiment.build_model(config, vocab_size=vocab_size, pad_id=0)
+    # No step is taken: how many there are, which the data would tell, changes nothing here.
+    objectives = experiment.build_objectives(config, model, lambda value, field: 0)
+    state = _abstract_state(config, model)
+    shardings = infer_shardings(state, mesh)
+    batch = abstract_batch(config)
+    estimate = info.memory_estimate(
+        params=state.params,
+        opt_state=state.opt_state,
+        ema_params=state.ema_params,
+        batch=batch,
+        shardings={
+            "params": shardings.params,
+            "opt_state": shardings.opt_state,
+            "ema_params": shardings.ema_params,
+            "batch": jax.tree.map(lambda _: batch_sharding(mesh), batch),
+        },
+    )
+    sections = {
+        "configuration (* differs from the default)": configuration_lines(config),
+        "run": f"workdir     {workdir}\nvocabulary  {vocab_size:,} ({origin})",
+        "devices": _devices(config, mesh),
+        "parameters": info.parameter_table(state.params),
+        "sharding of parameters, moments and averages": sharding_table(state, shardings),
+        "memory": info.memory_table(estimate),
+        "compute": _compute(experiment.step_flops(config, model, objectives), mesh),
+        "versions": info.versions_table(info.package_versions()),
+    }
+    return "\n\n".join(f"== {title}\n{text}" for title, text in sections.items())
+
+
+def vocabulary(config: ConfigDict) -> tuple[int, str]:
+    """Number of token ids as far as it is known without the data, and where the number comes from."""
+    kind = config.data.tokenizer
+    if kind in ("wordpiece", "bpe"):
+        return config.data.vocab_size, "config.data.vocab_size; fewer where the captions have fewer"
+    try:
+        tokenizer: Tokenizer = load_tokenizer(kind)
+    except UserError as error:
+        return BERT_VOCABULARY, f"assumed, as BERT's: {error}"
+    return tokenizer.vocab_size, kind
+
+
+def abstract_batch(config: ConfigDict) -> dict[str, Any]:
+    """Shapes and dtypes of the global batch of a step, as the input pipeline makes it."""
+    size, tokens, regions = config.model.image.size, config.model.text.max_tokens, config.regions
+
+    def images_and_texts(rows: int, *texts: int) -> dict[str, Any]:
+        return {
+            "image": jax.ShapeDtypeStruct((rows, size, size, 3), np.uint8),
+            "tokens": jax.ShapeDtypeStruct((rows, *texts), np.int32),
+        }
+
+    def boxes(rows: int, mask: str) -> dict[str, Any]:
+        shape = (rows, regions.max_regions)
+        return {
+            "boxes": jax.ShapeDtypeStruct((*shape, 4), np.float32),
+            mask: jax.ShapeDtypeStruct(shape, np.bool_),
+        }
+
+    batch = images_and_texts(config.train.batch_size, tokens)
+    if experiment.needs_boxes(config):
+        batch |= boxes(config.train.batch_size, "box_mask")
+    if experiment.uses_regions(config):
+        rows, length = regions.batch_size, regions.max_tokens or tokens
+        batch["regions"] = images_and_texts(rows, regions.max_regions, length) | boxes(rows, "mask")
+    return batch
+
+
+def configuration_lines(config: ConfigDict) -> str:
+    """One line a field; those that differ from the schema's default are marked and show it."""
+    default = flatten(default_config())
+    lines = []
+    for field, value in flatten(config).items():
+        differs = value != default[field]
+        note = f"   (default {default[field]!r})" if differs else ""
+        lines.append(f"{'*' if differs else ' '} {field} = {value!r}{note}")
+    return "\n".join(lines)
+
+
+def sharding_table(state: Any, shardings: Any) -> str:
+    """How many arrays and bytes lie in which way on the mesh, and what one device holds of them."""
+    rows: dict[str, list[Any]] = {}
+    leaves = zip(path_names(state), jax.tree.leaves(shardings), strict=True)
+    for (name, leaf), sharding in leaves:
+        axes = {axis for axis in jax.tree.leaves(tuple(sharding.spec)) if axis is not None}
+        layout = f"cut over {', '.join(sorted(axes))}" if axes else "whole on every device"
+        row = rows.setdefault(layout, [0, 0, 0, name])
+        row[0] += 1
+        row[1] += info.tree_bytes(leaf)
+        row[2] += info.tree_bytes(leaf, sharding)
+    header = ("layout", "arrays", "size", "on each device", "such as")
+    return info.format_table(
+        header,
+        [
+            (layout, f"{count:,}", info.format_bytes(size), info.format_bytes(part), name)
+            for layout, (count, size, part, name) in rows.items()
+        ],
+    )
+
+
+def _abstract_state(config: ConfigDict, model: DualEncoder) -> TrainState:
+    params = experiment.abstract_params(model)
+    optimizer = experiment.build_optimizer(config, params, lambda step: jnp.zeros(()))
+    create = functools.partial(train_state.create, model, optimizer, ema=config.optim.ema > 0)
+    return jax.eval_shape(create, jax.random.key(0))
+
+
+def _devices(config: ConfigDict, mesh: Mesh) -> str:
+    devices = list(mesh.devices.flat)
+    processes = len({device.process_index for device in devices})
+    axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    each = config.train.batch_size // batch_shards(mesh)
+    return (
+        f"{len(devices)} × {devices[0].device_kind} in {processes} process(es)\n"
+        f"mesh: {axes}\n"
+        f"global batch {config.train.batch_size:,}, {each:,} on each device"
+    )
+
+
+def _compute(flops: float, mesh: Mesh) -> str:
+    each = flops / mesh.size
+    text = f"{format_quantity(flops, 'FLOP')} a step, "
+    text += f"{format_quantity(each, 'FLOP')} a step and device"
+    peak = peak_flops(mesh.devices.flat[0])
+    if peak:
+        text += (
+            f"; at best {each / peak:.3g} s a step at its peak of {format_quantity(peak, 'FLOP/s')}"
+        )
+    return text + "\n(matrix products of the model's own work; without rematerialised passes)"
