@@ -1,0 +1,72 @@
+"""Real photographs on two CPU cores: Flickr8k, 6,000 images with 5 captions each, in half an hour.
+
+Prepare the data first, from the image folder and the Karpathy JSON (see `python -m timix_jax.data.prepare --help`),
+into data/flickr8k_train and data/flickr8k_val.
+"""
+
+from ml_collections import ConfigDict
+
+from timix_jax.config import default_config
+
+
+def get_config() -> ConfigDict:
+    """The recipe; every field can be overridden: ``--config.train.duration='200 steps'``."""
+    c = default_config()
+    c.seed = 0  # of initialisation, data order, augmentation and mixing
+
+    # Data. A random caption an image and step.
+    c.data.train = ("records:data/flickr8k_train",)
+    c.data.tokenizer = "wordpiece"  # trained on the captions at hand
+    c.data.vocab_size = 4096
+    c.data.threads = 2
+    c.augment.crop_min = 0.5  # smallest share of the area that a random crop keeps
+    c.augment.flip = True  # mirrored, unless the caption says left or right
+    c.augment.randaugment = 1  # RandAugment operations an image
+    c.augment.magnitude = 7.0  # their strength, 0 to 10
+
+    # Model: a small dual encoder.
+    c.model.image.size = 64  # pixels
+    c.model.image.patch = 8  # grid of 8 x 8 patches
+    c.model.image.width = 192
+    c.model.image.depth = 6
+    c.model.image.heads = 3
+    c.model.image.mlp_dim = 768
+    c.model.image.pool = "gap"  # mean of the patches
+    c.model.text.max_tokens = 32  # [CLS] and [SEP] included
+    c.model.text.width = 192
+    c.model.text.depth = 2
+    c.model.text.heads = 3
+    c.model.text.mlp_dim = 768
+    c.model.text.pre_norm = True  # trains from scratch more easily than BERT's order
+    c.model.embed_dim = 192  # of the shared space
+    c.model.tpp_layer = 2  # block that a patch predictor would read; not trained here
+    c.model.act = "gelu_tanh"
+    c.model.scan = False  # unrolled layers run faster on CPU
+
+    # Mixing. These data have no regions to train the patch predictor on.
+    c.mix.mixer = "timix"
+    c.mix.score = "similarity"  # of projected patches with the caption
+    c.mix.target = "hard"
+    c.mix.placement = "replace"  # mixed images take the place of clean ones
+    c.mix.fraction = 0.5  # share of the batch that is mixed
+    c.mix.ramp = "20%"  # mixing sets in as the similarities get their sense
+    c.mix.until = "80%"  # and ends before the training does
+    c.loss.pta.weight = 0.0  # no regions, no alignment
+
+    # Optimiser and duration.
+    c.train.batch_size = 256
+    c.train.duration = "40 epochs"
+    c.optim.lr = 1e-3
+    c.optim.warmup = "5%"
+    c.optim.weight_decay = 0.1
+    c.optim.clip_norm = 1.0  # of the whole gradient
+
+    # What is measured, kept and printed.
+    c.eval.sets = ("val=records:data/flickr8k_val",)
+    c.eval.evaluators = ("retrieval",)
+    c.eval.every = "25%"
+    c.eval.batch_size = 256
+    c.checkpoint.every = "25%"
+    c.log.every = "25 steps"
+    c.pictures.examples = 6  # rows of the mixing sheet
+    return c

@@ -1,0 +1,12 @@
+"""configs/vitb16.py without mixing: the baseline, all else equal."""
+
+from ml_collections import ConfigDict
+
+from configs.vitb16 import get_config as base
+
+
+def get_config() -> ConfigDict:
+    """The recipe of `configs.vitb16` with the mixer off."""
+    c = base()
+    c.mix.mixer = "none"  # alignment and teacher stay, so that the runs differ in the mixing alone
+    return c
