@@ -215,7 +215,8 @@ def _check_known(name: str, section: ConfigDict, path: str, value: Any) -> None:
     field = f"{path}.{name}" if path else name
     close = difflib.get_close_matches(name, list(section), n=1)
     known = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(section)}"
-    raise UserError(f"config.{field}={value!r}: there is no such field; {known}")
+    shown = value.to_dict() if isinstance(value, ConfigDict) else value
+    raise UserError(f"config.{field}={shown!r}: there is no such field; {known}")
 
 
 def _converted(value: Any, default: Any, field: str) -> Any:
