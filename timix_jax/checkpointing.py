@@ -316,6 +316,18 @@ def _load(path: epath.Path, abstract: PyTree | None, part: tree_diff.Name) -> Py
     return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in wanted])
 
 
+def saved_shapes(path: epath.PathLike, part: str) -> PyTree:
+    """Shapes and dtypes of one part of a checkpoint found by ``find_checkpoint``, as nested dicts."""
+    saved = tree_diff.named_leaves(ocp.checkpointables_metadata(absolute(path)).metadata[_STATE])
+    return tree_diff.nested(
+        {
+            name[1:]: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+            for name, leaf in saved.items()
+            if name[0] == part
+        }
+    )
+
+
 def check_same_arrays(path: epath.PathLike, params: PyTree, abstract_params: PyTree) -> None:
     """Raises a UserError that names what differs, unless ``params`` of ``path`` have these names and shapes."""
     saved, wanted = tree_diff.named_leaves(params), tree_diff.named_leaves(abstract_params)

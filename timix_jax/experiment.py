@@ -224,6 +224,11 @@ def _check_teacher(config: ConfigDict) -> None:
         raise UserError(
             f"config.loss.itc.alpha={alpha} needs a teacher: set config.optim.ema above 0, such as 0.995"
         )
+    if alpha and config.mix.mixer != "none" and config.mix.placement == "replace":
+        raise UserError(
+            f"config.loss.itc.alpha={alpha} needs the clean images, whose place mixed ones take with "
+            "config.mix.placement='replace'; set it to 0, or use 'extra'"
+        )
 
 
 def open_training_sources(config: ConfigDict) -> tuple[Source, ...]:

@@ -77,6 +77,7 @@ class MetricsWriter:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / METRICS_FILE
         truncate_jsonl(path, first_step)
+        self._first_step, self._logged = first_step, _names_at(path, first_step)
         self._file = path.open("a", encoding="utf-8")
         if tensorboard:
             # Imported here: it takes a second, and only one process of a training run needs it.
@@ -89,12 +90,16 @@ class MetricsWriter:
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes scalars under a step; what has been written survives a kill of the process.
 
+        What an earlier run has written under ``first_step`` is not written twice.
+
         Raises:
             ValueError: a value is not a scalar number.
         """
         if self._file is None:
             return
         numbers = {name: json_number(name, value) for name, value in metrics.items()}
+        if step == self._first_step and numbers.keys() <= self._logged:
+            return  # a finished run, evaluated again
         self._file.write(json.dumps({"step": int(step), **numbers}, allow_nan=False) + "\n")
         self._file.flush()
         if self._tensorboard is not None:
@@ -122,6 +127,14 @@ class MetricsWriter:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _names_at(path: Path, step: int) -> set[str]:
+    """The names that the file holds under a step already."""
+    if not path.exists():
+        return set()
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    return {name for line in lines if line.get("step") == step for name in line}
 
 
 def write_results(path: str | os.PathLike[str], results: Mapping[str, Any]) -> None:

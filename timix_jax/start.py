@@ -4,11 +4,13 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from absl import logging
 from etils import epath
 
 from timix_jax import checkpointing
 from timix_jax.checkpointing import Checkpointer
+from timix_jax.errors import UserError
 from timix_jax.experiment import Experiment
 from timix_jax.models.position_embeddings import fit_position_embeddings
 from timix_jax.parallel.mesh import replicated
@@ -42,11 +44,30 @@ def initial_state(experiment: Experiment, checkpointer: Checkpointer) -> tuple[T
     return state, False
 
 
+def check_init_from(experiment: Experiment, path: epath.PathLike) -> None:
+    """Raises a UserError unless another run's weights fit this one; reads shapes only.
+
+    Position embeddings may be of another grid. The tokenizer must be the same: with another one each word embedding
+    would stand for another word.
+    """
+    found = checkpointing.find_checkpoint(path)
+    if checkpointing.read_meta(found).get("tokenizer") != experiment.tokenizer.to_json():
+        raise UserError(
+            f"{found} was trained with another tokenizer, so that its word embeddings do not fit; set "
+            "config.data.tokenizer to the tokenizer.json of that run"
+        )
+    abstract = experiment.abstract_state.params
+    fit = lambda saved: fit_position_embeddings(saved, abstract)
+    fitted = jax.eval_shape(fit, checkpointing.saved_shapes(found, "params"))
+    checkpointing.check_same_arrays(found, fitted, abstract)
+
+
 def _with_weights(state: TrainState, path: epath.PathLike, abstract_params: Any) -> TrainState:
     saved = checkpointing.restore_params(path)
     params = fit_position_embeddings(saved, abstract_params)
     checkpointing.check_same_arrays(path, params, abstract_params)
     put = lambda new, old: jax.device_put(new, old.sharding)
     params = jax.tree.map(put, params, state.params)
-    ema = None if state.ema_params is None else jax.tree.map(put, params, state.ema_params)
+    # Copied: both are donated to the step, and one buffer cannot be given twice.
+    ema = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
     return dataclasses.replace(state, params=params, ema_params=ema)

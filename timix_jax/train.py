@@ -15,7 +15,7 @@ from timix_jax import experiment as experiments
 from timix_jax import workdir as workdirs
 from timix_jax.analysis.curves import training_curves
 from timix_jax.analysis.mixing_examples import draw_mixing_sheet
-from timix_jax.checkpointing import Checkpointer, find_checkpoint
+from timix_jax.checkpointing import Checkpointer
 from timix_jax.config import MUTABLE_FIELDS, complete, flatten
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import UserError, located
@@ -27,7 +27,7 @@ from timix_jax.metrics import RESULTS_FILE, MetricsWriter, write_results
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.parallel.mesh import put_batch
 from timix_jax.progress import Chrono, ProgressPrinter, startup_summary
-from timix_jax.start import initial_state
+from timix_jax.start import check_init_from, initial_state
 from timix_jax.train_state import TrainState
 from timix_jax.train_step import make_train_step
 
@@ -87,9 +87,9 @@ def _open_run(
     run = experiments.build(config, tokenizer=tokenizer)
     evaluators = experiments.build_evaluators(config, run.model, run.tokenizer, run.mesh)
     run.train_iterator(0).close()  # refuses what the input pipeline cannot do
-    if config.init_from:
+    if config.init_from and not begun:
         with located("config.init_from: "):
-            find_checkpoint(config.init_from)
+            check_init_from(run, config.init_from)
     if jax.process_index() == 0:
         workdirs.open_workdir(folder, flat, ignore=MUTABLE_FIELDS)
         if not tokenizer_file.exists():
@@ -170,11 +170,13 @@ class Loop:
                 due = self._due(step)
                 if due["log"]:
                     self._log(step, metrics, batches.skipped)
-                if due["checkpoint"]:
+                if due["eval"] or due["checkpoint"]:
                     self._check_finite(unchecked, leave=0)  # nothing broken is ever saved
-                    self._save(step, state)
+                # Before the save: a run killed in between would be resumed without these figures.
                 if due["eval"] and step < self._run.total_steps:
                     self._evaluate(step, state)
+                if due["checkpoint"]:
+                    self._save(step, state)
         finally:
             batches.close()
         return state
@@ -230,7 +232,7 @@ class Loop:
         ids = ", ".join(map(str, one.example_ids[:8].tolist()))
         good = "none yet" if self._saved is None else f"checkpoint {self._saved}"
         return UserError(
-            f"the loss is not finite at step {one.step} (examples {ids}, …: all in {path}); last good "
+            f"the loss or its update is not finite at step {one.step} (examples {ids}, …: all in {path}); last good "
             f"state: {good} in {self._folder}; lower config.optim.lr or look at these examples"
         )
 

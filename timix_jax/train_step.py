@@ -89,12 +89,14 @@ def make_train_step(
         if ema_params is not None:
             ema_params = ema_update(ema_params, params, ema_decay)
         norm = global_norm(grads)
+        # A finite gradient can still make an update that ruins the weights, and they would be saved.
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(global_norm(updates))
         metrics |= {
             "loss": loss,
             "lr": schedule(state.step),
             "temperature": model.temperature(state.params),
             "grad_norm": norm,
-            "finite": jnp.isfinite(loss) & jnp.isfinite(norm),
+            "finite": finite,
         }
         new = TrainState(state.step + 1, params, ema_params, opt_state)
         return new, metrics

@@ -130,6 +130,8 @@ class MixedContrastive:
         score = self.score
         if self.placement == "extra":
             return score(model, forward)
+        # A clean pass that another objective asked for has captured no tokens for these scores.
+        forward = forward._replace(image=None)
         zeros = jnp.zeros(forward.patches.shape[:2], jnp.float32)
         return jax.lax.cond(
             self.gamma(forward.step) > 0, lambda: score(model, forward), lambda: zeros
