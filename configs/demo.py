@@ -4,8 +4,9 @@ from ml_collections import ConfigDict
 
 from timix_jax.config import default_config
 
-# 240 concepts, 40 of them held out of training, on a 64 px canvas; scenes are built on first use.
-SCENES = "concepts=240&heldout=40&canvas=64&seed=0"
+# 240 concepts, 40 of them held out of training, on a 64 px canvas; a drawing's longer side is 0.42 to 0.6 of it, turned
+# by up to 20 degrees. Scenes are built on first use.
+SCENES = "concepts=240&heldout=40&canvas=64&min_size=0.42&max_size=0.6&rotation=20&seed=0"
 
 
 def get_config() -> ConfigDict:
@@ -22,6 +23,18 @@ def get_config() -> ConfigDict:
     c.augment.flip = True  # mirrored, unless the caption says left or right
     c.augment.randaugment = 1  # RandAugment operations an image
     c.augment.magnitude = 7.0  # their strength, 0 to 10
+    c.augment.operations = (  # colours most of all: the test is drawn in another style
+        "identity",
+        "autocontrast",
+        "equalize",
+        "brightness",
+        "sharpness",
+        "color",
+        "contrast",
+        "shear_x",
+        "shear_y",
+        "rotate",
+    )
 
     # Model: a small dual encoder.
     c.model.image.size = 48  # pixels
@@ -30,7 +43,7 @@ def get_config() -> ConfigDict:
     c.model.image.depth = 4
     c.model.image.heads = 4
     c.model.image.mlp_dim = 512
-    c.model.image.pool = "gap"  # mean of the patches
+    c.model.image.pool = "cls"
     c.model.text.max_tokens = 24
     c.model.text.width = 128
     c.model.text.depth = 1
@@ -38,6 +51,7 @@ def get_config() -> ConfigDict:
     c.model.text.mlp_dim = 512
     c.model.text.pre_norm = True  # trains from scratch more easily than BERT's order
     c.model.embed_dim = 128
+    c.model.temperature = 0.05  # τ at the start
     c.model.tpp_layer = 2  # block whose patches the predictor reads
     c.model.act = "gelu_tanh"
     c.model.scan = False  # unrolled layers run faster on CPU
@@ -60,8 +74,9 @@ def get_config() -> ConfigDict:
     # Optimiser and duration.
     c.train.batch_size = 128
     c.train.duration = "2000 steps"
-    c.optim.lr = 1e-3
-    c.optim.warmup = "5%"
+    c.optim.lr = 2e-3
+    c.optim.warmup = "10%"
+    c.optim.b2 = 0.98
     c.optim.weight_decay = 0.05
     c.optim.clip_norm = 1.0
 

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from timix_jax.errors import UserError
 from timix_jax.models.transformer import Remat, Stack, kernel_init
@@ -43,6 +44,22 @@ def normalise_pixels(images: Array) -> Array:
     return images
 
 
+def sincos_positions(grid: int, width: int) -> Array:
+    """Two-dimensional sine-cosine position embeddings, (1, grid·grid, width) float32, row-major.
+
+    A quarter of the width each: sine and cosine of the row, sine and cosine of the column, at wavelengths from 2π to
+    2π·10,000 patches. Amplitude ½, that of fresh patch embeddings.
+    """
+    quarter = width // 4
+    rates = 1.0 / 10_000.0 ** (np.arange(quarter) / max(quarter - 1, 1))
+    angles = np.arange(grid)[:, None] * rates
+    waves = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    rows = np.broadcast_to(waves[:, None], (grid, grid, 2 * quarter))
+    columns = np.broadcast_to(waves[None], (grid, grid, 2 * quarter))
+    table = 0.5 * np.concatenate([rows, columns], axis=2)
+    return jnp.asarray(table.reshape(1, grid * grid, width), jnp.float32)
+
+
 class VisionTransformer(nn.Module):
     """ViT whose patch embedding can be called apart, since mixing happens between it and the blocks."""
 
@@ -63,9 +80,8 @@ class VisionTransformer(nn.Module):
         self.patch_embed = nn.Dense(s.width, kernel_init=kernel_init, dtype=self.dtype)
         if self.pool == "cls":
             self.cls = self.param("cls", nn.initializers.normal(0.02), (1, 1, s.width))
-        self.pos_embed = self.param(
-            "pos_embed", nn.initializers.normal(0.02), (1, s.grid * s.grid, s.width)
-        )
+        # Learned, but started from sines and cosines: neighbours know each other from the first step.
+        self.pos_embed = self.param("pos_embed", lambda key: sincos_positions(s.grid, s.width))
         self.blocks = Stack(
             s.depth,
             s.heads,
