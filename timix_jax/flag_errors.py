@@ -77,6 +77,7 @@ def _place_in_recipe(error: BaseException, path: str) -> str | None:
     own = [(frame, line) for frame, line in frames[begin:] if not _is_library(frame)]
     frame, line = own[-1]
     name = frame.f_code.co_filename
+    linecache.checkcache(name)
     return f"{name}:{line}: {linecache.getline(name, line).strip()}"
 
 

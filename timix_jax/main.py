@@ -63,8 +63,9 @@ def _main(argv: list[str]) -> None:
 def _parse_flags(argv: list[str]) -> list[str]:
     try:
         rest = FLAGS(argv)
-        if _CONFIG.value is not None:
-            complete(_CONFIG.value)  # a recipe that is missing is reported on its use only
+        # A recipe that could not be opened raises its error on use, here by hasattr.
+        if hasattr(_CONFIG.value, "items"):
+            complete(_CONFIG.value)
     except UserError:
         raise
     except Exception as error:

@@ -1,0 +1,316 @@
+"""The command line: a mistake is one line that names field, value and mend, exit code 2, and nothing written.
+
+Most cases run `main.run` in this process; what needs a process of its own is at the end.
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+from timix_jax import main
+from timix_jax.config import complete, flatten
+from timix_jax.data.manifest import FORMAT, VERSION
+
+ROOT = Path(__file__).parents[1]
+
+RECIPE = """
+from timix_jax.config import default_config
+
+def get_config():
+    c = default_config()
+    c.data.train = ("synthetic:?examples=32&size=32",)
+    c.data.vocab_size = 128
+    c.model.image.size = 32
+    c.model.image.patch = 8
+    c.model.image.width = 32
+    c.model.image.depth = 2
+    c.model.image.heads = 2
+    c.model.image.mlp_dim = 64
+    c.model.text.max_tokens = 12
+    c.model.text.width = 32
+    c.model.text.depth = 1
+    c.model.text.heads = 2
+    c.model.text.mlp_dim = 64
+    c.model.embed_dim = 16
+    c.model.tpp_layer = 0
+    c.train.batch_size = 8
+    c.train.duration = "2 steps"
+    c.optim.warmup = "1 step"
+    {line}
+    return c
+"""
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A folder with a recipe, a records folder without examples and a run of another configuration."""
+    (tmp_path / "tiny.py").write_text(RECIPE.format(line=""))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    manifest = {"format": FORMAT, "version": VERSION, "examples": 0, "shards": []}
+    (empty / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "another").mkdir()
+    spec = importlib.util.spec_from_file_location("tiny", tmp_path / "tiny.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    stored = flatten(complete(module.get_config())) | {"seed": 7}
+    (tmp_path / "another" / "config.json").write_text(json.dumps(stored))
+    return tmp_path
+
+
+def contents(folder):
+    """Every file of a folder with the digest of its bytes; every folder too."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.is_file()
+        else "folder"
+        for path in folder.rglob("*")
+        if "__pycache__" not in path.parts
+    }
+
+
+@pytest.fixture
+def refused(files, monkeypatch, capfd):
+    """Runs a command line that must be refused, and returns its one line."""
+    monkeypatch.chdir(files)
+
+    def run(*arguments):
+        before = contents(files)
+        monkeypatch.setattr(sys, "argv", ["main", *arguments, "--compile_cache="])
+        capfd.readouterr()
+        try:
+            with pytest.raises(SystemExit) as ended:
+                main.run()
+        finally:
+            forget_flags()
+        lines = capfd.readouterr().err.splitlines()
+        assert ended.value.code == 2, lines
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("error: ")
+        assert contents(files) == before
+        return lines[0].removeprefix("error: ")
+
+    return run
+
+
+def forget_flags():
+    """As in a fresh process: flags not yet parsed, no overrides of the configuration."""
+    for name in list(flags.FLAGS):
+        if name.startswith("config."):
+            delattr(flags.FLAGS, name)
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS["config"].unparse()
+    flags.FLAGS.mark_as_parsed()
+
+
+# --config=tiny.py and these; then what the line must contain.
+REFUSED = {
+    "unknown field": (
+        ["--config.optim.lrr=3"],
+        ["config.optim.lrr='3'", "did you mean 'lr'"],
+    ),
+    "unknown section": (["--config.optm.lr=3"], ["config.optm", "did you mean 'optim'"]),
+    "section": (["--config.mesh=3"], ["config.mesh=3", "data, fsdp, tensor"]),
+    "mistyped number": (
+        ["--config.seed=1", "--config.optim.lr=fast"],
+        ["config.optim.lr=fast", "give a float such as 0.0001"],
+    ),
+    "mistyped whole number": (
+        ["--config.train.batch_size=8.5"],
+        ["config.train.batch_size=8.5", "give a int such as 1024"],
+    ),
+    "mistyped choice": (["--config.model.scan=maybe"], ["config.model.scan=maybe", "bool"]),
+    "mistyped duration": (
+        ["--config.train.duration=long"],
+        ["config.train.duration='long'", "30 epochs"],
+    ),
+    "batch that does not divide": (
+        ["--config.train.batch_size=12"],
+        ["config.train.batch_size=12", "8 devices", "use 8 or 16"],
+    ),
+    "regions that do not divide": (
+        ["--config.loss.pta.weight=1", "--config.regions.batch_size=3"],
+        ["config.regions.batch_size=3", "8 devices", "use 8"],
+    ),
+    "mesh": (["--config.mesh.data=3"], ["config.mesh data=3", "there are 8"]),
+    "image and patch": (
+        ["--config.model.image.size=36"],
+        ["config.model.image.size=36", "model.image.patch=8", "32"],
+    ),
+    "heads": (["--config.model.text.heads=3"], ["config.model.text.width=32", "heads=3"]),
+    "no data": (["--config.data.train=()"], ["config.data.train=()", "records:DIR"]),
+    "missing data": (
+        ["--config.data.train=records:nowhere"],
+        ["config.data.train", "nowhere", "timix_jax.data.prepare"],
+    ),
+    "empty data": (
+        ["--config.data.train=records:empty"],
+        ["config.data.train", "empty", "holds no examples"],
+    ),
+    "unknown source": (
+        ["--config.data.train=record:x"],
+        ["config.data.train", "'record'", "did you mean 'records'"],
+    ),
+    "fewer examples than a batch": (
+        ["--config.train.batch_size=64"],
+        ["config.train", "32 examples", "batch_size=64"],
+    ),
+    "data without regions": (
+        ["--config.loss.pta.weight=1", "--config.regions.batch_size=8"],
+        ["config.loss.pta.weight", "config.loss.pta.weight=0"],
+    ),
+    "missing vocabulary": (
+        ["--config.data.tokenizer=vocab.txt"],
+        ["config.data.tokenizer='vocab.txt'", "does not exist"],
+    ),
+    "missing evaluation data": (
+        ["--config.eval.sets=val=records:nowhere"],
+        ["config.eval.sets", "nowhere", "prepare"],
+    ),
+    "evaluation set without a name": (
+        ["--config.eval.sets=records:nowhere"],
+        ["config.eval.sets", "NAME=SOURCE"],
+    ),
+    "unknown evaluator": (
+        ["--config.eval.sets=v=synthetic:?examples=8", "--config.eval.evaluators=retreival"],
+        ["config.eval", "'retreival'", "did you mean 'retrieval'"],
+    ),
+    "another run's folder": (
+        ["--workdir=another"],
+        ["--workdir=another", "seed: 7 there, 0 now", "choose another --workdir"],
+    ),
+    "missing weights": (
+        ["--config.init_from=nowhere"],
+        ["config.init_from", "nowhere", "no complete checkpoint"],
+    ),
+    "nothing to evaluate": (["--mode=eval"], ["runs/tiny", "no complete checkpoint"]),
+    "crop": (["--config.augment.crop_min=1.5"], ["config.augment.crop_min=1.5", "0 to 1"]),
+    "operations": (["--config.augment.magnitude=11"], ["config.augment.magnitude=11", "10"]),
+    "weights": (["--config.data.weights=1,2"], ["weights=(1, 2)", "1 sources"]),
+    "clip": (["--config.optim.clip_norm=-1"], ["config.optim.clip_norm=-1"]),
+    "warm-up": (["--config.optim.warmup=9"], ["config.optim.warmup=9 steps", "2 steps"]),
+    "rates": (
+        ["--config.optim.lr_scales=(('imge/.*', 0.1),)"],
+        ["config.optim.lr_scales", "imge/.*", "image/"],
+    ),
+    "teacher": (
+        ["--config.loss.itc.alpha=0.4"],
+        ["config.loss.itc.alpha=0.4", "config.optim.ema"],
+    ),
+    "mixer": (["--config.mix.mixer=timx"], ["config.mix.mixer", "'timx'", "timix"]),
+    "mixer's option": (
+        ["--config.mix.mixer=timix", "--config.mix.options.timix.low=2"],
+        ["config.mix.options.timix", "low=2", "0 < low"],
+    ),
+    "placement": (
+        ["--config.mix.mixer=timix", "--config.mix.placement=beside"],
+        ["config.mix.placement='beside'", "'extra' or 'replace'"],
+    ),
+    "score": (
+        ["--config.mix.mixer=timix", "--config.mix.score=luck"],
+        ["config.mix.score='luck'", "random"],
+    ),
+    "activation": (["--config.model.act=relu"], ["config.model.act='relu'", "gelu_tanh"]),
+    "unknown flag": (["--worker=x"], ["worker"]),
+    "unknown mode": (["--mode=tran"], ["--mode=tran", "train"]),
+    "argument": (["more"], ["'more'"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_mistake_on_the_command_line(refused, case):
+    arguments, words = REFUSED[case]
+    line = refused("--config=tiny.py", *arguments)
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("c.optim.lrr = 3", ["there is no field 'lrr'; did you mean 'lr'?"]),
+        ("c.optim.lr = 'fast'", ["'lr'", "fast", "float"]),
+        ("c.optim.lr = = 3", ["invalid syntax"]),
+        ("c.optim.lr = rate", ["'rate' is not defined"]),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_shown_with_its_line(refused, files, line, words):
+    (files / "wrong.py").write_text(RECIPE.format(line=line))
+    number = RECIPE.splitlines().index("    {line}") + 1
+    message = refused("--config=wrong.py")
+    for word in [f"wrong.py:{number}: {line}: ", *words]:
+        assert word in message
+
+
+def test_a_field_that_a_recipe_of_its_own_making_gets_wrong(refused, files):
+    text = "from ml_collections import ConfigDict\n\ndef get_config():\n    return ConfigDict({})\n"
+    for fields, words in (
+        ({"optim": {"lrr": 3}}, ["config.optim.lrr=3", "did you mean 'lr'"]),
+        ({"train": {"batch_size": "8"}}, ["config.train.batch_size='8'", "expected int"]),
+    ):
+        (files / "own.py").write_text(text.format(fields))
+        message = refused("--config=own.py")
+        assert all(word in message for word in words), message
+
+
+def test_no_recipe(refused):
+    assert "--config is missing; try --config=configs/demo.py" in refused()
+    line = refused("--config=nowhere.py")
+    assert "--config=nowhere.py: there is no such file" in line
+
+
+def test_an_evaluation_set_larger_than_memory(refused, monkeypatch):
+    monkeypatch.setattr("timix_jax.data.memory.available_memory", lambda: 2**20)
+    line = refused("--config=tiny.py", "--config.eval.sets=big=synthetic:?examples=20000")
+    for word in ("config.eval, big", "20000 images", "GiB", "evaluate fewer examples"):
+        assert word in line
+
+
+def start(*arguments, folder):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "timix_jax.main", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_a_process_ends_with_code_2_and_one_line(files):
+    before = contents(files)
+    ended = start("--config=tiny.py", "--config.model.image.size=36", folder=files)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.splitlines() == [
+        "error: config.model.image.size=36 is not a multiple of model.image.patch=8; use 32 or 40"
+    ]
+    assert contents(files) == before
+
+
+def test_info_of_the_paper_s_recipe_without_data(files):
+    before = contents(files)
+    ended = start(
+        f"--config={ROOT}/configs/vitb16.py",
+        "--mode=info",
+        "--config.data.tokenizer=vocab.txt",
+        "--config.mesh.fsdp=4",
+        folder=files,
+    )
+    assert ended.returncode == 0, ended.stderr
+    for words in (
+        "* optim.ema = 0.995   (default 0.0)",
+        "  optim.lr = 0.0001\n",
+        "vocabulary  30,522 (assumed, as BERT's: vocabulary vocab.txt does not exist",
+        "8 × cpu in 1 process(es)\nmesh: data 2, fsdp 4, tensor 1\nglobal batch 1,024, 128 on each",
+        "image/blocks              85,054,464",
+        "cut over fsdp",
+        "ema params",
+        "TFLOP a step",
+        "ml_collections",
+    ):
+        assert words in ended.stdout
+    assert contents(files) == before
