@@ -106,6 +106,7 @@ def default_config() -> ConfigDict:
         },
         "regions": {"batch_size": 0, "max_regions": 5, "max_tokens": 0},
         "optim": {
+            "name": "adamw",
             "lr": 1e-4,
             "lr_scales": (),
             "warmup": "2000 steps",

@@ -360,6 +360,7 @@ def build_optimizer(
         return make_optimizer(
             params,
             schedule=rate,
+            name=o.name,
             b1=o.b1,
             b2=o.b2,
             weight_decay=o.weight_decay,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from timix_jax.errors import UserError
+from timix_jax.muon import scale_by_muon_and_adam
 from timix_jax.parallel.paths import compile_pattern, map_with_names, path_names, some_names
 from timix_jax.schedule import Schedule
 
@@ -22,6 +23,7 @@ def make_optimizer(
     params: Any,
     *,
     schedule: Schedule,
+    name: str = "adamw",
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
@@ -38,6 +40,7 @@ def make_optimizer(
     Args:
         params: the parameters, or their shapes (``jax.eval_shape``).
         schedule: step → learning rate; the first update uses ``schedule(0)``.
+        name: "adamw", or "muon" for Muon on the blocks' matrices.
         clip_norm: the gradient is scaled down to this global norm before the moments; None for no
             clipping.
         lr_scales: (pattern, factor of the learning rate), first match wins, 1 where none matches:
@@ -54,12 +57,17 @@ def make_optimizer(
         raise UserError(f"clip_norm={clip_norm}: must be above 0; None for no clipping")
     if weight_decay < 0:
         raise UserError(f"weight_decay={weight_decay}: must not be negative; 0 for none")
-    for name, value in (("b1", b1), ("b2", b2)):
+    for field, value in (("b1", b1), ("b2", b2)):
         if not 0 <= value < 1:
-            raise UserError(f"{name}={value}: must be at least 0 and below 1")
+            raise UserError(f"{field}={value}: must be at least 0 and below 1")
 
     parts = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
-    parts.append(optax.scale_by_adam(b1=b1, b2=b2, eps=eps))
+    if name == "adamw":
+        parts.append(optax.scale_by_adam(b1=b1, b2=b2, eps=eps))
+    elif name == "muon":
+        parts.append(scale_by_muon_and_adam(params, b1=b1, b2=b2, eps=eps))
+    else:
+        raise UserError(f"optimizer {name!r} is unknown; use 'adamw' or 'muon'")
     if weight_decay:
         mask = decay_mask(params, no_decay=no_decay, stacked=stacked)
         parts.append(optax.add_decayed_weights(weight_decay, mask=mask))
