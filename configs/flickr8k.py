@@ -27,18 +27,18 @@ def get_config() -> ConfigDict:
     # Model: a small dual encoder.
     c.model.image.size = 64  # pixels
     c.model.image.patch = 8  # grid of 8 x 8 patches
-    c.model.image.width = 192
-    c.model.image.depth = 6
-    c.model.image.heads = 3
-    c.model.image.mlp_dim = 768
+    c.model.image.width = 128
+    c.model.image.depth = 4
+    c.model.image.heads = 4
+    c.model.image.mlp_dim = 512
     c.model.image.pool = "gap"  # mean of the patches
     c.model.text.max_tokens = 32  # [CLS] and [SEP] included
-    c.model.text.width = 192
-    c.model.text.depth = 2
-    c.model.text.heads = 3
-    c.model.text.mlp_dim = 768
+    c.model.text.width = 128
+    c.model.text.depth = 1
+    c.model.text.heads = 4
+    c.model.text.mlp_dim = 512
     c.model.text.pre_norm = True  # trains from scratch more easily than BERT's order
-    c.model.embed_dim = 192  # of the shared space
+    c.model.embed_dim = 128  # of the shared space
     c.model.tpp_layer = 2  # block that a patch predictor would read; not trained here
     c.model.act = "gelu_tanh"
     c.model.scan = False  # unrolled layers run faster on CPU
@@ -54,10 +54,12 @@ def get_config() -> ConfigDict:
     c.loss.pta.weight = 0.0  # no regions, no alignment
 
     # Optimiser and duration.
-    c.train.batch_size = 256
+    c.train.batch_size = 128
     c.train.duration = "40 epochs"
-    c.optim.lr = 1e-3
+    c.optim.name = "muon"  # for the blocks' matrices
+    c.optim.lr = 2e-3
     c.optim.warmup = "5%"
+    c.optim.b2 = 0.98
     c.optim.weight_decay = 0.1
     c.optim.clip_norm = 1.0  # of the whole gradient
 
@@ -67,6 +69,6 @@ def get_config() -> ConfigDict:
     c.eval.every = "25%"
     c.eval.batch_size = 256
     c.checkpoint.every = "25%"
-    c.log.every = "25 steps"
+    c.log.every = "50 steps"
     c.pictures.examples = 6  # rows of the mixing sheet
     return c
