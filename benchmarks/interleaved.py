@@ -4,14 +4,19 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+Clock = Callable[[], float]
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+
 
 def interleaved_seconds(
-    cases: Mapping[str, Callable[[], object]], *, repeats: int
+    cases: Mapping[str, Callable[[], object]], *, repeats: int, clock: Clock = time.perf_counter
 ) -> dict[str, list[float]]:
     """Runs every case once, untimed (compilation, caches), then all of them in turn ``repeats`` times.
 
     Args:
       cases: name → what is measured; it returns when its work is done.
+      repeats: measurements a case.
+      clock: seconds; one of `CLOCKS`.
 
     Returns:
       name → seconds of each repetition; position i of all lists belongs together.
@@ -22,9 +27,9 @@ def interleaved_seconds(
     for repeat in range(repeats):
         # Every other round backwards: no case always runs behind the same one.
         for name in cases if repeat % 2 == 0 else reversed(list(cases)):
-            start = time.perf_counter()
+            start = clock()
             cases[name]()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return seconds
 
 

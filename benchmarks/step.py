@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import runpy
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks.interleaved import interleaved_seconds, median_ratio
+from benchmarks.interleaved import CLOCKS, Clock, interleaved_seconds, median_ratio
 from timix_jax import experiment, schedule, train_state
 from timix_jax.config import complete, default_config
 from timix_jax.models.dual_encoder import DualEncoder
@@ -144,7 +144,18 @@ def case_objectives(config: ConfigDict, model: DualEncoder, case: Case) -> list[
     return [*objectives, SecondView()] if case.second_view else objectives
 
 
-def measure(config: ConfigDict, *, steps: int, repeats: int) -> dict[str, list[float]]:
+def with_bases(names: Collection[str]) -> list[Case]:
+    """The cases of these names, all for none, and those that they are compared with."""
+    wanted = set(names) or {case.name for case in CASES}
+    for case in reversed(CASES):  # a base stands before the cases that it is the base of
+        if case.name in wanted and case.base:
+            wanted.add(case.base)
+    return [case for case in CASES if case.name in wanted]
+
+
+def measure(
+    config: ConfigDict, cases: Sequence[Case], *, steps: int, repeats: int, clock: Clock
+) -> dict[str, list[float]]:
     """Case → seconds a step of each repetition."""
     model = experiment.build_model(config, vocab_size=config.data.vocab_size, pad_id=0)
     rate = schedule.warmup_cosine(1e-4, TOTAL_STEPS, 1, 0.0, 0.0)
@@ -165,7 +176,7 @@ def measure(config: ConfigDict, *, steps: int, repeats: int) -> dict[str, list[f
 
         return run
 
-    cases = {
+    runners = {
         case.name: runner(
             make_train_step(
                 model,
@@ -176,16 +187,16 @@ def measure(config: ConfigDict, *, steps: int, repeats: int) -> dict[str, list[f
                 seed=0,
             )
         )
-        for case in CASES
+        for case in cases
     }
-    seconds = interleaved_seconds(cases, repeats=repeats)
+    seconds = interleaved_seconds(runners, repeats=repeats, clock=clock)
     return {name: [total / steps for total in values] for name, values in seconds.items()}
 
 
-def table(seconds: Mapping[str, list[float]], batch_size: int) -> str:
+def table(cases: Sequence[Case], seconds: Mapping[str, list[float]], batch_size: int) -> str:
     """A row a case in Markdown."""
     lines = ["| step | ms | images/s | ratio | of | target |", "|---|---|---|---|---|---|"]
-    for case in CASES:
+    for case in cases:
         median = statistics.median(seconds[case.name])
         ratio = f"{median_ratio(seconds, case.name, case.base):.3f}" if case.base else ""
         base = case.base.split(":")[0]
@@ -206,6 +217,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--scan", action=argparse.BooleanOptionalAction, default=None)
     parser.add_argument("--steps", type=int, default=1, help="steps a measurement")
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--cases", nargs="+", choices=[case.name for case in CASES], default=[])
+    parser.add_argument(
+        "--clock",
+        choices=CLOCKS,
+        default="wall",
+        help="cpu: CPU time of all threads, for a machine that others use too; no GPU time is in it",
+    )
     args = parser.parse_args(argv)
 
     small = args.size == "S16"
@@ -224,13 +242,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"with {config.regions.max_regions} regions, {config.model.dtype}, predictor at block "
         f"{config.model.tpp_layer}, {'scanned' if config.model.scan else 'unrolled'}\n"
         f"{device.platform} ({device.device_kind}), median of {args.repeats} interleaved "
-        f"measurements of {args.steps} step(s)\n",
+        f"measurements of {args.steps} step(s), {args.clock} clock\n",
         flush=True,
     )
-    print(
-        table(measure(config, steps=args.steps, repeats=args.repeats), config.train.batch_size),
-        flush=True,
+    cases = with_bases(args.cases)
+    seconds = measure(
+        config, cases, steps=args.steps, repeats=args.repeats, clock=CLOCKS[args.clock]
     )
+    print(table(cases, seconds, config.train.batch_size), flush=True)
 
 
 if __name__ == "__main__":
