@@ -1,5 +1,8 @@
 """A dual encoder of a few thousand weights, and a batch for it."""
 
+import contextlib
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +13,18 @@ from timix_jax.models.vit import VitShape
 from timix_jax.train_step import shared_passes
 
 GRID, PATCH, TOKENS, VOCABULARY = 4, 4, 6, 30
+
+
+@contextlib.contextmanager
+def compiler_settings(**more) -> Iterator[None]:
+    """Compiling is what the tests' time goes to: no optimisations for what runs a few times."""
+    settings = {"jax_disable_most_optimizations": True, **more}
+    before = {name: jax.config.values[name] for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
 
 
 def tiny_model(**options) -> DualEncoder:
