@@ -55,7 +55,7 @@ def get_config() -> ConfigDict:
 
     # Optimiser and duration.
     c.train.batch_size = 128
-    c.train.duration = "40 epochs"
+    c.train.duration = "20 epochs"
     c.optim.name = "muon"  # for the blocks' matrices
     c.optim.lr = 2e-3
     c.optim.warmup = "5%"

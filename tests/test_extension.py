@@ -1,0 +1,102 @@
+"""A mixer, an objective, a source and an evaluator, each added by one class and one registry entry."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tiny_model import compiler_settings
+from tiny_run import metrics, tiny_config
+
+from timix_jax.data import sources
+from timix_jax.data.synthetic import open_synthetic
+from timix_jax.evaluators import EVALUATORS
+from timix_jax.mixing import MIXERS, Mixed
+from timix_jax.objectives import OBJECTIVES
+from timix_jax.train import train_and_evaluate
+
+
+@dataclasses.dataclass(frozen=True)
+class Halves:
+    """The lower part of each image comes from its partner."""
+
+    grid: int
+    share: float = 0.5
+
+    needs_scores: ClassVar[bool] = False
+    space: ClassVar[str] = "patches"
+
+    def __call__(self, key, inputs, scores):
+        rows = jnp.arange(self.grid**2) // self.grid
+        own = rows < round(self.share * self.grid)
+        batch = inputs.shape[0]
+        return Mixed(
+            jnp.where(own[None, :, None], inputs, inputs[::-1]),
+            jnp.arange(batch - 1, -1, -1, dtype=jnp.int32),
+            jnp.full(batch, own.mean()),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Smallness:
+    """Pulls caption embeddings' mean to zero."""
+
+    weight: float = 1.0
+    power: float = 2.0
+
+    name: ClassVar[str] = "smallness"
+    needs_clean: ClassVar[bool] = False
+    capture: ClassVar[int | None] = None
+
+    def __call__(self, model, forward):
+        mean = forward.text.embedding.mean(axis=0)
+        return jnp.sum(jnp.abs(mean) ** self.power), {"text_mean": jnp.abs(mean).max()}
+
+
+def open_bright(argument: str = "", *, examples: int = 32):
+    """A source: synthetic examples under another name."""
+    source = open_synthetic(examples=examples, size=16, captions=2, regions=2)
+    source.name = f"bright:{argument}"
+    return source
+
+
+class Weights:
+    """An evaluator: the share of weights above 0."""
+
+    def __init__(self, *, model, source, tokenizer, **options):
+        self._scale = len(source) / 12
+
+    def run(self, params):
+        leaves = [np.asarray(leaf).reshape(-1) for leaf in jax.tree.leaves(params)]
+        return {"positive": float((np.concatenate(leaves) > 0).mean() * self._scale)}
+
+
+def test_four_extensions_in_one_run(tmp_path, monkeypatch):
+    with compiler_settings():
+        run_with_extensions(tmp_path, monkeypatch)
+
+
+def run_with_extensions(tmp_path, monkeypatch):
+    monkeypatch.setitem(MIXERS, "halves", Halves)
+    monkeypatch.setitem(OBJECTIVES, "smallness", Smallness)
+    monkeypatch.setitem(sources.SOURCES, "bright", "test_extension:open_bright")
+    monkeypatch.setitem(EVALUATORS, "weights", "test_extension:Weights")
+    config = tiny_config(2)
+    config.mix.mixer = "halves"
+    config.mix.options.halves.share = 0.25
+    config.loss.smallness.weight = 0.5
+    config.loss.smallness.power = 3.0
+    config.data.train = ("bright:day?examples=24",)
+    config.eval.evaluators = ("weights",)
+    results = train_and_evaluate(config, str(tmp_path))
+    lines = [line for line in metrics(tmp_path) if "loss" in line]
+    assert len(lines) == 2
+    for line in lines:
+        assert line["lambda"] == 0.25
+        assert line["loss/mix"] > 0
+        assert line["loss/smallness"] <= 8 * line["text_mean"] ** 3
+        total = line["loss/itc"] + line["loss/pta"] + line["loss/mix"]
+        assert np.isclose(line["loss"], total + 0.5 * line["loss/smallness"], rtol=1e-5)
+    assert results.keys() == {"val/positive"}
+    assert 0.1 < results["val/positive"] < 0.9
