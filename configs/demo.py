@@ -74,7 +74,9 @@ def get_config() -> ConfigDict:
     # Optimiser and duration.
     c.train.batch_size = 128
     c.train.duration = "2000 steps"
-    c.optim.name = "muon"  # for the blocks' matrices; learns from half the examples that AdamW needs here
+    c.optim.name = (
+        "muon"  # for the blocks' matrices; learns from half the examples that AdamW needs here
+    )
     c.optim.lr = 2e-3
     c.optim.warmup = "10%"
     c.optim.b2 = 0.98
