@@ -44,8 +44,9 @@ class SecondView:
     def __call__(
         self, model: DualEncoder, forward: Forward
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Mean of the embeddings of the images in reverse order, as XLA merges two equal passes."""
-        image = model.encode_patches(forward.params, forward.patches[::-1])
+        """Mean of the embeddings; the factor, 1 in float32, is there as XLA merges two equal passes."""
+        patches = forward.patches * (1 + 1e-12 * forward.step).astype(forward.patches.dtype)
+        image = model.encode_patches(forward.params, patches)
         return jnp.mean(image.embedding), {}
 
 
