@@ -29,7 +29,7 @@ def tiny_config(steps: int = 6, **overrides) -> ConfigDict:
     c.loss.pta.weight = 1.0
     c.regions.batch_size = 8
     c.regions.max_regions = 2
-    c.optim.update(lr=1e-3, warmup="2 steps", ema=0.9)
+    c.optim.update(lr=1e-3, warmup=f"{min(2, steps)} steps", ema=0.9)
     c.train.update(batch_size=16, duration=f"{steps} steps")
     c.eval.sets = ("val=synthetic:?examples=12&size=16&captions=2&regions=2&seed=1",)
     c.eval.every = "3 steps"

@@ -296,6 +296,7 @@ def build_objectives(
         with located("config.loss."):
             objectives.append(build_objective(name, **arguments))
     if mixer is not None:
+        until = to_steps(mix.until, field="config.mix.until")
         with located("config."):
             objectives.append(
                 MixedContrastive(
@@ -308,7 +309,8 @@ def build_objectives(
                     placement=mix.placement,
                     fraction=mix.fraction,
                     ramp_steps=to_steps(mix.ramp, field="config.mix.ramp"),
-                    until_step=to_steps(mix.until, field="config.mix.until"),
+                    # "100%" is no end: then nothing is compiled for a time without mixing.
+                    until_step=None if until >= to_steps("100%") else until,
                 )
             )
     return objectives

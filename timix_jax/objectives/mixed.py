@@ -34,7 +34,7 @@ class MixedContrastive:
       mixer: what mixes.
       score: where the patch scores come from; None for mixers that need none.
       ramp_steps: γ grows 0 → 1 over this many steps.
-      until_step: γ = 0 from this step on.
+      until_step: γ = 0 from this step on; None = mixing never ends.
     """
 
     mixer: Mixer
@@ -116,7 +116,10 @@ class MixedContrastive:
         if forward.image is None:
             raise UserError("mix.placement='extra' needs the clean images' features")
         logits = image_text_logits(model, forward, forward.image.embedding)
-        # After ``until_step`` the second pass is not computed at all, and there is still one trace.
+        if self.until_step is None:
+            return gamma * self._loss(model, forward, mixed, logits), log
+        # After ``until_step`` the second pass is not computed at all, and there is still one trace. Before it, the
+        # saved values that pass through the conditional cost some memory traffic, hence not where it never ends.
         loss = jax.lax.cond(
             gamma > 0,
             lambda: self._loss(model, forward, mixed, logits),
