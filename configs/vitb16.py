@@ -86,6 +86,7 @@ def get_config() -> ConfigDict:
     # Optimiser and duration.
     c.train.batch_size = 1024  # over all devices
     c.train.duration = "30 epochs"
+    c.optim.name = "adamw"  # or "muon" for the blocks' matrices
     c.optim.lr = 1e-4
     c.optim.lr_scales = ()  # (("image/.*", 0.1),) = 1e-5 for a ViT that is pretrained, as the paper's is
     c.optim.warmup = "2000 steps"  # linear,

@@ -208,7 +208,7 @@ def test_weights_of_another_run_on_another_grid(whole, tmp_path):
     [
         ({"model__image__depth": 3}, r"params.*image/blocks/.*2.*→.*3|image/blocks"),
         ({"model__embed_dim": 12}, "image/projection/kernel: float32.16,8. → float32.16,12."),
-        ({"data__vocab_size": 64, "data__tokenizer": "wordpiece"}, "another tokenizer"),
+        ({"data__vocab_size": 96, "data__tokenizer": "wordpiece"}, "another tokenizer"),
     ],
     ids=["depth", "width", "tokenizer"],
 )
