@@ -310,7 +310,9 @@ def build_objectives(
                     fraction=mix.fraction,
                     ramp_steps=to_steps(mix.ramp, field="config.mix.ramp"),
                     # "100%" is no end: then nothing is compiled for a time without mixing.
-                    until_step=None if until >= to_steps("100%") else until,
+                    until_step=None
+                    if until >= to_steps("100%", field="config.mix.until")
+                    else until,
                 )
             )
     return objectives
