@@ -79,7 +79,7 @@ def test_vitb16_takes_a_real_step(tmp_path, monkeypatch):
     config.train.duration = "4 steps"
     config.optim.warmup = "1 step"
     one_device = make_mesh(jax.devices()[:1])
-    monkeypatch.setattr(experiment, "build_mesh", lambda config: one_device)
+    monkeypatch.setattr(experiment.run, "build_mesh", lambda config: one_device)
     run = experiment.build(complete(config))
     towers = parameters_by_tower(run.abstract_state.params)
     assert 85e6 < towers["image"] < 88e6

@@ -109,7 +109,7 @@ def test_stopped_and_resumed_is_uninterrupted(whole, tmp_path, monkeypatch):
     def refuse(*args, **options):
         raise AssertionError("a tokenizer was trained anew")
 
-    monkeypatch.setattr(experiment, "train_tokenizer", refuse)
+    monkeypatch.setattr(experiment.data, "train_tokenizer", refuse)
     train_and_evaluate(tiny_config(STEPS), str(workdir))
     assert_same_run(workdir, whole[0], STEPS)
     assert (workdir / "tokenizer.json").read_text() == tokenizer

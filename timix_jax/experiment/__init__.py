@@ -1,0 +1,23 @@
+"""From a configuration to the objects of a run: the one place where config fields become arguments."""
+
+from timix_jax.experiment.data import needs_boxes, uses_regions
+from timix_jax.experiment.evaluation import build_evaluators
+from timix_jax.experiment.losses import build_objectives, step_flops
+from timix_jax.experiment.model import abstract_params, build_mesh, build_model
+from timix_jax.experiment.optimizer import build_optimizer
+from timix_jax.experiment.run import Experiment, build, check_shapes
+
+__all__ = [
+    "Experiment",
+    "abstract_params",
+    "build",
+    "build_evaluators",
+    "build_mesh",
+    "build_model",
+    "build_objectives",
+    "build_optimizer",
+    "check_shapes",
+    "needs_boxes",
+    "step_flops",
+    "uses_regions",
+]

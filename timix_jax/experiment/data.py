@@ -1,0 +1,65 @@
+"""``config.data`` as arguments: the training sources and the tokenizer."""
+
+from ml_collections import ConfigDict
+
+from timix_jax.data.records import CorruptExample
+from timix_jax.data.sources import Source, open_source
+from timix_jax.data.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
+from timix_jax.errors import UserError, located
+
+TOKENIZER_EXAMPLES = 200_000  # captions of so many examples a source train a tokenizer
+
+
+def open_training_sources(config: ConfigDict) -> tuple[Source, ...]:
+    """The sources of ``config.data.train``."""
+    specs = config.data.train
+    if not specs:
+        raise UserError(
+            "config.data.train=() names no data; give --config.data.train=\"('records:DIR',)\" "
+            "(python -m timix_jax.data.prepare makes DIR) or \"('tfds:NAME',)\""
+        )
+    with located("config.data.train: "):
+        sources = tuple(open_source(spec) for spec in specs)
+    for spec, source in zip(specs, sources, strict=True):
+        if len(source) == 0:
+            raise UserError(f"config.data.train: {spec!r} is empty")
+    if uses_regions(config) and not any(len(source.annotated) for source in sources):
+        raise UserError(
+            "config.loss.pta.weight is above 0, but no example of config.data.train has regions; "
+            "prepare the data with regions, or set config.loss.pta.weight=0 and another mix.score"
+        )
+    return sources
+
+
+def build_tokenizer(config: ConfigDict, sources: tuple[Source, ...]) -> Tokenizer:
+    """Trains ``wordpiece`` or ``bpe`` on the captions at hand, or loads a file."""
+    kind = config.data.tokenizer
+    if kind not in ("wordpiece", "bpe"):
+        with located(f"config.data.tokenizer={kind!r}: "):
+            return load_tokenizer(kind)
+    # Evenly spaced where there are many: the vocabulary does not gain from more captions than these.
+    captions = (
+        caption
+        for source in sources
+        for index in range(0, len(source), max(1, len(source) // TOKENIZER_EXAMPLES))
+        for caption in _captions(source, index)
+    )
+    with located("config.data."):
+        return train_tokenizer(captions, kind=kind, vocab_size=config.data.vocab_size)
+
+
+def _captions(source: Source, index: int) -> tuple[str, ...]:
+    try:
+        return source[index].captions
+    except CorruptExample:
+        return ()  # the pipeline counts and names it when it is its turn
+
+
+def needs_boxes(config: ConfigDict) -> bool:
+    """Whether the main batch must carry the boxes of its captions (the oracle's scores)."""
+    return config.mix.mixer != "none" and config.mix.score == "oracle"
+
+
+def uses_regions(config: ConfigDict) -> bool:
+    """Whether a second stream of annotated images is read."""
+    return config.loss.pta.weight > 0

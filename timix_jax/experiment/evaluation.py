@@ -1,0 +1,41 @@
+"""``config.eval`` as arguments: the evaluation sets and their evaluators."""
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from timix_jax.data.sources import open_source
+from timix_jax.data.tokenizers import Tokenizer
+from timix_jax.errors import UserError, located
+from timix_jax.evaluators import Evaluator, build_evaluator
+from timix_jax.models.dual_encoder import DualEncoder
+
+
+def build_evaluators(
+    config: ConfigDict, model: DualEncoder, tokenizer: Tokenizer, mesh: Mesh
+) -> dict[str, list[Evaluator]]:
+    """Evaluation set → its evaluators, for every ``NAME=SOURCE`` of ``config.eval.sets``."""
+    built: dict[str, list[Evaluator]] = {}
+    for entry in config.eval.sets:
+        name, equals, spec = entry.partition("=")
+        if not equals or not name or name in built:
+            raise UserError(f"config.eval.sets: {entry!r}; write NAME=SOURCE, each name once")
+        with located("config.eval.sets: "):
+            source = open_source(spec)
+        if len(source) == 0:
+            raise UserError(f"config.eval.sets: {entry!r} is empty")
+        with located(f"config.eval, {name}: "):
+            built[name] = [
+                build_evaluator(
+                    kind,
+                    model=model,
+                    source=source,
+                    tokenizer=tokenizer,
+                    mesh=mesh,
+                    image_size=config.model.image.size,
+                    max_tokens=config.model.text.max_tokens,
+                    batch_size=config.eval.batch_size,
+                )
+                for kind in config.eval.evaluators
+                if kind != "patch_text" or len(source.annotated)  # that one needs boxes
+            ]
+    return built

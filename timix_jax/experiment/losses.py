@@ -1,0 +1,93 @@
+"""``config.loss`` and ``config.mix`` as arguments: the terms of the loss, and what they cost."""
+
+from collections.abc import Callable, Sequence
+
+from ml_collections import ConfigDict
+
+from timix_jax import flops
+from timix_jax.errors import UserError, located
+from timix_jax.experiment.data import uses_regions
+from timix_jax.mixing import build_mixer
+from timix_jax.models.dual_encoder import DualEncoder
+from timix_jax.objectives import Objective, build_objective
+from timix_jax.objectives.mixed import MixedContrastive
+from timix_jax.objectives.score_sources import build_score_source
+
+
+def build_objectives(
+    config: ConfigDict, model: DualEncoder, to_steps: Callable[..., int]
+) -> list[Objective]:
+    """The terms of the loss with a weight above 0, the mixed one where there is a mixer."""
+    mix, objectives = config.mix, []
+    options = mix.options[mix.mixer].to_dict() if mix.mixer in mix.options else {}
+    with located(f"config.mix.options.{mix.mixer}: " if options else "config.mix.mixer: "):
+        mixer = build_mixer(mix.mixer, grid=model.grid, **options)
+    for name, settings in config.loss.items():
+        if settings.weight == 0 or (name == "itc" and mixer and mix.placement == "replace"):
+            continue
+        arguments = {
+            key: to_steps(value, field=f"config.loss.{name}.{key}")
+            if key.endswith("_steps")
+            else value
+            for key, value in settings.items()
+        }
+        with located("config.loss."):
+            objectives.append(build_objective(name, **arguments))
+    if mixer is not None:
+        until = to_steps(mix.until, field="config.mix.until")
+        with located("config."):
+            objectives.append(
+                MixedContrastive(
+                    mixer=mixer,
+                    score=build_score_source(mix.score, model) if mixer.needs_scores else None,
+                    weight=mix.weight,
+                    target=mix.target,
+                    beta=mix.beta,
+                    label_smoothing=mix.label_smoothing,
+                    placement=mix.placement,
+                    fraction=mix.fraction,
+                    ramp_steps=to_steps(mix.ramp, field="config.mix.ramp"),
+                    # "100%" is no end: then nothing is compiled for a time without mixing.
+                    until_step=None
+                    if until >= to_steps("100%", field="config.mix.until")
+                    else until,
+                )
+            )
+    return objectives
+
+
+def check_teacher(config: ConfigDict) -> None:
+    """Raises a UserError unless the momentum teacher (paper §5) has what it needs."""
+    alpha, ema = config.loss.itc.alpha, config.optim.ema
+    if not 0 <= ema < 1:
+        raise UserError(f"config.optim.ema={ema}: give 0 (none) or a decay below 1, such as 0.995")
+    if alpha and not ema:
+        raise UserError(
+            f"config.loss.itc.alpha={alpha} needs a teacher: set config.optim.ema above 0, such as 0.995"
+        )
+    if alpha and config.mix.mixer != "none" and config.mix.placement == "replace":
+        raise UserError(
+            f"config.loss.itc.alpha={alpha} needs the clean images, whose place mixed ones take with "
+            "config.mix.placement='replace'; set it to 0, or use 'extra'"
+        )
+
+
+def step_flops(config: ConfigDict, model: DualEncoder, objectives: Sequence[Objective]) -> float:
+    """Analytic FLOPs of one step over all devices."""
+    c = config
+    mix = next((o for o in objectives if isinstance(o, MixedContrastive)), None)
+    text = model.text
+    phrase = text._replace(max_tokens=c.regions.max_tokens or text.max_tokens)
+    passes = flops.step_passes(
+        model,
+        c.train.batch_size,
+        clean=any(o.name == "itc" for o in objectives),
+        teacher=any(getattr(o, "alpha", 0) > 0 for o in objectives),
+        mixed=mix.fraction if mix else 0.0,
+        placement=mix.placement if mix else "extra",
+        score=mix.score.name if mix and mix.score else None,
+        region_images=c.regions.batch_size if uses_regions(c) else 0,
+        regions=c.regions.max_regions,
+        region_text=flops.text_flops(phrase) / flops.text_flops(text),
+    )
+    return flops.train_step_flops(model, passes)

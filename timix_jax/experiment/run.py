@@ -1,0 +1,153 @@
+"""Everything of a run, built from a complete configuration."""
+
+import dataclasses
+import functools
+
+import jax
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from timix_jax import schedule, train_state
+from timix_jax.data.pipeline import Augment, TrainIterator, make_train_iterator
+from timix_jax.data.sources import Source
+from timix_jax.data.tokenizers import Tokenizer
+from timix_jax.errors import UserError, located
+from timix_jax.experiment.data import (
+    build_tokenizer,
+    needs_boxes,
+    open_training_sources,
+    uses_regions,
+)
+from timix_jax.experiment.losses import build_objectives, check_teacher, step_flops
+from timix_jax.experiment.model import abstract_params, build_mesh, build_model
+from timix_jax.experiment.optimizer import build_optimizer
+from timix_jax.models.dual_encoder import DualEncoder
+from timix_jax.objectives import Objective
+from timix_jax.parallel.mesh import check_batch_size
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything of a run that does not change while it runs.
+
+    Attributes:
+      examples: length of an epoch.
+      total_steps: updates of the whole training.
+      every: periods in steps of "log", "eval" and "checkpoint"; 0 = never.
+    """
+
+    config: ConfigDict
+    mesh: Mesh
+    model: DualEncoder
+    tokenizer: Tokenizer
+    sources: tuple[Source, ...]
+    objectives: tuple[Objective, ...]
+    optimizer: optax.GradientTransformation
+    schedule: schedule.Schedule
+    examples: int
+    total_steps: int
+    every: dict[str, int]
+
+    def create_state(self, key: jax.Array) -> train_state.TrainState:
+        """A fresh training state, pure in ``key``."""
+        ema = self.config.optim.ema > 0
+        return train_state.create(self.model, self.optimizer, key, ema=ema)
+
+    def step_flops(self) -> float:
+        """Analytic FLOPs of one step over all devices."""
+        return step_flops(self.config, self.model, self.objectives)
+
+    @functools.cached_property
+    def abstract_state(self) -> train_state.TrainState:
+        """Shapes and dtypes of the state; nothing is computed."""
+        return jax.eval_shape(self.create_state, jax.random.key(0))
+
+    def train_iterator(self, start_step: int) -> TrainIterator:
+        """The input pipeline; its element s is the batch of step s."""
+        c = self.config
+        with located("config.augment."):
+            augment = Augment(**c.augment.to_dict())
+        with located("config.data, config.train: "):
+            return make_train_iterator(
+                self.sources,
+                c.data.weights or None,
+                batch_size=c.train.batch_size,
+                image_size=c.model.image.size,
+                max_tokens=c.model.text.max_tokens,
+                tokenizer=self.tokenizer,
+                seed=c.seed,
+                augment=augment,
+                with_boxes=needs_boxes(c),
+                region_batch_size=c.regions.batch_size if uses_regions(c) else 0,
+                max_regions=c.regions.max_regions,
+                region_max_tokens=c.regions.max_tokens or None,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+                num_threads=c.data.threads,
+                start_step=start_step,
+            )
+
+
+def check_shapes(config: ConfigDict) -> Mesh:
+    """The mesh, once batches and model are found to be possible; no data is read.
+
+    Raises:
+      UserError: the first field that cannot work.
+    """
+    mesh = build_mesh(config)
+    check_batch_size(config.train.batch_size, mesh, field="config.train.batch_size")
+    if uses_regions(config):
+        check_batch_size(config.regions.batch_size, mesh, field="config.regions.batch_size")
+    abstract_params(build_model(config, vocab_size=1, pad_id=0))
+    check_teacher(config)
+    return mesh
+
+
+def build(config: ConfigDict, *, tokenizer: Tokenizer | None = None) -> Experiment:
+    """Builds a run from a complete configuration; nothing is compiled yet.
+
+    Args:
+      config: from `config.complete`.
+      tokenizer: of a run that is resumed; otherwise it is loaded or trained as config.data says.
+
+    Raises:
+      UserError: the first field that cannot work.
+    """
+    mesh = check_shapes(config)
+    sources = open_training_sources(config)
+    tokenizer = tokenizer or build_tokenizer(config, sources)
+    model = build_model(config, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id)
+    examples = sum(len(source) for source in sources)
+    to_steps = functools.partial(
+        schedule.steps, batch_size=config.train.batch_size, examples=examples
+    )
+    total = to_steps(config.train.duration, field="config.train.duration")
+    if total < 1:
+        raise UserError(f"config.train.duration={config.train.duration!r}: give at least 1 step")
+    within = functools.partial(to_steps, total_steps=total)
+    with located("config.optim."):
+        rate = schedule.warmup_cosine(
+            config.optim.lr,
+            total,
+            within(config.optim.warmup, field="config.optim.warmup"),
+            config.optim.start_lr,
+            config.optim.end_lr,
+        )
+    params = abstract_params(model)
+    return Experiment(
+        config=config,
+        mesh=mesh,
+        model=model,
+        tokenizer=tokenizer,
+        sources=sources,
+        objectives=tuple(build_objectives(config, model, within)),
+        optimizer=build_optimizer(config, params, rate),
+        schedule=rate,
+        examples=examples,
+        total_steps=total,
+        every={
+            name: within(config[name].every, field=f"config.{name}.every")
+            for name in ("log", "eval", "checkpoint")
+        },
+    )
