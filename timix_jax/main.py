@@ -6,8 +6,10 @@ from pathlib import Path
 
 import jax
 from absl import app, flags
+from etils import epath
 from ml_collections import config_flags
 
+from timix_jax import cluster
 from timix_jax.config import complete
 from timix_jax.errors import UserError
 from timix_jax.flag_errors import flag_error
@@ -31,6 +33,12 @@ _CACHE = flags.DEFINE_string(
     "~/.cache/timix_jax/xla",
     "Folder of compiled programs, reused by later runs; empty for none.",
 )
+_DISTRIBUTED = flags.DEFINE_enum(
+    "distributed",
+    "auto",
+    cluster.MODES,
+    "auto: join the cluster (Cloud TPU, Slurm, …) where there is one; on: its absence is an error; off: one process.",
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "host:port of process 0, where the cluster does not tell it."
 )
@@ -49,10 +57,14 @@ def _main(argv: list[str]) -> None:
     if _CONFIG.value is None:
         raise UserError("--config is missing; try --config=configs/demo.py")
     show_own_lines()
-    if _COORDINATOR.value:
-        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    cluster.join(
+        _DISTRIBUTED.value,
+        coordinator=_COORDINATOR.value,
+        processes=_PROCESSES.value,
+        process=_PROCESS.value,
+    )
     if _CACHE.value:
-        jax.config.update("jax_compilation_cache_dir", str(Path(_CACHE.value).expanduser()))
+        jax.config.update("jax_compilation_cache_dir", str(epath.Path(_CACHE.value).expanduser()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     config_path = config_flags.get_config_filename(FLAGS["config"])
     module, function = MODES[_MODE.value].split(":")
