@@ -1,34 +1,22 @@
-"""Asynchronous checkpoints that are proven whole before they are used: the only file with Orbax.
-
-    WORKDIR/checkpoints/00001200/        the step
-      _CHECKPOINT_METADATA               Orbax's; holds our ``meta`` dict
-      state/…                            the arrays, as nested dicts by the names of their leaves
-      CHECKSUMS.json                     written last: without it the checkpoint is unfinished
-
-Orbax restores flipped bytes without a word and takes an empty folder for the latest step, hence
-the sums. A step is written beside its final name, renamed, and then summed, all in the background.
-"""
+"""Saving, and the checkpoints of one run in one folder."""
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
-import jax
-import numpy as np
 from absl import logging
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from timix_jax import checksums, processes, step_folders, tree_diff
+from timix_jax.checkpointing.step_reader import STATE, load, read_meta, require_whole
 from timix_jax.errors import UserError
-from timix_jax.workdir import CHECKPOINTS_FOLDER, absolute, free_bytes
+from timix_jax.workdir import absolute, free_bytes
 
 PyTree = Any
-
-_STATE = "state"
 
 
 class Checkpointer:
@@ -112,7 +100,7 @@ class Checkpointer:
             with self._context:
                 response = ocp.save_checkpointables_async(
                     self._path(step),
-                    {_STATE: tree_diff.nested(arrays)},
+                    {STATE: tree_diff.nested(arrays)},
                     overwrite=True,  # of a broken one; a whole one was refused above
                     custom_metadata=meta,
                 )
@@ -195,9 +183,9 @@ class Checkpointer:
         """
         path = self._path(step)
         if step not in self._whole or not checksums.has_manifest(path):
-            _require_whole(path)
+            require_whole(path)
             self._whole.add(step)
-        return _load(path, abstract_state, ()), read_meta(path)
+        return load(path, abstract_state, ()), read_meta(path)
 
     def read_meta(self, step: int) -> dict[str, Any]:
         """The ``meta`` of a step."""
@@ -244,113 +232,4 @@ class Checkpointer:
             f"checkpoint {step} could not be saved to {self._path(step)}: {cause} (the state takes"
             f" {self._state_bytes:,} bytes{space}); free space or mend what it says, or choose"
             " another --workdir"
-        )
-
-
-def find_checkpoint(path: epath.PathLike) -> epath.Path:
-    """The newest valid checkpoint of a working folder or of its checkpoints folder, or itself.
-
-    Raises:
-      UserError: there is none, or the given one is damaged.
-    """
-    path = absolute(path)
-    if step_folders.is_step(path.name) or checksums.has_manifest(path):
-        _require_whole(path)
-        return path
-    for folder in (path / CHECKPOINTS_FOLDER, path):
-        with Checkpointer(folder) as checkpointer:
-            step = checkpointer.latest_valid()
-        if step is not None:
-            return step_folders.step_path(folder, step)
-    raise UserError(
-        f"{path} holds no complete checkpoint: give a working folder, its {CHECKPOINTS_FOLDER}"
-        f" folder, or a step in it such as {CHECKPOINTS_FOLDER}/00001000"
-    )
-
-
-def read_meta(path: epath.PathLike) -> dict[str, Any]:
-    """The ``meta`` of a checkpoint found by ``find_checkpoint``."""
-    return dict(ocp.checkpointables_metadata(absolute(path)).custom_metadata or {})
-
-
-def restore_params(
-    path: epath.PathLike, abstract_params: PyTree | None = None, *, part: str = "params"
-) -> PyTree:
-    """Reads one part of a state, such as another run's parameters; the rest is not read.
-
-    Args:
-      path: a working folder or its checkpoints folder (the newest valid one), or a step in it.
-      abstract_params: a tree of jax.ShapeDtypeStruct with shardings; None for the parameters as
-        they were saved, as nested dicts of NumPy arrays.
-      part: the field of the saved state, such as ``ema_params``.
-
-    Raises:
-      UserError: no valid checkpoint, no such part, or other parameters; the message names them.
-    """
-    return _load(find_checkpoint(path), abstract_params, (part,))
-
-
-def _load(path: epath.Path, abstract: PyTree | None, part: tree_diff.Name) -> PyTree:
-    saved = tree_diff.named_leaves(ocp.checkpointables_metadata(path).metadata[_STATE])
-    depth = len(part)
-    parts = sorted({name[0] for name in saved})
-    saved = {name: leaf for name, leaf in saved.items() if name[:depth] == part}
-    if not saved:
-        raise UserError(f"checkpoint {path} holds no {'/'.join(part)}, but {', '.join(parts)}")
-    wanted: dict[tree_diff.Name, Any]
-    if abstract is None:
-        wanted = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in saved.items()}
-    else:
-        wanted = {part + name: leaf for name, leaf in tree_diff.named_leaves(abstract).items()}
-        for name, leaf in wanted.items():
-            if leaf.sharding is None:
-                raise ValueError(f"{'/'.join(name)} has no sharding: say where to put it")
-    _refuse_differences(path, saved, wanted)
-    context = ocp.Context()
-    context.pytree.loading.partial_load = True
-    with context:
-        loaded = ocp.load_checkpointables(path, {_STATE: tree_diff.nested(wanted)})[_STATE]
-    arrays = tree_diff.named_leaves(loaded)
-    if abstract is None:
-        return tree_diff.nested({name[depth:]: leaf for name, leaf in arrays.items()})
-    return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in wanted])
-
-
-def saved_shapes(path: epath.PathLike, part: str) -> PyTree:
-    """Shapes and dtypes of one part of a checkpoint found by ``find_checkpoint``, as nested dicts."""
-    saved = tree_diff.named_leaves(ocp.checkpointables_metadata(absolute(path)).metadata[_STATE])
-    return tree_diff.nested(
-        {
-            name[1:]: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-            for name, leaf in saved.items()
-            if name[0] == part
-        }
-    )
-
-
-def check_same_arrays(path: epath.PathLike, params: PyTree, abstract_params: PyTree) -> None:
-    """Raises a UserError that names what differs, unless ``params`` of ``path`` have these names and shapes."""
-    saved, wanted = tree_diff.named_leaves(params), tree_diff.named_leaves(abstract_params)
-    _refuse_differences(path, saved, wanted)
-
-
-def _refuse_differences(
-    path: epath.PathLike,
-    saved: Mapping[tree_diff.Name, Any],
-    wanted: Mapping[tree_diff.Name, Any],
-) -> None:
-    differences = tree_diff.differences(saved, wanted)
-    if differences:
-        raise UserError(
-            f"checkpoint {path} is of another model (saved → wanted; {len(saved)} arrays against"
-            f" {len(wanted)}), {tree_diff.summary(differences)}: use the model that it was saved"
-            " with, or another --workdir"
-        )
-
-
-def _require_whole(path: epath.Path) -> None:
-    problems = processes.from_first(lambda: checksums.problems(path))
-    if problems:
-        raise UserError(
-            f"checkpoint {path} cannot be used: {step_folders.listed(problems)}; choose another"
         )

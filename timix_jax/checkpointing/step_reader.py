@@ -1,0 +1,99 @@
+"""Reading one step folder with Orbax: its meta, shapes and arrays, onto any devices."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from timix_jax import checksums, processes, step_folders, tree_diff
+from timix_jax.errors import UserError
+from timix_jax.workdir import absolute
+
+PyTree = Any
+
+STATE = "state"
+
+
+def require_whole(path: epath.Path) -> None:
+    """Raises a UserError unless every file of the step folder has its sum."""
+    problems = processes.from_first(lambda: checksums.problems(path))
+    if problems:
+        raise UserError(
+            f"checkpoint {path} cannot be used: {step_folders.listed(problems)}; choose another"
+        )
+
+
+def read_meta(path: epath.PathLike) -> dict[str, Any]:
+    """The ``meta`` of a checkpoint found by ``find_checkpoint``."""
+    return dict(ocp.checkpointables_metadata(absolute(path)).custom_metadata or {})
+
+
+def saved_shapes(path: epath.PathLike, part: str) -> PyTree:
+    """Shapes and dtypes of one part of a checkpoint found by ``find_checkpoint``, as nested dicts."""
+    saved = tree_diff.named_leaves(ocp.checkpointables_metadata(absolute(path)).metadata[STATE])
+    return tree_diff.nested(
+        {
+            name[1:]: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+            for name, leaf in saved.items()
+            if name[0] == part
+        }
+    )
+
+
+def load(path: epath.Path, abstract: PyTree | None, part: tree_diff.Name) -> PyTree:
+    """Reads the arrays whose names begin with ``part``.
+
+    Args:
+      path: a step folder that was found to be whole.
+      abstract: a tree of jax.ShapeDtypeStruct with shardings; None for nested dicts of NumPy arrays.
+      part: the first names of the arrays, such as ``("params",)``; ``()`` for all.
+
+    Raises:
+      UserError: no such part, or arrays of other names, shapes or dtypes; the message names them.
+    """
+    saved = tree_diff.named_leaves(ocp.checkpointables_metadata(path).metadata[STATE])
+    depth = len(part)
+    parts = sorted({name[0] for name in saved})
+    saved = {name: leaf for name, leaf in saved.items() if name[:depth] == part}
+    if not saved:
+        raise UserError(f"checkpoint {path} holds no {'/'.join(part)}, but {', '.join(parts)}")
+    wanted: dict[tree_diff.Name, Any]
+    if abstract is None:
+        wanted = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in saved.items()}
+    else:
+        wanted = {part + name: leaf for name, leaf in tree_diff.named_leaves(abstract).items()}
+        for name, leaf in wanted.items():
+            if leaf.sharding is None:
+                raise ValueError(f"{'/'.join(name)} has no sharding: say where to put it")
+    _refuse_differences(path, saved, wanted)
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
+        loaded = ocp.load_checkpointables(path, {STATE: tree_diff.nested(wanted)})[STATE]
+    arrays = tree_diff.named_leaves(loaded)
+    if abstract is None:
+        return tree_diff.nested({name[depth:]: leaf for name, leaf in arrays.items()})
+    return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in wanted])
+
+
+def check_same_arrays(path: epath.PathLike, params: PyTree, abstract_params: PyTree) -> None:
+    """Raises a UserError that names what differs, unless ``params`` of ``path`` have these names and shapes."""
+    saved, wanted = tree_diff.named_leaves(params), tree_diff.named_leaves(abstract_params)
+    _refuse_differences(path, saved, wanted)
+
+
+def _refuse_differences(
+    path: epath.PathLike,
+    saved: Mapping[tree_diff.Name, Any],
+    wanted: Mapping[tree_diff.Name, Any],
+) -> None:
+    differences = tree_diff.differences(saved, wanted)
+    if differences:
+        raise UserError(
+            f"checkpoint {path} is of another model (saved → wanted; {len(saved)} arrays against"
+            f" {len(wanted)}), {tree_diff.summary(differences)}: use the model that it was saved"
+            " with, or another --workdir"
+        )
