@@ -9,9 +9,9 @@ from timix_jax.progress import (
     Speed,
     format_duration,
     format_quantity,
-    startup_summary,
     wrap_sections,
 )
+from timix_jax.summary import startup_summary
 
 METRICS = {
     "loss": 3.2141,
@@ -99,15 +99,16 @@ def printed(width, metrics=METRICS, speed=SPEED, weights=None, step=120):
 def test_progress_line():
     assert printed(140) == (
         "step  120/1600 | loss 3.214 = itc 2.914 + 0.5·mix 0.600 | lr 1.0e-03 τ 0.052 λ 0.73"
-        " | 512 img/s (64 a device) | wait 1% | MFU 31% | ETA 3:12"
+        " | 512 img/s (64 a device) | data wait 1% | MFU 31.0%\n"
+        "               | ETA 3:12"
     )
     assert printed(80) == (
         "step  120/1600 | loss 3.214 = itc 2.914 + 0.5·mix 0.600\n"
-        "               | lr 1.0e-03 τ 0.052 λ 0.73 | 512 img/s (64 a device) | wait 1%\n"
-        "               | MFU 31% | ETA 3:12"
+        "               | lr 1.0e-03 τ 0.052 λ 0.73 | 512 img/s (64 a device)\n"
+        "               | data wait 1% | MFU 31.0% | ETA 3:12"
     )
     one = SPEED._replace(images_per_s=9.54, images_per_s_device=9.54, mfu=None)
-    assert printed(140, speed=one, weights={}).endswith(" | 9.5 img/s | wait 1% | ETA 3:12")
+    assert printed(140, speed=one, weights={}).endswith(" | 9.5 img/s | data wait 1% | ETA 3:12")
 
 
 def test_progress_line_of_a_plain_run_without_a_speed():
@@ -121,9 +122,27 @@ def test_progress_line_of_a_plain_run_without_a_speed():
 def test_no_line_is_wider_than_the_screen(width):
     lines = printed(width).split("\n")
     assert max(map(len, lines)) <= min(max(width, 80), 140)
-    assert " ".join(printed(140).split()).replace(" | ", "") == " ".join(
-        printed(width).split()
-    ).replace(" | ", "")
+    assert sections(printed(140)) == sections(printed(width))
+
+
+def sections(text):
+    return [part.strip() for part in text.split("|") if part.strip()]
+
+
+def test_memory_is_the_devices_where_they_count_it():
+    host, device = {"host_memory_peak_gib": 1.3137}, {"device_memory_peak_gib": 9.4052}
+    assert sections(printed(140, {"loss": 3.0, **host}))[-2] == "peak RSS 1.31 GiB"
+    assert sections(printed(140, {"loss": 3.0, **host, **device}))[-2] == "peak memory 9.41 GiB"
+
+
+def test_rates_by_their_names_in_the_metrics():
+    assert SPEED.metrics() == {
+        "images_per_s": 512.4,
+        "images_per_s_device": 64.05,
+        "data_wait": 0.012,
+        "mfu": 0.31,
+    }
+    assert "mfu" not in SPEED._replace(mfu=None).metrics()
 
 
 def test_wrapping_breaks_between_sections():

@@ -1,6 +1,7 @@
 """Whole runs: what they write, how they go on after a stop, and what stops them."""
 
 import dataclasses
+import itertools
 import json
 import os
 import random
@@ -81,6 +82,19 @@ def test_what_a_run_writes(whole):
         "00000006",
     ]
     Tokenizer.from_json((workdir / "tokenizer.json").read_text())
+
+
+def test_speed_and_memory_are_logged(whole):
+    workdir, _ = whole
+    raw = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    logged = [line for line in raw if "loss" in line]
+    flops = experiment.build(complete(tiny_config(STEPS))).step_flops()
+    for before, line in itertools.pairwise(logged):
+        assert line["images_per_s_device"] == pytest.approx(line["images_per_s"] / 8)
+        # The given peak is 1 GFLOP/s on each of 8 devices; a step has 16 images.
+        assert line["mfu"] == pytest.approx(flops * line["images_per_s"] / 16 / 8e9)
+        assert 0 <= line["data_wait"] <= 1
+        assert 0.05 < before["host_memory_peak_gib"] <= line["host_memory_peak_gib"] < 100
 
 
 def test_a_finished_run_is_left_as_it_is(whole, tmp_path):

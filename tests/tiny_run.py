@@ -11,8 +11,11 @@ from ml_collections import ConfigDict
 from timix_jax.checkpointing import find_checkpoint, restore_params
 from timix_jax.config import default_config
 
-# What a clock decides.
-SPEED = ("images_per_s", "images_per_s_device", "data_wait")
+# What a clock and the machine decide.
+SPEED = (
+    *("images_per_s", "images_per_s_device", "data_wait", "mfu"),
+    *("host_memory_peak_gib", "device_memory_peak_gib"),
+)
 
 
 def tiny_config(steps: int = 6, **overrides) -> ConfigDict:
@@ -37,6 +40,7 @@ def tiny_config(steps: int = 6, **overrides) -> ConfigDict:
     c.checkpoint.every = "2 steps"
     c.log.every = "1 steps"
     c.log.tensorboard = False
+    c.log.peak_tflops = 0.001
     c.pictures.examples = 2
     c.update_from_flattened_dict({name.replace("__", "."): v for name, v in overrides.items()})
     return c
@@ -59,7 +63,7 @@ def arrays(workdir: Path, step: int, part: str = "params") -> list[np.ndarray]:
 
 
 def metrics(workdir: Path) -> list[dict]:
-    """The lines of metrics.jsonl without what a clock decides."""
+    """The lines of metrics.jsonl without what a clock or the machine decides."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in SPEED} for line in lines]
 

@@ -39,6 +39,7 @@ _AT_LEAST = {
     "train.batch_size": 1,
     "checkpoint.keep_last": 1,
     "checkpoint.keep_every": 0,
+    "log.peak_tflops": 0,
     "eval.batch_size": 1,
     "pictures.examples": 1,
 }
@@ -121,7 +122,7 @@ def default_config() -> ConfigDict:
         "train": {"batch_size": 1024, "duration": "30 epochs"},
         "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
         "checkpoint": {"every": "10%", "keep_last": 2, "keep_every": 0},
-        "log": {"every": "50 steps", "tensorboard": True},
+        "log": {"every": "50 steps", "tensorboard": True, "peak_tflops": 0.0},
         "eval": {
             "sets": (),
             "evaluators": ("retrieval", "patch_text"),

@@ -29,12 +29,24 @@ PEAK_FLOPS = {
     "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H100 NVL": 835e12,
     "NVIDIA H100": 989e12,
+    "NVIDIA H200 NVL": 835e12,
     "NVIDIA H200": 989e12,
+    "NVIDIA B200": 2250e12,
 }
 
 
-def peak_flops(device: jax.Device) -> float | None:
-    """bfloat16 FLOP/s of a device; None for kinds that are not in the table (all CPUs)."""
+def peak_flops(device: jax.Device, given_tflops: float = 0.0) -> float | None:
+    """FLOP/s that one device could reach, the denominator of its utilisation.
+
+    Args:
+        given_tflops: the user's own figure, TFLOP/s a device, such as that of float32; 0 for the
+            table's, bfloat16.
+
+    Returns:
+        None for kinds that are not in the table (all CPUs), unless a figure is given.
+    """
+    if given_tflops:
+        return given_tflops * 1e12
     return next((f for kind, f in PEAK_FLOPS.items() if device.device_kind.startswith(kind)), None)
 
 

@@ -66,7 +66,9 @@ def describe(config: ConfigDict, workdir: str) -> str:
         "parameters": info.parameter_table(state.params),
         "sharding of parameters, moments and averages": sharding_table(state, shardings),
         "memory": info.memory_table(estimate),
-        "compute": _compute(experiment.step_flops(config, model, objectives), mesh),
+        "compute": _compute(
+            experiment.step_flops(config, model, objectives), mesh, config.log.peak_tflops
+        ),
         "versions": info.versions_table(info.package_versions()),
     }
     return "\n\n".join(f"== {title}\n{text}" for title, text in sections.items())
@@ -161,11 +163,11 @@ def _devices(config: ConfigDict, mesh: Mesh) -> str:
     )
 
 
-def _compute(flops: float, mesh: Mesh) -> str:
+def _compute(flops: float, mesh: Mesh, peak_tflops: float) -> str:
     each = flops / mesh.size
     text = f"{format_quantity(flops, 'FLOP')} a step, "
     text += f"{format_quantity(each, 'FLOP')} a step and device"
-    peak = peak_flops(mesh.devices.flat[0])
+    peak = peak_flops(mesh.devices.flat[0], peak_tflops)
     if peak:
         text += (
             f"; at best {each / peak:.3g} s a step at its peak of {format_quantity(peak, 'FLOP/s')}"

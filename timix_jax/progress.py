@@ -1,4 +1,4 @@
-"""What a person sees of a run: the summary at its start, the clock, and a line at each log."""
+"""What a person sees of a running training: the clock, and a line at each log."""
 
 import contextlib
 import shutil
@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
+
+from timix_jax.peak_memory import DEVICE_MEMORY, HOST_MEMORY
 
 _ASCII = str.maketrans({"τ": "tau", "λ": "lambda", "γ": "gamma", "·": "*", "×": "x"})
 
@@ -28,6 +30,15 @@ class Speed(NamedTuple):
     wait: float
     mfu: float | None
     eta_s: float
+
+    def metrics(self) -> dict[str, float]:
+        """The rates by the names of metrics.jsonl and TensorBoard; shares as fractions."""
+        values = {
+            "images_per_s": self.images_per_s,
+            "images_per_s_device": self.images_per_s_device,
+            "data_wait": self.wait,
+        }
+        return values if self.mfu is None else {**values, "mfu": self.mfu}
 
 
 class Chrono:
@@ -172,12 +183,14 @@ def progress_sections(
     """The parts of a progress line.
 
     Args:
-        metrics: ``loss``, ``loss/NAME`` for each objective, ``lr``, ``temperature``, ``lambda``;
-            those that are missing are left out, all others are not shown.
+        metrics: ``loss``, ``loss/NAME`` for each objective, ``lr``, ``temperature``, ``lambda``,
+            and the memory of `timix_jax.peak_memory`; those that are missing are left out, all
+            others are not shown.
         weights: NAME → factor.
 
     **Example:** ``["step  120/1600", "loss 3.214 = itc 2.914 + 0.5·mix 0.600", "lr 1.0e-03 τ 0.052
-    λ 0.73", "512 img/s (64 a device)", "wait 1%", "MFU 31%", "ETA 3:12"]``
+    λ 0.73", "512 img/s (64 a device)", "data wait 1%", "MFU 31.0%", "peak memory 9.41 GiB",
+    "ETA 3:12"]``
     """
     sections = [f"step {step:{len(str(total_steps))}d}/{total_steps}"]
     terms = []
@@ -204,9 +217,14 @@ def progress_sections(
         several = round(speed.images_per_s) != round(speed.images_per_s_device)
         each = f" ({_count(speed.images_per_s_device)} a device)" if several else ""
         sections.append(f"{_count(speed.images_per_s)} img/s{each}")
-        sections.append(f"wait {100 * speed.wait:.0f}%")
+        sections.append(f"data wait {100 * speed.wait:.0f}%")
         if speed.mfu is not None:
-            sections.append(f"MFU {100 * speed.mfu:.0f}%")
+            sections.append(f"MFU {100 * speed.mfu:.1f}%")
+    for name, label in ((DEVICE_MEMORY, "peak memory"), (HOST_MEMORY, "peak RSS")):
+        if name in metrics:
+            sections.append(f"{label} {metrics[name]:.3g} GiB")
+            break  # the host's only where the device does not tell its own
+    if speed is not None:
         sections.append(f"ETA {format_duration(speed.eta_s)}")
     return sections
 
@@ -248,50 +266,3 @@ def format_quantity(number: float, unit: str = "") -> str:
 def _three_digits(number: float) -> str:
     text = f"{number:.3g}"
     return text if "e" not in text else f"{number:.0f}"
-
-
-def startup_summary(
-    name: str,
-    *,
-    devices: Sequence[jax.Device],
-    mesh_shape: Mapping[str, int],
-    data: Mapping[str, int],
-    parameters: Mapping[str, int],
-    batch_size: int,
-    total_steps: int,
-    examples: int,
-    flops_per_step: float,
-    peak_flops: float | None = None,
-    workdir: str = "",
-) -> str:
-    """The summary printed before the first step.
-
-    Args:
-        name: of the configuration.
-        data: what it is (``train``, ``heldout_vendor``) → its number of examples.
-        parameters: tower → number of parameters.
-        examples: size of the training set.
-        flops_per_step: over all devices.
-        peak_flops: FLOP/s of one device, or None where it is not known.
-    """
-    axes = ", ".join(f"{axis} {size}" for axis, size in mesh_shape.items() if size > 1)
-    processes = len({device.process_index for device in devices})
-    where = f"{len(devices)} × {devices[0].device_kind}" + (f" ({axes})" if axes else "")
-    where += f" in {processes} processes" if processes > 1 else ""
-    towers = ", ".join(f"{tower} {format_quantity(n)}" for tower, n in parameters.items())
-    images = total_steps * batch_size
-    compute = f"{format_quantity(flops_per_step, 'FLOP')} a step"
-    compute += f", {format_quantity(flops_per_step * total_steps, 'FLOP')} in all"
-    if peak_flops:
-        compute += f"; peak {format_quantity(peak_flops, 'FLOP/s')} a device"
-    epochs = f" = {images / examples:.3g} epochs" if examples else ""
-    rows = {
-        "devices": where,
-        "data": ", ".join(f"{what} {count:,}" for what, count in data.items()),
-        "parameters": f"{format_quantity(sum(parameters.values()))}: {towers}",
-        "training": f"{total_steps:,} steps × {batch_size:,} images{epochs}",
-        "compute": compute,
-        "workdir": workdir,
-    }
-    lines = [f"  {field:<12}{text}" for field, text in rows.items() if text]
-    return "\n".join([name, *lines])

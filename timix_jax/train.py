@@ -26,8 +26,10 @@ from timix_jax.flops import peak_flops
 from timix_jax.metrics import RESULTS_FILE, MetricsWriter, write_results
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.parallel.mesh import put_batch
-from timix_jax.progress import Chrono, ProgressPrinter, startup_summary
+from timix_jax.peak_memory import peak_memory
+from timix_jax.progress import Chrono, ProgressPrinter
 from timix_jax.start import check_init_from, initial_state
+from timix_jax.summary import run_summary
 from timix_jax.train_state import TrainState
 from timix_jax.train_step import make_train_step
 
@@ -121,13 +123,12 @@ class Loop:
         self._run, self._evaluators, self._part = run, evaluators, part
         self._checkpointer, self._writer, self._folder = checkpointer, writer, folder
         config = run.config
-        self._flops = run.step_flops()
         self._chrono = Chrono(
             total_steps=run.total_steps,
             batch_size=config.train.batch_size,
             devices=run.mesh.size,
-            flops_per_step=self._flops,
-            peak_flops=peak_flops(run.mesh.devices.flat[0]),
+            flops_per_step=run.step_flops(),
+            peak_flops=peak_flops(run.mesh.devices.flat[0], config.log.peak_tflops),
         )
         self._printer = ProgressPrinter(
             total_steps=run.total_steps, weights={o.name: o.weight for o in run.objectives}
@@ -146,7 +147,7 @@ class Loop:
 
     def run(self, state: TrainState) -> TrainState:
         """Trains to the last step; the state given is consumed."""
-        self._printer.text(self._summary(state))
+        self._printer.text(run_summary(self._run, state, str(self._folder)))
         first_step = step = int(state.step)
         self._saved = first_step or None
         if step >= self._run.total_steps:
@@ -192,11 +193,8 @@ class Loop:
         values = {name: float(v) for name, v in metrics.items() if name != "finite"}
         speed = self._chrono.read(step)
         if speed is not None:
-            values |= {
-                "images_per_s": speed.images_per_s,
-                "images_per_s_device": speed.images_per_s_device,
-                "data_wait": speed.wait,
-            }
+            values |= speed.metrics()
+        values |= peak_memory(self._run.mesh.local_devices)
         values["skipped_examples"] = skipped
         self._writer.write(step, values)
         self._printer.line(step, values, speed)
@@ -234,26 +232,6 @@ class Loop:
         return UserError(
             f"the loss or its update is not finite at step {one.step} (examples {ids}, …: all in {path}); last good "
             f"state: {good} in {self._folder}; lower config.optim.lr or look at these examples"
-        )
-
-    def _summary(self, state: TrainState) -> str:
-        run = self._run
-        return startup_summary(
-            f"TiMix-JAX: {'resuming at step ' + str(int(state.step)) if int(state.step) else 'training'}",
-            devices=list(run.mesh.devices.flat),
-            mesh_shape=dict(run.mesh.shape),
-            data={source.name: len(source) for source in run.sources},
-            parameters={
-                name: sum(leaf.size for leaf in jax.tree.leaves(tower))
-                for name, tower in state.params.items()
-                if name != "log_temperature"
-            },
-            batch_size=run.config.train.batch_size,
-            total_steps=run.total_steps,
-            examples=run.examples,
-            flops_per_step=self._flops,
-            peak_flops=peak_flops(run.mesh.devices.flat[0]),
-            workdir=str(self._folder),
         )
 
 
