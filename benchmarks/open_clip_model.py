@@ -1,0 +1,155 @@
+"""open_clip's CLIP as a training step of PyTorch, of the same model as ours. Imports no JAX.
+
+    pip install torch open_clip_torch    # into any environment; see --torch_python of benchmarks.open_clip_step
+
+Where torchvision is missing, or does not load beside the installed torch, an empty stand-in takes its place:
+open_clip imports it for its image transforms and its ResNet alone, and neither is used here.
+"""
+
+import importlib
+import sys
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.open_clip_shared import (
+    CLIP_NORM,
+    LEARNING_RATE,
+    NORM_EPS,
+    TEMPERATURE_RANGE,
+    WEIGHT_DECAY,
+    Architecture,
+)
+
+Step = Callable[[], tuple[float, float]]
+
+
+class _StandIn(types.ModuleType):
+    """A module in which every name is a class with nothing but what defaults of arguments name."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {"BICUBIC": None, "BILINEAR": None})
+
+
+def import_open_clip() -> Any:
+    """The module; with a stand-in for torchvision if that does not load."""
+    try:
+        importlib.import_module("torchvision.ops.misc")
+    except (ImportError, RuntimeError):  # RuntimeError: built for another torch
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        for name in ("transforms", "transforms.functional", "ops", "ops.misc"):
+            parent, _, leaf = f"torchvision.{name}".rpartition(".")
+            module = sys.modules[f"torchvision.{name}"] = _StandIn(leaf)
+            setattr(sys.modules.setdefault(parent, _StandIn(parent)), leaf, module)
+    return importlib.import_module("open_clip")
+
+
+def build(sizes: Architecture, seed: int = 0) -> Any:
+    """open_clip.model.CLIP, float32, on the CPU.
+
+    The patch convolution gets a bias, as ours has one, and the class token no second, redundant offset: its
+    position is what is trained.
+    """
+    open_clip = import_open_clip()
+    torch.manual_seed(seed)
+    norm = {"eps": NORM_EPS}
+    model = open_clip.model.CLIP(
+        sizes.embed_dim,
+        {
+            "image_size": sizes.image_size,
+            "patch_size": sizes.patch,
+            "width": sizes.width,
+            "layers": sizes.layers,
+            "head_width": sizes.head_width,
+            "no_ln_pre": True,
+            "norm_kwargs": norm,
+        },
+        {
+            "context_length": sizes.context,
+            "vocab_size": sizes.vocab_size,
+            "width": sizes.text_width,
+            "heads": sizes.text_heads,
+            "layers": sizes.text_layers,
+            "no_causal_mask": True,
+            "pool_type": "first",
+            "norm_kwargs": norm,
+        },
+    )
+    visual = model.visual
+    convolution = torch.nn.Conv2d(3, sizes.width, sizes.patch, sizes.patch)
+    convolution.weight = visual.conv1.weight
+    torch.nn.init.zeros_(convolution.bias)
+    visual.conv1 = convolution
+    torch.nn.init.zeros_(visual.class_embedding)
+    visual.class_embedding.requires_grad_(False)
+    return model
+
+
+def loss_of(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """open_clip's own contrastive loss of its model's features."""
+    image = model.encode_image(batch["image"], normalize=True)
+    text = model.encode_text(batch["tokens"], normalize=True)
+    return import_open_clip().ClipLoss()(image, text, model.logit_scale.exp())
+
+
+def tensors(batch: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """The batch as open_clip takes it: image (B,3,H,W), tokens int64."""
+    image = np.ascontiguousarray(batch["image"].transpose(0, 3, 1, 2))
+    return {"image": torch.from_numpy(image), "tokens": torch.from_numpy(batch["tokens"]).long()}
+
+
+def named_arrays(model: Any, *, gradients: bool = False) -> dict[str, np.ndarray]:
+    """Name → copy of each parameter, or of its gradient (0 for the class token, which has none)."""
+    return {
+        name: (
+            np.zeros(p.shape, np.float32)
+            if gradients and p.grad is None
+            else (p.grad if gradients else p.detach()).numpy().copy()
+        )
+        for name, p in model.named_parameters()
+    }
+
+
+def make_step(model: Any, batch: Mapping[str, torch.Tensor], *, compiled: bool = False) -> Step:
+    """Forward, backward, clipping and a fused AdamW; returns the loss and the gradient's norm before clipping.
+
+    Args:
+      model: trained in place.
+      batch: of :func:`tensors`; the same at every step.
+      compiled: through torch.compile (inductor, which needs a C++ compiler).
+    """
+    decayed: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
+    for name, p in model.named_parameters():
+        exempt = p.ndim < 2 or name.endswith("positional_embedding")
+        (others if exempt else decayed).append(p)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": WEIGHT_DECAY},
+            {"params": [p for p in others if p.requires_grad], "weight_decay": 0.0},
+        ],
+        lr=LEARNING_RATE,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        fused=True,
+    )
+    low, high = (float(np.log(1 / t)) for t in reversed(TEMPERATURE_RANGE))
+    forward = torch.compile(loss_of) if compiled else loss_of
+
+    def step() -> tuple[float, float]:
+        optimizer.zero_grad()
+        loss = forward(model, batch)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(low, high)
+        return loss.item(), norm.item()
+
+    return step

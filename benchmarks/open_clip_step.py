@@ -1,0 +1,131 @@
+"""Our plain training step beside open_clip's on PyTorch: same model, weights and batch, one pinned CPU core.
+
+    pip install torch open_clip_torch                       # here, or in another environment:
+    python -m benchmarks.open_clip_step --torch_python /path/to/bin/python
+
+Forward, backward, gradient clipping and AdamW in float32, without mixing. Each side is a process of its own; they take
+turns on the core, block by block, so that a slow moment of the machine meets all. Before that, both run three steps
+from open_clip's initial weights, and the run ends if losses or gradient norms differ by more than float32 explains.
+
+--compile adds open_clip through torch.compile; --checkout PATH adds the step of another checkout of this project
+(before and after a change, in one run); --xla_flags adds ours with other flags of the compiler.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.open_clip_shared import ARCHITECTURES
+from benchmarks.pinned_worker import ROOT, Worker
+
+OPEN_CLIP, OURS = "open_clip", "TiMix-JAX"
+CHECKED_STEPS = 3
+
+
+def check_parity(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    """One line on how far the first steps agree; ends the program where they don't."""
+    base = reports[OPEN_CLIP]
+    worst = 0.0
+    for name, report in reports.items():
+        for key in ("loss", "grad_norm"):
+            error = float(np.max(np.abs(np.divide(report[key], base[key]) - 1)))
+            if not error < 1e-3:
+                sys.exit(
+                    f"{name} does not compute what open_clip does: {key} of the first steps is {report[key]}, "
+                    f"not {base[key]}"
+                )
+            worst = max(worst, error)
+    losses = ", ".join(f"{loss:.6f}" for loss in base["loss"])
+    return (
+        f"Loss of the first steps {losses}, gradient norm {base['grad_norm'][0]:.4f}: equal to a "
+        f"relative {worst:.0e} in all cases."
+    )
+
+
+def table(seconds: Mapping[str, Sequence[float]], batch_size: int, flops: float) -> str:
+    """A row a case in Markdown; a ratio above 1 is faster than open_clip."""
+    lines = [
+        "| step | ms, median | ms, least | images/s | GFLOP/s | of open_clip, least | median of pairs |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    base = seconds[OPEN_CLIP]
+    for name, values in seconds.items():
+        least, median = min(values), statistics.median(values)
+        paired = statistics.median(b / v for b, v in zip(base, values, strict=True))
+        lines.append(
+            f"| {name} | {median * 1e3:.0f} | {least * 1e3:.0f} | {batch_size / least:.2f} "
+            f"| {flops / least / 1e9:.1f} | {min(base) / least:.3f} | {paired:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def start_workers(args: argparse.Namespace, folder: Path) -> dict[str, Worker]:
+    """Case → its process. open_clip starts first: its initial weights are everybody's."""
+    weights = folder / "weights.npz"
+    common = ["--model", args.model, "--batch", str(args.batch), "--weights", str(weights)]
+    pytorch = [args.torch_python, "-m", "benchmarks.open_clip_torch_worker", *common]
+    workers = {OPEN_CLIP: Worker(pytorch, core=args.core)}
+    if args.compile:
+        compiled = [*pytorch, "--compile"]
+        workers[f"{OPEN_CLIP}, torch.compile"] = Worker(compiled, core=args.core)
+    ours = [sys.executable, "-m", "benchmarks.open_clip_jax_worker", *common]
+    ours += ["--scan"] if args.scan else []
+    env = {"JAX_PLATFORMS": "cpu"}
+    workers[OURS] = Worker(ours, core=args.core, env=env)
+    for flags in args.xla_flags:
+        workers[f"{OURS}, {flags}"] = Worker(ours, core=args.core, env=env | {"XLA_FLAGS": flags})
+    for checkout in args.checkout:
+        # The package of that checkout, the benchmark of this one.
+        path = {"PYTHONPATH": f"{Path(checkout).resolve()}:{ROOT}", "PYTHONSAFEPATH": "1"}
+        workers[f"{OURS} at {checkout}"] = Worker(ours, core=args.core, env=env | path)
+    return workers
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", choices=ARCHITECTURES, default="ViT-S-16")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--blocks", type=int, default=10, help="turns that each case gets")
+    parser.add_argument("--steps", type=int, default=1, help="steps a turn")
+    parser.add_argument("--core", type=int, default=0)
+    parser.add_argument("--torch_python", default=sys.executable, help="where open_clip_torch is")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--scan", action="store_true", help="our blocks scanned, not unrolled")
+    parser.add_argument("--xla_flags", action="append", default=[])
+    parser.add_argument("--checkout", action="append", default=[])
+    parser.add_argument(
+        "--clock",
+        choices=["wall", "cpu"],
+        default="wall",
+        help="cpu: CPU time of the process, for a machine that others use too",
+    )
+    args = parser.parse_args(argv)
+
+    with tempfile.TemporaryDirectory() as folder:
+        workers = start_workers(args, Path(folder))
+    reports = {name: worker.report for name, worker in workers.items()}
+    flops = reports[OURS]["flops"]
+    print(
+        f"{args.model}, batch {args.batch}, {flops / 1e9:.0f} GFLOP a step, core {args.core}: "
+        f"{args.blocks} turns of {args.steps} step(s) a case, {args.clock} clock. "
+        f"{reports[OPEN_CLIP]['versions']}; {reports[OURS]['versions']}.\n{check_parity(reports)}\n",
+        flush=True,
+    )
+    seconds: dict[str, list[float]] = {name: [] for name in workers}
+    for block in range(args.blocks):
+        for name in workers if block % 2 == 0 else reversed(workers):
+            seconds[name].append(workers[name].run(args.steps)[args.clock] / args.steps)
+    for worker in workers.values():
+        worker.close()
+    print(table(seconds, args.batch, flops), flush=True)
+
+
+if __name__ == "__main__":
+    main()

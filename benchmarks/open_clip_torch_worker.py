@@ -1,0 +1,46 @@
+"""The process of benchmarks.open_clip_step that runs open_clip. Imports no JAX."""
+
+import argparse
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.open_clip_model import build, make_step, named_arrays, tensors
+from benchmarks.open_clip_shared import ARCHITECTURES, random_batch
+from benchmarks.open_clip_step import CHECKED_STEPS
+from benchmarks.pinned_worker import serve
+
+
+def main() -> None:
+    """Leaves the initial weights at ``--weights``, checks a few steps, then serves."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", choices=ARCHITECTURES)
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--compile", action="store_true")
+    args = parser.parse_args()
+
+    torch.set_num_threads(1)
+    sizes = ARCHITECTURES[args.model]
+    model = build(sizes)
+    arrays: dict[str, Any] = dict(named_arrays(model))  # savez has an option among its names
+    np.savez(args.weights, **arrays)
+    batch = tensors(random_batch(sizes, args.batch))
+    step = make_step(model, batch, compiled=args.compile)
+    first = [step() for _ in range(CHECKED_STEPS)]
+    versions = (
+        f"torch {torch.__version__}, open_clip {importlib.metadata.version('open_clip_torch')}"
+    )
+    report = {
+        "loss": [loss for loss, _ in first],
+        "grad_norm": [norm for _, norm in first],
+        "versions": versions,
+    }
+    serve(lambda count: [step() for _ in range(count)], report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""A step in a process of its own on one CPU core, run in blocks by its parent, a line of JSON each way."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+
+def serve(steps: Callable[[int], object], report: Mapping[str, Any]) -> None:
+    """The worker's side: sends ``report``, then runs as many steps as each line asks for, until none comes."""
+    print(json.dumps(report), flush=True)
+    for line in sys.stdin:
+        wall, cpu = time.perf_counter(), time.process_time()
+        steps(int(line))
+        seconds = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+        print(json.dumps(seconds), flush=True)
+
+
+class Worker:
+    """A running worker. It sleeps between blocks, so that any number of them can take turns on one core.
+
+    Attributes:
+      report: what the worker sent when it was ready.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        core: int,
+        checkout: Path = ROOT,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """Starts ``command`` on ``core`` with one thread; returns when it is ready.
+
+        Raises:
+          RuntimeError: it ended before; its error is on the terminal.
+        """
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=checkout,
+            env={**os.environ, **threads, "PYTHONPATH": str(checkout), **(env or {})},
+            # Inherited by the threads that the libraries start: XLA makes one a core that it may use.
+            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        )
+        self._command = command
+        self.report = self._receive()
+
+    def run(self, steps: int) -> dict[str, float]:
+        """Seconds of a block of ``steps`` steps: wall and cpu (all threads)."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{steps}\n")
+        self._process.stdin.flush()
+        return self._receive()
+
+    def close(self) -> None:
+        """Ends the worker."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+
+    def _receive(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):  # libraries print too
+                return json.loads(line)
+        code = self._process.wait()
+        raise RuntimeError(f"{' '.join(self._command)} ended with code {code}")
