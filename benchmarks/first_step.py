@@ -18,15 +18,17 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from timix_jax import phases
 from timix_jax.config import complete
 from timix_jax.data.sources import open_source
 from timix_jax.errors import UserError
 
 # What main prints -> the phase that has ended with it.
 PHASES = {
-    "fresh parameters": "imports, data, tokenizer, initial state",
-    "TiMix-JAX:": "training loop built",
-    "first step is done": "first batch, compilation, first step",
+    f"{phases.OPEN.name}:": "imports, data, tokenizer",
+    f"{phases.INITIAL_STATE.name}:": "initial state",
+    f"{phases.FIRST_BATCH.name}:": "training loop built, first batch",
+    f"{phases.FIRST_STEP.name}:": "compilation, first step",
 }
 TARGETS = {"cold": 60.0, "warm": 20.0}
 PASSED_LINES = 20

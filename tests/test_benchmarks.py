@@ -112,10 +112,12 @@ def test_mixing_alone(capsys):
 
 PROGRAM = """
 import sys, time
-print("start.py:40] fresh parameters from seed 0", flush=True)
+print("phases.py:130] opening data and tokenizer: 1.0 s", flush=True)
+print("phases.py:130] making or restoring the initial state: 1.0 s", flush=True)
 print("TiMix-JAX: training", flush=True)
 if "stop" in sys.argv: sys.exit("error: no such field")
-print("train.py:162] first step is done; steady from here", flush=True)
+print("phases.py:130] waiting for the first batch: 0.2 s", flush=True)
+print("phases.py:130] compiling and taking the first step: 2.5 s (compile cache: hit)", flush=True)
 time.sleep(60)
 """
 
@@ -128,10 +130,10 @@ def test_first_step_reads_the_phases_and_stops_the_run():
     assert sorted(ends.values()) == list(ends.values())
     assert max(ends.values()) < 50  # the program sleeps on
     phase = list(first_step.PHASES.values())
-    run = dict(zip(phase, (1.0, 1.5, 4.0), strict=True))
+    run = dict(zip(phase, (1.0, 1.5, 1.7, 4.2), strict=True))
     head, *body = rows(first_step.table({"cold": run, "warm": run}))
     assert head == ["phase", "cold, s", "warm, s"]
-    assert [row[1] for row in body] == ["1.0", "0.5", "2.5", "4.0 (target < 60)"]
+    assert [row[1] for row in body] == ["1.0", "0.5", "0.2", "2.5", "4.2 (target < 60)"]
 
 
 def test_first_step_tells_why_a_run_ended_before_it():

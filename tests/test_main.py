@@ -218,6 +218,13 @@ REFUSED = {
         ["config.mix.score='luck'", "random"],
     ),
     "activation": (["--config.model.act=relu"], ["config.model.act='relu'", "gelu_tanh"]),
+    "profile": (["--profile=10"], ["--profile=10", "START:STOP", "10:15"]),
+    "profile beyond the end": (["--profile=1:3"], ["--profile=1:3", "after 2 steps"]),
+    "profile of another mode": (
+        ["--profile=1:2", "--mode=eval"],
+        ["--profile=1:2", "--mode=train"],
+    ),
+    "peak": (["--config.log.peak_tflops=-1"], ["config.log.peak_tflops=-1", "at least 0"]),
     "unknown flag": (["--worker=x"], ["worker"]),
     "unknown mode": (["--mode=tran"], ["--mode=tran", "train"]),
     "argument": (["more"], ["'more'"]),

@@ -14,6 +14,8 @@ from timix_jax.config import complete
 from timix_jax.errors import UserError
 from timix_jax.flag_errors import flag_error
 from timix_jax.log import show_own_lines
+from timix_jax.phases import CONNECT
+from timix_jax.watchdog import watched_phases
 
 # A mode is "module:function" of a function of (config, workdir).
 MODES = {
@@ -39,6 +41,9 @@ _DISTRIBUTED = flags.DEFINE_enum(
     cluster.MODES,
     "auto: join the cluster (Cloud TPU, Slurm, …) where there is one; on: its absence is an error; off: one process.",
 )
+_PROFILE = flags.DEFINE_string(
+    "profile", "", "START:STOP: a profiler trace of these steps is written to WORKDIR/profile."
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "host:port of process 0, where the cluster does not tell it."
 )
@@ -57,19 +62,24 @@ def _main(argv: list[str]) -> None:
     if _CONFIG.value is None:
         raise UserError("--config is missing; try --config=configs/demo.py")
     show_own_lines()
-    cluster.join(
-        _DISTRIBUTED.value,
-        coordinator=_COORDINATOR.value,
-        processes=_PROCESSES.value,
-        process=_PROCESS.value,
-    )
+    with watched_phases() as watch, watch(CONNECT) as phase:
+        cluster.join(
+            _DISTRIBUTED.value,
+            coordinator=_COORDINATOR.value,
+            processes=_PROCESSES.value,
+            process=_PROCESS.value,
+        )
+        phase.quiet = not jax.distributed.is_initialized()
     if _CACHE.value:
         jax.config.update("jax_compilation_cache_dir", str(epath.Path(_CACHE.value).expanduser()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     config_path = config_flags.get_config_filename(FLAGS["config"])
     module, function = MODES[_MODE.value].split(":")
     mode = getattr(importlib.import_module(module), function)
-    mode(_CONFIG.value, _WORKDIR.value or default_workdir(config_path))
+    options = {"profile": _PROFILE.value} if _PROFILE.value else {}
+    if options and _MODE.value != "train":
+        raise UserError(f"--profile={_PROFILE.value} goes with --mode=train, not {_MODE.value}")
+    mode(_CONFIG.value, _WORKDIR.value or default_workdir(config_path), **options)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

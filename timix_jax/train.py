@@ -1,21 +1,23 @@
 """Training: wiring, the loop, and what is written at its end."""
 
 import collections
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
 from timix_jax import experiment as experiments
+from timix_jax import phases
 from timix_jax import workdir as workdirs
 from timix_jax.analysis.curves import training_curves
 from timix_jax.analysis.mixing_examples import draw_mixing_sheet
 from timix_jax.checkpointing import Checkpointer
+from timix_jax.compile_cache import cache_use
 from timix_jax.config import MUTABLE_FIELDS, complete, flatten
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import UserError, located
@@ -27,21 +29,25 @@ from timix_jax.metrics import RESULTS_FILE, MetricsWriter, write_results
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.parallel.mesh import put_batch
 from timix_jax.peak_memory import peak_memory
+from timix_jax.phases import Phases
+from timix_jax.profiling import StepProfiler, Window, check_window, parse_window
 from timix_jax.progress import Chrono, ProgressPrinter
 from timix_jax.start import check_init_from, initial_state
 from timix_jax.summary import run_summary
 from timix_jax.train_state import TrainState
 from timix_jax.train_step import make_train_step
+from timix_jax.watchdog import watched_phases
 
 PICTURES_FOLDER = "pictures"
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
+def train_and_evaluate(config: ConfigDict, workdir: str, *, profile: str = "") -> dict[str, float]:
     """Trains from the newest checkpoint of ``workdir`` (or from the start) to the end, then evaluates.
 
     Args:
       config: a recipe; see `timix_jax.config`.
       workdir: gets config.json, tokenizer.json, checkpoints/, metrics.jsonl, results.json and pictures/.
+      profile: ``START:STOP``, the steps whose trace is written to ``WORKDIR/profile``; empty for none.
 
     Returns:
       The content of results.json: ``SET/METRIC`` → fraction.
@@ -49,7 +55,16 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
     config = complete(config)
     part = evaluated_part(config)
     folder = epath.Path(workdir)
-    run, evaluators = _open_run(config, folder)
+    window = parse_window(profile)
+    with watched_phases() as watch:
+        return _train(config, folder, part, window, watch)
+
+
+def _train(
+    config: ConfigDict, folder: epath.Path, part: str, window: Window | None, watch: Phases
+) -> dict[str, float]:
+    with watch(phases.OPEN):
+        run, evaluators = _open_run(config, folder, window)
     with (
         Checkpointer(
             folder / workdirs.CHECKPOINTS_FOLDER,
@@ -57,25 +72,31 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict[str, float]:
             keep_every=config.checkpoint.keep_every or None,
         ) as checkpointer,
     ):
-        state, _ = initial_state(run, checkpointer)
+        with watch(phases.INITIAL_STATE):
+            state, _ = initial_state(run, checkpointer)
+            jax.block_until_ready(state)
         first_step = int(state.step)
         workdirs.truncate_jsonl(folder / workdirs.METRICS_FILE, first_step)
         with MetricsWriter(
             folder, first_step=first_step, tensorboard=config.log.tensorboard
         ) as writer:
-            loop = Loop(run, evaluators, checkpointer, writer, folder, part)
+            loop = Loop(run, evaluators, checkpointer, writer, folder, part, watch, window)
             state = loop.run(state)
-            results = run_evaluators(evaluators, getattr(state, part))
+            with watch(phases.EVALUATE):
+                results = run_evaluators(evaluators, getattr(state, part))
             writer.write(run.total_steps, results)
+        with watch(phases.LAST_CHECKPOINT):
+            checkpointer.wait()
     write_results(folder / RESULTS_FILE, results)
     if jax.process_index() == 0:
-        _draw(run, state, folder, part)
+        with watch(phases.DRAW):
+            _draw(run, state, folder, part)
         print(f"\n{format_results(results)}\nwritten to {folder}")
     return results
 
 
 def _open_run(
-    config: ConfigDict, folder: epath.Path
+    config: ConfigDict, folder: epath.Path, window: Window | None
 ) -> tuple[Experiment, dict[str, list[Evaluator]]]:
     """Builds everything, and only then writes to the folder: a mistake leaves nothing behind."""
     flat = flatten(config)
@@ -88,6 +109,7 @@ def _open_run(
         tokenizer = Tokenizer.from_json(tokenizer_file.read_text())
     run = experiments.build(config, tokenizer=tokenizer)
     evaluators = experiments.build_evaluators(config, run.model, run.tokenizer, run.mesh)
+    check_window(window, run.total_steps)
     run.train_iterator(0).close()  # refuses what the input pipeline cannot do
     if config.init_from and not begun:
         with located("config.init_from: "):
@@ -118,8 +140,11 @@ class Loop:
         writer: MetricsWriter,
         folder: epath.Path,
         part: str,
+        watch: Phases,
+        window: Window | None = None,
     ) -> None:
         """Compiles nothing yet."""
+        self._watch, self._profiler = watch, StepProfiler(window, folder)
         self._run, self._evaluators, self._part = run, evaluators, part
         self._checkpointer, self._writer, self._folder = checkpointer, writer, folder
         config = run.config
@@ -154,20 +179,28 @@ class Loop:
             return state
         batches = self._run.train_iterator(step)
         unchecked: collections.deque[Sent] = collections.deque()
-        try:
+        with contextlib.closing(batches), self._profiler:
             while step < self._run.total_steps:
-                with self._chrono.waiting():
+                self._profile(step, state)
+                first = step == first_step
+                with (
+                    self._chrono.waiting(),
+                    self._watch(phases.FIRST_BATCH if first else phases.DATA),
+                ):
                     batch = next(batches)
                 ids = batch.pop("example_id")
-                state, metrics = self._step(state, put_batch(batch, self._run.mesh))
+                if first:
+                    state, metrics = self._first_step(state, batch)
+                    self._chrono.begin(step + 1)
+                else:
+                    with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                        state, metrics = self._step(state, put_batch(batch, self._run.mesh))
                 unchecked.append(Sent(step, ids, metrics))
                 step += 1
-                if step == first_step + 1:
-                    jax.block_until_ready(state)
-                    logging.info("first step is done; steady from here")
-                    self._chrono.begin(step)
                 # One step stays in flight, so that the check does not hold up the devices.
-                self._check_finite(unchecked, leave=1)
+                with self._watch(phases.STEP):
+                    self._check_finite(unchecked, leave=1)
+                self._watch.step_done(step)
                 due = self._due(step)
                 if due["log"]:
                     self._log(step, metrics, batches.skipped)
@@ -178,9 +211,24 @@ class Loop:
                     self._evaluate(step, state)
                 if due["checkpoint"]:
                     self._save(step, state)
-        finally:
-            batches.close()
+            self._profile(step, state)
+        self._watch.end_steps()
         return state
+
+    def _first_step(
+        self, state: TrainState, batch: dict[str, Any]
+    ) -> tuple[TrainState, Mapping[str, jax.Array]]:
+        with self._watch(phases.FIRST_STEP) as phase, cache_use() as cache:
+            done = self._step(state, put_batch(batch, self._run.mesh))
+            jax.block_until_ready(done)
+            phase.detail = str(cache)
+        return done
+
+    def _profile(self, step: int, state: TrainState) -> None:
+        if self._profiler.due(step):
+            jax.block_until_ready(state)
+            with self._chrono.pause(), self._watch(phases.PROFILE):
+                self._profiler.turn(step)
 
     def _due(self, step: int) -> dict[str, bool]:
         last = step == self._run.total_steps
@@ -200,14 +248,14 @@ class Loop:
         self._printer.line(step, values, speed)
 
     def _save(self, step: int, state: TrainState) -> None:
-        with self._chrono.pause():
+        with self._chrono.pause(), self._watch(phases.SAVE):
             position = {"next_index": step}
             self._checkpointer.save(step, state, {"step": step, "data": position, **self._meta})
         self._saved = step
 
     def _evaluate(self, step: int, state: TrainState) -> None:
         jax.block_until_ready(state)
-        with self._chrono.pause():
+        with self._chrono.pause(), self._watch(phases.EVALUATE):
             results = run_evaluators(self._evaluators, getattr(state, self._part))
         self._writer.write(step, results)
         self._printer.text(format_results(results))
