@@ -40,6 +40,7 @@ class SecondView:
     weight: ClassVar[float] = 1.0
     needs_clean: ClassVar[bool] = False
     capture: ClassVar[int | None] = None
+    ends_at: ClassVar[int | None] = None
 
     def __call__(
         self, model: DualEncoder, forward: Forward
@@ -75,6 +76,12 @@ CASES = (
     Case(
         "TiMix extra, tpp",
         EXTRA | WITH_PTA | {"mix.score": "tpp"},
+        "floor: plain + second view + PTA",
+        1.03,
+    ),
+    Case(
+        "TiMix extra, tpp, with an end",
+        EXTRA | WITH_PTA | {"mix.score": "tpp", "mix.until": "99%"},
         "floor: plain + second view + PTA",
         1.03,
     ),

@@ -48,6 +48,7 @@ class Smallness:
     name: ClassVar[str] = "smallness"
     needs_clean: ClassVar[bool] = False
     capture: ClassVar[int | None] = None
+    ends_at: ClassVar[int | None] = None
 
     def __call__(self, model, forward):
         mean = forward.text.embedding.mean(axis=0)

@@ -133,6 +133,17 @@ def test_curves_are_drawn_and_follow_the_log(tmp_path):
     assert np.any(first != pixels(tmp_path / "b.png"))
 
 
+def test_lambda_is_drawn_only_while_mixing(tmp_path):
+    """λ is logged as 0 after the end of mixing: the picture is that of a log without those."""
+    mixing = [{"step": s, "loss": 1.0, "lambda": 0.5 + s / 20, "gamma": 1.0} for s in range(5)]
+    after = [{"step": s, "loss": 1.0, "lambda": 0.0, "gamma": 0.0} for s in range(5, 8)]
+    without = [{"step": s, "loss": 1.0} for s in range(5, 8)]
+    for name, tail in (("a", after), ("b", without)):
+        log = write_log(tmp_path / f"{name}.jsonl", mixing + tail)
+        training_curves(log, tmp_path / f"{name}.png", "run")
+    np.testing.assert_array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "b.png"))
+
+
 def test_only_what_was_logged_gets_a_panel(tmp_path):
     log = write_log(
         tmp_path / "metrics.jsonl", [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]

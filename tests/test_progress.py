@@ -149,6 +149,11 @@ def test_wrapping_breaks_between_sections():
     assert wrap_sections(["a", "bb", "cc"], 6) == "a | bb\n  | cc"
 
 
+def test_no_lambda_once_mixing_has_ended():
+    assert "λ 0.73" in printed(100, METRICS | {"gamma": 1.0})
+    assert "λ" not in printed(100, METRICS | {"gamma": 0.0, "lambda": 0.0})
+
+
 def test_only_the_first_process_prints(monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     assert printed(100) == ""

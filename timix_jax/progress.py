@@ -209,7 +209,8 @@ def progress_sections(
             ("temperature", "τ", ".3f"),
             ("lambda", "λ", ".2f"),
         )
-        if name in metrics
+        # After the end of mixing there is no λ.
+        if name in metrics and not (name == "lambda" and metrics.get("gamma") == 0)
     ]
     if settings:
         sections.append(" ".join(settings))

@@ -46,6 +46,7 @@ class Objective(Protocol):
       weight: its factor in the sum.
       needs_clean: whether it reads ``Forward.image``.
       capture: the ViT block whose tokens it reads from ``Forward.image.captured``, or None.
+      ends_at: the step from which on the training step leaves it out altogether, or None.
     """
 
     @property
@@ -63,6 +64,10 @@ class Objective(Protocol):
     @property
     def capture(self) -> int | None:
         """Block whose tokens are wanted beside the features of the clean images."""
+
+    @property
+    def ends_at(self) -> int | None:
+        """First step without it: its loss and its scalars are logged as 0 from there on."""
 
     def __call__(self, model: DualEncoder, forward: Forward) -> tuple[Array, dict[str, Array]]:
         """The unweighted loss, a float32 scalar, and further scalars for the log."""

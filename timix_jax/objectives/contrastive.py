@@ -29,6 +29,7 @@ class Contrastive:
     name: ClassVar[str] = "itc"
     needs_clean: ClassVar[bool] = True
     capture: ClassVar[int | None] = None
+    ends_at: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
         """Checks the range of α."""

@@ -82,6 +82,11 @@ class MixedContrastive:
         """The block that the score source reads."""
         return self.score.capture if self.score and self.needs_clean else None
 
+    @property
+    def ends_at(self) -> int | None:
+        """The extra view goes with mixing; in place of the clean images the loss goes on without mixing."""
+        return self.until_step if self.placement == "extra" else None
+
     def gamma(self, step: Array) -> Array:
         """γ at a step: 0 → 1 over the ramp, 0 again from ``until_step``."""
         # The first step counts: γ(0) = 1/ramp, so that a ramp of 1 step is no ramp.
@@ -116,16 +121,7 @@ class MixedContrastive:
         if forward.image is None:
             raise UserError("mix.placement='extra' needs the clean images' features")
         logits = image_text_logits(model, forward, forward.image.embedding)
-        if self.until_step is None:
-            return gamma * self._loss(model, forward, mixed, logits), log
-        # After ``until_step`` the second pass is not computed at all, and there is still one trace. Before it, the
-        # saved values that pass through the conditional cost some memory traffic, hence not where it never ends.
-        loss = jax.lax.cond(
-            gamma > 0,
-            lambda: self._loss(model, forward, mixed, logits),
-            lambda: jnp.zeros((), logits.dtype),
-        )
-        return gamma * loss, log
+        return gamma * self._loss(model, forward, mixed, logits), log
 
     def _scores(self, model: DualEncoder, forward: Forward) -> Array | None:
         if not self.mixer.needs_scores or self.score is None:

@@ -28,6 +28,7 @@ class PatchTextAlignment:
     name: ClassVar[str] = "pta"
     needs_clean: ClassVar[bool] = False
     capture: ClassVar[int | None] = None
+    ends_at: ClassVar[int | None] = None
 
     def __call__(self, model: DualEncoder, forward: Forward) -> tuple[Array, dict[str, Array]]:
         """Mean over the valid regions and all patches; the accuracy of the labels goes to the log."""
