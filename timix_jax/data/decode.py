@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from timix_jax.data.records import CorruptExample
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
+_MAX_PIXELS = 2 * 89_478_485  # what Pillow refuses; a forged header must not take all memory either
 _RGB_COLORSPACES = ("YCbCr", "RGB", "Gray")  # libjpeg-turbo converts no CMYK: Pillow does
 
 
@@ -66,9 +67,12 @@ def decode_image(
 def _decode_jpeg(data: bytes, key: str, min_height: int, min_width: int) -> np.ndarray | None:
     """RGB pixels, or None for a kind of JPEG that libjpeg-turbo does not turn into RGB."""
     try:
-        if simplejpeg.decode_jpeg_header(data)[2] not in _RGB_COLORSPACES:
-            return None
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
+        return None
+    if height * width > _MAX_PIXELS:
+        raise CorruptExample(key, f"{width}x{height} pixels, above the limit of {_MAX_PIXELS}")
+    if colorspace not in _RGB_COLORSPACES:
         return None
     # Only powers of two have a fast inverse DCT; unasked, the size stays.
     scaled = (

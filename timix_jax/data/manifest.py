@@ -110,7 +110,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         known = manifest["format"] == FORMAT and manifest["version"] == VERSION
         files = [*manifest["shards"], *filter(None, [manifest.get("annotated_index")])]
         sizes = {entry["file"]: entry["bytes"] for entry in files}
-    except (ValueError, KeyError, TypeError) as error:
+        counts = [int(entry["examples"]) for entry in (manifest, *manifest["shards"])]
+        if counts[0] != sum(counts[1:]):
+            raise ValueError(f"{counts[0]} examples, but {sum(counts[1:])} in its shards")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a manifest of prepared records ({error!r})") from error
     if not known:
         raise UserError(

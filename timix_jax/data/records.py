@@ -12,9 +12,11 @@ A prepared folder holds shards ``NAME-00000-of-00008.array_record`` and, written
     RecordSource(folder)[0].captions
 """
 
+import contextlib
 import hashlib
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -182,7 +184,9 @@ class RecordWriter:
 
     def write(self, record: Record) -> None:
         """Appends a record. Raises ValueError if it breaks the schema."""
-        self._writer.write(encode_record(record))
+        data = encode_record(record)
+        with self._written_or_named():
+            self._writer.write(data)
         if record.regions:
             self._annotated.append((self._examples, key_hash(record.key)))
         self._examples += 1
@@ -197,10 +201,15 @@ class RecordWriter:
         return self._summary
 
     def close(self) -> None:
-        """Finishes the shard: flush, checksum, rename."""
-        self._writer.close()
-        with self._temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        """Finishes the shard: flush, checksum, rename.
+
+        Raises:
+          UserError: it cannot be written, as on a full disk.
+        """
+        with self._written_or_named():
+            self._writer.close()
+            with self._temporary.open("rb") as file:
+                os.fsync(file.fileno())
         self._summary = ShardSummary(
             file=self._path.name,
             examples=self._examples,
@@ -211,6 +220,18 @@ class RecordWriter:
             annotated=tuple(self._annotated),
         )
         self._temporary.replace(self._path)
+
+    @contextlib.contextmanager
+    def _written_or_named(self) -> Iterator[None]:
+        """A failed write, of which ArrayRecord makes a RuntimeError, leaves no part and names the shard."""
+        try:
+            yield
+        except (RuntimeError, OSError) as error:
+            self._temporary.unlink(missing_ok=True)
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{self._path}: cannot be written ({reason[:200]}); make room, then run the same command again"
+            ) from error
 
     def __enter__(self) -> Self:
         return self
@@ -224,7 +245,8 @@ class RecordWriter:
         if kind is None:
             self.close()
         else:
-            self._writer.close()
+            with contextlib.suppress(RuntimeError):  # the error that is on its way says more
+                self._writer.close()
             self._temporary.unlink(missing_ok=True)
 
 

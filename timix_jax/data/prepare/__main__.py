@@ -63,6 +63,9 @@ def _table_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-header", action="store_true", help="no row of names: columns are numbers from 0"
     )
+    parser.add_argument(
+        "--no-quotes", action="store_true", help='" is a character as any other, encloses no cell'
+    )
 
 
 def _table(args: argparse.Namespace) -> Sequence[ShardTask]:
@@ -72,6 +75,7 @@ def _table(args: argparse.Namespace) -> Sequence[ShardTask]:
         path_column=args.path_column,
         caption_columns=args.caption_column or ["caption"],
         header=not args.no_header,
+        quotes=not args.no_quotes,
         regions=read_regions(args.regions) if args.regions else {},
         num_shards=args.num_shards,
     )
@@ -156,6 +160,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = _parser().parse_args(argv)
         args.name = args.name or args.out.resolve().name
+        if Path(args.name).name != args.name:
+            raise UserError(f"--name {args.name}: is part of file names; give one without '/'")
         manifest = prepare(
             FORMATS[args.format].tasks(args),
             out=args.out,
@@ -166,6 +172,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}; mend that, then the same command continues", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)

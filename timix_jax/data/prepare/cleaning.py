@@ -9,7 +9,7 @@ from PIL import Image
 
 from timix_jax.data.decode import decode_image
 from timix_jax.data.prepare.regions import clean_regions
-from timix_jax.data.prepare.tasks import Example, Problem
+from timix_jax.data.prepare.tasks import Example, Problem, tidy, well_formed
 from timix_jax.data.records import CorruptExample, Record
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
@@ -37,8 +37,8 @@ def clean(example: Example, max_size: int | None) -> Cleaned:
       example: what a format has read.
       max_size: longest side of a stored image in pixels; None: any.
     """
-    key = example.key
-    captions = [" ".join(caption.split()) for caption in example.captions]
+    key = well_formed(example.key)
+    captions = [tidy(caption) for caption in example.captions]
     kept = tuple(filter(None, captions))
     problems = [Problem("empty caption", key, skipped=False)] * (len(captions) - len(kept))
     if not kept:

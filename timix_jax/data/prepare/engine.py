@@ -111,7 +111,8 @@ def _finish(
     tally = merge_tallies(receipt.tally for receipt in receipts)
     if not any(receipt.summary.examples for receipt in receipts):
         reasons = "; ".join(
-            f"{count} {reason} ({named[0]})" for reason, (count, named) in tally.skipped.items()
+            f"{count} {reason} ({named[0]})"
+            for reason, (count, named) in (tally.skipped | tally.dropped).items()
         )
         for receipt in receipts:
             (out / receipt.summary.file).unlink()

@@ -67,7 +67,7 @@ def _read(file: Path) -> list[dict[str, Any]]:
         entries = json.loads(file.read_bytes())["images"]
     except OSError as error:
         raise UserError(f"--json {file}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f'--json {file}: no Karpathy-style {{"images": […]}}: {error!r}') from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f'--json {file}: "images" must be a list of objects')
@@ -81,6 +81,6 @@ def _listed(
     captions = tuple(sentence["raw"] for sentence in entry["sentences"])
     if not all(isinstance(caption, str) for caption in captions):
         raise TypeError("a caption is no string")
-    own = parse_regions(entry.get("regions", []))
+    own = parse_regions(entry.get("regions") or [])
     beside = regions.get(key) or regions.get(entry["filename"], ())
     return Listed(key, images / key, captions, own + beside)

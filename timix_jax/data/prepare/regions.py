@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from timix_jax.data.prepare.tasks import Problem
+from timix_jax.data.prepare.tasks import Problem, tidy
 from timix_jax.data.records import Region
 from timix_jax.errors import UserError
 
@@ -34,7 +34,10 @@ def _parse_region(entry: Any) -> Region:
         or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in box)
     ):
         raise ValueError(f"region box must be four numbers x, y, width, height, got {box!r}"[:200])
-    x, y, width, height = map(float, box)
+    try:
+        x, y, width, height = map(float, box)
+    except OverflowError as error:
+        raise ValueError(f"region box {box!r}"[:100] + " is beyond any number") from error
     return Region(text, (x, y, width, height))
 
 
@@ -71,7 +74,7 @@ def _entries(path: Path, text: str) -> Iterable[tuple[str, Any]]:
             return [(f"entry {i}", entry) for i, entry in enumerate(json.loads(text))]
         lines = enumerate(text.splitlines(), start=1)
         return [(f"line {i}", json.loads(line)) for i, line in lines if line.strip()]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--regions {path}: neither JSON nor JSON lines: {error}") from error
 
 
@@ -92,7 +95,7 @@ def clean_regions(
     kept: list[Region] = []
     problems: list[Problem] = []
     for region in regions:
-        text = " ".join(region.text.split())
+        text = tidy(region.text)
         x, y, width, height = region.box
         x0, y0 = max(x, 0.0), max(y, 0.0)
         x1, y1 = min(x + width, size[0]), min(y + height, size[1])

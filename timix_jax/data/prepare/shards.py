@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from timix_jax.data.manifest import ShardSummary, sha256_file, write_atomically
 from timix_jax.data.prepare.cleaning import clean
-from timix_jax.data.prepare.tasks import Problem, ShardTask
+from timix_jax.data.prepare.tasks import Problem, ShardTask, well_formed
 from timix_jax.data.records import RecordWriter
 
 STATE_FOLDER = ".prepare"
@@ -67,7 +67,9 @@ def _merge_reasons(
 def _tally_problems(problems: Iterable[Problem]) -> dict[str, tuple[int, list[str]]]:
     named = collections.defaultdict(list)
     for problem in problems:
-        named[problem.reason].append(f"{problem.key}: {problem.detail}".removesuffix(": "))
+        named[problem.reason].append(
+            well_formed(f"{problem.key}: {problem.detail}").removesuffix(": ")
+        )
     return {reason: (len(n), n[:NAMED_PER_REASON]) for reason, n in sorted(named.items())}
 
 

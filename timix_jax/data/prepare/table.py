@@ -5,6 +5,7 @@ import difflib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from timix_jax.data.prepare.tasks import Listed, ListedTask, Problem, listed_tasks, unsafe_path
 from timix_jax.data.records import Region
@@ -18,6 +19,7 @@ def table_tasks(
     path_column: str,
     caption_columns: Sequence[str],
     header: bool,
+    quotes: bool,
     regions: Mapping[str, tuple[Region, ...]],
     num_shards: int | None,
 ) -> list[ListedTask]:
@@ -29,17 +31,20 @@ def table_tasks(
       path_column: name of the column, or its number from 0 where there is no header.
       caption_columns: likewise, one or more.
       header: whether the first row names the columns.
+      quotes: whether double quotes enclose cells; otherwise they are characters as any other.
       regions: of a side file, by key.
       num_shards: see ``listed_tasks``.
 
     Raises:
       UserError: the file is missing, empty or no such table, or has no such column.
     """
-    rows = _rows(file)
+    rows = _rows(file, quotes)
     first = next(rows, None)
     if first is None:
         raise UserError(f"--file {file}: is empty")
-    number, cells = first
+    _, cells = first
+    if isinstance(cells, Problem):
+        raise UserError(f"--file {file}: line 1: {cells.detail}")
     names = cells if header else [str(i) for i in range(len(cells))]
     path_index = _column(file, names, path_column, "--path-column", header)
     caption_indices = [
@@ -50,12 +55,12 @@ def table_tasks(
     if not header:
         rows = _chain(first, rows)
     for number, cells in rows:
-        if len(cells) != len(names):
+        if isinstance(cells, Problem):
+            problems.append(cells)
+        elif len(cells) != len(names):
             detail = f"{len(cells)} cells, expected {len(names)}"
             problems.append(Problem("malformed row", f"line {number}", detail))
-            continue
-        path = cells[path_index].strip()
-        if not path:
+        elif not (path := cells[path_index].strip()):
             problems.append(Problem("malformed row", f"line {number}", "no path"))
         elif unsafe_path(path):
             problems.append(Problem("unsafe path", path, f"line {number}"))
@@ -71,30 +76,59 @@ def table_tasks(
     return listed_tasks(examples, problems, num_shards)
 
 
-def _rows(file: Path) -> Iterator[tuple[int, list[str]]]:
+_Row = tuple[int, list[str] | Problem]
+
+
+def _rows(file: Path, quotes: bool) -> Iterator[_Row]:
     """Line number (from 1, of a row's last line) and cells of every row that is not blank."""
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # alt texts exceed the default of 128 KiB
     delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
+    quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, delimiter=delimiter)
-            for cells in reader:
-                if cells:
-                    yield reader.line_num, cells
+            reader = csv.reader(stream, delimiter=delimiter, quoting=quoting, strict=True)
+            yield from _parsed(file, reader, delimiter)
     except OSError as error:
         raise UserError(f"--file {file}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise UserError(f"--file {file}: no table in UTF-8: {error}") from error
 
 
-def _chain(
-    first: tuple[int, list[str]], rest: Iterator[tuple[int, list[str]]]
-) -> Iterator[tuple[int, list[str]]]:
+def _parsed(file: Path, reader: Any, delimiter: str) -> Iterator[_Row]:
+    while True:
+        start = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            # The reader goes on with the next line; what a quote has swallowed until then is lost.
+            if "end of data" in str(error) or reader.line_num > start:
+                raise _unclosed(file, start) from error
+            detail = " ".join(str(error).split())
+            yield start, Problem("malformed row", f"line {reader.line_num}", detail)
+            continue
+        if delimiter == "\t" and any("\n" in cell and "\t" in cell for cell in cells):
+            raise _unclosed(file, start)
+        if cells:
+            yield reader.line_num, cells
+
+
+def _unclosed(file: Path, line: int) -> UserError:
+    return UserError(
+        f"--file {file}: line {line}: a quote opens a cell and swallows the rows after it; close it, or give "
+        "--no-quotes if quotes do not enclose cells in this file"
+    )
+
+
+def _chain(first: _Row, rest: Iterator[_Row]) -> Iterator[_Row]:
     yield first
     yield from rest
 
 
 def _column(file: Path, names: Sequence[str], column: str, option: str, header: bool) -> int:
+    if list(names).count(column) > 1:
+        raise UserError(f"{option} {column}: several columns of {file} have this name; rename them")
     if column in names:
         return list(names).index(column)
     close = difflib.get_close_matches(column, names, n=1)

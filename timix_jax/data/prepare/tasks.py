@@ -71,8 +71,8 @@ class ListedTask(NamedTuple):
         for key, path, captions, regions in self.examples:
             try:
                 image = path.read_bytes()
-            except OSError as error:
-                yield Problem("missing image", key, error.strerror or str(error))
+            except (OSError, ValueError) as error:
+                yield Problem("missing image", key, getattr(error, "strerror", None) or str(error))
                 continue
             yield Example(key, image, captions, regions)
 
@@ -81,9 +81,19 @@ def file_state(path: Path) -> str:
     """Size and time of change of a file; "missing" if there is none."""
     try:
         state = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name that no file can have
         return "missing"
     return f"{state.st_size} {state.st_mtime_ns}"
+
+
+def well_formed(text: str) -> str:
+    """Half a surrogate pair, which JSON and file names may hold and UTF-8 cannot, becomes U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def tidy(text: str) -> str:
+    """A caption on one line: well-formed, and runs of white space are one space."""
+    return " ".join(well_formed(text).split())
 
 
 def unsafe_path(path: str) -> bool:

@@ -130,6 +130,8 @@ def _members(tar: Path) -> Iterator[tuple[str, bytes] | Problem]:
                 where = f"{tar.name}/{member.name}"
                 if unsafe_path(member.name):
                     yield Problem("unsafe tar path", where)
+                elif member.name.rpartition("/")[2].startswith("."):
+                    yield Problem("hidden file", where)  # has no key; macOS' tar adds such ones
                 elif not member.isfile():
                     if not member.isdir():
                         yield Problem("not a regular file", where)
@@ -141,7 +143,7 @@ def _members(tar: Path) -> Iterator[tuple[str, bytes] | Problem]:
                     yield member.name, data
             if not _has_end(archive):
                 yield Problem("truncated tar", tar.name, "no end-of-archive mark", skipped=False)
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+    except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError, OverflowError) as error:
         yield Problem("truncated tar", tar.name, " ".join(str(error).split()), skipped=False)
 
 
@@ -169,7 +171,7 @@ def _example(
     if "json" in members:
         try:
             captions.extend(_json_captions(members["json"], caption_field))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             yield Problem("unreadable JSON", where, str(error)[:200], skipped=False)
     table = read_regions(regions) if regions else {}
     found = table.get(key) or table.get(f"{key}.{extension}", ())

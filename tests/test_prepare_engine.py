@@ -1,0 +1,178 @@
+"""The prepare command stopped, continued, in several processes and with bad options."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from prepare_inputs import (
+    all_records,
+    contents,
+    entry,
+    fails,
+    karpathy,
+    many_examples,
+    picture,
+)
+
+from timix_jax.data.prepare.__main__ import main
+
+
+@pytest.fixture
+def many(tmp_path):
+    return many_examples(tmp_path)
+
+
+def test_any_number_of_workers_writes_the_same_bytes(tmp_path, many):
+    for workers in (1, 2, 3):
+        out = tmp_path / str(workers)
+        argv = [f"--workers={workers}", "--num-shards=4", "--max-size=32", "--name=set"]
+        assert main([*many, f"--out={out}", *argv]) == 0
+    assert len(contents(tmp_path / "1")) == 5
+    assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "3")
+    keys = [record.key for record in all_records(tmp_path / "1")]
+    assert keys == [f"{i:02d}.jpg" for i in range(23)]
+    assert all_records(tmp_path / "1")[5].captions == ("one 05.jpg", "two 05.jpg")
+
+
+def kill_when(argv, ready):
+    """Starts the command, kills it (-9) as soon as ``ready()``; returns whether it was killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "timix_jax.data.prepare", *argv],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while process.poll() is None and not ready():
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert group_ends(process.pid), "a worker outlived its parent"
+    return process.returncode == -signal.SIGKILL
+
+
+def group_ends(group):
+    """Whether all processes of a group end within 20 seconds."""
+    for _ in range(400):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    os.killpg(group, signal.SIGKILL)
+    return False
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_and_continued_writes_the_same_bytes(tmp_path, workers):
+    images = {f"{i}.jpg": picture(i, 240, 180) for i in range(8)}
+    images |= {f"b{i}.jpg": picture(i % 8, 240, 180) for i in range(240)}
+    argv = karpathy(tmp_path, [entry(name, "c") for name in images], images)
+    argv += ["--num-shards=40", "--max-size=100", "--name=set"]
+    assert main([*argv, f"--out={tmp_path / 'whole'}"]) == 0
+    out = tmp_path / "killed"
+    argv += [f"--out={out}", f"--workers={workers}"]
+    receipts = lambda: len(list((out / ".prepare").glob("*.array_record.json")))
+    assert kill_when(argv, lambda: receipts() >= 3)
+    assert not (out / "manifest.json").exists()
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("*.array_record")}
+    finished = receipts()
+    assert 3 <= finished < 40
+    assert main(argv) == 0
+    same = sum(path.stat().st_mtime_ns == before for path, before in kept.items())
+    assert same >= finished
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_finished_shards_are_kept_only_while_true(tmp_path, many, capsys):
+    out = tmp_path / "out"
+    argv = [*many, f"--out={out}", "--num-shards=4"]
+    assert main(argv) == 0
+    whole = contents(out)
+    shards = sorted(out.glob("*.array_record"))
+    (out / "manifest.json").unlink()  # as if stopped before the end
+    data = bytearray(shards[0].read_bytes())
+    data[len(data) // 2] ^= 1
+    shards[0].write_bytes(data)
+    shards[1].unlink()
+    kept = {path: path.stat().st_mtime_ns for path in shards[2:]}
+    changed = tmp_path / "images" / "22.jpg"  # in the last shard
+    changed.write_bytes(picture(99))
+    assert main(argv) == 0
+    assert [path.stat().st_mtime_ns == kept[path] for path in shards[2:]] == [True, False]
+    again = contents(out)
+    assert [again[path.name] == whole[path.name] for path in shards] == [True, True, True, False]
+    assert all_records(out)[22].image == picture(99)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path, many, capsys):
+    out = tmp_path / "out"
+    argv = [*many, f"--out={out}", "--num-shards=2"]
+    assert main(argv) == 0
+    before = contents(out)
+    assert main([*argv, "--workers=2"]) == 0  # nothing left to do
+    assert contents(out) == before
+    fails(capsys, [*argv, "--max-size=20"], "max_size = None", "20", "another --out")
+    fails(capsys, [*argv, "--num-shards=3"], "num_shards = 2")
+    (tmp_path / "images" / "00.jpg").write_bytes(picture(7))
+    fails(capsys, argv, "finished data set", "1 of its 2 shards")
+    assert contents(out) == before
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("mine")
+    fails(capsys, [*many, f"--out={other}"], "not empty")
+    fails(capsys, [*many, f"--out={other / 'thesis.tex'}"], "is a file")
+    assert [path.name for path in other.iterdir()] == ["thesis.tex"]
+
+
+def test_more_shards_than_examples(tmp_path, many):
+    assert main([*many, f"--out={tmp_path / 'out'}", "--num-shards=30"]) == 0
+    assert len(all_records(tmp_path / "out")) == 23
+
+
+def test_bad_input_is_one_line_and_writes_nothing(tmp_path, many, capsys):
+    out = tmp_path / "out"
+    end = [f"--out={out}", "--workers=1"]
+    images = f"--images={tmp_path}"
+    table = tmp_path / "t.csv"
+    table.write_text("file,text\na.jpg,b\n")
+    bad = tmp_path / "bad.json"
+    bad.write_text("[1]")
+    fails(capsys, ["karpathy", "--json=no.json", images, "--split=train", *end], "no.json")
+    fails(capsys, ["karpathy", f"--json={bad}", images, "--split=train", *end], "Karpathy")
+    fails(capsys, [*many, *end, "--split=test"], "--split test", "train (23)")
+    fails(capsys, [*many, *end, "--images=nowhere"], "--images nowhere")
+    fails(capsys, [*many, *end, "--regions=no.jsonl"], "--regions no.jsonl")
+    fails(capsys, [*many, *end, f"--regions={bad}"], "entry 0", "expected an object")
+    fails(capsys, [*many, *end, "--max-size=0"], "--max-size", "at least 1")
+    fails(capsys, [*many, "--workers=1"], "--out")
+    fails(capsys, ["table", f"--file={table}", images, *end], "--path-column path", "file, text")
+    fails(capsys, ["table", "--file=no.csv", images, *end], "no.csv")
+    fails(capsys, ["webdataset", f"--shards={tmp_path}/{{0..1}}.tar", *end], "0.tar")
+    fails(capsys, ["parquet", *end], "parquet")
+    assert not out.exists()
+    columns = ["--path-column=file", "--caption-column=text"]
+    fails(capsys, ["table", f"--file={table}", images, *columns, *end], "1 missing image (a.jpg")
+    assert not out.exists()
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_continues(tmp_path, many, capsys):
+    """A limit on the size of a file acts as a disk that is full from there on."""
+    out = tmp_path / "out"
+    argv = [*many, f"--out={out}", "--num-shards=1"]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        fails(capsys, argv, "out-00000-of-00001.array_record: cannot be written", "make room")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert contents(out) == {}
+    assert main(argv) == 0
+    assert len(all_records(out)) == 23
+
+
+def test_a_name_is_no_path(tmp_path, many, capsys):
+    fails(capsys, [*many, f"--out={tmp_path / 'out'}", "--name=../x"], "--name ../x")
