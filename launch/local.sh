@@ -3,26 +3,40 @@
 #
 #   launch/local.sh 2 --config=configs/demo.py --workdir=runs/two_processes
 #
-# DRY_RUN=1 prints the commands only. Ctrl-C stops all of them; run again to resume.
+# Needs nothing but the package. PORT: of process 0, default 12355. PYTHON: the interpreter.
+# Stop: Ctrl-C or SIGTERM reaches all of them; run again to resume. Nothing to clean up.
+# One that fails takes the others along, and its exit code is the script's. DRY_RUN=1 prints the commands only.
 set -euo pipefail
+# shellcheck source=commands.sh
+source "$(dirname "${BASH_SOURCE[0]}")/commands.sh"
 
 if [[ $# -lt 2 || ! $1 =~ ^[1-9][0-9]*$ ]]; then
-  echo "usage: $0 PROCESSES --config=FILE [further flags of timix_jax.main]" >&2
-  exit 2
+  die "usage: $0 PROCESSES --config=FILE [further flags of timix_jax.main]"
 fi
 processes=$1
 shift
 port=${PORT:-12355}
+[[ $port =~ ^[1-9][0-9]{0,4}$ ]] || die "PORT='$port': give a number"
+[[ -n $(flag_value config "$@") ]] || die "--config=FILE is missing, such as --config=configs/demo.py"
 
 children=()
-stop() { ((${#children[@]})) && kill "${children[@]}" 2>/dev/null || true; }
-trap stop EXIT INT TERM
+# Once: a second SIGTERM could cut off what the first one has them save.
+stop() {
+  local told=("${children[@]}")
+  children=()
+  ((${#told[@]})) || return 0
+  kill "${told[@]}" 2>/dev/null || true
+  wait "${told[@]}" 2>/dev/null || true
+}
+trap stop EXIT
+trap 'stop; exit 130' INT
+trap 'stop; exit 143' TERM
 
 for ((process = 0; process < processes; process++)); do
-  command=(python -m timix_jax.main "--coordinator=127.0.0.1:$port" "--processes=$processes"
-    "--process=$process" "$@")
+  command=("${PYTHON:-python}" -m timix_jax.main "--coordinator=127.0.0.1:$port"
+    "--processes=$processes" "--process=$process" "$@")
   if [[ -n ${DRY_RUN:-} ]]; then
-    echo "${command[*]}"
+    act "${command[@]}"
   else
     "${command[@]}" &
     children+=($!)
@@ -31,5 +45,8 @@ done
 
 # One that fails takes the others along: they would wait for it.
 for _ in "${children[@]}"; do
-  wait -n
+  code=0
+  wait -n || code=$?
+  ((code == 0)) || exit "$code"
 done
+children=()

@@ -15,6 +15,7 @@ from timix_jax.errors import UserError
 from timix_jax.evaluators import Evaluator
 from timix_jax.metrics import write_results
 from timix_jax.parallel.sharding import infer_shardings, with_shardings
+from timix_jax.remote import as_path, check_reachable
 from timix_jax.workdir import absolute
 
 
@@ -44,6 +45,7 @@ def evaluate_checkpoint(config: ConfigDict, workdir: str) -> dict[str, float]:
     """
     config = complete(config)
     part = evaluated_part(config)
+    check_reachable(as_path(workdir), "--workdir=")
     path = checkpointing.find_checkpoint(workdir)
     meta = checkpointing.read_meta(path)
     tokenizer = Tokenizer.from_json(meta["tokenizer"])

@@ -4,13 +4,14 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 import jax
 import numpy as np
+from etils import epath
 
+from timix_jax.remote import Mirror, as_path, is_remote
 from timix_jax.workdir import METRICS_FILE, atomic_write_text, truncate_jsonl
 
 RESULTS_FILE = "results.json"
@@ -64,21 +65,25 @@ class MetricsWriter:
         """Opens (and makes) the files; what an earlier run wrote beyond ``first_step`` goes.
 
         Args:
-            workdir: a local folder.
+            workdir: the folder, local or ``gs://…``.
             first_step: the step that training continues from, 0 for a new run: later lines, and an
                 incomplete one, are cut from the JSON; TensorBoard hides them.
             tensorboard: whether to write TensorBoard events too.
         """
         self._file = None
         self._tensorboard: _ScalarWriter | None = None
+        self._mirror: Mirror | None = None
         if jax.process_index():
             return
-        folder = Path(workdir)
+        folder = as_path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / METRICS_FILE
         truncate_jsonl(path, first_step)
         self._first_step, self._logged = first_step, _names_at(path, first_step)
-        self._file = path.open("a", encoding="utf-8")
+        if is_remote(folder):
+            self._mirror = Mirror(folder)
+            path, folder = self._mirror.fetch(METRICS_FILE), epath.Path(self._mirror.folder)
+        self._file = epath.Path(path).open("a", encoding="utf-8")
         if tensorboard:
             # Imported here: it takes a second, and only one process of a training run needs it.
             from tensorboardX import SummaryWriter
@@ -89,6 +94,8 @@ class MetricsWriter:
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes scalars under a step; what has been written survives a kill of the process.
+
+        In a remote folder only what was there at the last ``flush``, or half a minute ago, survives.
 
         What an earlier run has written under ``first_step`` is not written twice.
 
@@ -107,6 +114,13 @@ class MetricsWriter:
                 if number is not None:
                     self._tensorboard.add_scalar(name, float(number), int(step))
             self._tensorboard.flush()
+        if self._mirror is not None:
+            self._mirror.tick()
+
+    def flush(self) -> None:
+        """Brings all lines to a remote folder; to be called before each checkpoint, which lines must not lag."""
+        if self._mirror is not None:
+            self._mirror.flush()
 
     def close(self) -> None:
         """Closes the files; further calls do nothing."""
@@ -116,6 +130,9 @@ class MetricsWriter:
         if self._tensorboard is not None:
             self._tensorboard.close()
             self._tensorboard = None
+        if self._mirror is not None:
+            mirror, self._mirror = self._mirror, None
+            mirror.close()
 
     def __enter__(self) -> Self:
         return self
@@ -129,7 +146,7 @@ class MetricsWriter:
         self.close()
 
 
-def _names_at(path: Path, step: int) -> set[str]:
+def _names_at(path: epath.Path, step: int) -> set[str]:
     """The names that the file holds under a step already."""
     if not path.exists():
         return set()
@@ -151,6 +168,6 @@ def write_results(path: str | os.PathLike[str], results: Mapping[str, Any]) -> N
         return
     numbers = {name: json_number(name, value) for name, value in results.items()}
     text = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
-    target = Path(path)
+    target = as_path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     atomic_write_text(target, text)

@@ -32,6 +32,7 @@ from timix_jax.peak_memory import peak_memory
 from timix_jax.phases import Phases
 from timix_jax.profiling import StepProfiler, Window, check_window, parse_window
 from timix_jax.progress import Chrono, ProgressPrinter
+from timix_jax.remote import as_path, check_reachable
 from timix_jax.start import check_init_from, initial_state
 from timix_jax.summary import run_summary
 from timix_jax.train_state import TrainState
@@ -54,7 +55,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str, *, profile: str = "") -
     """
     config = complete(config)
     part = evaluated_part(config)
-    folder = epath.Path(workdir)
+    folder = as_path(workdir)
+    check_reachable(folder, "--workdir=")
     window = parse_window(profile)
     with watched_phases() as watch:
         return _train(config, folder, part, window, watch)
@@ -249,6 +251,7 @@ class Loop:
 
     def _save(self, step: int, state: TrainState) -> None:
         with self._chrono.pause(), self._watch(phases.SAVE):
+            self._writer.flush()  # resumed from this step, a run would lack lines that are missing now
             position = {"next_index": step}
             self._checkpointer.save(step, state, {"step": step, "data": position, **self._meta})
         self._saved = step

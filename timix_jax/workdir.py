@@ -16,6 +16,7 @@ from absl import logging
 from etils import epath
 
 from timix_jax.errors import UserError
+from timix_jax.remote import as_path, is_remote
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
@@ -27,33 +28,35 @@ _SHOWN_FIELDS = 5
 
 
 def atomic_write_text(path: epath.PathLike, text: str) -> None:
-    """Writes ``text`` (UTF-8) so that a reader, or a crash, sees the old file or the new one.
+    """Writes ``text`` (UTF-8) like ``atomic_write_bytes``."""
+    atomic_write_bytes(path, text.encode())
+
+
+def atomic_write_bytes(path: epath.PathLike, data: bytes) -> None:
+    """Writes a file so that a reader, or a crash, sees the old one or the new one.
 
     Local files are flushed to the disk before they take the name, so that this holds after a
-    power cut as well.
+    power cut as well. A remote object appears when it is complete, without our doing.
     """
     path = epath.Path(path)
+    if is_remote(path):
+        path.write_bytes(data)
+        return
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(data)
             file.flush()
-            if not is_remote(path):
-                os.fsync(file.fileno())
+            os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def is_remote(path: epath.PathLike) -> bool:
-    """True for ``gs://…`` and its like: no file descriptors, no free space to ask for."""
-    return "://" in os.fspath(path)
-
-
 def absolute(path: epath.PathLike) -> epath.Path:
     """The path from the root, as Orbax wants it; remote ones as they are."""
-    return epath.Path(path if is_remote(path) else os.path.abspath(path))
+    return as_path(path) if is_remote(path) else epath.Path(os.path.abspath(path))
 
 
 def free_bytes(path: epath.PathLike) -> int | None:

@@ -6,7 +6,6 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
@@ -18,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from timix_jax.analysis.figures import COLOURS, INK, MUTED, STYLE, light_grid, save_png
 from timix_jax.errors import UserError
+from timix_jax.remote import as_path
 
 
 class Curve(NamedTuple):
@@ -37,11 +37,11 @@ def read_curves(path: str | os.PathLike[str]) -> dict[str, Curve]:
     Raises:
       UserError: the file is missing, or a line before the last is no JSON object with a step.
     """
-    path = Path(path)
-    if not path.is_file():
+    file = as_path(path)
+    if not file.is_file():
         raise UserError(f"No metrics at {str(path)!r}: give the metrics.jsonl of a run.")
     points: dict[str, dict[int, float]] = {}
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = file.read_bytes().decode("utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

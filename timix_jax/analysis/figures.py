@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import textwrap
-from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from timix_jax.remote import as_path
+from timix_jax.workdir import atomic_write_bytes
 
 INK = "#222222"
 MUTED = "#6b6b6b"
@@ -40,16 +43,13 @@ STYLE: Any = {
 
 
 def save_png(figure: Figure, path: str | os.PathLike[str], dpi: int = 120) -> None:
-    """Writes a PNG through a temporary name, so that a reader never meets half a picture."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with matplotlib.rc_context(STYLE):
-            figure.savefig(temporary, format="png", dpi=dpi)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Writes a PNG, local or remote, whole: a reader never meets half a picture."""
+    drawn = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(drawn, format="png", dpi=dpi)
+    target = as_path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_bytes(target, drawn.getvalue())
 
 
 def wrap(text: str, width: int, lines: int) -> str:

@@ -5,16 +5,20 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from timix_jax.errors import UserError
 
 MANIFEST = "manifest.json"
 FORMAT = "timix_jax.records"
 VERSION = 1
+
+_THREADS = 16  # files asked for at once: each waits for a server where they are remote
 
 
 def shard_name(name: str, index: int, count: int) -> str:
@@ -94,12 +98,13 @@ def write_manifest(
     return manifest
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
     """Reads and checks the manifest of a prepared folder.
 
     Raises:
       UserError: if there is no manifest of this format, or a shard is missing or of another size.
     """
+    folder = epath.Path(folder)
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(
@@ -120,12 +125,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path}: format {manifest['format']!r} version {manifest['version']!r}, expected "
             f"{FORMAT!r} version {VERSION}; prepare the data again"
         )
-    for file, size in sizes.items():
-        shard = folder / file
-        found = shard.stat().st_size if shard.is_file() else None
-        if found != size:
-            state = "missing" if found is None else f"{found} bytes"
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = list(pool.map(lambda file: _size(folder / file), sizes))
+    for (file, size), now in zip(sizes.items(), found, strict=True):
+        if now != size:
+            state = "missing" if now is None else f"{now} bytes"
             raise UserError(
-                f"{shard}: {state}, the manifest says {size} bytes; prepare the data again"
+                f"{folder / file}: {state}, the manifest says {size} bytes; prepare the data again"
             )
     return manifest
+
+
+def _size(path: epath.Path) -> int | None:
+    try:
+        return path.stat().length
+    except FileNotFoundError:
+        return None

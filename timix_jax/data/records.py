@@ -14,6 +14,7 @@ A prepared folder holds shards ``NAME-00000-of-00008.array_record`` and, written
 
 import contextlib
 import hashlib
+import io
 import math
 import os
 from collections.abc import Iterator
@@ -25,7 +26,9 @@ import msgpack
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
+from etils import epath
 
+from timix_jax.data.local_copy import local_copy
 from timix_jax.data.manifest import (
     MANIFEST,
     ShardSummary,
@@ -33,6 +36,7 @@ from timix_jax.data.manifest import (
     sha256_file,
 )
 from timix_jax.errors import UserError
+from timix_jax.remote import as_path, is_remote
 
 VERSION = 1
 # Images are compressed already: group size 1 gives random access, and no codec saves the time.
@@ -254,22 +258,31 @@ class RecordSource:
     """Random access to a prepared folder; safe to share between threads and to pickle.
 
     Args:
-      path: the folder.
+      path: the folder, local or ``gs://…``.
       annotated: share of the region-bearing examples given to the trainer.
+      cache: a local folder to copy a remote one to first; empty: each example is a request.
 
     Raises:
       UserError: if the folder is not complete, is empty or the share is not in [0, 1].
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, annotated: float = 1.0):
-        folder = Path(path)
+    def __init__(self, path: str | os.PathLike[str], *, annotated: float = 1.0, cache: str = ""):
+        folder = as_path(path)
         manifest = read_manifest(folder)
         if not manifest["examples"]:
             raise UserError(f"{folder}: holds no examples; see its {MANIFEST} for what was skipped")
         self.name = f"records:{folder}"
         self.manifest = manifest
+        if cache:
+            if not is_remote(folder):
+                raise UserError(f"{folder}?cache={cache}: is local already; drop cache=")
+            folder = epath.Path(local_copy(folder, manifest, cache))
         index = manifest.get("annotated_index")
-        rows = np.load(folder / index["file"]) if index else np.zeros((0, 2), np.int64)
+        rows = (
+            np.load(io.BytesIO((folder / index["file"]).read_bytes()))
+            if index
+            else np.zeros((0, 2), np.int64)
+        )
         self._annotated = select_annotated(rows, annotated)
         # The counts are known, so that no shard is opened before it is read.
         self._records = ArrayRecordDataSource(
@@ -300,8 +313,8 @@ class RecordSource:
         return self._annotated
 
 
-def open_records(path: str, *, annotated: float = 1.0) -> RecordSource:
+def open_records(path: str, *, annotated: float = 1.0, cache: str = "") -> RecordSource:
     """Opens a prepared folder; see ``RecordSource``."""
     if not path:
         raise UserError("data source 'records:' names no folder; write records:/path/to/folder")
-    return RecordSource(path, annotated=annotated)
+    return RecordSource(path, annotated=annotated, cache=cache)

@@ -20,6 +20,7 @@ from absl import logging
 from timix_jax.data.decode import image_size
 from timix_jax.data.records import CorruptExample, Record, Region, key_hash, select_annotated
 from timix_jax.errors import UserError
+from timix_jax.remote import as_path, is_remote
 
 _CAPTIONS = ("captions", "caption", "text")  # features that are tried where none is named
 _TEXTS = ("text", "caption", "raw")  # and the texts inside one that is a dictionary
@@ -180,11 +181,11 @@ def open_tfds(
 
 def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     try:
-        if (Path(name) / "dataset_info.json").is_file():
+        if (as_path(name) / "dataset_info.json").is_file():
             return tfds.builder_from_directory(name)
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
     except (ValueError, FileNotFoundError) as error:  # TFDS: not found is a ValueError too
-        if Path(name).is_absolute():
+        if is_remote(name) or Path(name).is_absolute():
             raise UserError(f"tfds:{name}: no dataset_info.json in this folder") from error
         if not isinstance(error, tfds.core.DatasetNotFoundError):
             raise UserError(f"tfds:{name}: no name; write data_set/config:version") from error

@@ -10,14 +10,15 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers as hf
+from etils import epath
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from timix_jax.errors import UserError
+from timix_jax.remote import as_path
 
 # Letters beyond the most frequent become [UNK]: web captions have thousands, each once or twice.
 _MAX_ALPHABET = 1000
@@ -195,7 +196,7 @@ def _bert(model: Any, lowercase: bool = True) -> hf.Tokenizer:
     return tokenizer
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer:
+def load_tokenizer(path: epath.PathLike) -> Tokenizer:
     """Loads a published vocabulary.
 
     Args:
@@ -205,7 +206,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     Raises:
       UserError: the file is missing or is none of these.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise UserError(f"vocabulary {path} does not exist; give a vocab.txt or tokenizer.json")
     if path.suffix == ".txt":
@@ -224,7 +225,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     return _load_bpe(path, merges, content)
 
 
-def _load_wordpiece(path: Path) -> Tokenizer:
+def _load_wordpiece(path: epath.Path) -> Tokenizer:
     tokens = path.read_text(encoding="utf-8").splitlines()
     vocabulary = {token: index for index, token in enumerate(tokens)}
     missing = [name for name in ("[UNK]", "[CLS]", "[SEP]") if name not in vocabulary]
@@ -234,7 +235,7 @@ def _load_wordpiece(path: Path) -> Tokenizer:
     return Tokenizer(_bert(models.WordPiece(vocabulary, unk_token="[UNK]"), lowercase=not cased))
 
 
-def _load_bpe(path: Path, merges_path: Path, vocabulary: dict[str, int]) -> Tokenizer:
+def _load_bpe(path: epath.Path, merges_path: epath.Path, vocabulary: dict[str, int]) -> Tokenizer:
     lines = merges_path.read_text(encoding="utf-8").splitlines()
     merges = [
         (line.split()[0], line.split()[1])

@@ -1,13 +1,11 @@
 """Renders a split into a folder of records: in parallel, atomically, the same for any workers."""
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +20,7 @@ from timix_jax.data.emoji.concepts import Concept, choose_concepts
 from timix_jax.data.emoji.scenes import Look, render_scene
 from timix_jax.data.emoji.splits import SPLITS, plan_of, scene_numbers, scene_rng
 from timix_jax.data.emoji.workers import map_unordered
+from timix_jax.data.lock import exclusive
 from timix_jax.data.manifest import (
     MANIFEST,
     ShardSummary,
@@ -31,6 +30,7 @@ from timix_jax.data.manifest import (
 )
 from timix_jax.data.records import Record, RecordWriter, Region
 from timix_jax.errors import UserError
+from timix_jax.remote import local_only
 
 _VERSION = 4  # of the scenes: raised whenever the same options give other records
 _SHARD_SCENES = 2500
@@ -86,6 +86,7 @@ class _Shard(NamedTuple):
 def cache_folder(cache: str = "") -> Path:
     """Folder of all built scenes: ``cache``, else $TIMIX_CACHE, else ~/.cache/timix_jax."""
     root = cache or os.environ.get("TIMIX_CACHE", "") or "~/.cache/timix_jax"
+    local_only(root, "the scenes' cache", "name a folder by cache= or $TIMIX_CACHE")
     return Path(root).expanduser() / "emoji"
 
 
@@ -111,7 +112,7 @@ def ensure_built(options: BuildOptions, cache: str = "", workers: int | None = N
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(folder.with_name(folder.name + ".lock")):
+        with exclusive(folder.with_name(folder.name + ".lock")):
             if not _is_whole(folder):
                 for left in folder.parent.glob(f"{folder.name}.partial-*"):
                     shutil.rmtree(left, ignore_errors=True)
@@ -140,14 +141,6 @@ def _is_whole(folder: Path) -> bool:
         logging.warning("building the emoji scenes again: %s", error)
         return False
     return True
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    # Held by the open file: the system releases it when the process dies.
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _build(options: BuildOptions, folder: Path, workers: int) -> None:

@@ -26,6 +26,7 @@ from timix_jax.data.prepare.tasks import ShardTask
 from timix_jax.data.prepare.webdataset import webdataset_tasks
 from timix_jax.data.records import RecordSource
 from timix_jax.errors import UserError
+from timix_jax.remote import is_remote
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +39,8 @@ class _Format:
 
 
 def _karpathy_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", type=Path, required=True, help="the captions file")
-    parser.add_argument("--images", type=Path, required=True, help="image folder")
+    parser.add_argument("--json", type=_local, required=True, help="the captions file")
+    parser.add_argument("--images", type=_local, required=True, help="image folder")
     parser.add_argument("--split", required=True, help="one or more, such as train,restval")
 
 
@@ -54,8 +55,8 @@ def _karpathy(args: argparse.Namespace) -> Sequence[ShardTask]:
 
 
 def _table_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--file", type=Path, required=True, help=".csv, or .tsv with tabs")
-    parser.add_argument("--images", type=Path, required=True, help="folder of the paths")
+    parser.add_argument("--file", type=_local, required=True, help=".csv, or .tsv with tabs")
+    parser.add_argument("--images", type=_local, required=True, help="folder of the paths")
     parser.add_argument("--path-column", default="path", help="default: path")
     parser.add_argument(
         "--caption-column", action="append", help="may be repeated; default: caption"
@@ -82,7 +83,12 @@ def _table(args: argparse.Namespace) -> Sequence[ShardTask]:
 
 
 def _webdataset_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--shards", required=True, help="quoted: 'DIR/*.tar', 'DIR/{000..009}.tar'")
+    parser.add_argument(
+        "--shards",
+        type=_local_pattern,
+        required=True,
+        help="quoted: 'DIR/*.tar', 'DIR/{000..009}.tar'",
+    )
     parser.add_argument("--caption-field", default="caption", help="of NNN.json; default: caption")
 
 
@@ -117,11 +123,11 @@ def _parser() -> argparse.ArgumentParser:
         sub = subparsers.add_parser(name, help=form.help, description=form.help)
         form.add_options(sub)
         sub.add_argument(
-            "--out", type=Path, required=True, help="folder to write; run again to continue"
+            "--out", type=_local, required=True, help="folder to write; run again to continue"
         )
         sub.add_argument("--name", help="of the data set; default: the name of --out")
         sub.add_argument(
-            "--regions", type=Path, help='JSON lines of {"key", "regions": [{"text", "box"}]}'
+            "--regions", type=_local, help='JSON lines of {"key", "regions": [{"text", "box"}]}'
         )
         sub.add_argument(
             "--max-size", type=_positive, help="shrink images to this longer side, pixels"
@@ -136,6 +142,19 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return number
+
+
+def _local(text: str) -> Path:
+    return Path(_local_pattern(text))
+
+
+def _local_pattern(text: str) -> str:
+    if is_remote(text):  # Path() would make gs:/… of it
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not local: prepare reads and writes local files; copy the finished folder with gcloud "
+            "storage cp -r OUT gs://BUCKET/ and train on records:gs://BUCKET/OUT"
+        )
+    return text
 
 
 def _folder(path: Path) -> Path:

@@ -1,0 +1,60 @@
+# shellcheck shell=bash
+# Sourced by the launchers: commands that are run, or with DRY_RUN=1 printed so that they could be pasted.
+
+die() {
+  printf 'error: %s\n' "$1" >&2
+  exit 2
+}
+
+# The words so quoted that a shell reads them back as they are.
+quoted() {
+  local word line=""
+  for word in "$@"; do
+    [[ $word =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]] || word=${word@Q}
+    line+="${line:+ }$word"
+  done
+  printf '%s' "$line"
+}
+
+# Runs a command; with DRY_RUN=1 prints it and succeeds.
+act() {
+  if [[ -n ${DRY_RUN:-} ]]; then
+    printf '%s\n' "$(quoted "$@")"
+  else
+    "$@"
+  fi
+}
+
+# ask ANSWER COMMAND…: what the command prints; with DRY_RUN=1 the command is shown and ANSWER is printed.
+ask() {
+  local answer=$1
+  shift
+  if [[ -n ${DRY_RUN:-} ]]; then
+    printf '%s\n' "$(quoted "$@")" >&3
+    printf '%s\n' "$answer"
+  else
+    "$@"
+  fi
+}
+exec 3>&1
+
+# flag_value NAME FLAG…: the value of the last --NAME=VALUE among the flags; empty where there is none.
+flag_value() {
+  local name=$1 flag value=""
+  shift
+  for flag in "$@"; do
+    [[ $flag == "--$name="* ]] && value=${flag#*=}
+  done
+  printf '%s' "$value"
+}
+
+# Ends the script unless the flags of a run are there; a folder that machines share must be named.
+require_run_flags() {
+  local flag
+  for flag in "$@"; do
+    [[ $flag == --* ]] || die "'$flag' is no flag: give flags of timix_jax.main as --NAME=VALUE"
+  done
+  [[ -n $(flag_value config "$@") ]] || die "--config=FILE is missing, such as --config=configs/vitb16.py"
+  [[ -n $(flag_value workdir "$@") ]] ||
+    die "--workdir=FOLDER is missing: give a folder that all machines share, such as gs://BUCKET/run"
+}

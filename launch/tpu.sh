@@ -1,0 +1,166 @@
+#!/usr/bin/env bash
+# A run on a Cloud TPU slice of any number of hosts, by queued resources; it survives preemptions.
+#
+#   export ZONE=us-west4-a TYPE=v5litepod-16 SPOT=1
+#   launch/tpu.sh run NAME --config=configs/vitb16.py --workdir=gs://BUCKET/run \
+#     --config.data.train="('records:gs://BUCKET/data?cache=/tmp/data',)"
+#
+# `run` creates the queued resource NAME, waits for it, installs this checkout on all workers and trains on all of
+# them. When the TPU is preempted it deletes and creates the resource again and gives the same command, which resumes
+# from the working folder, until WORKDIR/results.json exists. Leave it running where it stays connected (tmux on a VM).
+#
+# Needs: gcloud (logged in, with a project), TPU quota in ZONE, a bucket near it that the TPU's service account may
+# write, a git checkout (HEAD is installed: commit first).
+# Stop: Ctrl-C, or `launch/tpu.sh stop NAME`: all workers save and leave; the same command goes on. The TPU stays and
+# costs money until `launch/tpu.sh clean NAME` deletes it. The bucket is never touched: gcloud storage rm -r WORKDIR.
+#
+# Single steps: create, wait, install, train, status, stop, clean.
+# Settings: ZONE, TYPE (both needed to create), PROJECT, VERSION (runtime; guessed from TYPE), SPOT=1 (preemptible),
+# TRIES (failures without a new checkpoint before it gives up, default 3), POLL (seconds, default 30).
+# DRY_RUN=1 prints the commands, as if the TPU came at once and the run finished.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=commands.sh
+source "$here/commands.sh"
+
+usage="usage: ZONE=… TYPE=… $0 run|create|wait|install|train|status|stop|clean NAME [flags of timix_jax.main]"
+(($# >= 2)) || die "$usage"
+command=$1 name=$2
+shift 2
+[[ $name =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] || die "NAME '$name': lower-case letters, digits and '-'; $usage"
+[[ -n ${ZONE:-} ]] || die "ZONE is not set, such as ZONE=us-west4-a"
+tries=${TRIES:-3} poll=${POLL:-30}
+where=("--zone=$ZONE" ${PROJECT:+"--project=$PROJECT"})
+queued=(gcloud compute tpus queued-resources)
+vm=(gcloud compute tpus tpu-vm)
+
+on_all_workers() { # SHELL_COMMAND
+  act "${vm[@]}" ssh "$name" "${where[@]}" --worker=all "--command=$1"
+}
+
+create() {
+  [[ -n ${TYPE:-} ]] || die "TYPE is not set, such as TYPE=v5litepod-16"
+  local version=${VERSION:-}
+  if [[ -z $version ]]; then
+    case $TYPE in
+      v5litepod-*) version=v2-alpha-tpuv5-lite ;;
+      v5p-*) version=v2-alpha-tpuv5 ;;
+      v6e-*) version=v2-alpha-tpuv6e ;;
+      *) version=tpu-ubuntu2204-base ;;
+    esac
+  fi
+  act "${queued[@]}" create "$name" "--node-id=$name" "${where[@]}" "--accelerator-type=$TYPE" \
+    "--runtime-version=$version" ${SPOT:+--spot}
+}
+
+# state ANSWER: ACTIVE, WAITING_FOR_RESOURCES, …; empty where there is none. ANSWER: for a dry run.
+state() {
+  ask "$1" "${queued[@]}" describe "$name" "${where[@]}" '--format=value(state.state)' 2>/dev/null || true
+}
+
+await() {
+  local now before=""
+  while true; do
+    now=$(state ACTIVE)
+    case $now in
+      ACTIVE) return 0 ;;
+      FAILED | SUSPENDED | "") return 1 ;;
+    esac
+    [[ $now == "$before" ]] || echo "$name: $now"
+    before=$now
+    sleep "$poll"
+  done
+}
+
+clean() {
+  act "${queued[@]}" delete "$name" "${where[@]}" --force --quiet
+}
+
+install() {
+  local archive=${TMPDIR:-/tmp}/timix_jax-$name.tar.gz
+  act git -C "$here/.." archive --format=tar.gz "--output=$archive" HEAD
+  act "${vm[@]}" scp "$archive" "$name:timix_jax.tar.gz" "${where[@]}" --worker=all
+  # The images' Python is older than 3.11: uv brings one.
+  on_all_workers 'set -e; mkdir -p timix_jax; tar -xzf timix_jax.tar.gz -C timix_jax; cd timix_jax
+python3 -m pip install --quiet --user uv; test -d .venv || python3 -m uv venv --quiet --python 3.12 .venv
+VIRTUAL_ENV=.venv python3 -m uv pip install --quiet --editable ".[tpu,gcs]"'
+}
+
+# What a lost connection has left is stopped first: two runs must not share a working folder.
+# shellcheck disable=SC2016 # expanded on the workers
+stop_command='cd timix_jax && if test -s run.pid; then pid=$(cat run.pid); kill "$pid" 2>/dev/null
+while kill -0 "$pid" 2>/dev/null; do sleep 1; done; rm -f run.pid; fi'
+
+train() {
+  local flags=(--distributed=on)
+  # Compiled once, read by every worker and after every preemption.
+  [[ -n $(flag_value compile_cache "$@") ]] || flags+=("--compile_cache=${workdir%/}/compiled")
+  on_all_workers "$stop_command; echo \$\$ > run.pid; export PYTHON=.venv/bin/python
+exec launch/worker.sh $(quoted "${flags[@]}" "$@")"
+}
+
+stop() { on_all_workers "$stop_command"; }
+
+# finished ANSWER: whether the results are there.
+finished() {
+  [[ -n $(ask "$1" gcloud storage ls "$workdir/results.json" 2>/dev/null || true) ]]
+}
+
+newest_checkpoint() {
+  gcloud storage ls "$workdir/checkpoints/" 2>/dev/null | sort | tail -n 1 || true
+}
+
+run() {
+  local failures=0 checkpoint="" before=none current
+  trap 'trap - INT TERM; echo "$name: stopping all workers" >&2; stop || true; exit 130' INT TERM
+  if finished ""; then
+    echo "$name: $workdir/results.json is there: finished"
+    return 0
+  fi
+  current=$(state "")
+  while true; do
+    case $current in
+      FAILED | SUSPENDED) clean && create ;;
+      "") create ;;
+    esac
+    if ! await; then
+      current=$(state "")
+      failures=$((failures + 1))
+      ((failures < tries)) || die "$name: no TPU after $tries tries (state ${current:-none}); see launch/tpu.sh status"
+      continue
+    fi
+    if install && train "$@"; then :; fi
+    if finished "$workdir/results.json"; then
+      echo "$name: finished; launch/tpu.sh clean $name gives the TPU back"
+      return 0
+    fi
+    current=$(state ACTIVE)
+    checkpoint=$(newest_checkpoint)
+    if [[ $current == ACTIVE && $checkpoint == "$before" ]]; then
+      failures=$((failures + 1))
+      ((failures < tries)) ||
+        die "$name: $tries failures without a new checkpoint, while the TPU is there; read the log above"
+    else
+      failures=0
+    fi
+    before=$checkpoint
+    echo "$name: not finished (TPU: ${current:-gone}, newest checkpoint: ${checkpoint:-none}); going on"
+    sleep "$poll"
+  done
+}
+
+case $command in
+  run | train)
+    require_run_flags "$@"
+    workdir=$(flag_value workdir "$@")
+    [[ $workdir == gs://?* ]] || die "--workdir=$workdir: the workers share no disk; give gs://BUCKET/FOLDER"
+    "$command" "$@"
+    ;;
+  create | install | stop | clean)
+    (($# == 0)) || die "$command takes no further arguments: $1; $usage"
+    "$command"
+    ;;
+  wait) await || die "$name: the queued resource has failed or does not exist; see launch/tpu.sh status $name" ;;
+  status) act "${queued[@]}" describe "$name" "${where[@]}" ;;
+  *) die "unknown command '$command'; $usage" ;;
+esac

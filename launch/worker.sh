@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# What the launchers start on each machine: one process of a run, and whether it has finished.
+#
+#   launch/worker.sh --config=configs/vitb16.py --workdir=gs://BUCKET/run [flags of timix_jax.main]
+#
+# Exit code: 0 = the run has finished (WORKDIR/results.json exists); 75 = it was told to stop (SIGTERM, which it
+# answers by a checkpoint and exit code 0) and goes on when started again; 2 = a mistake in flags or configuration,
+# which no restart mends; anything else = a failure.
+# SIGTERM and SIGINT are passed on, so that this may be process 1 of a container. PYTHON: the interpreter.
+set -uo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=commands.sh
+source "$here/commands.sh"
+require_run_flags "$@"
+cd "$here/.." || exit 1
+python=${PYTHON:-python}
+
+command=("$python" -m timix_jax.main "$@")
+if [[ -n ${DRY_RUN:-} ]]; then
+  act "${command[@]}"
+  exit
+fi
+
+"${command[@]}" &
+child=$!
+trap 'kill -TERM "$child" 2>/dev/null' TERM INT
+wait "$child"
+code=$?
+# A signal cuts the wait short while the process still saves.
+while kill -0 "$child" 2>/dev/null; do
+  wait "$child"
+  code=$?
+done
+((code == 0)) || exit "$code"
+"$python" - "$(flag_value workdir "$@")" <<'PYTHON' || exit 75
+import sys
+
+from etils import epath
+
+sys.exit(not (epath.Path(sys.argv[1]) / "results.json").exists())
+PYTHON
