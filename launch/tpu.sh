@@ -11,8 +11,9 @@
 #
 # Needs: gcloud (logged in, with a project), TPU quota in ZONE, a bucket near it that the TPU's service account may
 # write, a git checkout (HEAD is installed: commit first).
-# Stop: Ctrl-C, or `launch/tpu.sh stop NAME`: all workers save and leave; the same command goes on. The TPU stays and
-# costs money until `launch/tpu.sh clean NAME` deletes it. The bucket is never touched: gcloud storage rm -r WORKDIR.
+# Stop: Ctrl-C in `run` (or `launch/tpu.sh stop NAME` after `train`): all workers save and leave; the same command goes
+# on. Clean up: the TPU stays and costs money until `launch/tpu.sh clean NAME` deletes it. The bucket is never touched:
+# gcloud storage rm -r WORKDIR.
 #
 # Single steps: create, wait, install, train, status, stop, clean.
 # Settings: ZONE, TYPE (both needed to create), PROJECT, VERSION (runtime; guessed from TYPE), SPOT=1 (preemptible),
@@ -111,12 +112,13 @@ newest_checkpoint() {
 }
 
 run() {
-  local failures=0 checkpoint="" before=none current
-  trap 'trap - INT TERM; echo "$name: stopping all workers" >&2; stop || true; exit 130' INT TERM
+  local failures=0 checkpoint before="" current training=""
+  trap 'trap "" INT TERM; echo "$name: stopping all workers" >&2; stop || true; wait; exit 130' INT TERM
   if finished ""; then
     echo "$name: $workdir/results.json is there: finished"
     return 0
   fi
+  [[ -n ${DRY_RUN:-} ]] || before=$(newest_checkpoint)
   current=$(state "")
   while true; do
     case $current in
@@ -129,7 +131,12 @@ run() {
       ((failures < tries)) || die "$name: no TPU after $tries tries (state ${current:-none}); see launch/tpu.sh status"
       continue
     fi
-    if install && train "$@"; then :; fi
+    if install; then
+      # In the background, so that a signal is acted on at once and Ctrl-C does not cut the connection.
+      train "$@" &
+      training=$!
+      wait "$training" || true
+    fi
     if finished "$workdir/results.json"; then
       echo "$name: finished; launch/tpu.sh clean $name gives the TPU back"
       return 0
