@@ -255,7 +255,9 @@ def test_a_program_that_fails_is_not_started_for_ever(cloud):
 
 
 def test_interrupting_the_tpu_launcher_stops_all_workers(cloud):
-    executable(cloud, "train", f"touch {cloud}/training; while [[ ! -e {cloud}/stop ]]; do sleep 0.1; done")
+    executable(
+        cloud, "train", f"touch {cloud}/training; while [[ ! -e {cloud}/stop ]]; do sleep 0.1; done"
+    )
     process = subprocess.Popen(
         ["bash", str(LAUNCH / RUN_TPU[0]), *RUN_TPU[1:]],
         env=environment(TPU | {"POLL": "0"}, cloud / "bin"),
