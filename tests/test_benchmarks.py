@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_model import compiler_settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -101,6 +102,54 @@ def test_pipeline_beside_the_step(recipe, capsys):
     assert float(row[1]) > 0
     assert float(row[2]) > 0
     assert row[4] == "≥ 3"
+
+
+def test_the_loop_beside_the_step(recipe, capsys):
+    from benchmarks import loop
+
+    with compiler_settings():
+        loop.main(["--config", recipe, "--steps", "2", "--repeats", "2"])
+    head, whole, memory, saved_head, saved = rows(capsys.readouterr().out)
+    assert head == ["loop", "bare step, ms", "in the loop, ms", "ratio", "target"]
+    assert [whole[0], memory[0]] == ["with its pipeline", "batches from memory"]
+    assert whole[-1] == "≤ 1.03"
+    assert saved_head[0] == "state, MB"
+    assert saved[-1] == "≤ 1.10"
+    for row in (whole[1:], memory[1:], saved):
+        assert all(float(cell) > 0 for cell in row[:-1]), row
+
+
+def test_an_evaluation_beside_a_forward_pass(recipe, capsys):
+    from benchmarks import evaluation
+
+    with compiler_settings():
+        evaluation.main(["--config", recipe, "--pairs", "20", "--repeats", "1"])
+    head, row = rows(capsys.readouterr().out)
+    assert head[0] == "pairs"
+    assert [row[0], row[-1]] == ["20", "< 1.30"]
+    assert all(float(cell) > 0 for cell in row[1:-1])
+
+
+def test_the_loop_and_the_bare_step_take_turns():
+    """A step of 1 s, which the loop makes 1.5 s, on a clock of its own."""
+    from benchmarks import loop
+
+    now = [0.0]
+
+    def step(state, batch):
+        now[0] += 1.0
+        return state, batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.time, "perf_counter", lambda: 100 + now[0])
+        turns = loop.Alternating(step, "own", "batch", 3)
+        for _ in range(loop.WARM_UP_STEPS + 3 * 4 + 1):
+            now[0] += 0.5
+            turns("state", "batch")
+    assert turns.bare == [3.0] * 5
+    # The first of the three times has its half second before the block begins, and after the last.
+    assert turns.loop == [4.5] * 4
+    assert loop.loop_ratio(turns) == 1.5
 
 
 def test_mixing_alone(capsys):

@@ -109,6 +109,11 @@ class Checkpointer:
         self._pending_step = step
         self._pending = self._thread.submit(self._finish, step, response)
 
+    @property
+    def saving(self) -> bool:
+        """Whether a save is being written in the background; no word on whether it succeeds."""
+        return self._pending is not None and not self._pending.done()
+
     def wait(self) -> None:
         """Waits until the running save is complete; UserError with the cause where it failed."""
         if self._pending is None:

@@ -1,0 +1,83 @@
+"""An evaluation beside one forward pass over the same image-text pairs.
+
+    python -m benchmarks.evaluation                        # configs/demo.py
+    python -m benchmarks.evaluation --size S16 --repeats 1
+
+Evaluation: retrieval, from the source to the recalls. Forward pass: both towers over as many pairs
+that stay on the device, in batches of the same size.
+"""
+
+import argparse
+import functools
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from benchmarks import recipes
+from benchmarks.interleaved import interleaved_seconds, median_ratio
+from timix_jax import experiment
+from timix_jax.data.sources import open_source
+from timix_jax.evaluators.placement import batch_sharding, divisible, place, replicated
+from timix_jax.evaluators.retrieval import RetrievalEvaluator
+
+TARGET = 1.30
+
+
+def evaluation_seconds(config: ConfigDict, *, pairs: int, repeats: int) -> dict[str, list[float]]:
+    """``forward`` and ``evaluation`` → seconds over ``pairs`` pairs of each repetition."""
+    run = experiment.build(config)
+    size, length = config.model.image.size, config.model.text.max_tokens
+    rows = divisible(config.eval.batch_size, run.mesh)
+    evaluator = RetrievalEvaluator(
+        model=run.model,
+        source=open_source(f"synthetic:?examples={pairs}&size={size}&seed=1"),
+        tokenizer=run.tokenizer,
+        mesh=run.mesh,
+        image_size=size,
+        max_tokens=length,
+        batch_size=config.eval.batch_size,
+    )
+    params = jax.device_put(jax.jit(run.model.init)(jax.random.key(0)), replicated(run.mesh))
+
+    @jax.jit
+    def encode(params: Any, images: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+        image = run.model.encode_patches(params, run.model.embed_patches(params, images))
+        return image.embedding, run.model.encode_text(params, tokens).embedding
+
+    rng = np.random.default_rng(0)
+    put = functools.partial(place, sharding=batch_sharding(run.mesh))
+    images = put(rng.integers(0, 256, (rows, size, size, 3), np.uint8))
+    tokens = put(rng.integers(1, run.tokenizer.vocab_size, (rows, length), np.int32))
+
+    def forward() -> None:
+        done = None
+        for _ in range(-(-pairs // rows)):
+            done = encode(params, images, tokens)
+        jax.block_until_ready(done)
+
+    cases = {"forward": forward, "evaluation": lambda: evaluator.run(params)}
+    return interleaved_seconds(cases, repeats=repeats)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--pairs", type=int, default=5000)
+    parser.add_argument("--repeats", type=int, default=3)
+    config, args = recipes.parse(parser, argv)
+    seconds = evaluation_seconds(config, pairs=args.pairs, repeats=args.repeats)
+    forward, whole = (statistics.median(seconds[name]) for name in ("forward", "evaluation"))
+    ratio = median_ratio(seconds, "evaluation", "forward")
+    print(
+        "| pairs | forward pass, s | evaluation, s | ratio | target |\n|---|---|---|---|---|\n"
+        f"| {args.pairs:,} | {forward:.3g} | {whole:.3g} | {ratio:.3f} | < {TARGET:.2f} |",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
