@@ -22,7 +22,6 @@ from benchmarks.interleaved import interleaved_seconds, median_ratio
 from timix_jax import experiment
 from timix_jax.config import complete
 from timix_jax.parallel.mesh import put_batch
-from timix_jax.parallel.sharding import infer_shardings
 from timix_jax.train_step import make_train_step
 
 TARGET = 3.0
@@ -32,7 +31,7 @@ WARM_UP_BATCHES = 4
 def measure(config: ConfigDict, *, seconds: float, repeats: int) -> dict[str, list[float]]:
     """``pipeline`` and ``step`` → seconds a batch of each repetition."""
     run = experiment.build(config)
-    state = jax.jit(run.create_state, out_shardings=infer_shardings(run.abstract_state, run.mesh))(
+    state = jax.jit(run.create_state, out_shardings=run.layout.shardings(run.abstract_state))(
         jax.random.key(config.seed)
     )
     step = jax.jit(

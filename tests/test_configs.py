@@ -12,6 +12,7 @@ import pytest
 from timix_jax import experiment
 from timix_jax.config import complete, flatten
 from timix_jax.info import parameters_by_tower
+from timix_jax.parallel.layout import Layout
 from timix_jax.parallel.mesh import make_mesh, put_batch
 from timix_jax.train_step import make_train_step
 
@@ -78,8 +79,8 @@ def test_vitb16_takes_a_real_step(tmp_path, monkeypatch):
     config.train.batch_size = config.regions.batch_size = 4
     config.train.duration = "4 steps"
     config.optim.warmup = "1 step"
-    one_device = make_mesh(jax.devices()[:1])
-    monkeypatch.setattr(experiment.run, "build_mesh", lambda config: one_device)
+    one_device = Layout(make_mesh(jax.devices()[:1]))
+    monkeypatch.setattr(experiment.run, "build_layout", lambda config, devices: one_device)
     run = experiment.build(complete(config))
     towers = parameters_by_tower(run.abstract_state.params)
     assert 85e6 < towers["image"] < 88e6

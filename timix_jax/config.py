@@ -14,6 +14,7 @@ from timix_jax.data.augment import Augment
 from timix_jax.errors import UserError
 from timix_jax.mixing import MIXERS
 from timix_jax.objectives import OBJECTIVES
+from timix_jax.parallel.sharding import SMALL
 
 # Fields that may change between a run and its resumption.
 MUTABLE_FIELDS = ("log", "eval", "checkpoint", "pictures", "data.threads", "mesh")
@@ -37,6 +38,8 @@ _AT_LEAST = {
     "mix.weight": 0,
     "regions.max_regions": 1,
     "train.batch_size": 1,
+    "train.accumulate": 1,
+    "mesh.small": 1,
     "checkpoint.keep_last": 1,
     "checkpoint.keep_every": 0,
     "log.peak_tflops": 0,
@@ -119,8 +122,8 @@ def default_config() -> ConfigDict:
             "clip_norm": 1.0,
             "ema": 0.0,
         },
-        "train": {"batch_size": 1024, "duration": "30 epochs"},
-        "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+        "train": {"batch_size": 1024, "duration": "30 epochs", "accumulate": 1},
+        "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "rules": (), "small": SMALL},
         "checkpoint": {"every": "10%", "keep_last": 2, "keep_every": 0},
         "log": {"every": "50 steps", "tensorboard": True, "peak_tflops": 0.0},
         "eval": {

@@ -14,7 +14,7 @@ from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import UserError
 from timix_jax.evaluators import Evaluator
 from timix_jax.metrics import write_results
-from timix_jax.parallel.sharding import infer_shardings, with_shardings
+from timix_jax.parallel.sharding import with_shardings
 from timix_jax.remote import as_path, check_reachable
 from timix_jax.workdir import absolute
 
@@ -49,15 +49,17 @@ def evaluate_checkpoint(config: ConfigDict, workdir: str) -> dict[str, float]:
     path = checkpointing.find_checkpoint(workdir)
     meta = checkpointing.read_meta(path)
     tokenizer = Tokenizer.from_json(meta["tokenizer"])
-    mesh = experiment.build_mesh(config)
-    model = experiment.build_model(config, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id)
-    evaluators = experiment.build_evaluators(config, model, tokenizer, mesh)
+    layout = experiment.build_layout(config)
+    model = experiment.build_model(
+        config, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id, layout=layout
+    )
+    evaluators = experiment.build_evaluators(config, model, tokenizer, layout.mesh)
     if not evaluators:
         raise UserError(
             "config.eval.sets=() names no data; give --config.eval.sets=\"('NAME=SOURCE',)\""
         )
     abstract = jax.eval_shape(model.init, jax.random.key(0))
-    abstract = with_shardings(abstract, infer_shardings(abstract, mesh))
+    abstract = with_shardings(abstract, layout.shardings(abstract))
     params = checkpointing.restore_params(path, abstract, part=part)
     logging.info("evaluating %s of %s", part, path)
     results = run_evaluators(evaluators, params)

@@ -17,7 +17,6 @@ from timix_jax.flops import peak_flops
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.parallel.mesh import batch_sharding, batch_shards
 from timix_jax.parallel.paths import path_names
-from timix_jax.parallel.sharding import infer_shardings
 from timix_jax.progress import format_quantity
 from timix_jax.train_state import TrainState
 
@@ -40,12 +39,13 @@ def print_info(config: ConfigDict, workdir: str) -> None:
 def describe(config: ConfigDict, workdir: str) -> str:
     """The text of `print_info` for a complete configuration."""
     vocab_size, origin = vocabulary(config)
-    mesh = experiment.check_shapes(config)
+    layout = experiment.check_shapes(config)
+    mesh = layout.mesh
     model = experiment.build_model(config, vocab_size=vocab_size, pad_id=0)
     # No step is taken: how many there are, which the data would tell, changes nothing here.
     objectives = experiment.build_objectives(config, model, lambda value, field: 0)
     state = _abstract_state(config, model)
-    shardings = infer_shardings(state, mesh)
+    shardings = layout.shardings(state)
     batch = abstract_batch(config)
     estimate = info.memory_estimate(
         params=state.params,

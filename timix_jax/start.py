@@ -10,11 +10,10 @@ from etils import epath
 
 from timix_jax import checkpointing
 from timix_jax.checkpointing import Checkpointer
-from timix_jax.errors import UserError
+from timix_jax.errors import UserError, located
 from timix_jax.experiment import Experiment
 from timix_jax.models.position_embeddings import fit_position_embeddings
-from timix_jax.parallel.mesh import replicated
-from timix_jax.parallel.sharding import infer_shardings, with_shardings
+from timix_jax.parallel.sharding import with_shardings
 from timix_jax.train_state import TrainState
 
 
@@ -27,13 +26,14 @@ def initial_state(experiment: Experiment, checkpointer: Checkpointer) -> tuple[T
     3. Fresh parameters from ``config.seed``.
     """
     abstract = experiment.abstract_state
-    shardings = infer_shardings(abstract, experiment.mesh)
+    with located("config.mesh: "):
+        shardings = experiment.layout.shardings(abstract)
     step = checkpointer.latest_valid()
     if step is not None:
         state, _ = checkpointer.restore(step, with_shardings(abstract, shardings))
         logging.info("resumed from checkpoint %d in %s", step, checkpointer.directory)
         return state, True
-    key = jax.device_put(jax.random.key(experiment.config.seed), replicated(experiment.mesh))
+    key = jax.device_put(jax.random.key(experiment.config.seed), experiment.layout.replicated)
     create = jax.jit(experiment.create_state, out_shardings=shardings)
     state = create(key)
     if experiment.config.init_from:

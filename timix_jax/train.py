@@ -168,7 +168,9 @@ class Loop:
             ema_decay=config.optim.ema,
             seed=config.seed,
         )
-        self._step = jax.jit(step, donate_argnums=0)
+        # The new state lies as the old one: left to the compiler, it could differ, and the next step compile anew.
+        shardings = (run.layout.shardings(run.abstract_state), run.layout.replicated)
+        self._step = jax.jit(step, donate_argnums=0, out_shardings=shardings)
         self._saved: int | None = None
         self._meta = {"config": flatten(config), "tokenizer": run.tokenizer.to_json()}
 

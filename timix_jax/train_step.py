@@ -134,8 +134,9 @@ def make_train_step(
         if ema_params is not None:
             ema_params = ema_update(ema_params, params, ema_decay)
         norm = global_norm(grads)
-        # A finite gradient can still make an update that ruins the weights, and they would be saved.
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(global_norm(updates))
+        # A finite gradient can still make an update that ruins the weights, and they would be saved. The new
+        # weights are looked at, not the updates: those would have to be kept for it, as large as the model.
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(global_norm(params))
         metrics |= {
             "loss": loss,
             "lr": schedule(state.step),

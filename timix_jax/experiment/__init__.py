@@ -3,7 +3,7 @@
 from timix_jax.experiment.data import needs_boxes, uses_regions
 from timix_jax.experiment.evaluation import build_evaluators
 from timix_jax.experiment.losses import build_objectives, step_flops
-from timix_jax.experiment.model import abstract_params, build_mesh, build_model
+from timix_jax.experiment.model import abstract_params, build_layout, build_model
 from timix_jax.experiment.optimizer import build_optimizer
 from timix_jax.experiment.run import Experiment, build, check_shapes
 
@@ -12,7 +12,7 @@ __all__ = [
     "abstract_params",
     "build",
     "build_evaluators",
-    "build_mesh",
+    "build_layout",
     "build_model",
     "build_objectives",
     "build_optimizer",

@@ -1,5 +1,7 @@
 """``config.eval`` as arguments: the evaluation sets and their evaluators."""
 
+import dataclasses
+
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -15,6 +17,7 @@ def build_evaluators(
 ) -> dict[str, list[Evaluator]]:
     """Evaluation set → its evaluators, for every ``NAME=SOURCE`` of ``config.eval.sets``."""
     built: dict[str, list[Evaluator]] = {}
+    model = dataclasses.replace(model, microbatches=1)  # there are no activations to keep
     for entry in config.eval.sets:
         name, equals, spec = entry.partition("=")
         if not equals or not name or name in built:

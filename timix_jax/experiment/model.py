@@ -1,21 +1,24 @@
 """``config.model`` and ``config.mesh`` as arguments."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from timix_jax.errors import UserError, located
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.text import TextShape
 from timix_jax.models.vit import VitShape
+from timix_jax.parallel.layout import Layout
 from timix_jax.parallel.mesh import make_mesh
 
 
-def build_model(config: ConfigDict, *, vocab_size: int, pad_id: int) -> DualEncoder:
-    """The model of ``config.model``."""
+def build_model(
+    config: ConfigDict, *, vocab_size: int, pad_id: int, layout: Layout | None = None
+) -> DualEncoder:
+    """The model of ``config.model``, on the mesh of ``layout`` (None: on one device)."""
     m = config.model
     if m.dtype not in ("float32", "bfloat16"):
         raise UserError(f"config.model.dtype={m.dtype!r} is unknown; use 'float32' or 'bfloat16'")
@@ -35,13 +38,34 @@ def build_model(config: ConfigDict, *, vocab_size: int, pad_id: int) -> DualEnco
             dtype=jnp.dtype(m.dtype),
             scan=m.scan,
             remat=m.remat,
+            layout=layout,
+            microbatches=config.train.accumulate,
         )
 
 
-def build_mesh(config: ConfigDict) -> Mesh:
-    """The mesh of ``config.mesh`` over all devices."""
+def build_layout(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Layout:
+    """The mesh and the sharding rules of ``config.mesh`` over all devices, or those given."""
+    m = config.mesh
+    for rule in m.rules:
+        if not (
+            isinstance(rule, (tuple, list))
+            and len(rule) == 2
+            and isinstance(rule[0], str)
+            and isinstance(rule[1], (tuple, list))
+        ):
+            raise UserError(
+                f"config.mesh.rules: {rule!r} is not (pattern, axes); write "
+                "(('mlp/up/kernel', (None, 'fsdp', 'tensor')),)"
+            )
+    rules = tuple(
+        (pattern, tuple(tuple(axis) if isinstance(axis, list) else axis for axis in axes))
+        for pattern, axes in m.rules
+    )
     with located("config."):
-        return make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp, tensor=config.mesh.tensor)
+        mesh = make_mesh(
+            None if devices is None else list(devices), data=m.data, fsdp=m.fsdp, tensor=m.tensor
+        )
+    return Layout(mesh, rules, m.small)
 
 
 def abstract_params(model: DualEncoder) -> Any:

@@ -7,9 +7,9 @@ from ml_collections import ConfigDict
 
 from timix_jax.errors import UserError, located
 from timix_jax.optim import make_optimizer
+from timix_jax.parallel.sharding import STACKED
 from timix_jax.schedule import Schedule
 
-STACKED = r".*/layers/.*"  # parameters with a leading layer axis (models/transformer.py)
 _LR_SCALE = ([str, float], [str, int])
 
 

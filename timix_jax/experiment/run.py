@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import optax
@@ -20,11 +21,13 @@ from timix_jax.experiment.data import (
     uses_regions,
 )
 from timix_jax.experiment.losses import build_objectives, check_teacher, step_flops
-from timix_jax.experiment.model import abstract_params, build_mesh, build_model
+from timix_jax.experiment.model import abstract_params, build_layout, build_model
 from timix_jax.experiment.optimizer import build_optimizer
+from timix_jax.mixing.fraction import select_rows
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.objectives import Objective
-from timix_jax.parallel.mesh import check_batch_size
+from timix_jax.parallel.layout import Layout
+from timix_jax.parallel.mesh import batch_shards, check_batch_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Experiment:
     """
 
     config: ConfigDict
-    mesh: Mesh
+    layout: Layout
     model: DualEncoder
     tokenizer: Tokenizer
     sources: tuple[Source, ...]
@@ -48,6 +51,11 @@ class Experiment:
     examples: int
     total_steps: int
     every: dict[str, int]
+
+    @property
+    def mesh(self) -> Mesh:
+        """The mesh of the layout."""
+        return self.layout.mesh
 
     def create_state(self, key: jax.Array) -> train_state.TrainState:
         """A fresh training state, pure in ``key``."""
@@ -89,19 +97,42 @@ class Experiment:
             )
 
 
-def check_shapes(config: ConfigDict) -> Mesh:
-    """The mesh, once batches and model are found to be possible; no data is read.
+def check_shapes(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Layout:
+    """The layout, once batches and model are found to be possible; no data is read.
 
     Raises:
       UserError: the first field that cannot work.
     """
-    mesh = build_mesh(config)
-    check_batch_size(config.train.batch_size, mesh, field="config.train.batch_size")
-    if uses_regions(config):
-        check_batch_size(config.regions.batch_size, mesh, field="config.regions.batch_size")
-    abstract_params(build_model(config, vocab_size=1, pad_id=0))
+    layout = build_layout(config, devices)
+    _check_rows(config, layout.mesh)
+    params = abstract_params(build_model(config, vocab_size=1, pad_id=0))
+    with located("config.mesh: "):
+        layout.shardings(params)
     check_teacher(config)
-    return mesh
+    return layout
+
+
+def _check_rows(config: ConfigDict, mesh: Mesh) -> None:
+    """Every batch of a step divides over the devices, and each microbatch of it."""
+    batches = {"config.train.batch_size": config.train.batch_size}
+    if uses_regions(config):
+        batches["config.regions.batch_size"] = config.regions.batch_size
+    shards, parts = batch_shards(mesh), config.train.accumulate
+    for field, rows in batches.items():
+        check_batch_size(rows, mesh, field=field)
+        if rows % (shards * parts):
+            raise UserError(
+                f"{field}={rows}: does not divide into config.train.accumulate={parts} parts on each of {shards} "
+                f"devices; use a multiple of {shards * parts}"
+            )
+    mix = config.mix
+    if mix.mixer != "none" and mix.placement == "extra" and 0 < mix.fraction < 1:
+        rows = len(select_rows(config.train.batch_size, mix.fraction))
+        if rows % (shards * parts):
+            raise UserError(
+                f"config.mix.fraction={mix.fraction}: {rows} of {config.train.batch_size} images do not divide over "
+                f"{shards} devices × {parts} parts; choose a share that gives a multiple of {shards * parts}"
+            )
 
 
 def build(config: ConfigDict, *, tokenizer: Tokenizer | None = None) -> Experiment:
@@ -114,10 +145,12 @@ def build(config: ConfigDict, *, tokenizer: Tokenizer | None = None) -> Experime
     Raises:
       UserError: the first field that cannot work.
     """
-    mesh = check_shapes(config)
+    layout = check_shapes(config)
     sources = open_training_sources(config)
     tokenizer = tokenizer or build_tokenizer(config, sources)
-    model = build_model(config, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id)
+    model = build_model(
+        config, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id, layout=layout
+    )
     examples = sum(len(source) for source in sources)
     to_steps = functools.partial(
         schedule.steps, batch_size=config.train.batch_size, examples=examples
@@ -137,7 +170,7 @@ def build(config: ConfigDict, *, tokenizer: Tokenizer | None = None) -> Experime
     params = abstract_params(model)
     return Experiment(
         config=config,
-        mesh=mesh,
+        layout=layout,
         model=model,
         tokenizer=tokenizer,
         sources=sources,

@@ -1,6 +1,8 @@
 """The dual encoder (image tower, text tower, patch predictor) as pure functions over one parameter tree."""
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -9,10 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from timix_jax.errors import UserError
+from timix_jax.models.microbatches import in_microbatches
 from timix_jax.models.patch_predictor import PatchPredictor
 from timix_jax.models.text import TextShape, TextTransformer
 from timix_jax.models.transformer import Remat
 from timix_jax.models.vit import VisionTransformer, VitShape, cls_attention
+from timix_jax.parallel.layout import Layout
 
 Array = jax.Array
 Params = Any
@@ -39,13 +43,13 @@ def unit_norm(x: Array) -> Array:
     return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)
 
 
-def _apply(module: nn.Module, params: Params, *args: Any, **options: Any) -> Any:
-    return module.apply({"params": params}, *args, **options)
-
-
 @dataclass(frozen=True)
 class DualEncoder:
     """CLIP-like model with the text-aware patch predictor at ViT block ``tpp_layer`` (0-based).
+
+    With a ``layout`` the parameters may lie cut over the mesh and are gathered where they are used. With
+    ``microbatches`` above 1 the towers run over that many parts of the batch, one after the other, and keep the
+    activations of none: the loss sees all embeddings at once, and its gradient is that of the whole batch.
 
     Example:
       model = DualEncoder(VitShape(64, 8, 128, 4, 4, 512), TextShape(1000, 16, 128, 2, 4, 512))
@@ -68,6 +72,8 @@ class DualEncoder:
     dtype: Any = jnp.float32
     scan: bool = True
     remat: Remat = "none"
+    layout: Layout | None = None
+    microbatches: int = 1
 
     def __post_init__(self) -> None:
         """Refuses shapes that cannot work, before anything is compiled."""
@@ -98,7 +104,14 @@ class DualEncoder:
     @property
     def _vit(self) -> VisionTransformer:
         return VisionTransformer(
-            self.image, self.embed_dim, self.pool, self.act, self.dtype, self.scan, self.remat
+            self.image,
+            self.embed_dim,
+            self.pool,
+            self.act,
+            self.dtype,
+            self.scan,
+            self.remat,
+            self.layout,
         )
 
     @property
@@ -112,7 +125,21 @@ class DualEncoder:
             self.dtype,
             self.scan,
             self.remat,
+            self.layout,
         )
+
+    def _apply(
+        self, part: str, module: nn.Module, params: Params, *args: Any, **options: Any
+    ) -> Any:
+        """Applies a module to ``params[part]``; the layers of its blocks are gathered by the blocks themselves."""
+        own = params[part]
+        if self.layout is not None:
+            outside = {name: leaf for name, leaf in own.items() if name != "blocks"}
+            own = {**own, **self.layout.gather(outside, part)}
+        return module.apply({"params": own}, *args, **options)
+
+    def _split(self, function: Callable[..., Any], *arrays: Array) -> Any:
+        return in_microbatches(function, *arrays, count=self.microbatches, layout=self.layout)
 
     def init(self, key: Array) -> Params:
         """Fresh float32 parameters: {image, text, patch_predictor, log_temperature}."""
@@ -130,7 +157,7 @@ class DualEncoder:
 
     def embed_patches(self, params: Params, images: Array) -> Array:
         """Images (B,H,H,3), uint8 or float -1..1, to patch embeddings (B,N,C) before positions."""
-        return _apply(self._vit, params["image"], images, method="embed_patches")
+        return self._apply("image", self._vit, params, images, method="embed_patches")
 
     def encode_patches(
         self, params: Params, patches: Array, *, capture: int | None = None
@@ -140,12 +167,18 @@ class DualEncoder:
         ``capture`` also returns all tokens after that block (``tpp_layer`` for the predictor; ``depth - 2`` for
         the attention score).
         """
-        pooled, tokens, captured = _apply(self._vit, params["image"], patches, capture=capture)
-        return ImageFeatures(unit_norm(pooled), tokens, captured)
+
+        def encode(patches: Array) -> ImageFeatures:
+            vit = functools.partial(self._apply, "image", self._vit, params)
+            pooled, tokens, captured = vit(patches, capture=capture)
+            return ImageFeatures(unit_norm(pooled), tokens, captured)
+
+        return self._split(encode, patches)
 
     def encode_prefix(self, params: Params, patches: Array, blocks: int) -> Array:
         """All tokens (B,N+prefix,C) after the first ``blocks`` blocks only."""
-        return _apply(self._vit, params["image"], patches, stop=blocks, method="run_blocks")
+        run = functools.partial(self._apply, "image", self._vit, params)
+        return self._split(lambda x: run(x, stop=blocks, method="run_blocks"), patches)
 
     def encode_site(self, params: Params, patches: Array) -> Array:
         """Patch tokens h (B,N,C) at the predictor's site; later blocks do not run."""
@@ -157,22 +190,32 @@ class DualEncoder:
 
     def encode_text(self, params: Params, tokens: Array) -> TextFeatures:
         """Captions int32 (B,T), [CLS] first."""
-        projected, cls = _apply(self._text, params["text"], tokens)
-        return TextFeatures(unit_norm(projected), cls)
+
+        def encode(tokens: Array) -> TextFeatures:
+            projected, cls = self._apply("text", self._text, params, tokens)
+            return TextFeatures(unit_norm(projected), cls)
+
+        return self._split(encode, tokens)
 
     def patch_logp(self, params: Params, site: Array, cls: Array) -> Array:
         """The patch predictor: site (B,N,C), cls (B,Ct) to log-probabilities (B,N,2) (paper §1)."""
-        return _apply(PatchPredictor(self.dtype), params["patch_predictor"], site, cls)
+        predict = functools.partial(
+            self._apply, "patch_predictor", PatchPredictor(self.dtype), params
+        )
+        return self._split(predict, site, cls)
 
     def project_patches(self, params: Params, patches: Array) -> Array:
         """Final patch tokens (B,N,C) in the shared space, (B,N,D) unit norm."""
-        return unit_norm(_apply(self._vit, params["image"], patches, method="project"))
+        return unit_norm(self._apply("image", self._vit, params, patches, method="project"))
 
     def cls_attention(self, params: Params, tokens: Array) -> Array:
         """CLS attention (B,N) of the last block, given its input tokens (B,N+1,C)."""
         if self.pool != "cls":
             raise UserError("mix.score='attention' needs a CLS token: set model.image.pool='cls'")
         last = jax.tree.map(lambda p: p[-1], params["image"]["blocks"]["layers"])
+        if self.layout is not None:
+            scope = "image/blocks/layers"
+            last = self.layout.gather(last, scope, layers=self.image.depth)
         return cls_attention(last, tokens, heads=self.image.heads)
 
     def temperature(self, params: Params) -> Array:

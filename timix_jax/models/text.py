@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from timix_jax.errors import UserError
 from timix_jax.models.transformer import Remat, Stack, kernel_init
+from timix_jax.parallel.layout import Layout
 
 Array = jax.Array
 
@@ -37,6 +38,7 @@ class TextTransformer(nn.Module):
     dtype: Any = jnp.float32
     scan: bool = True
     remat: Remat = "none"
+    layout: Layout | None = None
 
     @nn.compact
     def __call__(self, tokens: Array) -> tuple[Array, Array]:
@@ -66,6 +68,8 @@ class TextTransformer(nn.Module):
             dtype=self.dtype,
             scan=self.scan,
             remat=self.remat,
+            layout=self.layout,
+            scope="text/blocks",
             name="blocks",
         )(x.astype(self.dtype), tokens != self.pad_id)
         if self.pre_norm:

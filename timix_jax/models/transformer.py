@@ -1,5 +1,6 @@
 """Transformer blocks and their stack: one parameter layout, scanned or unrolled."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -8,9 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from timix_jax.errors import UserError
+from timix_jax.parallel.layout import Layout
 
 Remat = Literal["none", "dots", "full"]
 Array = jax.Array
+
+MASKED = -1e30  # as a logit: no weight, and no NaN where a whole row is masked
 
 # By fan-in: a fixed 0.02, right at width 768, keeps the small widths of CPU runs on a plateau for epochs.
 kernel_init = nn.initializers.lecun_normal()
@@ -21,6 +25,32 @@ def activation(name: str) -> Callable[[Array], Array]:
     if name not in ("gelu", "gelu_tanh"):
         raise UserError(f"model.act={name!r} is unknown; use 'gelu' or 'gelu_tanh'")
     return lambda x: jax.nn.gelu(x, approximate=name == "gelu_tanh")
+
+
+@jax.custom_vjp
+def softmax(logits: Array) -> Array:
+    """Over the last axis, computed in float32 at least, in the type of the logits before and after.
+
+    Its gradient needs only the rounded weights. The derivative of a plain softmax would keep float32 ones, the
+    largest array of a block, beside them.
+    """
+    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    return jax.nn.softmax(wide).astype(logits.dtype)
+
+
+def _softmax_forward(logits: Array) -> tuple[Array, Array]:
+    weights = softmax(logits)
+    return weights, weights
+
+
+def _softmax_backward(weights: Array, cotangent: Array) -> tuple[Array]:
+    wide = jnp.promote_types(weights.dtype, jnp.float32)
+    product = weights.astype(wide) * cotangent.astype(wide)
+    total = jnp.sum(product, axis=-1, keepdims=True)
+    return ((product - weights.astype(wide) * total).astype(weights.dtype),)
+
+
+softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
 class Attention(nn.Module):
@@ -40,9 +70,11 @@ class Attention(nn.Module):
             name="qkv",
         )(x)
         query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        y = jax.nn.dot_product_attention(
-            query, key, value, mask=None if mask is None else mask[:, None, None, :]
+        logits = jnp.einsum("bthd,bshd->bhts", query / math.sqrt(query.shape[-1]), key)
+        weights = softmax(
+            logits if mask is None else jnp.where(mask[:, None, None], logits, MASKED)
         )
+        y = jnp.einsum("bhts,bshd->bthd", weights, value)
         return nn.DenseGeneral(
             width, axis=(-2, -1), kernel_init=kernel_init, dtype=self.dtype, name="out"
         )(y)
@@ -101,8 +133,9 @@ def _rematerialise(fn: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
 class Stack(nn.Module):
     """``depth`` blocks whose parameters are stacked on a leading layer axis.
 
-    The layout is the same scanned (compiles once, for deep models) and unrolled (faster on CPU), so a checkpoint
-    does not depend on the choice.
+    The parameters are the same scanned (compiles once, for deep models) and unrolled (faster on CPU), so a checkpoint
+    does not depend on the choice. With a ``layout`` each layer's parameters are gathered where it runs, and its
+    activations stay with their examples; ``scope`` is the path of this module in the whole model.
     """
 
     depth: int
@@ -114,6 +147,8 @@ class Stack(nn.Module):
     dtype: Any = jnp.float32
     scan: bool = True
     remat: Remat = "none"
+    layout: Layout | None = None
+    scope: str = ""
 
     @nn.compact
     def __call__(
@@ -153,7 +188,20 @@ class Stack(nn.Module):
         stop = self.depth if stop is None else stop
         if not 0 <= stop <= self.depth:
             raise UserError(f"cannot run {stop} of {self.depth} blocks")
-        run = _rematerialise(lambda p, y: block.apply({"params": p}, y, mask), self.remat)
+
+        def one_layer(params: Any, y: Array) -> Array:
+            if self.scan and self.dtype != jnp.float32:
+                # Else the compiler casts all layers before the loop, and keeps that copy of the model as well.
+                params = jax.lax.optimization_barrier(params)
+            if self.layout is None:
+                return block.apply({"params": params}, y, mask)
+            scope = f"{self.scope}/layers"
+            params = self.layout.gather(params, scope, dtype=self.dtype, layers=self.depth)
+            return self.layout.constrain_batch(block.apply({"params": params}, y, mask))
+
+        if self.layout is not None:
+            x = self.layout.constrain_batch(x)
+        run = _rematerialise(one_layer, self.remat)
         if not self.scan:
             captured = x
             for i in range(stop):

@@ -9,6 +9,7 @@ import numpy as np
 
 from timix_jax.errors import UserError
 from timix_jax.models.transformer import Remat, Stack, kernel_init
+from timix_jax.parallel.layout import Layout
 
 Array = jax.Array
 
@@ -70,6 +71,7 @@ class VisionTransformer(nn.Module):
     dtype: Any = jnp.float32
     scan: bool = True
     remat: Remat = "none"
+    layout: Layout | None = None
 
     def setup(self) -> None:
         """Declares the parameters; shapes do not depend on the inputs."""
@@ -90,6 +92,8 @@ class VisionTransformer(nn.Module):
             dtype=self.dtype,
             scan=self.scan,
             remat=self.remat,
+            layout=self.layout,
+            scope="image/blocks",
         )
         self.norm = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)
         self.projection = nn.Dense(

@@ -1,5 +1,6 @@
 """How parameters and the optimiser's moments lie on the mesh: rules over their paths."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,19 +16,23 @@ Rule = tuple[str, tuple[Axis, ...]]
 
 # Below this many elements, gathering an array costs more than holding it on every device.
 SMALL = 2**16
+STACKED = r".*/layers/.*"  # arrays with a leading layer axis (models/transformer.py)
+
+
+# Which dimension of a transformer block's parameters is cut over ``tensor``, counted from the end: heads and hidden
+# units, so that a block needs one sum over the axis in attention and one in the MLP.
+TENSOR_AXES = (
+    (r"attention/qkv/(?:kernel|bias)", -2),
+    (r"attention/out/kernel", -3),
+    (r"mlp/up/(?:kernel|bias)", -1),
+    (r"mlp/down/kernel", -2),
+)
 
 
 def infer_shardings(
     abstract_tree: Any, mesh: Mesh, rules: Sequence[Rule] = (), *, small: int = SMALL
 ) -> Any:
-    """A NamedSharding for each leaf: the first rule that matches its path, else the default.
-
-    The default cuts the largest dimension that the size of the ``fsdp`` axis divides, over it.
-    Arrays below ``small`` elements, and all arrays where the axis has size 1, are whole everywhere.
-
-    A rule's pattern is a regular expression over a path ``a/b/c`` or over the end of one, from any
-    ``/`` on. So a rule written for a parameter holds for its gradient, its moving average and the
-    optimiser's moments too, whose paths end in the parameter's (``opt_state/1/mu/a/b/c``).
+    """A NamedSharding for each leaf, see `spec_of`.
 
     Args:
         abstract_tree: shapes (``jax.eval_shape``) or arrays: parameters or a whole train state.
@@ -39,36 +44,67 @@ def infer_shardings(
 
     **Example:** ``infer_shardings(state, mesh, [(r"mlp/up/kernel", (None, None, "tensor"))])``
     """
-    patterns = [compile_pattern(f"(?:.*/)?(?:{text})", "sharding rule") for text, _ in rules]
-    taken = [0] * len(rules)
-
-    def sharding_of(name: str, leaf: Any) -> NamedSharding:
-        for index, (pattern, (_, axes)) in enumerate(zip(patterns, rules, strict=True)):
-            if pattern.fullmatch(name):
-                taken[index] += 1
-                _check_fit(name, leaf.shape, rules[index], mesh)
-                return NamedSharding(mesh, PartitionSpec(*axes))
-        return NamedSharding(mesh, _default_spec(leaf.shape, mesh, small))
-
-    shardings = map_with_names(sharding_of, abstract_tree)
-    for (text, _), count in zip(rules, taken, strict=True):
-        if not count:
-            names = [name for name, _ in path_names(abstract_tree)]
+    patterns = [_pattern(text) for text, _ in rules]
+    names = [name for name, _ in path_names(abstract_tree)]
+    first = [next((i for i, p in enumerate(patterns) if p.fullmatch(n)), None) for n in names]
+    for index, (text, _) in enumerate(rules):
+        if index not in first:
             raise UserError(
                 f"sharding rule {text!r} takes no array (it must match the end of a path, and the "
                 f"first match wins); paths are such as {some_names(names)}"
             )
-    return shardings
+    return map_with_names(
+        lambda name, leaf: NamedSharding(mesh, spec_of(name, leaf.shape, mesh, rules, small=small)),
+        abstract_tree,
+    )
 
 
-def _default_spec(shape: tuple[int, ...], mesh: Mesh, small: int) -> PartitionSpec:
-    """``fsdp`` on the largest dimension that it divides; none for small arrays."""
+def spec_of(
+    name: str,
+    shape: tuple[int, ...],
+    mesh: Mesh,
+    rules: Sequence[Rule] = (),
+    *,
+    small: int = SMALL,
+) -> PartitionSpec:
+    """How one array lies on the mesh: by the first rule that matches its path, else by default.
+
+    By default the heads and hidden units of the blocks are cut over ``tensor``, and of each array
+    the largest other dimension that the size of the ``fsdp`` axis divides over that; never the
+    axis of stacked layers, which a scan slices. Arrays below ``small`` elements are whole.
+
+    A rule's pattern is a regular expression over a path ``a/b/c`` or over the end of one, from any
+    ``/`` on. So a rule written for a parameter holds for its gradient, its moving average and the
+    optimiser's moments too, whose paths end in the parameter's (``opt_state/1/mu/a/b/c``).
+
+    Raises:
+        UserError: the rule, or the model's heads and widths, do not fit the mesh.
+    """
+    for rule in rules:
+        if _pattern(rule[0]).fullmatch(name):
+            _check_fit(name, shape, rule, mesh)
+            return PartitionSpec(*rule[1])
+    axes: list[Axis] = [None] * len(shape)
+    if mesh.shape["tensor"] > 1:
+        for text, axis in TENSOR_AXES:
+            if _pattern(text).fullmatch(name):
+                axes[axis] = "tensor"
+                _check_fit(name, shape, (text, tuple(axes)), mesh)
     parts = mesh.shape["fsdp"]
-    fitting = [axis for axis, size in enumerate(shape) if size and size % parts == 0]
-    if parts == 1 or np.prod(shape) < small or not fitting:
-        return PartitionSpec()
-    largest = max(fitting, key=lambda axis: shape[axis])
-    return PartitionSpec(*("fsdp" if axis == largest else None for axis in range(len(shape))))
+    if parts > 1 and np.prod(shape) >= small:
+        stacked = re.fullmatch(STACKED, name) is not None
+        free = [
+            axis
+            for axis in range(stacked, len(shape))
+            if axes[axis] is None and shape[axis] and shape[axis] % parts == 0
+        ]
+        if free:
+            axes[max(free, key=lambda axis: shape[axis])] = "fsdp"
+    return PartitionSpec(*axes) if any(axes) else PartitionSpec()
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    return compile_pattern(f"(?:.*/)?(?:{text})", "sharding rule")
 
 
 def _check_fit(name: str, shape: tuple[int, ...], rule: Rule, mesh: Mesh) -> None:
