@@ -1,4 +1,4 @@
-"""Command line: ``python -m timix_jax.main --config=configs/demo.py [--workdir=DIR] [--mode=train|eval|info]``."""
+"""Command line: ``python -m timix_jax.main --config=FILE [--workdir=DIR] [--mode=train|eval|info|compile]``."""
 
 import importlib
 import sys
@@ -22,7 +22,11 @@ MODES = {
     "train": "timix_jax.train:train_and_evaluate",
     "eval": "timix_jax.evaluate:evaluate_checkpoint",
     "info": "timix_jax.info_mode:print_info",
+    "compile": "timix_jax.compile_mode:compile_for",
 }
+
+# Flags that belong to one mode, whose function takes them.
+MODE_FLAGS = {"profile": "train", "topology": "compile", "step_time": "compile"}
 
 FLAGS = flags.FLAGS
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, such as configs/demo.py.")
@@ -41,7 +45,7 @@ _DISTRIBUTED = flags.DEFINE_enum(
     cluster.MODES,
     "auto: join the cluster (Cloud TPU, Slurm, …) where there is one; on: its absence is an error; off: one process.",
 )
-_PROFILE = flags.DEFINE_string(
+flags.DEFINE_string(
     "profile", "", "START:STOP: a profiler trace of these steps is written to WORKDIR/profile."
 )
 _COORDINATOR = flags.DEFINE_string(
@@ -49,6 +53,10 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _PROCESSES = flags.DEFINE_integer("processes", 0, "Number of processes, with --coordinator.")
 _PROCESS = flags.DEFINE_integer("process", 0, "Index of this process, with --coordinator.")
+flags.DEFINE_string("topology", "", "TPU slice for --mode=compile, such as v5e:16x16.")
+flags.DEFINE_float(
+    "step_time", 0.0, "Seconds a step: --mode=compile prints the utilisation that they mean."
+)
 
 
 def default_workdir(config_path: str) -> str:
@@ -62,6 +70,9 @@ def _main(argv: list[str]) -> None:
     if _CONFIG.value is None:
         raise UserError("--config is missing; try --config=configs/demo.py")
     show_own_lines()
+    if _MODE.value == "compile":
+        # The slice is not here, and a chip that is must not be taken.
+        jax.config.update("jax_platforms", "cpu")
     with watched_phases() as watch, watch(CONNECT) as phase:
         cluster.join(
             _DISTRIBUTED.value,
@@ -76,10 +87,17 @@ def _main(argv: list[str]) -> None:
     config_path = config_flags.get_config_filename(FLAGS["config"])
     module, function = MODES[_MODE.value].split(":")
     mode = getattr(importlib.import_module(module), function)
-    options = {"profile": _PROFILE.value} if _PROFILE.value else {}
-    if options and _MODE.value != "train":
-        raise UserError(f"--profile={_PROFILE.value} goes with --mode=train, not {_MODE.value}")
-    mode(_CONFIG.value, _WORKDIR.value or default_workdir(config_path), **options)
+    mode(_CONFIG.value, _WORKDIR.value or default_workdir(config_path), **_mode_options())
+
+
+def _mode_options() -> dict[str, str | float]:
+    given = {name: FLAGS[name].value for name in MODE_FLAGS if FLAGS[name].value}
+    for name, value in given.items():
+        if MODE_FLAGS[name] != _MODE.value:
+            raise UserError(
+                f"--{name}={value} goes with --mode={MODE_FLAGS[name]}, not {_MODE.value}"
+            )
+    return given
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

@@ -36,7 +36,7 @@ from timix_jax.remote import as_path, check_reachable
 from timix_jax.start import check_init_from, initial_state
 from timix_jax.summary import run_summary
 from timix_jax.train_state import TrainState
-from timix_jax.train_step import make_train_step
+from timix_jax.train_step import jit_train_step, make_train_step
 from timix_jax.watchdog import watched_phases
 
 PICTURES_FOLDER = "pictures"
@@ -168,9 +168,7 @@ class Loop:
             ema_decay=config.optim.ema,
             seed=config.seed,
         )
-        # The new state lies as the old one: left to the compiler, it could differ, and the next step compile anew.
-        shardings = (run.layout.shardings(run.abstract_state), run.layout.replicated)
-        self._step = jax.jit(step, donate_argnums=0, out_shardings=shardings)
+        self._step = jit_train_step(step, run.layout, run.abstract_state)
         self._saved: int | None = None
         self._meta = {"config": flatten(config), "tokenizer": run.tokenizer.to_json()}
 

@@ -10,6 +10,7 @@ import optax
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.objectives.base import Forward, Objective
 from timix_jax.optim import ema_update, global_norm
+from timix_jax.parallel.layout import Layout
 from timix_jax.schedule import Schedule
 from timix_jax.train_state import TrainState
 
@@ -148,3 +149,17 @@ def make_train_step(
         return new, metrics
 
     return train_step
+
+
+def jit_train_step(step: TrainStep, layout: Layout, state: TrainState) -> Any:
+    """The step compiled once, its state donated.
+
+    The new state lies as the old one: left to the compiler it could lie elsewhere, and the next step compile anew.
+
+    Args:
+      step: from `make_train_step`.
+      layout: of the mesh.
+      state: the state, or its shapes.
+    """
+    shardings = (layout.shardings(state), layout.replicated)
+    return jax.jit(step, donate_argnums=0, out_shardings=shardings)

@@ -69,7 +69,7 @@ class TextTransformer(nn.Module):
             scan=self.scan,
             remat=self.remat,
             layout=self.layout,
-            scope="text/blocks",
+            root="text/blocks",
             name="blocks",
         )(x.astype(self.dtype), tokens != self.pad_id)
         if self.pre_norm:

@@ -135,7 +135,7 @@ class Stack(nn.Module):
 
     The parameters are the same scanned (compiles once, for deep models) and unrolled (faster on CPU), so a checkpoint
     does not depend on the choice. With a ``layout`` each layer's parameters are gathered where it runs, and its
-    activations stay with their examples; ``scope`` is the path of this module in the whole model.
+    activations stay with their examples; ``root`` is the path of this module in the whole model.
     """
 
     depth: int
@@ -148,7 +148,7 @@ class Stack(nn.Module):
     scan: bool = True
     remat: Remat = "none"
     layout: Layout | None = None
-    scope: str = ""
+    root: str = ""
 
     @nn.compact
     def __call__(
@@ -189,15 +189,16 @@ class Stack(nn.Module):
         if not 0 <= stop <= self.depth:
             raise UserError(f"cannot run {stop} of {self.depth} blocks")
 
+        def apply(params: Any, y: Array) -> Any:
+            return block.apply({"params": params}, y, mask)
+
         def one_layer(params: Any, y: Array) -> Array:
-            if self.scan and self.dtype != jnp.float32:
-                # Else the compiler casts all layers before the loop, and keeps that copy of the model as well.
-                params = jax.lax.optimization_barrier(params)
+            params = self._rounded(params)
             if self.layout is None:
-                return block.apply({"params": params}, y, mask)
-            scope = f"{self.scope}/layers"
+                return apply(params, y)
+            scope = f"{self.root}/layers"
             params = self.layout.gather(params, scope, dtype=self.dtype, layers=self.depth)
-            return self.layout.constrain_batch(block.apply({"params": params}, y, mask))
+            return self.layout.constrain_batch(apply(params, y))
 
         if self.layout is not None:
             x = self.layout.constrain_batch(x)
@@ -212,13 +213,30 @@ class Stack(nn.Module):
         if stop < self.depth:
             layers = jax.tree.map(lambda p: p[:stop], layers)
 
+        if capture is None:
+            x, _ = jax.lax.scan(lambda y, params: (run(params, y), None), x, layers)
+            return x, x
+
         def body(carry: tuple[Array, Array], layer: tuple[Array, Any]) -> tuple[Any, None]:
             y, captured = carry
             index, params = layer
             y = run(params, y)
             # A select keeps nothing for the backward pass but the predicate.
-            captured = y if capture is None else jnp.where(index == capture, y, captured)
-            return (y, captured), None
+            return (y, jnp.where(index == capture, y, captured)), None
 
         (x, captured), _ = jax.lax.scan(body, (x, x), (jnp.arange(stop), layers))
         return x, captured
+
+    def _rounded(self, params: Any) -> Any:
+        """A layer's matrices as float32 numbers that bfloat16 holds: the cast after it changes nothing.
+
+        A bare cast the compiler would move before the loop over layers, and keep a bfloat16 copy of the whole model
+        beside it: 0.34 GB a chip for ViT-B and BERT-base.
+        """
+        if not self.scan or self.dtype != jnp.bfloat16:
+            return params
+        bits = jnp.finfo(jnp.bfloat16)
+        return jax.tree.map(
+            lambda p: p if p.ndim < 2 else jax.lax.reduce_precision(p, bits.nexp, bits.nmant),
+            params,
+        )

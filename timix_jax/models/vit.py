@@ -93,7 +93,7 @@ class VisionTransformer(nn.Module):
             scan=self.scan,
             remat=self.remat,
             layout=self.layout,
-            scope="image/blocks",
+            root="image/blocks",
         )
         self.norm = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)
         self.projection = nn.Dense(

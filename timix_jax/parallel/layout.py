@@ -70,14 +70,15 @@ class Layout:
 
         def gather_one(name: str, leaf: jax.Array) -> jax.Array:
             shape = (layers, *leaf.shape) if layers else leaf.shape
-            spec = spec_of(f"{scope}/{name}", shape, self.mesh, self.rules, small=self.small)
-            spec = (tuple(spec) + (None,) * len(shape))[bool(layers) : len(shape)]
+            given = spec_of(f"{scope}/{name}", shape, self.mesh, self.rules, small=self.small)
+            spec = (tuple(given) + (None,) * len(shape))[bool(layers) : len(shape)]
             travel = leaf.dtype if dtype is None or leaf.ndim < 2 else jnp.dtype(dtype)
             if all(axis is None for axis in spec):
                 return leaf
             return _gather(leaf, self.mesh, spec, travel)
 
-        return map_with_names(gather_one, params)
+        with jax.named_scope("gather_parameters"):
+            return map_with_names(gather_one, params)
 
 
 Spec = tuple[Any, ...]

@@ -1,0 +1,102 @@
+"""The step through the TPU compiler without a TPU: its report, and what it refuses. Needs libtpu (Linux x86-64)."""
+
+import importlib.util
+
+import pytest
+
+from timix_jax import compile_mode, topology
+from timix_jax.config import complete, default_config
+from timix_jax.errors import UserError
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (Linux x86-64 only)"
+)
+
+
+def small_config():
+    c = default_config()
+    tower = {"width": 128, "depth": 2, "heads": 2, "mlp_dim": 256}
+    c.model.image.update({"size": 64, "patch": 16, **tower})
+    c.model.text.update({"max_tokens": 8, **tower})
+    c.model.tpp_layer = 0
+    c.model.dtype = "bfloat16"
+    c.model.remat = "full"
+    c.data.vocab_size = 512
+    c.mix.mixer = "timix"
+    c.mix.score = "random"
+    c.train.batch_size = 64
+    c.mesh.fsdp = 2
+    c.mesh.small = 1024
+    return c
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    return compile_mode.compile_step(complete(small_config()), "v5e:2x2")
+
+
+def test_memory_and_flops_of_a_chip(compiled):
+    assert (compiled.chips, compiled.mesh) == (4, {"data": 2, "fsdp": 2, "tensor": 1})
+    state = 3 * 4 * compiled.parameters  # parameters and two moments, float32
+    batch = 64 // 4 * (64 * 64 * 3 + 8 * 4)
+    assert (
+        state / 2 < compiled.arguments - batch < 0.75 * state
+    )  # cut in two, but TPU tiles pad small arrays
+    assert compiled.temporaries > 0
+    assert compiled.hbm == 16 * 2**30
+    assert compiled.fits
+    assert compiled.peak >= compiled.arguments + compiled.temporaries
+
+
+def test_layers_are_gathered_and_partners_exchanged(compiled):
+    purposes = [(one.kind, compile_mode.purpose(one)) for one in compiled.collectives]
+    assert ("all-gather", "parameters") in purposes
+    assert ("collective-permute", "mixing partners") in purposes
+    assert ("collective-permute", "resharding") not in purposes
+    in_the_loop = [
+        one.runs
+        for one in compiled.collectives
+        if compile_mode.purpose(one) == "parameters" and "blocks" in one.source
+    ]
+    assert 2 in in_the_loop  # once a layer
+
+
+def test_report_names_what_a_person_looks_for(compiled):
+    text = compile_mode.report(compiled, step_time=0.01)
+    for words in (
+        "v5e:2x2: 4 chips",
+        "temporaries",
+        "of 16.0 GiB",
+        "MFU",
+        "mixing partners",
+        "gradients",
+    ):
+        assert words in text.replace("16 GiB", "16.0 GiB")
+
+
+def test_a_step_that_does_not_fit_says_so_with_the_mend():
+    config = small_config()
+    config.model.image.size = 1024
+    config.model.remat = "none"
+    config.train.batch_size = 8192
+    with pytest.raises(
+        UserError, match=r"v5e:2x2: the step takes .*GiB? of .* config.train.batch_size"
+    ):
+        compile_mode.compile_for(config, "", topology="v5e:2x2")
+
+
+@pytest.mark.parametrize("name", ["", "v5e:3x77", "v99:2x2"])
+def test_slices_that_do_not_exist(name):
+    with pytest.raises(UserError, match=r"--topology.*such as v5e:4x4"):
+        compile_mode.compile_for(small_config(), "", topology=name)
+
+
+def test_batches_are_checked_against_the_slice():
+    config = small_config()
+    config.train.batch_size = 6
+    with pytest.raises(UserError, match=r"config.train.batch_size=6.*4 devices"):
+        compile_mode.compile_for(config, "", topology="v5e:2x2")
+
+
+def test_memory_of_chips():
+    assert topology.hbm_bytes(topology.slice_devices("v5p:2x2x1")[0]) == 95 * 2**30

@@ -1,0 +1,86 @@
+"""Collectives read from compiled programs whose communication is known, and from lines as TPU programs have them."""
+
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from timix_jax.hlo import collectives
+from timix_jax.parallel.mesh import make_mesh
+
+
+def compiled_text(function, *shapes_and_specs):
+    mesh = make_mesh(jax.devices()[:4])
+    arguments = [
+        jax.ShapeDtypeStruct(shape, np.float32, sharding=NamedSharding(mesh, PartitionSpec(*spec)))
+        for shape, spec in shapes_and_specs
+    ]
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(function, out_shardings=whole).lower(*arguments).compile().as_text()
+
+
+def test_a_gather_and_a_sum_are_found_with_their_bytes():
+    text = compiled_text(lambda x, y: (x * 2, jnp.sum(y)), ((8, 16), ("data",)), ((64,), ("data",)))
+    found = {one.kind: one for one in collectives(text)}
+    assert set(found) == {"all-gather", "all-reduce"}
+    assert found["all-gather"].bytes == 8 * 16 * 4
+    assert found["all-reduce"].bytes == 4
+    assert all(one.runs == 1 for one in found.values())
+    assert "jit(" in found["all-reduce"].source
+
+
+def test_loops_are_counted_by_their_turns():
+    def function(x):
+        turn = lambda carry, _: (jnp.sin(carry - jnp.sum(carry)), None)
+        return jax.lax.scan(turn, x, None, length=7)[0]
+
+    reductions = [
+        one
+        for one in collectives(compiled_text(function, ((64,), ("data",))))
+        if one.kind == "all-reduce"
+    ]
+    assert [one.runs for one in reductions] == [7]
+
+
+def test_nothing_is_sent_on_one_device():
+    text = jax.jit(lambda x: jnp.sum(x @ x)).lower(np.ones((8, 8), np.float32)).compile().as_text()
+    assert collectives(text) == []
+
+
+def test_pieces_of_one_asynchronous_collective_count_once_and_loops_by_their_condition():
+    text = textwrap.dedent(
+        """
+        HloModule jit_step, is_scheduled=true
+
+        %fused.1 (p: bf16[4,8]) -> bf16[16,8] {
+          %p = bf16[4,8]{1,0} parameter(0)
+          ROOT %all-gather.1 = bf16[16,8]{1,0:T(8,128)} all-gather(%p), channel_id=5, metadata={op_name="step/while/mul"}
+        }
+
+        %fused.2 (p: bf16[4,8]) -> bf16[16,8] {
+          %p = bf16[4,8]{1,0} parameter(0)
+          ROOT %all-gather.2 = bf16[16,8]{1,0:T(8,128)} all-gather(%p), channel_id=5, metadata={op_name="step/while/mul"}
+        }
+
+        %body (c: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
+          %a = bf16[16,8]{1,0} fusion(%x), kind=kCustom, calls=%fused.1
+          %b = bf16[16,8]{1,0} fusion(%x), kind=kCustom, calls=%fused.2
+          %s = (f32[3]{0}, f32[3]{0}, u32[], u32[]) collective-permute-start(%y), channel_id=6
+          %d = f32[3]{0} collective-permute-done(%s)
+        }
+
+        %condition (c: (s32[], bf16[4,8])) -> pred[] {
+          %constant.1 = s32[]{:T(128)} constant(12)
+          ROOT %lt = pred[]{:T(512)} compare(%i, %constant.1), direction=LT
+        }
+
+        ENTRY %main (x: bf16[4,8]) -> bf16[4,8] {
+          %w = (s32[], bf16[4,8]) while(%t), condition=%condition, body=%body
+        }
+        """
+    )
+    gather, permute = collectives(text)
+    assert gather == ("all-gather", 16 * 8 * 2, 12, "step/while/mul")
+    assert permute[:3] == ("collective-permute", 12, 12)

@@ -1,0 +1,225 @@
+"""``--mode=compile``: the real step through the real TPU compiler, for a slice that is not here.
+
+python -m timix_jax.main --config=configs/vitb16.py --mode=compile --topology=v5e:16x16
+"""
+
+import dataclasses
+import functools
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from timix_jax import experiment, hlo, info, schedule, train_state
+from timix_jax.config import complete
+from timix_jax.errors import UserError
+from timix_jax.flops import peak_flops
+from timix_jax.info_mode import abstract_batch, vocabulary
+from timix_jax.parallel.sharding import with_shardings
+from timix_jax.progress import format_quantity
+from timix_jax.topology import EXAMPLES, hbm_bytes, slice_devices
+from timix_jax.train_step import jit_train_step, make_train_step
+
+# The compiled step does not depend on how long the training is; durations need some length.
+NOMINAL_EXAMPLES, NOMINAL_STEPS = 1_000_000, 100_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of a step on one slice.
+
+    Attributes:
+      arguments, temporaries: bytes on a chip: state and batch; what the step needs beside them.
+      peak: bytes on a chip at the worst moment.
+      hbm: bytes of a chip; None where the kind is unknown.
+      flops: analytic FLOPs of a step and chip, without rematerialised passes.
+      peak_flops: bfloat16 FLOP/s of a chip.
+      seconds: of compilation, lowering included.
+    """
+
+    topology: str
+    chips: int
+    mesh: dict[str, int]
+    batch_size: int
+    parameters: int
+    arguments: int
+    temporaries: int
+    peak: int
+    hbm: int | None
+    flops: float
+    peak_flops: float | None
+    collectives: tuple[hlo.Collective, ...]
+    seconds: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether the peak stays within a chip's memory."""
+        return self.hbm is None or self.peak <= self.hbm
+
+
+def compile_for(
+    config: ConfigDict, workdir: str, *, topology: str = "", step_time: float = 0.0
+) -> None:
+    """Compiles the step of ``config`` for a TPU slice and prints what it takes.
+
+    Args:
+      config: a recipe; its data need not be present.
+      workdir: unused; nothing is written.
+      topology: such as ``v5e:16x16``.
+      step_time: seconds a step, to print the utilisation that they would mean; 0 for none.
+
+    Raises:
+      UserError: no such slice, a configuration that cannot work on it, or a step that does not fit into its memory.
+    """
+    del workdir
+    if not topology:
+        raise UserError(f"--mode=compile needs --topology, such as {EXAMPLES}")
+    if step_time < 0:
+        raise UserError(f"--step_time={step_time}: give seconds a step")
+    compiled = compile_step(complete(config), topology)
+    print(report(compiled, step_time))
+    if not compiled.fits:
+        raise UserError(
+            f"--topology={topology}: the step takes {info.format_bytes(compiled.peak)} of a chip's "
+            f"{info.format_bytes(compiled.hbm or 0)}; {MENDS}"
+        )
+
+
+MENDS = (
+    "lower config.train.batch_size, or set config.train.accumulate=2, config.model.remat='full', or "
+    "config.mesh.fsdp above 1"
+)
+
+
+def compile_step(config: ConfigDict, topology: str) -> Compiled:
+    """Compiles the step of a complete configuration.
+
+    Raises:
+      UserError: as `compile_for`; where the compiler itself runs out of the chip's memory, with its figures.
+    """
+    devices = slice_devices(topology)
+    layout = experiment.check_shapes(config, devices)
+    vocab_size, _ = vocabulary(config)
+    model = experiment.build_model(config, vocab_size=vocab_size, pad_id=0, layout=layout)
+    to_steps = functools.partial(
+        schedule.steps,
+        batch_size=config.train.batch_size,
+        examples=NOMINAL_EXAMPLES,
+        total_steps=NOMINAL_STEPS,
+    )
+    objectives = experiment.build_objectives(config, model, to_steps)
+    rate = lambda step: jnp.asarray(config.optim.lr, jnp.float32)
+    optimizer = experiment.build_optimizer(config, experiment.abstract_params(model), rate)
+    create = functools.partial(train_state.create, model, optimizer, ema=config.optim.ema > 0)
+    state = jax.eval_shape(create, jax.random.key(0))
+    state = with_shardings(state, layout.shardings(state))
+    batch = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.batch),
+        abstract_batch(config),
+    )
+    step = make_train_step(
+        model,
+        objectives,
+        optimizer,
+        schedule=rate,
+        ema_decay=config.optim.ema,
+        seed=config.seed,
+    )
+    start = time.monotonic()
+    lowered = jit_train_step(step, layout, state).lower(state, batch)
+    try:
+        program = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        used = re.search(r"Used ([\d.]+\w+) of ([\d.]+\w+) hbm", str(error))
+        if not used:
+            raise
+        raise UserError(
+            f"--topology={topology}: the step takes {used[1]}iB of the {used[2]}iB that a chip leaves to it; {MENDS}"
+        ) from error
+    seconds = time.monotonic() - start
+    memory = program.memory_analysis()
+    return Compiled(
+        topology=topology,
+        chips=len(devices),
+        mesh=dict(layout.mesh.shape),
+        batch_size=config.train.batch_size,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        arguments=memory.argument_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        peak=memory.argument_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.generated_code_size_in_bytes,
+        hbm=hbm_bytes(devices[0]),
+        flops=experiment.step_flops(config, model, objectives) / len(devices),
+        peak_flops=peak_flops(devices[0]),
+        collectives=tuple(hlo.collectives(program.as_text())),
+        seconds=seconds,
+    )
+
+
+def report(compiled: Compiled, step_time: float = 0.0) -> str:
+    """What `compile_for` prints."""
+    c = compiled
+    axes = ", ".join(f"{axis} {size}" for axis, size in c.mesh.items())
+    share = f" of {info.format_bytes(c.hbm)}: {c.peak / c.hbm:.0%}" if c.hbm else ""
+    lines = [
+        f"slice           {c.topology}: {c.chips} chips; mesh {axes}",
+        f"global batch    {c.batch_size:,}, {c.batch_size / c.chips:g} a chip",
+        f"parameters      {format_quantity(c.parameters, '')}",
+        f"state and batch {info.format_bytes(c.arguments)} a chip",
+        f"temporaries     {info.format_bytes(c.temporaries)} a chip",
+        f"peak            {info.format_bytes(c.peak)} a chip{share}"
+        f"{'' if c.fits else '  DOES NOT FIT'}",
+        f"compute         {format_quantity(c.flops, 'FLOP')} a step and chip, without rematerialised passes",
+    ]
+    if c.peak_flops:
+        best = c.flops / c.peak_flops
+        lines.append(
+            f"                {best:.3g} s a step at the peak of {format_quantity(c.peak_flops, 'FLOP/s')}"
+        )
+        if step_time:
+            lines.append(f"                MFU {best / step_time:.1%} at {step_time:g} s a step")
+    lines += [
+        f"compiled in     {c.seconds:.0f} s",
+        "",
+        "collectives of a step, bytes of their results on a chip:",
+        collective_table(c.collectives),
+    ]
+    return "\n".join(lines)
+
+
+def collective_table(collectives: Sequence[hlo.Collective]) -> str:
+    """A row a kind and purpose: instructions, how often they run, bytes a step."""
+    rows: dict[tuple[str, str], list[int]] = {}
+    for one in collectives:
+        row = rows.setdefault((one.kind, purpose(one)), [0, 0, 0])
+        row[0] += 1
+        row[1] += one.runs
+        row[2] += one.runs * one.bytes
+    table: list[Sequence[Any]] = [
+        (kind, what, f"{count:,}", f"{runs:,}", info.format_bytes(size))
+        for (kind, what), (count, runs, size) in sorted(rows.items())
+    ]
+    return info.format_table(("kind", "purpose", "in the program", "a step", "bytes"), table)
+
+
+def purpose(collective: hlo.Collective) -> str:
+    """What a collective is for, by the operation that it comes from."""
+    source, kind = collective.source, collective.kind
+    if "partner_exchange" in source:
+        return "mixing partners"
+    if "pair_sums" in source:
+        return "contrastive loss"
+    if kind == "collective-permute":
+        return "resharding"
+    if kind == "all-gather" and "gather_parameters" in source:
+        return "parameters"
+    if kind in ("all-reduce", "reduce-scatter") and "transpose(" in source:
+        return "gradients"
+    return "other"

@@ -1,0 +1,66 @@
+"""TPU slices that are not here: their devices for the compiler, and the memory of their chips."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import jax
+from jax.experimental import topologies
+
+from timix_jax.errors import UserError
+
+GIB = 2**30
+# HBM of a chip, by the start of device_kind, from Google's data sheets.
+HBM_BYTES = {
+    "TPU v4": 32 * GIB,
+    "TPU v5 lite": 16 * GIB,
+    "TPU v5": 95 * GIB,  # what JAX calls v5p; after "TPU v5 lite"
+    "TPU v6 lite": 32 * GIB,
+}
+EXAMPLES = "v5e:4x4, v5e:16x16, v5p:2x2x1, v5p:8x8x16, v6e:2x2"
+_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server to ask
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is used, so that several may compile
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+
+
+def slice_devices(name: str) -> list[jax.Device]:
+    """The devices of a slice such as ``v5e:16x16``, to build a mesh on and to compile for.
+
+    Raises:
+      UserError: libtpu is not installed, or knows no such slice.
+    """
+    for key, value in _ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    try:
+        with _quiet():
+            topology = topologies.get_topology_desc(platform="tpu", topology_name=name)
+    except Exception as error:
+        cause = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
+        raise UserError(
+            f"--topology={name!r}: {cause}; install libtpu (pip install libtpu, Linux x86-64), and give a slice "
+            f"such as {EXAMPLES}"
+        ) from error
+    return list(topology.devices)
+
+
+def hbm_bytes(device: jax.Device) -> int | None:
+    """HBM of one device in bytes; None for kinds that are not in the table."""
+    return next((b for kind, b in HBM_BYTES.items() if device.device_kind.startswith(kind)), None)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """libtpu writes warnings about the missing machine straight to the file of standard error."""
+    saved = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
