@@ -56,12 +56,12 @@ def test_pieces_of_one_asynchronous_collective_count_once_and_loops_by_their_con
 
         %fused.1 (p: bf16[4,8]) -> bf16[16,8] {
           %p = bf16[4,8]{1,0} parameter(0)
-          ROOT %all-gather.1 = bf16[16,8]{1,0:T(8,128)} all-gather(%p), channel_id=5, metadata={op_name="step/while/mul"}
+          ROOT %all-gather.1 = bf16[16,8]{1,0:T(8,128)} all-gather(%p), channel_id=5, metadata={op_name="step/mul"}
         }
 
         %fused.2 (p: bf16[4,8]) -> bf16[16,8] {
           %p = bf16[4,8]{1,0} parameter(0)
-          ROOT %all-gather.2 = bf16[16,8]{1,0:T(8,128)} all-gather(%p), channel_id=5, metadata={op_name="step/while/mul"}
+          ROOT %all-gather.2 = bf16[16,8]{1,0:T(8,128)} all-gather(%p), channel_id=5, metadata={op_name="step/mul"}
         }
 
         %body (c: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
@@ -82,5 +82,5 @@ def test_pieces_of_one_asynchronous_collective_count_once_and_loops_by_their_con
         """
     )
     gather, permute = collectives(text)
-    assert gather == ("all-gather", 16 * 8 * 2, 12, "step/while/mul")
+    assert gather == ("all-gather", 16 * 8 * 2, 12, "step/mul")
     assert permute[:3] == ("collective-permute", 12, 12)

@@ -3,6 +3,7 @@
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, flags
@@ -70,18 +71,20 @@ def _main(argv: list[str]) -> None:
     if _CONFIG.value is None:
         raise UserError("--config is missing; try --config=configs/demo.py")
     show_own_lines()
-    if _MODE.value == "compile":
-        # The slice is not here, and a chip that is must not be taken.
+    here = (
+        _MODE.value != "compile"
+    )  # else the slice is elsewhere: no chip is taken, no cluster joined
+    if not here:
         jax.config.update("jax_platforms", "cpu")
     with watched_phases() as watch, watch(CONNECT) as phase:
         cluster.join(
-            _DISTRIBUTED.value,
+            _DISTRIBUTED.value if here else "off",
             coordinator=_COORDINATOR.value,
             processes=_PROCESSES.value,
             process=_PROCESS.value,
         )
         phase.quiet = not jax.distributed.is_initialized()
-    if _CACHE.value:
+    if _CACHE.value and here:
         jax.config.update("jax_compilation_cache_dir", str(epath.Path(_CACHE.value).expanduser()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     config_path = config_flags.get_config_filename(FLAGS["config"])
@@ -90,7 +93,7 @@ def _main(argv: list[str]) -> None:
     mode(_CONFIG.value, _WORKDIR.value or default_workdir(config_path), **_mode_options())
 
 
-def _mode_options() -> dict[str, str | float]:
+def _mode_options() -> dict[str, Any]:
     given = {name: FLAGS[name].value for name in MODE_FLAGS if FLAGS[name].value}
     for name, value in given.items():
         if MODE_FLAGS[name] != _MODE.value:
