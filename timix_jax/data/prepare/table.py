@@ -5,7 +5,7 @@ import difflib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from timix_jax.data.prepare.tasks import Listed, ListedTask, Problem, listed_tasks, unsafe_path
 from timix_jax.data.records import Region
@@ -83,7 +83,7 @@ def _rows(file: Path, quotes: bool) -> Iterator[_Row]:
     """Line number (from 1, of a row's last line) and cells of every row that is not blank."""
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # alt texts exceed the default of 128 KiB
     delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
-    quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream, delimiter=delimiter, quoting=quoting, strict=True)
