@@ -117,7 +117,7 @@ REFUSED = {
         ["config.optim.lrr='3'", "did you mean 'lr'"],
     ),
     "unknown section": (["--config.optm.lr=3"], ["config.optm", "did you mean 'optim'"]),
-    "section": (["--config.mesh=3"], ["config.mesh=3", "data, fsdp, tensor"]),
+    "section": (["--config.mesh=3"], ["config.mesh=3", "data, fsdp, "]),
     "mistyped number": (
         ["--config.seed=1", "--config.optim.lr=fast"],
         ["config.optim.lr=fast", "give a float such as 0.0001"],

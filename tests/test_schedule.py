@@ -71,6 +71,13 @@ def test_durations_without_a_meaning_here():
         steps(3, batch_size=0, examples=8)
 
 
+@pytest.mark.parametrize("value", ["1e400 steps", 2**31, "1e10 epochs", "1e12 examples"])
+def test_more_steps_than_the_counter_holds(value):
+    with pytest.raises(UserError, match=r"config\.train\.duration=.*: more than 2147483647 steps"):
+        steps(value, batch_size=8, examples=100, field="config.train.duration")
+    assert steps(2**31 - 1, batch_size=8, examples=100) == 2**31 - 1
+
+
 def test_messages_are_one_line():
     with pytest.raises(UserError) as error:
         steps("3 days", batch_size=8, examples=64, field="total")

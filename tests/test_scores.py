@@ -42,6 +42,21 @@ def test_from_similarity_and_attention():
     np.testing.assert_allclose(scores.from_attention(attention), zscore(attention), atol=1e-3)
 
 
+def test_scores_of_double_precision_stay_so(x64):
+    """The released code's are: rounding them could make another window the extreme one."""
+    rng = np.random.default_rng(4)
+    values = rng.normal(size=(3, 49))
+    logp = jax.nn.log_softmax(jnp.asarray(rng.normal(size=(3, 49, 2))))
+    pairs = [
+        (scores.from_logp(logp), zscore(np.asarray(logp[..., 1]))),
+        (scores.from_attention(jnp.asarray(values)), zscore(values)),
+        (scores.from_similarity(jnp.asarray(values)[..., None], jnp.ones((3, 1))), zscore(values)),
+    ]
+    for got, expected in pairs:
+        assert got.dtype == jnp.float64
+        np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
 def test_random_is_standard_normal_and_by_key():
     first, again, other = (scores.random(jax.random.key(seed), 40, 100) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)

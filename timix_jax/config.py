@@ -6,6 +6,7 @@ also gives it its configuration.
 
 import dataclasses
 import difflib
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -36,7 +37,9 @@ _AT_LEAST = {
     "model.text.heads": 1,
     "model.text.mlp_dim": 1,
     "mix.weight": 0,
+    "regions.batch_size": 0,
     "regions.max_regions": 1,
+    "regions.max_tokens": 0,
     "train.batch_size": 1,
     "train.accumulate": 1,
     "mesh.small": 1,
@@ -45,6 +48,19 @@ _AT_LEAST = {
     "log.peak_tflops": 0,
     "eval.batch_size": 1,
     "pictures.examples": 1,
+}
+
+_LARGEST_INT = 2**31 - 1  # what a 32-bit index, key or duration can hold
+
+# What the items of a tuple are, and how many where that is fixed; the field's own default shows none.
+_ITEMS: dict[str, tuple[tuple[type, ...], int | None]] = {
+    "data.train": ((str,), None),
+    "data.weights": ((int, float), None),
+    "augment.crop_ratio": ((int, float), 2),
+    "model.temperature_range": ((int, float), 2),
+    "optim.lr_scales": ((tuple, list), None),
+    "eval.sets": ((str,), None),
+    "eval.evaluators": ((str,), None),
 }
 
 
@@ -243,11 +259,42 @@ def _converted(value: Any, default: Any, field: str) -> Any:
             f"config.{field}={value!r} is of type {type(value).__name__}; expected {expected}, "
             f"such as {default!r}"
         )
-    if isinstance(default, float) and not duration:
-        return float(value)
     if duration:
         return str(value)
-    return tuple(value) if isinstance(default, (tuple, list)) else value
+    if isinstance(default, (tuple, list)):
+        _check_items(tuple(value), field)
+        return tuple(value)
+    _check_number(value, field)
+    return float(value) if isinstance(default, float) else value
+
+
+def _check_number(value: Any, field: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"config.{field}={value!r}: give a finite number")
+    if isinstance(value, int) and abs(value) > _LARGEST_INT:
+        raise UserError(f"config.{field}={value!r}: give at most {_LARGEST_INT}")
+
+
+def _check_items(values: tuple[Any, ...], field: str) -> None:
+    kinds, count = _ITEMS.get(field, ((object,), None))
+    names = " or ".join(kind.__name__ for kind in kinds)
+    if count is not None and len(values) != count:
+        raise UserError(f"config.{field}={values!r}: give {count} items, each {names}")
+    for item in values:
+        if not isinstance(item, kinds) or isinstance(item, bool):
+            raise UserError(f"config.{field}={values!r}: the item {item!r} must be {names}")
+        if field == "optim.lr_scales":
+            _check_scale(item, field)
+        _check_number(item, field)
+
+
+def _check_scale(item: Any, field: str) -> None:
+    pattern, factor = item if len(item) == 2 else ("", -1)
+    number = isinstance(factor, int | float) and not isinstance(factor, bool)
+    if not (isinstance(pattern, str) and number and 0 <= float(factor) < math.inf):
+        raise UserError(
+            f"config.{field}: the item {item!r} must be a pattern and a factor of at least 0, such as ('image/.*', 0.1)"
+        )
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def make_optimizer(
     elif name == "muon":
         parts.append(scale_by_muon_and_adam(params, b1=b1, b2=b2, eps=eps))
     else:
-        raise UserError(f"optimizer {name!r} is unknown; use 'adamw' or 'muon'")
+        raise UserError(f"name={name!r} is unknown; use 'adamw' or 'muon'")
     if weight_decay:
         mask = decay_mask(params, no_decay=no_decay, stacked=stacked)
         parts.append(optax.add_decayed_weights(weight_decay, mask=mask))

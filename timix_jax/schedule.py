@@ -16,6 +16,7 @@ _DURATION = re.compile(
     r"(?P<number>[0-9][0-9_]*(?:\.[0-9]*)?(?:[eE]\+?[0-9]+)?)\s*"
     r"(?P<unit>steps?|examples?|epochs?|%|)"
 )
+_LONGEST = 2**31 - 1  # the step is an int32
 _FORMS = '2000, "2000 steps", "1_000_000 examples", "5e6 examples", "30 epochs" or "5%"'
 
 
@@ -44,6 +45,15 @@ def steps(
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size}: must be at least 1")
+    number = _steps(value, batch_size, examples, total_steps, field)
+    if number > _LONGEST:
+        raise UserError(f"{field}={value!r}: more than {_LONGEST} steps, which nothing counts")
+    return number
+
+
+def _steps(
+    value: int | float | str, batch_size: int, examples: int, total_steps: int | None, field: str
+) -> int:
     number, unit = _parse(value, field)
     if unit == "step":
         return math.ceil(number)

@@ -1,8 +1,8 @@
 """How relevant is each patch to the caption: the sources of the scores (paper §2).
 
-Every function gives float32 (B, N), the higher the more relevant, row-major over the grid, without
-a gradient. Learned scores are standardised over the patches of an image: windows don't depend on
-that, λ by relevance mass does.
+Every function gives (B, N), float32 (float64 for float64 inputs), the higher the more relevant,
+row-major over the grid, without a gradient. Learned scores are standardised over the patches of an
+image: windows don't depend on that, λ by relevance mass does.
 """
 
 import jax
@@ -23,20 +23,23 @@ def standardise(logp1: jax.Array, eps: float = 1e-6) -> jax.Array:
 
 def from_logp(logp: jax.Array) -> jax.Array:
     """Patch predictor: z-score of log p₁ (not of p₁) from its output (B, N, 2) (paper §1)."""
-    return _float32(standardise(logp[..., 1]))
+    return _constant(standardise(logp[..., 1]))
 
 
 def from_similarity(patch_embeddings: jax.Array, text: jax.Array) -> jax.Array:
     """Cosine of projected patches (B, N, D) and texts (B, D), all of unit norm, standardised."""
     similarity = jnp.einsum(
-        "bnd,bd->bn", patch_embeddings, text, preferred_element_type=jnp.float32
+        "bnd,bd->bn",
+        patch_embeddings,
+        text,
+        preferred_element_type=jnp.promote_types(text.dtype, jnp.float32),
     )
-    return _float32(standardise(similarity))
+    return _constant(standardise(similarity))
 
 
 def from_attention(cls_attention: jax.Array) -> jax.Array:
     """Attention (B, N) of [CLS] to the patches, mean over heads, standardised: SMMix's scores."""
-    return _float32(standardise(cls_attention))
+    return _constant(standardise(cls_attention))
 
 
 def random(key: jax.Array, batch: int, patches: int) -> jax.Array:
@@ -66,8 +69,9 @@ def from_boxes(boxes: jax.Array, mask: jax.Array, grid: int) -> jax.Array:
     columns = covered(x0, x1)
     rows = covered(y0, y1) * mask[..., None]
     share = (rows[..., :, None] * columns[..., None, :]).max(axis=1, initial=0.0)
-    return _float32(share.reshape(share.shape[0], grid * grid))
+    return _constant(share.reshape(share.shape[0], grid * grid))
 
 
-def _float32(scores: jax.Array) -> jax.Array:
-    return lax.stop_gradient(scores).astype(jnp.float32)
+def _constant(scores: jax.Array) -> jax.Array:
+    """Without a gradient, float32 at least: windows that nearly tie in float64 are to stay as they are."""
+    return lax.stop_gradient(scores).astype(jnp.promote_types(scores.dtype, jnp.float32))

@@ -131,9 +131,11 @@ class MixedContrastive:
             return score(model, forward)
         # A clean pass that another objective asked for has captured no tokens for these scores.
         forward = forward._replace(image=None)
-        zeros = jnp.zeros(forward.patches.shape[:2], jnp.float32)
+        shape = jax.eval_shape(lambda: score(model, forward))
         return jax.lax.cond(
-            self.gamma(forward.step) > 0, lambda: score(model, forward), lambda: zeros
+            self.gamma(forward.step) > 0,
+            lambda: score(model, forward),
+            lambda: jnp.zeros(shape.shape, shape.dtype),
         )
 
     def _loss(
