@@ -213,6 +213,14 @@ REFUSED = {
         ["--config.mix.mixer=timix", "--config.mix.placement=beside"],
         ["config.mix.placement='beside'", "'extra' or 'replace'"],
     ),
+    "beta": (
+        ["--config.mix.mixer=timix", "--config.mix.beta=-1"],
+        ["config.mix.beta=-1.0", "0 to 1"],
+    ),
+    "smoothing": (
+        ["--config.mix.mixer=timix", "--config.mix.label_smoothing=1.5"],
+        ["config.mix.label_smoothing=1.5", "0 to 1"],
+    ),
     "score": (
         ["--config.mix.mixer=timix", "--config.mix.score=luck"],
         ["config.mix.score='luck'", "random"],

@@ -150,3 +150,48 @@ def test_errors_are_one_line_and_say_what_to_do(tmp_path):
         with pytest.raises(UserError) as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+def test_lines_of_a_vocabulary_end_with_line_feeds_alone(tmp_path):
+    """Multilingual vocabularies hold U+2028 and U+0085 as tokens; an id too many would shift all that follow."""
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "\u2028", "\x85", "a", "dog", "[MASK]"]
+    path = tmp_path / "vocab.txt"
+    for text in ("\n".join(tokens) + "\n", "\r\n".join(tokens), "\ufeff" + "\n".join(tokens)):
+        path.write_bytes(text.encode())
+        tokenizer = load_tokenizer(path)
+        assert (tokenizer.vocab_size, tokenizer.pad_id) == (9, 0)
+        assert tokenizer.encode(["a dog"], 5).tolist() == [[2, 6, 7, 3, 0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("vocab.txt", b"\xff\xfe[UNK]", "vocab.txt is not in UTF-8"),
+        ("tokenizer.json", b"\x80\x81", "tokenizer.json is no JSON"),
+        ("tokenizer.json", b"[" * 100_000, "tokenizer.json is no JSON"),
+    ],
+)
+def test_vocabularies_that_are_no_text(tmp_path, name, data, message):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=message):
+        load_tokenizer(tmp_path / name)
+
+
+def test_merges_that_are_no_text(tmp_path):
+    (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1}')
+    (tmp_path / "merges.txt").write_bytes(b"\xff \xfe\n")
+    with pytest.raises(UserError, match=r"merges\.txt is not in UTF-8"):
+        load_tokenizer(tmp_path / "vocab.json")
+
+
+def test_vocabulary_and_merges_as_gpt2_has_them(tmp_path):
+    """No end-of-word suffix; the space belongs to the word after it."""
+    vocabulary = {"a": 0, "b": 1, "ab": 2, "\u0120": 3, "\u0120ab": 4, "<|endoftext|>": 5}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n\u0120 ab\n")
+    tokenizer = load_tokenizer(tmp_path / "vocab.json")
+    assert tokenizer.encode(["ab ab", "ba"], 5)[:, 1:3].tolist() == [[2, 4], [1, 0]]
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na c\n")
+    with pytest.raises(UserError, match=r"merges\.txt disagree") as error:
+        load_tokenizer(tmp_path / "vocab.json")
+    assert "\n" not in str(error.value)

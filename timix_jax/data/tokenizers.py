@@ -32,6 +32,8 @@ _ROLE_NAMES = {
 }
 _CLIP_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
+_BOM = "\ufeff"  # the byte-order mark, as some editors put it before UTF-8
+
 
 class Tokenizer:
     """Encodes as [CLS] words [SEP] padding. Not changed after it is made; safe to share by threads.
@@ -212,8 +214,8 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer:
     if path.suffix == ".txt":
         return _load_wordpiece(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8").removeprefix(_BOM))
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"vocabulary {path} is no JSON; give a vocab.txt or tokenizer.json"
         ) from error
@@ -225,8 +227,17 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer:
     return _load_bpe(path, merges, content)
 
 
+def _lines(path: epath.Path) -> list[str]:
+    """The lines of a vocabulary file. Only line feeds end one: U+2028 or U+0085 can be a token."""
+    try:
+        text = path.read_text(encoding="utf-8").removeprefix(_BOM)
+    except UnicodeDecodeError as error:
+        raise UserError(f"vocabulary {path} is not in UTF-8: {error}") from error
+    return text.removesuffix("\n").replace("\r\n", "\n").split("\n")
+
+
 def _load_wordpiece(path: epath.Path) -> Tokenizer:
-    tokens = path.read_text(encoding="utf-8").splitlines()
+    tokens = _lines(path)
     vocabulary = {token: index for index, token in enumerate(tokens)}
     missing = [name for name in ("[UNK]", "[CLS]", "[SEP]") if name not in vocabulary]
     if missing:
@@ -236,17 +247,18 @@ def _load_wordpiece(path: epath.Path) -> Tokenizer:
 
 
 def _load_bpe(path: epath.Path, merges_path: epath.Path, vocabulary: dict[str, int]) -> Tokenizer:
-    lines = merges_path.read_text(encoding="utf-8").splitlines()
     merges = [
         (line.split()[0], line.split()[1])
-        for line in lines
+        for line in _lines(merges_path)
         if len(line.split()) == 2 and not line.startswith("#version")
     ]
     clip = any(token.endswith("</w>") for token in vocabulary)
     try:
-        model = models.BPE(vocabulary, merges, end_of_word_suffix="</w>" if clip else None)
+        # The library takes no None for "no suffix".
+        model = models.BPE(vocabulary, merges, **({"end_of_word_suffix": "</w>"} if clip else {}))
     except Exception as error:  # the library raises bare Exception
-        raise UserError(f"vocabulary {path} and its merges.txt disagree: {error}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"vocabulary {path} and its merges.txt disagree: {reason}") from error
     tokenizer = hf.Tokenizer(model)
     if clip:
         tokenizer.normalizer = normalizers.Sequence(

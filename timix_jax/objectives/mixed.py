@@ -65,6 +65,9 @@ class MixedContrastive:
                 f"mix.target={self.target!r} needs the clean similarities, which mix.placement='replace' "
                 "does not compute; use mix.target='hard' or mix.placement='extra'"
             )
+        for name in ("beta", "label_smoothing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"mix.{name}={getattr(self, name)}: a share, use 0 to 1")
         if not 0 < self.fraction <= 1:
             raise UserError(
                 f"mix.fraction={self.fraction} is not a share of the batch: use 0 < f <= 1"
