@@ -166,7 +166,11 @@ def test_registry_errors():
     assert build_mixer("timix", grid=GRID, area="mass") == TiMix(GRID, area="mass")
     for name, options, message in [
         ("timx", {}, "'timx' is unknown; use one of none, timix"),
-        ("timix", {"hihg": 0.5}, "no option 'hihg'; its options: low, high, partner, area"),
+        (
+            "timix",
+            {"hihg": 0.5},
+            "no option 'hihg'; its options: partner, within_shard, low, high, area",
+        ),
         ("none", {"low": 0.5}, "no option 'low'; its options: none"),
         ("timix", {"area": "pixels"}, "area='pixels'"),
         ("timix", {"partner": "roll"}, "'roll' is unknown"),

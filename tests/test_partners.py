@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from timix_jax.errors import UserError
-from timix_jax.mixing.partners import check_pairing, derangement, flip, take_partners
+from timix_jax.mixing.partners import Partners, derangement, flip
 
 
 def test_flip_is_an_involution_with_a_lonely_middle():
@@ -35,13 +35,42 @@ def test_derangement_of_one_is_itself():
     assert derangement(jax.random.key(0), 1).tolist() == [0]
 
 
-@pytest.mark.parametrize("pairing", ["flip", "derangement"])
-def test_take_partners_is_indexing(pairing):
-    values = jax.random.normal(jax.random.key(1), (5, 3))
-    partner = flip(5) if pairing == "flip" else derangement(jax.random.key(2), 5)
-    np.testing.assert_array_equal(take_partners(values, partner, pairing), values[partner])
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("rule", ["flip", "derangement"])
+def test_values_are_taken_from_partners_and_given_to_them(rule, shards):
+    values = jax.random.normal(jax.random.key(1), (15, 3))
+    partners = Partners(rule, shards)
+    partner = partners.draw(jax.random.key(2), 15)
+    assert partner.dtype == np.int32
+    np.testing.assert_array_equal(partners.take(values, partner), values[partner])
+    given = np.zeros_like(values)
+    for row, other in enumerate(partner):
+        given[other] += values[row]
+    np.testing.assert_array_equal(partners.give(values, partner), given)
 
 
-def test_unknown_pairing():
+def test_giving_sums_where_rows_share_a_partner():
+    given = Partners("derangement").give(np.arange(1.0, 4.0), np.array([1, 1, 2]))
+    assert given.tolist() == [0, 3, 3]
+
+
+@pytest.mark.parametrize("rule", ["flip", "derangement"])
+def test_within_shards_no_row_leaves_its_own(rule):
+    partner = np.asarray(Partners(rule, 3).draw(jax.random.key(0), 12)).reshape(3, 4)
+    for shard, rows in enumerate(partner):
+        assert sorted(rows) == list(range(4 * shard, 4 * shard + 4))
+        if rule == "flip":
+            assert rows.tolist() == list(range(4 * shard + 3, 4 * shard - 1, -1))
+        else:
+            assert not np.any(rows == np.arange(4 * shard, 4 * shard + 4))
+    if rule == "derangement":
+        assert len({tuple(rows - rows.min()) for rows in partner}) > 1  # not one for all
+
+
+def test_unknown_rule_and_shards_that_do_not_fit():
     with pytest.raises(UserError, match="'roll' is unknown"):
-        check_pairing("roll")
+        Partners("roll")
+    with pytest.raises(UserError, match="shards=0"):
+        Partners("flip", 0)
+    with pytest.raises(UserError, match=r"10 mixed rows don't divide over 4 shards"):
+        Partners("flip", 4).draw(jax.random.key(0), 10)

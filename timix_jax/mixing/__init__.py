@@ -24,12 +24,13 @@ MIXERS: dict[str, type | None] = {
 }
 
 
-def build_mixer(name: str, *, grid: int, **options: Any) -> Mixer | None:
+def build_mixer(name: str, *, grid: int, shards: int = 1, **options: Any) -> Mixer | None:
     """The mixer called ``name``, or None for "none".
 
     Args:
       name: a key of `MIXERS`.
       grid: patches a side; passed on to the mixers that are aligned with patches.
+      shards: devices that the batch lies on; passed on to the mixers that can pair within them.
       **options: fields of the mixer's class, such as ``low=0.35`` or ``alpha=1.0``.
 
     Raises:
@@ -44,7 +45,8 @@ def build_mixer(name: str, *, grid: int, **options: Any) -> Mixer | None:
         raise UserError(f"mixer {name!r} is unknown; use one of {', '.join(MIXERS)}")
     kind = MIXERS[name]
     known = [] if kind is None else [field.name for field in dataclasses.fields(kind)]
-    valid = [option for option in known if option != "grid"]
+    given = {"grid": grid, "shards": shards}
+    valid = [option for option in known if option not in given]
     unknown = [option for option in options if option not in valid]
     if unknown:
         raise UserError(
@@ -53,4 +55,4 @@ def build_mixer(name: str, *, grid: int, **options: Any) -> Mixer | None:
         )
     if kind is None:
         return None
-    return kind(**({"grid": grid} if "grid" in known else {}), **options)
+    return kind(**{field: value for field, value in given.items() if field in known}, **options)

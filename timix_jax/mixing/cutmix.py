@@ -7,30 +7,29 @@ import jax
 import jax.numpy as jnp
 
 from timix_jax.mixing.base import Mixed, Space, alone, check_alpha, draw_beta, lambda_dtype
-from timix_jax.mixing.partners import Pairing, check_pairing, draw_partners, take_partners
+from timix_jax.mixing.partners import Paired
 
 
 @dataclasses.dataclass(frozen=True)
-class CutMix:
+class CutMix(Paired):
     """One box a batch: its area drawn from Beta(α, α), its centre uniform, clipped at the edges.
 
     Attributes:
       alpha: parameter of the Beta distribution.
-      partner: rule of pairing over the global batch.
+      partner, within_shard, shards: who is paired with whom (`partners.Paired`).
 
     Raises:
       UserError: a setting out of range.
     """
 
     alpha: float = 1.0
-    partner: Pairing = "flip"
 
     needs_scores: ClassVar[bool] = False
     space: ClassVar[Space] = "pixels"
 
     def __post_init__(self) -> None:
         check_alpha(self.alpha)
-        check_pairing(self.partner)
+        super().__post_init__()
 
     def __call__(self, key: jax.Array, inputs: jax.Array, scores: jax.Array | None) -> Mixed:
         """Mix (B, H, W, 3) pixels of any dtype, λ = share that stays; scores are not used."""
@@ -41,8 +40,8 @@ class CutMix:
         rows = _inside(row_key, height, side)
         columns = _inside(column_key, width, side)
         box = rows[:, None] & columns[None, :]
-        partner = draw_partners(self.partner, partner_key, batch)
-        others = take_partners(inputs, partner, self.partner)
+        partner = self.partners.draw(partner_key, batch)
+        others = self.partners.take(inputs, partner)
         dtype = lambda_dtype(inputs)
         lam = 1 - box.sum(dtype=jnp.int32).astype(dtype) / (height * width)
         return Mixed(

@@ -7,18 +7,18 @@ import jax
 import jax.numpy as jnp
 
 from timix_jax.mixing.base import Mixed, Space, area_lambda, lambda_dtype, pasted_window
-from timix_jax.mixing.partners import Pairing, check_pairing, draw_partners, take_partners
+from timix_jax.mixing.partners import Paired
 from timix_jax.mixing.windows import draw_window, paste_windows, window_bounds
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomWindow:
+class RandomWindow(Paired):
     """Uniformly placed patch-aligned windows of one size in target and partner, drawn separately.
 
     Attributes:
       grid: patches a side, g.
       low, high: smallest and largest side of the window, as shares of the image's side.
-      partner: rule of pairing over the global batch.
+      partner, within_shard, shards: who is paired with whom (`partners.Paired`).
 
     Raises:
       UserError: a setting out of range.
@@ -27,14 +27,13 @@ class RandomWindow:
     grid: int
     low: float = 0.35
     high: float = 0.75
-    partner: Pairing = "flip"
 
     needs_scores: ClassVar[bool] = False
     space: ClassVar[Space] = "patches"
 
     def __post_init__(self) -> None:
         window_bounds(self.grid, self.low, self.high)
-        check_pairing(self.partner)
+        super().__post_init__()
 
     def __call__(self, key: jax.Array, inputs: jax.Array, scores: jax.Array | None) -> Mixed:
         """Mix (B, N, C) patches; scores are not used."""
@@ -42,15 +41,15 @@ class RandomWindow:
         batch = inputs.shape[0]
         window_key, partner_key, low_key, high_key = jax.random.split(key, 4)
         r = draw_window(window_key, self.grid, self.low, self.high)
-        partner = draw_partners(self.partner, partner_key, batch)
+        partner = self.partners.draw(partner_key, batch)
         low, high = (
             jax.random.randint(place_key, (batch, 2), 0, self.grid - r + 1, dtype=jnp.int32)
             for place_key in (low_key, high_key)
         )
-        partner_high = take_partners(high, partner, self.partner)
+        partner_high = self.partners.take(high, partner)
         mixed = paste_windows(
             inputs,
-            take_partners(inputs, partner, self.partner),
+            self.partners.take(inputs, partner),
             low,
             pasted_window(low, partner_high, partner),
             r,

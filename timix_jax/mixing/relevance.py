@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from timix_jax.mixing.base import alone
-from timix_jax.mixing.partners import Pairing, take_partners
+from timix_jax.mixing.partners import ANY_PARTNERS, Partners
 from timix_jax.mixing.windows import window_mask
 
 
@@ -16,7 +16,7 @@ def relevance_mass_lambda(
     partner: jax.Array,
     r: jax.Array | int,
     grid: int,
-    pairing: Pairing = "derangement",
+    partners: Partners = ANY_PARTNERS,
 ) -> jax.Array:
     """λ_k = kept mass of the target / (kept mass of the target + pasted mass of the partner).
 
@@ -30,7 +30,7 @@ def relevance_mass_lambda(
       partner: (B,) int32 π.
       r: int32 (), side of the windows.
       grid: patches a side.
-      pairing: how π was made; "flip" spares a gather between devices. Any π is right with the
+      partners: how π was made; a flip spares a gather between devices. Any π is right with the
         default.
 
     Returns:
@@ -40,6 +40,6 @@ def relevance_mass_lambda(
     mass = jax.nn.softmax(lax.stop_gradient(scores), axis=1)
     kept = jnp.where(window_mask(low, r, grid), 0, mass).sum(axis=1)
     best = jnp.where(window_mask(high, r, grid), mass, 0).sum(axis=1)
-    pasted = take_partners(best, partner, pairing)
+    pasted = partners.take(best, partner)
     total = kept + pasted
     return jnp.where(alone(partner) | (total <= 0), 1, kept / jnp.where(total > 0, total, 1))

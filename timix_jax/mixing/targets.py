@@ -100,6 +100,35 @@ def mixed_targets(
     raise UserError(f"mixing target {name!r} is unknown; use one of {get_args(TargetName)}")
 
 
+def sigmoid_target(
+    name: TargetName,
+    lam: jax.Array,
+    partner: jax.Array,
+    logits: jax.Array,
+    *,
+    beta: float | jax.Array = 0.5,
+    label_smoothing: float = 0.0,
+) -> jax.Array:
+    """The sigmoid loss's one target, (B, B): the image's, predictions being σ(S) a pair.
+
+    Rows of predictions don't add to one. With one target, "pred_shared" is "pred".
+
+    Raises:
+      UserError: an unknown name.
+    """
+    given = hard(lam, partner, label_smoothing)[0]
+    pairs = jax.nn.sigmoid(lax.stop_gradient(logits))
+    predicted = _mix(lam[:, None], pairs, pairs[partner])
+    match name:
+        case "hard":
+            return given
+        case "pred" | "pred_shared":
+            return predicted
+        case "blend":
+            return _mix(beta, given, predicted)
+    raise UserError(f"mixing target {name!r} is unknown; use one of {get_args(TargetName)}")
+
+
 def _mix(weight: jax.Array | float, own: jax.Array, other: jax.Array) -> jax.Array:
     return weight * own + (1 - weight) * other
 

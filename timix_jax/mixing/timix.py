@@ -8,19 +8,19 @@ import jax.numpy as jnp
 
 from timix_jax.errors import UserError
 from timix_jax.mixing.base import Mixed, Space, area_lambda, lambda_dtype, pasted_window
-from timix_jax.mixing.partners import Pairing, check_pairing, draw_partners, take_partners
+from timix_jax.mixing.partners import Paired
 from timix_jax.mixing.relevance import relevance_mass_lambda
 from timix_jax.mixing.windows import draw_window, extreme_windows, paste_windows, window_bounds
 
 
 @dataclasses.dataclass(frozen=True)
-class TiMix:
+class TiMix(Paired):
     """Text-aware mixing of the patch convolution's outputs; the same as mixing pixels.
 
     Attributes:
       grid: patches a side, g.
       low, high: smallest and largest side of the window, as shares of the image's side.
-      partner: rule of pairing over the global batch.
+      partner, within_shard, shards: who is paired with whom (`partners.Paired`).
       area: what λ measures: the "area" that stays, or the relevance "mass" that stays.
 
     Raises:
@@ -34,7 +34,6 @@ class TiMix:
     grid: int
     low: float = 0.35
     high: float = 0.75
-    partner: Pairing = "flip"
     area: Literal["area", "mass"] = "area"
 
     needs_scores: ClassVar[bool] = True
@@ -42,7 +41,7 @@ class TiMix:
 
     def __post_init__(self) -> None:
         window_bounds(self.grid, self.low, self.high)
-        check_pairing(self.partner)
+        super().__post_init__()
         if self.area not in ("area", "mass"):
             raise UserError(f"mixing area={self.area!r} is unknown; use 'area' or 'mass'")
 
@@ -58,7 +57,7 @@ class TiMix:
             raise UserError("TiMix needs patch scores: set mix.score_source, or use random_window")
         window_key, partner_key = jax.random.split(key)
         r = draw_window(window_key, self.grid, self.low, self.high)
-        return self.mix(inputs, scores, draw_partners(self.partner, partner_key, len(inputs)), r)
+        return self.mix(inputs, scores, self.partners.draw(partner_key, len(inputs)), r)
 
     def mix(
         self, inputs: jax.Array, scores: jax.Array, partner: jax.Array, r: jax.Array | int
@@ -66,10 +65,10 @@ class TiMix:
         """The deterministic part: partners (B,) by this mixer's rule and side r () given."""
         bounds = window_bounds(self.grid, self.low, self.high)
         low, high = extreme_windows(scores, r, self.grid, bounds)
-        partner_high = take_partners(high, partner, self.partner)
+        partner_high = self.partners.take(high, partner)
         mixed = paste_windows(
             inputs,
-            take_partners(inputs, partner, self.partner),
+            self.partners.take(inputs, partner),
             low,
             pasted_window(low, partner_high, partner),
             r,
@@ -77,7 +76,7 @@ class TiMix:
         )
         dtype = lambda_dtype(inputs)
         if self.area == "mass":
-            lam = relevance_mass_lambda(scores, low, high, partner, r, self.grid, self.partner)
+            lam = relevance_mass_lambda(scores, low, high, partner, r, self.grid, self.partners)
         else:
             lam = area_lambda(r, self.grid, partner, dtype)
         return Mixed(mixed, partner, lam.astype(dtype), low, high, jnp.asarray(r, jnp.int32))

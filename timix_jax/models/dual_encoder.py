@@ -51,6 +51,8 @@ class DualEncoder:
     ``microbatches`` above 1 the towers run over that many parts of the batch, one after the other, and keep the
     activations of none: the loss sees all embeddings at once, and its gradient is that of the whole batch.
 
+    ``logit_bias_init`` adds the learned bias that the sigmoid loss needs; None = there is none.
+
     Example:
       model = DualEncoder(VitShape(64, 8, 128, 4, 4, 512), TextShape(1000, 16, 128, 2, 4, 512))
       params = model.init(jax.random.key(0))
@@ -68,6 +70,7 @@ class DualEncoder:
     pad_id: int = 0
     temperature_init: float = 0.07
     temperature_range: tuple[float, float] = (0.001, 0.5)
+    logit_bias_init: float | None = None
     act: str = "gelu"
     dtype: Any = jnp.float32
     scan: bool = True
@@ -142,17 +145,19 @@ class DualEncoder:
         return in_microbatches(function, *arrays, count=self.microbatches, layout=self.layout)
 
     def init(self, key: Array) -> Params:
-        """Fresh float32 parameters: {image, text, patch_predictor, log_temperature}."""
+        """Fresh float32 parameters: {image, text, patch_predictor, log_temperature}, logit_bias if there is one."""
         k_image, k_text, k_predictor = jax.random.split(key, 3)
         tokens = jnp.zeros((1, self.text.max_tokens), jnp.int32)
         h = jnp.zeros((1, self.grid**2, self.image.width))
         c = jnp.zeros((1, self.text.width))
         vit = self._vit
+        bias = self.logit_bias_init
         return {
             "image": vit.init(k_image, method=vit.initialise)["params"],
             "text": self._text.init(k_text, tokens)["params"],
             "patch_predictor": PatchPredictor(self.dtype).init(k_predictor, h, c)["params"],
             "log_temperature": jnp.asarray(math.log(self.temperature_init), jnp.float32),
+            **({} if bias is None else {"logit_bias": jnp.asarray(bias, jnp.float32)}),
         }
 
     def embed_patches(self, params: Params, images: Array) -> Array:
@@ -221,6 +226,10 @@ class DualEncoder:
     def temperature(self, params: Params) -> Array:
         """τ, a float32 scalar."""
         return jnp.exp(params["log_temperature"])
+
+    def logit_bias(self, params: Params) -> Array | None:
+        """What is added to similarities over τ, a float32 scalar; None for a model without."""
+        return params["logit_bias"] if self.logit_bias_init is not None else None
 
     def constrain(self, params: Params) -> Params:
         """Clamps τ into its range; called after each update so that its gradient never dies."""

@@ -9,22 +9,25 @@ import jax.numpy as jnp
 from timix_jax.errors import UserError
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.objectives.base import Array, Forward
-from timix_jax.objectives.soft_cross_entropy import soft_contrastive, symmetric_contrastive
+from timix_jax.objectives.pair_loss import DENSE_SOFTMAX, PairLoss
+from timix_jax.objectives.similarities import Similarities, similarities
 from timix_jax.schedule import linear_ramp
 
 
 @dataclasses.dataclass(frozen=True)
 class Contrastive:
-    """Symmetric InfoNCE; with ``alpha`` > 0 the targets lean on the moving-average teacher's similarities.
+    """Each image against its own caption; with ``alpha`` > 0 targets lean on the moving-average teacher's predictions.
 
     Attributes:
-      alpha: final weight α of the teacher's softmax in the targets.
+      alpha: final weight α of the teacher's prediction in the targets.
       alpha_steps: α ramps 0 → alpha over this many steps.
+      pairs: the loss over all pairs: symmetric InfoNCE by default.
     """
 
     weight: float = 1.0
     alpha: float = 0.0
     alpha_steps: int = 0
+    pairs: PairLoss = DENSE_SOFTMAX
 
     name: ClassVar[str] = "itc"
     needs_clean: ClassVar[bool] = True
@@ -40,36 +43,23 @@ class Contrastive:
         """Loss of the clean batch and its in-batch accuracy (both directions, ties count as misses)."""
         if forward.image is None:
             raise UserError("the contrastive objective needs the clean images' features")
-        logits = image_text_logits(model, forward, forward.image.embedding)
+        s = similarities(model, forward, forward.image.embedding)
         if self.alpha and forward.teacher is None:
             raise UserError("itc.alpha needs a teacher: set optim.ema above 0 (the paper: 0.995)")
         if self.alpha:
             alpha = self.alpha * linear_ramp(forward.step, self.alpha_steps)
-            teacher = _teacher_logits(model, forward)
-            eye = jnp.eye(logits.shape[0], dtype=logits.dtype)
-            i2t = alpha * jax.nn.softmax(teacher) + (1 - alpha) * eye
-            t2i = alpha * jax.nn.softmax(teacher.T) + (1 - alpha) * eye
-            loss = soft_contrastive(logits, i2t, t2i)
+            teacher = _teacher_similarities(model, forward, s)
+            loss, hits = self.pairs.distilled(s, teacher, alpha)
         else:
-            loss = symmetric_contrastive(logits)
-        own = jnp.diag(logits)
-        best = jnp.maximum(
-            jnp.max(jnp.where(jnp.eye(len(own), dtype=bool), -jnp.inf, logits), axis=1),
-            jnp.max(jnp.where(jnp.eye(len(own), dtype=bool), -jnp.inf, logits), axis=0),
-        )
-        return loss, {"batch_accuracy": jnp.mean(own > best)}
+            loss, hits = self.pairs.plain(s)
+        log = {"batch_accuracy": jnp.mean(hits)}
+        return loss, log if s.bias is None else log | {"logit_bias": s.bias}
 
 
-def image_text_logits(model: DualEncoder, forward: Forward, image: Array) -> Array:
-    """image · text / τ, (B,B): rows are images, columns are captions."""
-    return image @ forward.text.embedding.T / model.temperature(forward.params)
-
-
-def _teacher_logits(model: DualEncoder, forward: Forward) -> Array:
+def _teacher_similarities(model: DualEncoder, forward: Forward, s: Similarities) -> Similarities:
     teacher = jax.lax.stop_gradient(forward.teacher)
     patches = model.embed_patches(teacher, forward.batch["image"])
     image = model.encode_patches(teacher, patches).embedding
     text = model.encode_text(teacher, forward.batch["tokens"]).embedding
-    # The student's own temperature: the released schedule scales both by one τ.
-    logits = image @ text.T / jax.lax.stop_gradient(model.temperature(forward.params))
-    return jax.lax.stop_gradient(logits)
+    # The student's own temperature (and bias): the released schedule scales both by one τ.
+    return s._replace(image=image, text=text).constant()

@@ -10,13 +10,15 @@ import numpy as np
 from timix_jax.errors import UserError
 from timix_jax.mixing import Mixed, Mixer
 from timix_jax.mixing.fraction import keep_clean, select_rows
-from timix_jax.mixing.targets import TargetName, mixed_targets
+from timix_jax.mixing.partners import ANY_PARTNERS
+from timix_jax.mixing.targets import TargetName
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.vit import normalise_pixels
 from timix_jax.objectives.base import Array, Forward
-from timix_jax.objectives.contrastive import image_text_logits
+from timix_jax.objectives.mixed_target import MixedTarget
+from timix_jax.objectives.pair_loss import DENSE_SOFTMAX, PairLoss
 from timix_jax.objectives.score_sources import ScoreSource
-from timix_jax.objectives.soft_cross_entropy import soft_contrastive
+from timix_jax.objectives.similarities import Similarities, similarities
 
 Placement = Literal["extra", "replace"]
 
@@ -35,6 +37,7 @@ class MixedContrastive:
       score: where the patch scores come from; None for mixers that need none.
       ramp_steps: γ grows 0 → 1 over this many steps.
       until_step: γ = 0 from this step on; None = mixing never ends.
+      pairs: the loss over all pairs, the same as of the clean batch.
     """
 
     mixer: Mixer
@@ -47,6 +50,7 @@ class MixedContrastive:
     fraction: float = 1.0
     ramp_steps: int = 0
     until_step: int | None = None
+    pairs: PairLoss = DENSE_SOFTMAX
 
     name: ClassVar[str] = "mix"
 
@@ -123,8 +127,8 @@ class MixedContrastive:
             return self._loss(model, forward, mixed, None), log
         if forward.image is None:
             raise UserError("mix.placement='extra' needs the clean images' features")
-        logits = image_text_logits(model, forward, forward.image.embedding)
-        return gamma * self._loss(model, forward, mixed, logits), log
+        clean = similarities(model, forward, forward.image.embedding).constant()
+        return gamma * self._loss(model, forward, mixed, clean), log
 
     def _scores(self, model: DualEncoder, forward: Forward) -> Array | None:
         if not self.mixer.needs_scores or self.score is None:
@@ -142,21 +146,21 @@ class MixedContrastive:
         )
 
     def _loss(
-        self, model: DualEncoder, forward: Forward, mixed: Mixed, clean_logits: Array | None
+        self, model: DualEncoder, forward: Forward, mixed: Mixed, clean: Similarities | None
     ) -> Array:
         pixels = self.mixer.space == "pixels"
         patches = model.embed_patches(forward.params, mixed.inputs) if pixels else mixed.inputs
         image = model.encode_patches(forward.params, patches).embedding
-        logits = image_text_logits(model, forward, image)
-        i2t, t2i = mixed_targets(
+        target = MixedTarget(
             self.target,
             mixed.lam,
             mixed.partner,
-            jax.lax.stop_gradient(logits if clean_logits is None else clean_logits),
-            beta=self.beta,
-            label_smoothing=self.label_smoothing,
+            getattr(self.mixer, "partners", ANY_PARTNERS),
+            clean,
+            self.beta,
+            self.label_smoothing,
         )
-        return soft_contrastive(logits, i2t, t2i)
+        return self.pairs.mixed(similarities(model, forward, image), target)
 
 
 def _take_rows(forward: Forward, rows: np.ndarray) -> Forward:

@@ -38,6 +38,21 @@ def symmetric_contrastive(logits: jax.Array) -> jax.Array:
     return jnp.mean(partition / 2 - jnp.diagonal(logits))
 
 
+def sigmoid_contrastive(logits: jax.Array, target: jax.Array) -> jax.Array:
+    """Binary cross-entropy of every pair (SigLIP), summed over a row: Σ_j softplus(s_kj) − y_kj·s_kj.
+
+    Args:
+      logits: (B, B) image × text similarities over the temperature, plus the bias.
+      target: (B, B) y, shares in 0…1 of the pairs that match; no gradient flows.
+
+    Returns:
+      Mean over rows, a scalar in nats.
+    """
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    pairs = jax.nn.softplus(logits) - lax.stop_gradient(target) * logits
+    return jnp.mean(jnp.sum(pairs, axis=1))
+
+
 def _cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
     log_probabilities = jax.nn.log_softmax(
         logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=1
