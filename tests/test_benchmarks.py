@@ -159,6 +159,23 @@ def test_mixing_alone(capsys):
     assert len(rows(capsys.readouterr().out)) == 7
 
 
+def test_contrastive_memory(capsys):
+    from benchmarks import contrastive_memory
+
+    small = ["--batch", "256", "--devices", "8", "--dim", "8", "--chunk", "16"]
+    contrastive_memory.main([*small, "--exchange_batch", "16", "--grid", "4", "--width", "8"])
+    losses, exchanges = capsys.readouterr().out.split("\n\n")
+    head, *body = rows(losses)
+    assert head[3:] == ["dense, MiB", "gather, MiB", "ring, MiB", "ring / dense"]
+    assert [row[2] for row in body] == [
+        f"{kind}, {batch}" for kind in ("softmax", "sigmoid") for batch in ("plain", "mixed, pred")
+    ]
+    assert all(0 < float(row[6]) < 1 for row in body)
+    found = {row[0]: row[1] for row in rows(exchanges)[1:]}
+    assert found["flip"] == "collective-permute"
+    assert found["flip, within_shard"] == found["derangement, within_shard"] == "none"
+
+
 PROGRAM = """
 import sys, time
 print("phases.py:130] opening data and tokenizer: 1.0 s", flush=True)

@@ -18,10 +18,9 @@ from timix_jax.parallel.mesh import batch_sharding, make_mesh
 from timix_jax.parallel.pair_sweep import DENSE, PairReduction
 
 N, D = 16, 8
-# name, rule, target options; λ differs by row, so that nothing but the derangement's and the flip's own sums cancels
+# Target, rule, options. λ differs by row: captions' rows do not add to one by themselves.
 MIXED = {
     "hard": ("hard", "flip", {}),
-    "hard of a derangement, smoothed": ("hard", "derangement", {"label_smoothing": 0.1}),
     "pred": ("pred", "flip", {}),
     "pred_shared of a derangement": ("pred_shared", "derangement", {}),
     "blend of a derangement, smoothed": (

@@ -18,7 +18,16 @@ from timix_jax.objectives import OBJECTIVES
 from timix_jax.parallel.sharding import SMALL
 
 # Fields that may change between a run and its resumption.
-MUTABLE_FIELDS = ("log", "eval", "checkpoint", "pictures", "data.threads", "mesh")
+MUTABLE_FIELDS = (
+    "log",
+    "eval",
+    "checkpoint",
+    "pictures",
+    "data.threads",
+    "mesh",
+    "contrastive.method",
+    "contrastive.chunk",
+)
 
 # Fields that are checked at once since they are used late or by several: smallest value.
 _AT_LEAST = {
@@ -36,6 +45,7 @@ _AT_LEAST = {
     "model.text.depth": 1,
     "model.text.heads": 1,
     "model.text.mlp_dim": 1,
+    "contrastive.chunk": 1,
     "mix.weight": 0,
     "regions.batch_size": 0,
     "regions.max_regions": 1,
@@ -82,6 +92,7 @@ def default_config() -> ConfigDict:
             "tpp_layer": 5,
             "temperature": 0.07,
             "temperature_range": (0.001, 0.5),
+            "logit_bias": -10.0,  # start of the learned bias; there is one with the sigmoid loss only
             "act": "gelu",
             "dtype": "float32",
             "scan": True,
@@ -104,10 +115,13 @@ def default_config() -> ConfigDict:
                 "pre_norm": False,
             },
         },
+        "contrastive": {"loss": "softmax", "method": "dense", "chunk": 1024},
         "mix": {
             "mixer": "none",
             "options": {
-                name: _fields(kind, skip=("grid",)) for name, kind in MIXERS.items() if kind
+                name: _fields(kind, skip=("grid", "shards"))
+                for name, kind in MIXERS.items()
+                if kind
             },
             "score": "tpp",
             "target": "hard",
@@ -120,7 +134,7 @@ def default_config() -> ConfigDict:
             "until": "100%",
         },
         "loss": {
-            name: _fields(kind) | ({"weight": 0.0} if name != "itc" else {})
+            name: _fields(kind, skip=("pairs",)) | ({"weight": 0.0} if name != "itc" else {})
             for name, kind in OBJECTIVES.items()
             if name != "mix"
         },

@@ -22,7 +22,7 @@ def run_summary(run: Experiment, state: TrainState, workdir: str) -> str:
         parameters={
             tower: size
             for tower, size in parameters_by_tower(state.params).items()
-            if tower != "log_temperature"
+            if tower not in ("log_temperature", "logit_bias")
         },
         batch_size=run.config.train.batch_size,
         total_steps=run.total_steps,

@@ -1,4 +1,4 @@
-"""``config.loss`` and ``config.mix`` as arguments: the terms of the loss, and what they cost."""
+"""Losses and mixing of a configuration as arguments: the terms of the loss, and what they cost."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,17 +11,28 @@ from timix_jax.mixing import build_mixer
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.objectives import Objective, build_objective
 from timix_jax.objectives.mixed import MixedContrastive
+from timix_jax.objectives.pair_loss import PairLoss
 from timix_jax.objectives.score_sources import build_score_source
+from timix_jax.parallel.layout import Layout
+from timix_jax.parallel.pair_sweep import PairReduction
+
+
+def build_pair_loss(config: ConfigDict, layout: Layout | None) -> PairLoss:
+    """The loss over all image-text pairs of ``config.contrastive``, on the mesh of ``layout``."""
+    c = config.contrastive
+    with located("config."):
+        return PairLoss(c.loss, PairReduction(c.method, c.chunk, layout.mesh if layout else None))
 
 
 def build_objectives(
     config: ConfigDict, model: DualEncoder, to_steps: Callable[..., int]
 ) -> list[Objective]:
     """The terms of the loss with a weight above 0, the mixed one where there is a mixer."""
+    pairs = build_pair_loss(config, model.layout)
     mix, objectives = config.mix, []
     options = mix.options[mix.mixer].to_dict() if mix.mixer in mix.options else {}
     with located(f"config.mix.options.{mix.mixer}: " if options else "config.mix.mixer: "):
-        mixer = build_mixer(mix.mixer, grid=model.grid, **options)
+        mixer = build_mixer(mix.mixer, grid=model.grid, shards=pairs.reduction.shards, **options)
     for name, settings in config.loss.items():
         if settings.weight == 0 or (name == "itc" and mixer and mix.placement == "replace"):
             continue
@@ -31,6 +42,8 @@ def build_objectives(
             else value
             for key, value in settings.items()
         }
+        if name == "itc":
+            arguments["pairs"] = pairs
         with located("config.loss."):
             objectives.append(build_objective(name, **arguments))
     if mixer is not None:
@@ -51,6 +64,7 @@ def build_objectives(
                     until_step=None
                     if until >= to_steps("100%", field="config.mix.until")
                     else until,
+                    pairs=pairs,
                 )
             )
     return objectives

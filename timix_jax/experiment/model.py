@@ -18,7 +18,7 @@ from timix_jax.parallel.mesh import make_mesh
 def build_model(
     config: ConfigDict, *, vocab_size: int, pad_id: int, layout: Layout | None = None
 ) -> DualEncoder:
-    """The model of ``config.model``, on the mesh of ``layout`` (None: on one device)."""
+    """The model of ``config.model``, on the mesh of ``layout`` (None: on one device); the sigmoid loss adds a bias."""
     m = config.model
     if m.dtype not in ("float32", "bfloat16"):
         raise UserError(f"config.model.dtype={m.dtype!r} is unknown; use 'float32' or 'bfloat16'")
@@ -34,6 +34,7 @@ def build_model(
             pad_id=pad_id,
             temperature_init=m.temperature,
             temperature_range=tuple(m.temperature_range),
+            logit_bias_init=m.logit_bias if config.contrastive.loss == "sigmoid" else None,
             act=m.act,
             dtype=jnp.dtype(m.dtype),
             scan=m.scan,

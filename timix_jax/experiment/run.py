@@ -20,7 +20,7 @@ from timix_jax.experiment.data import (
     open_training_sources,
     uses_regions,
 )
-from timix_jax.experiment.losses import build_objectives, check_teacher, step_flops
+from timix_jax.experiment.losses import build_objectives, build_pair_loss, check_teacher, step_flops
 from timix_jax.experiment.model import abstract_params, build_layout, build_model
 from timix_jax.experiment.optimizer import build_optimizer
 from timix_jax.mixing.fraction import select_rows
@@ -109,6 +109,7 @@ def check_shapes(config: ConfigDict, devices: Sequence[jax.Device] | None = None
     with located("config.mesh: "):
         layout.shardings(params)
     check_teacher(config)
+    build_pair_loss(config, None)
     return layout
 
 

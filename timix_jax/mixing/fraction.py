@@ -23,6 +23,18 @@ def select_rows(batch: int, fraction: float) -> np.ndarray:
     return np.arange(count) * batch // max(count, 1)
 
 
+def take_rows(values: jax.Array, rows: np.ndarray) -> jax.Array:
+    """``values[rows]`` for rows of `select_rows`.
+
+    Where they are every n-th row, it is written so that each device takes its own; a gather by
+    indices would make the compiler sum the whole batch over the devices.
+    """
+    every = len(values) // len(rows)
+    if every * len(rows) != len(values):
+        return values[rows]
+    return values.reshape(len(rows), every, *values.shape[1:])[:, 0]
+
+
 def keep_clean(mixed: Mixed, clean_inputs: jax.Array, selected: jax.Array) -> Mixed:
     """Put the unselected rows back: clean inputs, λ = 1, each its own partner.
 

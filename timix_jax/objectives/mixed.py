@@ -9,7 +9,7 @@ import numpy as np
 
 from timix_jax.errors import UserError
 from timix_jax.mixing import Mixed, Mixer
-from timix_jax.mixing.fraction import keep_clean, select_rows
+from timix_jax.mixing.fraction import keep_clean, select_rows, take_rows
 from timix_jax.mixing.partners import ANY_PARTNERS
 from timix_jax.mixing.targets import TargetName
 from timix_jax.models.dual_encoder import DualEncoder
@@ -166,6 +166,8 @@ class MixedContrastive:
 def _take_rows(forward: Forward, rows: np.ndarray) -> Forward:
     """The batch that these rows of the main batch make; annotated regions are a batch of their own and stay out."""
     batch = {name: value for name, value in forward.batch.items() if name != "regions"}
-    taken = jax.tree.map(lambda x: x[rows], (batch, forward.patches, forward.image, forward.text))
+    taken = jax.tree.map(
+        lambda x: take_rows(x, rows), (batch, forward.patches, forward.image, forward.text)
+    )
     batch, patches, image, text = taken
     return forward._replace(batch=batch, patches=patches, image=image, text=text)
