@@ -54,7 +54,7 @@ def get_config() -> ConfigDict:
     c.model.act = "gelu"  # exact, as in ViT and BERT
     c.model.dtype = "bfloat16"  # of the computation; parameters stay float32
     c.model.scan = True  # one compiled layer, run 12 times
-    c.model.remat = "dots"  # keep matrix products, recompute the rest; "none" where memory allows
+    c.model.remat = "full"  # recompute all but the input of each block; "dots" or "none" where memory allows
 
     # Mixing.
     c.mix.mixer = "timix"
