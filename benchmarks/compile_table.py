@@ -15,8 +15,9 @@ import dataclasses
 import json
 import multiprocessing
 import runpy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -31,7 +32,7 @@ class Row(NamedTuple):
     topology: str
     chips: int
     per_chip: int
-    fields: dict[str, Any] = {}
+    fields: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def key(self) -> str:
@@ -80,7 +81,7 @@ def row_config(row: Row) -> ConfigDict:
         else reference_config()
     )
     config.train.batch_size = row.chips * row.per_chip
-    config.update_from_flattened_dict(row.fields)
+    config.update_from_flattened_dict(dict(row.fields))
     return config
 
 

@@ -54,7 +54,9 @@ def get_config() -> ConfigDict:
     c.model.act = "gelu"  # exact, as in ViT and BERT
     c.model.dtype = "bfloat16"  # of the computation; parameters stay float32
     c.model.scan = True  # one compiled layer, run 12 times
-    c.model.remat = "full"  # recompute all but the input of each block; "dots" or "none" where memory allows
+    c.model.remat = (
+        "full"  # recompute all but the input of each block; "dots" or "none" where memory allows
+    )
 
     # Mixing.
     c.mix.mixer = "timix"
@@ -70,6 +72,13 @@ def get_config() -> ConfigDict:
     c.mix.weight = 1.0  # of the mixed loss
     c.mix.ramp = "1 epoch"  # its weight grows to 1 over this time
     c.mix.until = "66%"  # no mixing from here on: epoch 20 of 30
+
+    # How the pairs of the global batch are gone through.
+    c.contrastive.loss = "softmax"  # or "sigmoid" (SigLIP; then model.temperature = 0.1)
+    c.contrastive.method = (
+        "gather"  # embeddings on every device, no N x N matrix; or "ring", "dense"
+    )
+    c.contrastive.chunk = 1024  # columns of a tile
 
     # Contrastive loss with a moving-average teacher.
     c.loss.itc.weight = 1.0

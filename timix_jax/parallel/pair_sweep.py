@@ -77,6 +77,7 @@ class Part(NamedTuple):
     init: Callable[[int], Any]
 
 
+@jax.named_scope("pair_sums")  # how --mode=compile tells its collectives
 def sweep(parts: Sequence[Part], shared: Any, reduction: PairReduction) -> list[Any]:
     """Goes through all tiles of all parts in one loop; the accumulators (N, ...) of each part.
 
