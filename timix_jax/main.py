@@ -10,11 +10,11 @@ from absl import app, flags
 from etils import epath
 from ml_collections import config_flags
 
-from timix_jax import cluster
+from timix_jax import cluster, failure_watch, processes
 from timix_jax.config import complete
 from timix_jax.errors import UserError
 from timix_jax.flag_errors import flag_error
-from timix_jax.log import show_own_lines
+from timix_jax.log import only_warnings, print_error, show_own_lines
 from timix_jax.phases import CONNECT
 from timix_jax.watchdog import watched_phases
 
@@ -58,6 +58,15 @@ flags.DEFINE_string("topology", "", "TPU slice for --mode=compile, such as v5e:1
 flags.DEFINE_float(
     "step_time", 0.0, "Seconds a step: --mode=compile prints the utilisation that they mean."
 )
+_CONNECT_TIMEOUT = flags.DEFINE_integer(
+    "connect_timeout", 60, "Seconds to wait at the start for the other processes.", lower_bound=1
+)
+_HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
+    "heartbeat_timeout",
+    60,
+    "Seconds without a sign of life after which a process counts as dead, which ends the others.",
+    lower_bound=2,
+)
 
 
 def default_workdir(config_path: str) -> str:
@@ -82,15 +91,21 @@ def _main(argv: list[str]) -> None:
             coordinator=_COORDINATOR.value,
             processes=_PROCESSES.value,
             process=_PROCESS.value,
+            connect_timeout_s=_CONNECT_TIMEOUT.value,
+            heartbeat_timeout_s=_HEARTBEAT_TIMEOUT.value,
         )
         phase.quiet = not jax.distributed.is_initialized()
+    if not processes.is_first():
+        only_warnings()
     if _CACHE.value and here:
         jax.config.update("jax_compilation_cache_dir", str(epath.Path(_CACHE.value).expanduser()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     config_path = config_flags.get_config_filename(FLAGS["config"])
     module, function = MODES[_MODE.value].split(":")
     mode = getattr(importlib.import_module(module), function)
-    mode(_CONFIG.value, _WORKDIR.value or default_workdir(config_path), **_mode_options())
+    options = _mode_options()
+    with failure_watch.shared_fate():
+        mode(_CONFIG.value, _WORKDIR.value or default_workdir(config_path), **options)
 
 
 def _mode_options() -> dict[str, Any]:
@@ -122,7 +137,7 @@ def run() -> None:
     try:
         app.run(_main, flags_parser=_parse_flags)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(str(error))
         sys.exit(2)
 
 

@@ -1,14 +1,26 @@
-"""What the processes of one run tell one another; with a single process, nothing is sent."""
+"""What the processes of one run tell one another; with a single process, nothing is sent.
 
+The messages go through the key-value store of JAX's coordinator and not over the devices: they have a time limit, and
+need no program compiled. Every function but ``is_first`` is to be called by all processes, in the same order.
+"""
+
+import itertools
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
+from jax._src import distributed
 from jax.experimental import multihost_utils
 
 from timix_jax.errors import UserError
+
+_POLL_S = 5  # a blocking read cannot be interrupted by Ctrl-C
+_REMIND_S = 60
+_rounds = itertools.count()
 
 
 def is_first() -> bool:
@@ -16,31 +28,80 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def gather_flags(flag: bool) -> list[bool]:
-    """The flag of each process, on all of them; a collective, to be called by all."""
-    if jax.process_count() == 1:
-        return [flag]
-    return [bool(each) for each in multihost_utils.process_allgather(np.int32(flag))]
+def store() -> Any:
+    """The key-value store that all processes share; None with a single process."""
+    return distributed.global_state.client if jax.process_count() > 1 else None
 
 
-def from_first(compute: Callable[[], Any]) -> Any:
-    """What ``compute`` (JSON) gives on the first process, on all of them; to be called by all.
+def gather(value: Any, *, timeout_s: float = 600) -> list[Any]:
+    """The value (JSON) of each process, on all of them.
 
     Raises:
-      UserError: ``compute`` raised one, or an OSError, on the first process.
+      UserError: a process has not given its value after ``timeout_s`` seconds.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    name = f"timix/{next(_rounds)}"
+    me = jax.process_index()
+    store().key_value_set(f"{name}/{me}", json.dumps(value))
+    if me == 0:
+        values = [_read(f"{name}/{i}", i, timeout_s) for i in range(jax.process_count())]
+        store().key_value_set(f"{name}/all", f"[{','.join(values)}]")
+    return json.loads(_read(f"{name}/all", 0, timeout_s + _POLL_S))
+
+
+def gather_flags(flag: bool, *, timeout_s: float = 600) -> list[bool]:
+    """The flag of each process, on all of them."""
+    return gather(bool(flag), timeout_s=timeout_s)
+
+
+def from_first(compute: Callable[[], Any], *, timeout_s: float = 3600) -> Any:
+    """What ``compute`` (JSON) gives on the first process, on all of them.
+
+    Raises:
+      UserError: ``compute`` raised one, or an OSError, on the first process; or took longer than ``timeout_s`` seconds.
     """
     if jax.process_count() == 1:
         return compute()
-    answer: dict[str, Any] = {}
+    key = f"timix/{next(_rounds)}/first"
+    answer: dict[str, Any]
     if is_first():
         try:
             answer = {"value": compute()}
-        except (UserError, OSError) as error:  # sent, or the others would wait for ever
+        except (UserError, OSError) as error:  # sent, or the others would wait for it
             answer = {"error": str(error)}
-    text = np.frombuffer(json.dumps(answer).encode(), np.uint8)
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
-    sent = multihost_utils.broadcast_one_to_all(text if is_first() else np.zeros(size, np.uint8))
-    answer = json.loads(np.asarray(sent).astype(np.uint8).tobytes())
+        text = json.dumps(answer)
+        store().key_value_set(key, text)
+    else:
+        text = _read(key, 0, timeout_s)
+    answer = json.loads(text)
     if "error" in answer:
         raise UserError(answer["error"])
     return answer["value"]
+
+
+def on_host(tree: Any) -> Any:
+    """Every array whole, as NumPy, on all processes; the devices hold one whole array at a time."""
+    if jax.process_count() == 1:
+        return jax.tree.map(np.asarray, tree)
+    return jax.tree.map(lambda leaf: multihost_utils.process_allgather(leaf, tiled=True), tree)
+
+
+def _read(key: str, process: int, timeout_s: float) -> str:
+    begin = time.monotonic()
+    reminded = begin
+    while True:
+        left = begin + timeout_s - time.monotonic()
+        try:
+            return store().blocking_key_value_get(key, max(1, int(1000 * min(_POLL_S, left))))
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+        if time.monotonic() - begin >= timeout_s:
+            raise UserError(
+                f"process {process} did not answer within {timeout_s:g} s: look into its log, stop all processes and"
+                " run the same command again to resume"
+            )
+        if time.monotonic() - reminded >= _REMIND_S:
+            reminded = time.monotonic()
+            logging.warning("waiting for process %d since %.0f s", process, reminded - begin)

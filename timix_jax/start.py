@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
 from etils import epath
 
@@ -33,9 +34,10 @@ def initial_state(experiment: Experiment, checkpointer: Checkpointer) -> tuple[T
         state, _ = checkpointer.restore(step, with_shardings(abstract, shardings))
         logging.info("resumed from checkpoint %d in %s", step, checkpointer.directory)
         return state, True
-    key = jax.device_put(jax.random.key(experiment.config.seed), experiment.layout.replicated)
-    create = jax.jit(experiment.create_state, out_shardings=shardings)
-    state = create(key)
+    # As data: a key would have to be on the devices of this process only.
+    key_data = np.asarray(jax.random.key_data(jax.random.key(experiment.config.seed)))
+    create = lambda data: experiment.create_state(jax.random.wrap_key_data(data))
+    state = jax.jit(create, out_shardings=shardings)(key_data)
     if experiment.config.init_from:
         state = _with_weights(state, experiment.config.init_from, abstract.params)
         logging.info("initial weights from %s", experiment.config.init_from)
@@ -66,8 +68,13 @@ def _with_weights(state: TrainState, path: epath.PathLike, abstract_params: Any)
     saved = checkpointing.restore_params(path)
     params = fit_position_embeddings(saved, abstract_params)
     checkpointing.check_same_arrays(path, params, abstract_params)
-    put = lambda new, old: jax.device_put(new, old.sharding)
-    params = jax.tree.map(put, params, state.params)
+    params = jax.tree.map(_put, params, state.params)
     # Copied: both are donated to the step, and one buffer cannot be given twice.
     ema = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
     return dataclasses.replace(state, params=params, ema_params=ema)
+
+
+def _put(new: Any, old: jax.Array) -> jax.Array:
+    """``new``, whole on every process, placed as ``old`` is."""
+    values = np.asarray(new)
+    return jax.make_array_from_callback(values.shape, old.sharding, lambda index: values[index])

@@ -12,7 +12,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from timix_jax import experiment as experiments
-from timix_jax import phases
+from timix_jax import phases, processes
 from timix_jax import workdir as workdirs
 from timix_jax.analysis.curves import training_curves
 from timix_jax.analysis.mixing_examples import draw_mixing_sheet
@@ -30,9 +30,11 @@ from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.parallel.mesh import put_batch
 from timix_jax.peak_memory import peak_memory
 from timix_jax.phases import Phases
+from timix_jax.preemption import Preemption
 from timix_jax.profiling import StepProfiler, Window, check_window, parse_window
 from timix_jax.progress import Chrono, ProgressPrinter
 from timix_jax.remote import as_path, check_reachable
+from timix_jax.shared_folder import check_same_config, check_shared
 from timix_jax.start import check_init_from, initial_state
 from timix_jax.summary import run_summary
 from timix_jax.train_state import TrainState
@@ -51,7 +53,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str, *, profile: str = "") -
       profile: ``START:STOP``, the steps whose trace is written to ``WORKDIR/profile``; empty for none.
 
     Returns:
-      The content of results.json: ``SET/METRIC`` → fraction.
+      The content of results.json: ``SET/METRIC`` → fraction; empty for a run that SIGTERM ended, which goes on when
+      it is started again.
     """
     config = complete(config)
     part = evaluated_part(config)
@@ -78,21 +81,23 @@ def _train(
             state, _ = initial_state(run, checkpointer)
             jax.block_until_ready(state)
         first_step = int(state.step)
-        workdirs.truncate_jsonl(folder / workdirs.METRICS_FILE, first_step)
         with MetricsWriter(
             folder, first_step=first_step, tensorboard=config.log.tensorboard
         ) as writer:
             loop = Loop(run, evaluators, checkpointer, writer, folder, part, watch, window)
             state = loop.run(state)
+            if loop.preempted:
+                return {}
             with watch(phases.EVALUATE):
                 results = run_evaluators(evaluators, getattr(state, part))
             writer.write(run.total_steps, results)
         with watch(phases.LAST_CHECKPOINT):
             checkpointer.wait()
     write_results(folder / RESULTS_FILE, results)
-    if jax.process_index() == 0:
+    params = processes.on_host(getattr(state, part))
+    if processes.is_first():
         with watch(phases.DRAW):
-            _draw(run, state, folder, part)
+            _draw(run, params, folder)
         print(f"\n{format_results(results)}\nwritten to {folder}")
     return results
 
@@ -102,21 +107,26 @@ def _open_run(
 ) -> tuple[Experiment, dict[str, list[Evaluator]]]:
     """Builds everything, and only then writes to the folder: a mistake leaves nothing behind."""
     flat = flatten(config)
-    begun = (folder / workdirs.CONFIG_FILE).exists()
-    if begun:
-        workdirs.open_workdir(folder, flat, ignore=MUTABLE_FIELDS)
+    check_same_config(flat)
+    check_shared(folder)
     tokenizer_file = folder / workdirs.TOKENIZER_FILE
-    tokenizer = None
-    if begun and tokenizer_file.exists():
-        tokenizer = Tokenizer.from_json(tokenizer_file.read_text())
-    run = experiments.build(config, tokenizer=tokenizer)
+
+    def stored() -> tuple[bool, str]:
+        begun = (folder / workdirs.CONFIG_FILE).exists()
+        if begun:
+            workdirs.open_workdir(folder, flat, ignore=MUTABLE_FIELDS)
+        return begun, tokenizer_file.read_text() if begun and tokenizer_file.exists() else ""
+
+    begun, tokenizer = processes.from_first(stored)
+    run = experiments.build(config, tokenizer=Tokenizer.from_json(tokenizer) if tokenizer else None)
     evaluators = experiments.build_evaluators(config, run.model, run.tokenizer, run.mesh)
     check_window(window, run.total_steps)
     run.train_iterator(0).close()  # refuses what the input pipeline cannot do
     if config.init_from and not begun:
         with located("config.init_from: "):
             check_init_from(run, config.init_from)
-    if jax.process_index() == 0:
+    processes.gather("built")  # an error of another process leaves nothing behind either
+    if processes.is_first():
         workdirs.open_workdir(folder, flat, ignore=MUTABLE_FIELDS)
         if not tokenizer_file.exists():
             workdirs.atomic_write_text(tokenizer_file, run.tokenizer.to_json())
@@ -170,6 +180,7 @@ class Loop:
         )
         self._step = jit_train_step(step, run.layout, run.abstract_state)
         self._saved: int | None = None
+        self.preempted = False
         self._meta = {"config": flatten(config), "tokenizer": run.tokenizer.to_json()}
 
     def run(self, state: TrainState) -> TrainState:
@@ -181,7 +192,7 @@ class Loop:
             return state
         batches = self._run.train_iterator(step)
         unchecked: collections.deque[Sent] = collections.deque()
-        with contextlib.closing(batches), self._profiler:
+        with contextlib.closing(batches), self._profiler, Preemption() as preemption:
             while step < self._run.total_steps:
                 self._profile(step, state)
                 first = step == first_step
@@ -213,6 +224,10 @@ class Loop:
                     self._evaluate(step, state)
                 if due["checkpoint"]:
                     self._save(step, state)
+                if preemption.reached(step) and step < self._run.total_steps:
+                    self._check_finite(unchecked, leave=0)
+                    self._save_and_leave(step, state)
+                    break
             self._profile(step, state)
         self._watch.end_steps()
         return state
@@ -256,6 +271,16 @@ class Loop:
             self._checkpointer.save(step, state, {"step": step, "data": position, **self._meta})
         self._saved = step
 
+    def _save_and_leave(self, step: int, state: TrainState) -> None:
+        self._save(step, state)
+        with self._watch(phases.LAST_CHECKPOINT):
+            self._checkpointer.wait()
+        self.preempted = True
+        self._printer.text(
+            f"SIGTERM: stopped after step {step}; checkpoint {step} is saved in {self._folder}; run the same "
+            "command again to resume"
+        )
+
     def _evaluate(self, step: int, state: TrainState) -> None:
         jax.block_until_ready(state)
         with self._chrono.pause(), self._watch(phases.EVALUATE):
@@ -271,14 +296,15 @@ class Loop:
 
     def _not_finite(self, one: Sent) -> UserError:
         path = self._folder / f"nonfinite-{one.step}.json"
+        example_ids = [i for part in processes.gather(one.example_ids.tolist()) for i in part]
         record = {
             "step": one.step,
-            "example_ids": one.example_ids.tolist(),
+            "example_ids": example_ids,
             "metrics": {name: repr(float(value)) for name, value in one.metrics.items()},
         }
-        if jax.process_index() == 0:
+        if processes.is_first():
             workdirs.atomic_write_text(path, json.dumps(record, indent=2))
-        ids = ", ".join(map(str, one.example_ids[:8].tolist()))
+        ids = ", ".join(map(str, example_ids[:8]))
         good = "none yet" if self._saved is None else f"checkpoint {self._saved}"
         return UserError(
             f"the loss or its update is not finite at step {one.step} (examples {ids}, …: all in {path}); last good "
@@ -286,8 +312,8 @@ class Loop:
         )
 
 
-def _draw(run: Experiment, state: TrainState, folder: epath.Path, part: str) -> None:
-    """Training curves, and the mixing sheet where windows are mixed."""
+def _draw(run: Experiment, params: Any, folder: epath.Path) -> None:
+    """Training curves, and the mixing sheet where windows are mixed; ``params`` is on the host."""
     pictures = folder / PICTURES_FOLDER
     name = folder.name
     training_curves(
@@ -305,7 +331,7 @@ def _draw(run: Experiment, state: TrainState, folder: epath.Path, part: str) -> 
                 pictures / "mixing.png",
                 model=run.model,
                 objective=objective,
-                params=getattr(state, part),
+                params=params,
                 batch=batch,
                 captions=[run.tokenizer.decode(row) for row in batch["tokens"]],
                 examples=run.config.pictures.examples,

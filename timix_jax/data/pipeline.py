@@ -2,7 +2,7 @@
 
 The order of the examples and the draws of the augmentation are functions of (seed, position) only.
 So resuming is seeking to the step, and the global batch of a step is the same on any number of
-processes: process h of n holds its examples h, h + n, h + 2n, ….
+processes: process h of n holds the h-th of its n blocks of rows.
 """
 
 import bisect
@@ -158,8 +158,9 @@ def make_train_iterator(
         raise UserError(f"{_names(sources)}: {count} examples, fewer than batch_size={batch_size}")
 
     def host_batches(dataset: grain.MapDataset, global_size: int) -> grain.MapDataset:
-        local = dataset[process_index::process_count]
-        return local.batch(global_size // process_count, drop_remainder=True)
+        rows = global_size // process_count
+        local = _BlocksOfRows(dataset, global_size, process_index * rows, rows)
+        return local.batch(rows, drop_remainder=True)
 
     stream = _shuffled_examples(readers, weights, seeds[0])
     stream = stream.random_map(_MakeExamples(readers, pair_example, spec), seed=seeds[1])
@@ -185,6 +186,27 @@ def make_train_iterator(
     iterator = TrainIterator(iter(batches.to_iter_dataset(options)), corrupt)
     iterator.seek(start_step)
     return iterator
+
+
+class _BlocksOfRows(grain.MapDataset):
+    """Of every ``period`` elements the ``length`` ones from ``start`` on.
+
+    Together the processes hold a global batch in its order: an example keeps its row, with which random draws of a
+    step and the partners of mixing go, on any number of processes.
+    """
+
+    def __init__(self, parent: grain.MapDataset, period: int, start: int, length: int):
+        super().__init__(parent)
+        self._period, self._start, self._length = period, start, length
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._period * self._length
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        block, row = divmod(index, self._length)
+        return self._parent[block * self._period + self._start + row]
 
 
 class _MakeExamples:

@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from timix_jax import processes
 from timix_jax.data.records import CorruptExample
 from timix_jax.data.sources import Source, open_source
 from timix_jax.data.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
@@ -44,8 +45,12 @@ def build_tokenizer(config: ConfigDict, sources: tuple[Source, ...]) -> Tokenize
         for index in range(0, len(source), max(1, len(source) // TOKENIZER_EXAMPLES))
         for caption in _captions(source, index)
     )
-    with located("config.data."):
-        return train_tokenizer(captions, kind=kind, vocab_size=config.data.vocab_size)
+
+    def train() -> str:
+        with located("config.data."):
+            return train_tokenizer(captions, kind=kind, vocab_size=config.data.vocab_size).to_json()
+
+    return Tokenizer.from_json(processes.from_first(train))
 
 
 def _captions(source: Source, index: int) -> tuple[str, ...]:

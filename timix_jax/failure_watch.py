@@ -1,0 +1,100 @@
+"""When one process stops with an error, the others say so and stop too, where they would wait for it for ever.
+
+A process that is killed cannot announce anything: JAX's heartbeats find it, and end the others.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from timix_jax import processes
+from timix_jax.errors import UserError
+from timix_jax.log import print_error
+
+_KEY = "timix/failed"
+_POLL_S = 1.0
+_GRACE_S = 8.0  # for those that find the error by themselves, and to finish what is being written
+_ANSWER_S = 5.0
+
+_leaving = threading.Event()
+
+
+@contextlib.contextmanager
+def shared_fate() -> Iterator[None]:
+    """Round the work of a run: an error within ends all its processes, and none leaves before all are done.
+
+    Does not return after an error where there are several processes; with a single one the error goes its way.
+    """
+    store = processes.store()
+    if store is None:
+        yield
+        return
+    threading.Thread(target=_watch, args=(store,), name="failure watch", daemon=True).start()
+    try:
+        yield
+        processes.gather("done")
+    except BaseException as error:
+        if not isinstance(error, UserError):
+            traceback.print_exc()
+        cause = " ".join(str(error).split())
+        if not isinstance(error, UserError):
+            cause = f"{type(error).__name__}: {cause[:300]}"
+        print_error(cause, jax.process_index())
+        _leave(store, 2 if isinstance(error, UserError) else 1, cause)
+    finally:
+        _leaving.set()
+
+
+def _leave(store: Any, code: int, cause: str) -> None:
+    """Tells the others, and ends this process without JAX's own way out: it would wait for all of them."""
+    _leaving.set()
+    me = jax.process_index()
+    with contextlib.suppress(
+        jax.errors.JaxRuntimeError
+    ):  # another was faster, or the coordinator is gone
+        store.key_value_set(_KEY, f"{me} {code} {cause}")
+    _answer(store, me)
+    if me == 0:  # the others read from this process
+        _await_answers(store)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _watch(store: Any) -> None:
+    me = jax.process_index()
+    while not _leaving.wait(_POLL_S):
+        try:
+            text = store.key_value_try_get(_KEY)
+        except jax.errors.JaxRuntimeError as error:
+            if "NOT_FOUND" in str(error):
+                continue
+            return  # the coordinator is gone: JAX ends this process
+        process, code, cause = text.split(" ", 2)
+        if not _leaving.is_set():
+            print_error(f"process {process} has stopped: {cause}", me)
+        _answer(store, me)
+        time.sleep(_GRACE_S)
+        if me == 0:
+            _await_answers(store)
+        os._exit(int(code))
+
+
+def _answer(store: Any, me: int) -> None:
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        store.key_value_set(f"{_KEY}/{me}", "", allow_overwrite=True)
+
+
+def _await_answers(store: Any) -> None:
+    until = time.monotonic() + _ANSWER_S
+    for process in range(1, jax.process_count()):
+        left = max(0.001, until - time.monotonic())
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # it is gone or stuck
+            store.blocking_key_value_get(f"{_KEY}/{process}", int(1000 * left))

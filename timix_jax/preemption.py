@@ -1,0 +1,60 @@
+"""SIGTERM, as a Cloud TPU, Slurm or Kubernetes sends it before it takes a machine: save and leave."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import jax
+from absl import logging
+from jax.experimental import multihost_utils
+
+
+class Preemption:
+    """Whether this run is to end early. Use as a context manager round the training loop.
+
+    With several processes JAX catches the signal, whichever of them gets it, and chooses a step that all of them can
+    still reach. A single one has its own handler, which goes with the context.
+
+    Example:
+      with Preemption() as preemption:
+          for step in range(1, total + 1):
+              ...
+              if preemption.reached(step):
+                  save(step)
+                  break
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._before: Any = None
+        # A handler can be set by the main thread only; elsewhere the signal keeps its meaning.
+        main = threading.current_thread() is threading.main_thread()
+        self._alone = not jax.distributed.is_initialized() and main
+
+    def reached(self, step: int) -> bool:
+        """True if the run is to save and end after ``step``: on all processes at the same one.
+
+        To be called by all processes after each step. It costs less than a microsecond.
+        """
+        if jax.distributed.is_initialized():
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._asked
+
+    def __enter__(self) -> Self:
+        if self._alone:
+            self._before = signal.signal(signal.SIGTERM, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._alone:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+        logging.warning("SIGTERM: saving after this step")
