@@ -1,14 +1,17 @@
-"""Two processes over loopback: what one tells the other, and checkpoints that they share."""
+"""Two processes, over the loopback and as two hosts: what one tells the other, and checkpoints that they share."""
 
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
 import textwrap
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+from process_runs import free_port
 
 from timix_jax import processes
 from timix_jax.checkpointing import Checkpointer, restore_params
@@ -17,10 +20,12 @@ _PROCESS = """
     import sys
     import jax
 
-    index, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    index, coordinator, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 2)
-    jax.distributed.initialize(f"127.0.0.1:{port}", 2, index, initialization_timeout=60)
+    from timix_jax import cluster
+
+    cluster.join("auto", coordinator=coordinator, processes=2, process=index)
 
     import numpy as np
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -91,24 +96,71 @@ def test_one_process_needs_no_messages():
         processes.from_first(lambda: 1 / 0)
 
 
-def test_two_processes_agree_and_share_checkpoints_with_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+class Places(NamedTuple):
+    """Where two processes run: what comes before their commands, and the address of the first."""
+
+    prefixes: list[list[str]]
+    address: str
+
+
+@pytest.fixture
+def loopback():
+    return Places([[], []], "127.0.0.1")
+
+
+@pytest.fixture
+def namespaces():
+    """Two network namespaces with an address each, joined by a cable: two hosts, for all that a process can tell."""
+    if os.geteuid() or not shutil.which("ip"):
+        pytest.skip("network namespaces need root and iproute2")
+    names = [f"timix{os.getpid()}{side}" for side in "ab"]
+    addresses = ["10.213.7.1", "10.213.7.2"]
+
+    def ip(*arguments):
+        return subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+
+    made = ip("netns", "add", names[0])
+    if made.returncode:
+        pytest.skip(f"network namespaces cannot be made here: {made.stderr.strip()}")
+    try:
+        ip("netns", "add", names[1])
+        cable = ["veth0", "type", "veth", "peer", "name", "veth0", "netns", names[1]]
+        laid = ip("link", "add", "netns", names[0], *cable)
+        assert laid.returncode == 0, laid.stderr
+        for name, address in zip(names, addresses, strict=True):
+            ip("-n", name, "addr", "add", f"{address}/24", "dev", "veth0")
+            ip("-n", name, "link", "set", "veth0", "up")
+            ip("-n", name, "link", "set", "lo", "up")
+            # Gloo connects to the address that the host's name stands for.
+            hosts = pathlib.Path("/etc/netns") / name / "hosts"
+            hosts.parent.mkdir(parents=True)
+            hosts.write_text(f"127.0.0.1 localhost\n{address} {socket.gethostname()}\n")
+        yield Places([["ip", "netns", "exec", name] for name in names], addresses[0])
+    finally:
+        for name in names:
+            ip("netns", "delete", name)
+            shutil.rmtree(f"/etc/netns/{name}", ignore_errors=True)
+
+
+@pytest.mark.parametrize("where", ["loopback", "namespaces"])
+def test_two_processes_agree_and_share_checkpoints_with_one(tmp_path, where, request):
+    places = request.getfixturevalue(where)
+    coordinator = f"{places.address}:{free_port()}"
     root = pathlib.Path(processes.__file__).parents[1]
     env = {**os.environ, "PYTHONPATH": str(root), "XLA_FLAGS": ""}
+    script = textwrap.dedent(_PROCESS)
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(_PROCESS), str(i), str(port), str(tmp_path)],
+            [*prefix, sys.executable, "-c", script, str(i), coordinator, str(tmp_path)],
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for i in range(2)
+        for i, prefix in enumerate(places.prefixes)
     ]
     try:
-        outputs = [process.communicate(timeout=90) for process in running]
+        outputs = [process.communicate(timeout=300) for process in running]
     finally:
         for process in running:
             process.kill()

@@ -59,13 +59,10 @@ flags.DEFINE_float(
     "step_time", 0.0, "Seconds a step: --mode=compile prints the utilisation that they mean."
 )
 _CONNECT_TIMEOUT = flags.DEFINE_integer(
-    "connect_timeout", 60, "Seconds to wait at the start for the other processes.", lower_bound=1
+    "connect_timeout", 60, "Seconds to wait at the start for the other processes.", 1
 )
 _HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
-    "heartbeat_timeout",
-    60,
-    "Seconds without a sign of life after which a process counts as dead, which ends the others.",
-    lower_bound=2,
+    "heartbeat_timeout", 60, "Seconds after which a silent process counts as dead.", 2
 )
 
 

@@ -1,5 +1,6 @@
 """Where the numbers of a run go: a JSON object a logged step, TensorBoard, the final results."""
 
+import contextlib
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from timix_jax.errors import UserError
 from timix_jax.remote import Mirror, as_path, is_remote
 from timix_jax.workdir import METRICS_FILE, atomic_write_text, truncate_jsonl
 
@@ -77,7 +79,7 @@ class MetricsWriter:
             return
         folder = as_path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / METRICS_FILE
+        self._path = path = folder / METRICS_FILE
         truncate_jsonl(path, first_step)
         self._first_step, self._logged = first_step, _names_at(path, first_step)
         if is_remote(folder):
@@ -101,14 +103,25 @@ class MetricsWriter:
 
         Raises:
             ValueError: a value is not a scalar number.
+            UserError: the file cannot be written, as on a full disk.
         """
         if self._file is None:
             return
         numbers = {name: json_number(name, value) for name, value in metrics.items()}
         if step == self._first_step and numbers.keys() <= self._logged:
             return  # a finished run, evaluated again
-        self._file.write(json.dumps({"step": int(step), **numbers}, allow_nan=False) + "\n")
-        self._file.flush()
+        line = json.dumps({"step": int(step), **numbers}, allow_nan=False) + "\n"
+        try:
+            self._file.write(line)
+            self._file.flush()
+        except OSError as error:
+            with contextlib.suppress(OSError):  # closing tries to write once more
+                self._file.close()
+            self._file = None
+            raise UserError(
+                f"{self._path} cannot be written ({error.strerror}): free space or mend what it says, and the same"
+                " command resumes"
+            ) from error
         if self._tensorboard is not None:
             for name, number in numbers.items():
                 if number is not None:

@@ -8,6 +8,7 @@ processes that it was told, and all get the same answer.
 import contextlib
 import errno
 import json
+import os
 import socket
 import time
 from typing import Any, BinaryIO
@@ -66,7 +67,8 @@ def _listen(host: str, port: int, processes: int, timeout_s: float) -> None:
             connection.settimeout(_ANSWER_S)
             said = _read_line(connection.makefile("rb"))
             if not isinstance(said.get("process"), int):
-                continue  # not one of ours
+                connection.close()  # not one of ours
+                continue
             _send(connection, {"heard": True})
             connections.append(connection)
             problem = _misfit(said, processes, present)
@@ -86,9 +88,10 @@ def _server(port: int) -> socket.socket:
             )
         return socket.create_server(("", port), backlog=1024)
     except OSError as error:
+        why = os.strerror(error.errno or 0)
         raise UserError(
-            f"--coordinator=…:{port}: process 0 cannot listen at port {port} ({error.strerror}); stop what uses it, or"
-            " give all processes another port"
+            f"--coordinator=…:{port}: process 0 cannot listen at port {port} ({why}); stop what uses it, or give all"
+            " processes another port"
         ) from error
 
 

@@ -1,13 +1,10 @@
 """Training: wiring, the loop, and what is written at its end."""
 
-import collections
 import contextlib
-import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -20,10 +17,11 @@ from timix_jax.checkpointing import Checkpointer
 from timix_jax.compile_cache import cache_use
 from timix_jax.config import MUTABLE_FIELDS, complete, flatten
 from timix_jax.data.tokenizers import Tokenizer
-from timix_jax.errors import UserError, located
+from timix_jax.errors import located
 from timix_jax.evaluate import evaluated_part, format_results, run_evaluators
 from timix_jax.evaluators import Evaluator
 from timix_jax.experiment import Experiment
+from timix_jax.finite_check import FiniteCheck
 from timix_jax.flops import peak_flops
 from timix_jax.metrics import RESULTS_FILE, MetricsWriter, write_results
 from timix_jax.objectives.mixed import MixedContrastive
@@ -133,14 +131,6 @@ def _open_run(
     return run, evaluators
 
 
-class Sent(NamedTuple):
-    """A step that was sent to the devices: its number, the ids of its examples, its metrics."""
-
-    step: int
-    example_ids: np.ndarray
-    metrics: Mapping[str, jax.Array]
-
-
 class Loop:
     """The training loop: fetch, step, and at their periods log, evaluate and save."""
 
@@ -191,7 +181,7 @@ class Loop:
         if step >= self._run.total_steps:
             return state
         batches = self._run.train_iterator(step)
-        unchecked: collections.deque[Sent] = collections.deque()
+        finite = FiniteCheck(self._folder)
         with contextlib.closing(batches), self._profiler, Preemption() as preemption:
             while step < self._run.total_steps:
                 self._profile(step, state)
@@ -208,24 +198,24 @@ class Loop:
                 else:
                     with jax.profiler.StepTraceAnnotation("train", step_num=step):
                         state, metrics = self._step(state, put_batch(batch, self._run.mesh))
-                unchecked.append(Sent(step, ids, metrics))
+                finite.sent(step, ids, metrics)
                 step += 1
                 # One step stays in flight, so that the check does not hold up the devices.
                 with self._watch(phases.STEP):
-                    self._check_finite(unchecked, leave=1)
+                    finite.check(leave=1, saved=self._saved)
                 self._watch.step_done(step)
                 due = self._due(step)
                 if due["log"]:
                     self._log(step, metrics, batches.skipped)
                 if due["eval"] or due["checkpoint"]:
-                    self._check_finite(unchecked, leave=0)  # nothing broken is ever saved
+                    finite.check(leave=0, saved=self._saved)  # nothing broken is ever saved
                 # Before the save: a run killed in between would be resumed without these figures.
                 if due["eval"] and step < self._run.total_steps:
                     self._evaluate(step, state)
                 if due["checkpoint"]:
                     self._save(step, state)
                 if preemption.reached(step) and step < self._run.total_steps:
-                    self._check_finite(unchecked, leave=0)
+                    finite.check(leave=0, saved=self._saved)
                     self._save_and_leave(step, state)
                     break
             self._profile(step, state)
@@ -288,44 +278,16 @@ class Loop:
         self._writer.write(step, results)
         self._printer.text(format_results(results))
 
-    def _check_finite(self, unchecked: collections.deque[Sent], *, leave: int) -> None:
-        while len(unchecked) > leave:
-            one = unchecked.popleft()
-            if not bool(one.metrics["finite"]):
-                raise self._not_finite(one)
-
-    def _not_finite(self, one: Sent) -> UserError:
-        path = self._folder / f"nonfinite-{one.step}.json"
-        example_ids = [i for part in processes.gather(one.example_ids.tolist()) for i in part]
-        record = {
-            "step": one.step,
-            "example_ids": example_ids,
-            "metrics": {name: repr(float(value)) for name, value in one.metrics.items()},
-        }
-        if processes.is_first():
-            workdirs.atomic_write_text(path, json.dumps(record, indent=2))
-        ids = ", ".join(map(str, example_ids[:8]))
-        good = "none yet" if self._saved is None else f"checkpoint {self._saved}"
-        return UserError(
-            f"the loss or its update is not finite at step {one.step} (examples {ids}, …: all in {path}); last good "
-            f"state: {good} in {self._folder}; lower config.optim.lr or look at these examples"
-        )
-
 
 def _draw(run: Experiment, params: Any, folder: epath.Path) -> None:
     """Training curves, and the mixing sheet where windows are mixed; ``params`` is on the host."""
     pictures = folder / PICTURES_FOLDER
-    name = folder.name
-    training_curves(
-        folder / workdirs.METRICS_FILE, pictures / "training_curves.png", f"Training of {name}"
-    )
+    curves = pictures / "training_curves.png"
+    training_curves(folder / workdirs.METRICS_FILE, curves, f"Training of {folder.name}")
     for objective in run.objectives:
         if isinstance(objective, MixedContrastive):
-            batches = run.train_iterator(0)
-            try:
-                batch: dict[str, Any] = next(batches)
-            finally:
-                batches.close()
+            with contextlib.closing(run.train_iterator(0)) as batches:
+                batch = next(batches)
             batch.pop("example_id")
             draw_mixing_sheet(
                 pictures / "mixing.png",

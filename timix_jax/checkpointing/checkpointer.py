@@ -149,7 +149,21 @@ class Checkpointer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        if error is None:
+            self.close()
+        else:
+            self._abandon(error)
+
+    def _abandon(self, cause: BaseException) -> None:
+        """After an error the others may never come to say how their part of the running save went."""
+        if self._pending is not None:
+            logging.warning(
+                "stopping (%s: %s) once checkpoint %d is written",
+                *(type(cause).__name__, str(cause)[:300], self._pending_step),
+            )
+            self._pending.exception()  # in the log already
+            self._pending = None
+        self._thread.shutdown()
 
     def latest_valid(self) -> int | None:
         """The newest step whose files all have the sums that they were saved with.

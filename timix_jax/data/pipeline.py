@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import grain
 import numpy as np
+from absl import logging
 
 from timix_jax.data.augment import Augment
 from timix_jax.data.evaluation import (
@@ -29,6 +30,7 @@ from timix_jax.data.examples import (
     region_example,
 )
 from timix_jax.data.memory import check_fits_memory
+from timix_jax.data.process_rows import ProcessRows
 from timix_jax.data.records import Record
 from timix_jax.data.sources import Source
 from timix_jax.data.tokenizers import Tokenizer
@@ -63,6 +65,13 @@ class TrainIterator:
             return next(self._iterator)
         except UserError as error:
             raise UserError(first_line(error)) from error
+        except Exception as error:
+            step = self.state["next_index"]
+            logging.exception("the input pipeline has stopped at the batch of step %d", step)
+            raise UserError(
+                f"the input pipeline has stopped at the batch of step {step}: {type(error).__name__}:"
+                f" {first_line(error)} (its traceback is in the log); mend it, and the same command resumes"
+            ) from error
 
     def seek(self, step: int) -> None:
         """The next batch will be that of ``step``."""
@@ -159,7 +168,7 @@ def make_train_iterator(
 
     def host_batches(dataset: grain.MapDataset, global_size: int) -> grain.MapDataset:
         rows = global_size // process_count
-        local = _BlocksOfRows(dataset, global_size, process_index * rows, rows)
+        local = ProcessRows(dataset, global_size, process_index * rows, rows)
         return local.batch(rows, drop_remainder=True)
 
     stream = _shuffled_examples(readers, weights, seeds[0])
@@ -186,27 +195,6 @@ def make_train_iterator(
     iterator = TrainIterator(iter(batches.to_iter_dataset(options)), corrupt)
     iterator.seek(start_step)
     return iterator
-
-
-class _BlocksOfRows(grain.MapDataset):
-    """Of every ``period`` elements the ``length`` ones from ``start`` on.
-
-    Together the processes hold a global batch in its order: an example keeps its row, with which random draws of a
-    step and the partners of mixing go, on any number of processes.
-    """
-
-    def __init__(self, parent: grain.MapDataset, period: int, start: int, length: int):
-        super().__init__(parent)
-        self._period, self._start, self._length = period, start, length
-
-    def __len__(self) -> int:
-        return len(self._parent) // self._period * self._length
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return self.slice(index)
-        block, row = divmod(index, self._length)
-        return self._parent[block * self._period + self._start + row]
 
 
 class _MakeExamples:
