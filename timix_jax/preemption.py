@@ -7,7 +7,16 @@ from typing import Any, Self
 
 import jax
 from absl import logging
+from etils import epath
 from jax.experimental import multihost_utils
+
+
+def stopped_line(step: int, workdir: epath.PathLike) -> str:
+    """What a person is told at the end of a run that was asked to end early."""
+    return (
+        f"SIGTERM: stopped after step {step}; checkpoint {step} is saved in {workdir}; run the same command again to"
+        " resume"
+    )
 
 
 class Preemption:

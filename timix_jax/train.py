@@ -28,7 +28,7 @@ from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.parallel.mesh import put_batch
 from timix_jax.peak_memory import peak_memory
 from timix_jax.phases import Phases
-from timix_jax.preemption import Preemption
+from timix_jax.preemption import Preemption, stopped_line
 from timix_jax.profiling import StepProfiler, Window, check_window, parse_window
 from timix_jax.progress import Chrono, ProgressPrinter
 from timix_jax.remote import as_path, check_reachable
@@ -226,8 +226,9 @@ class Loop:
         self, state: TrainState, batch: dict[str, Any]
     ) -> tuple[TrainState, Mapping[str, jax.Array]]:
         with self._watch(phases.FIRST_STEP) as phase, cache_use() as cache:
-            done = self._step(state, put_batch(batch, self._run.mesh))
-            jax.block_until_ready(done)
+            on_devices = put_batch(batch, self._run.mesh)
+            processes.compile_everywhere(self._step, state, on_devices)
+            done = jax.block_until_ready(self._step(state, on_devices))
             phase.detail = str(cache)
         return done
 
@@ -266,10 +267,7 @@ class Loop:
         with self._watch(phases.LAST_CHECKPOINT):
             self._checkpointer.wait()
         self.preempted = True
-        self._printer.text(
-            f"SIGTERM: stopped after step {step}; checkpoint {step} is saved in {self._folder}; run the same "
-            "command again to resume"
-        )
+        self._printer.text(stopped_line(step, self._folder))
 
     def _evaluate(self, step: int, state: TrainState) -> None:
         jax.block_until_ready(state)
