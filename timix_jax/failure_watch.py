@@ -21,7 +21,7 @@ from timix_jax.log import print_error
 _KEY = "timix/failed"
 _POLL_S = 1.0
 _GRACE_S = 8.0  # for those that find the error by themselves, and to finish what is being written
-_ANSWER_S = 5.0
+_LAST_S = 5.0
 
 _leaving = threading.Event()
 
@@ -60,12 +60,7 @@ def _leave(store: Any, code: int, cause: str) -> None:
         jax.errors.JaxRuntimeError
     ):  # another was faster, or the coordinator is gone
         store.key_value_set(_KEY, f"{me} {code} {cause}")
-    _answer(store, me)
-    if me == 0:  # the others read from this process
-        _await_answers(store)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    _exit(store, me, code)
 
 
 def _watch(store: Any) -> None:
@@ -80,21 +75,21 @@ def _watch(store: Any) -> None:
         process, code, cause = text.split(" ", 2)
         if not _leaving.is_set():
             print_error(f"process {process} has stopped: {cause}", me)
-        _answer(store, me)
         time.sleep(_GRACE_S)
-        if me == 0:
-            _await_answers(store)
-        os._exit(int(code))
+        _exit(store, me, int(code))
 
 
-def _answer(store: Any, me: int) -> None:
-    with contextlib.suppress(jax.errors.JaxRuntimeError):
-        store.key_value_set(f"{_KEY}/{me}", "", allow_overwrite=True)
-
-
-def _await_answers(store: Any) -> None:
-    until = time.monotonic() + _ANSWER_S
+def _exit(store: Any, me: int, code: int) -> None:
+    """The first process goes last: JAX aborts those that lose it while they are still at something."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if me:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            store.key_value_set(f"{_KEY}/{me}", "", allow_overwrite=True)
+        os._exit(code)
+    until = time.monotonic() + _GRACE_S + _LAST_S
     for process in range(1, jax.process_count()):
         left = max(0.001, until - time.monotonic())
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # it is gone or stuck
             store.blocking_key_value_get(f"{_KEY}/{process}", int(1000 * left))
+    os._exit(code)
