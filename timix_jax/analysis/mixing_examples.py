@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from timix_jax.analysis.pictures import mixing_sheet
+from timix_jax.mixing.partners import Paired
 from timix_jax.mixing.windows import patchify, unpatchify
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.vit import normalise_pixels
@@ -35,8 +36,8 @@ def draw_mixing_sheet(
       path: the PNG file.
       model: with ``params``, scores the patches.
       objective: whose mixer and score source are shown; always as mixing goes at full strength.
-      params: weights.
-      batch: a training batch on the device (image uint8 (B,H,W,3), tokens, boxes where the oracle needs them).
+      params: weights, whole on the host or on the devices of this process.
+      batch: this process's part of a training batch (image uint8 (B,H,W,3), tokens, boxes where the oracle needs them).
       captions: B captions.
       examples: rows of the sheet.
       seed: of the window size.
@@ -45,8 +46,13 @@ def draw_mixing_sheet(
     Returns:
       False, and no file, for a mixer without windows (Mixup, CutMix).
     """
+    # One process draws, with its own rows: nothing may lie on the devices of the others.
+    model = dataclasses.replace(model, layout=None, microbatches=1)
+    mixer = objective.mixer
+    if isinstance(mixer, Paired):
+        mixer = dataclasses.replace(mixer, shards=max(1, mixer.shards // jax.process_count()))
     objective = dataclasses.replace(
-        objective, placement="extra", fraction=1.0, ramp_steps=0, until_step=None
+        objective, mixer=mixer, placement="extra", fraction=1.0, ramp_steps=0, until_step=None
     )
 
     @jax.jit
