@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from timix_jax.models.layers import gelu
 from timix_jax.models.transformer import kernel_init
 
 Array = jax.Array
@@ -33,7 +34,6 @@ class PatchPredictor(nn.Module):
         dense = lambda features, name: nn.Dense(
             features, kernel_init=kernel_init, dtype=self.dtype, name=name
         )
-        gelu = lambda x: jax.nn.gelu(x, approximate=False)
         u = gelu(dense(width, "in")(nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(h)))
         context = jnp.concatenate([u[..., half:].mean(axis=1), c.astype(u.dtype)], axis=-1)
         context = jnp.broadcast_to(context[:, None], (*u.shape[:2], context.shape[-1]))

@@ -1,6 +1,5 @@
 """Transformer blocks and their stack: one parameter layout, scanned or unrolled."""
 
-import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -9,12 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from timix_jax.errors import UserError
+from timix_jax.models.layers import attend, gelu, widening_dot_general
 from timix_jax.parallel.layout import Layout
 
 Remat = Literal["none", "dots", "full"]
 Array = jax.Array
-
-MASKED = -1e30  # as a logit: no weight, and no NaN where a whole row is masked
 
 # By fan-in: a fixed 0.02, right at width 768, keeps the small widths of CPU runs on a plateau for epochs.
 kernel_init = nn.initializers.lecun_normal()
@@ -24,33 +22,7 @@ def activation(name: str) -> Callable[[Array], Array]:
     """``gelu`` (exact, what ViT and BERT checkpoints expect) or ``gelu_tanh``."""
     if name not in ("gelu", "gelu_tanh"):
         raise UserError(f"model.act={name!r} is unknown; use 'gelu' or 'gelu_tanh'")
-    return lambda x: jax.nn.gelu(x, approximate=name == "gelu_tanh")
-
-
-@jax.custom_vjp
-def softmax(logits: Array) -> Array:
-    """Over the last axis, computed in float32 at least, in the type of the logits before and after.
-
-    Its gradient needs only the rounded weights. The derivative of a plain softmax would keep float32 ones, the
-    largest array of a block, beside them.
-    """
-    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    return jax.nn.softmax(wide).astype(logits.dtype)
-
-
-def _softmax_forward(logits: Array) -> tuple[Array, Array]:
-    weights = softmax(logits)
-    return weights, weights
-
-
-def _softmax_backward(weights: Array, cotangent: Array) -> tuple[Array]:
-    wide = jnp.promote_types(weights.dtype, jnp.float32)
-    product = weights.astype(wide) * cotangent.astype(wide)
-    total = jnp.sum(product, axis=-1, keepdims=True)
-    return ((product - weights.astype(wide) * total).astype(weights.dtype),)
-
-
-softmax.defvjp(_softmax_forward, _softmax_backward)
+    return gelu if name == "gelu" else jax.nn.gelu
 
 
 class Attention(nn.Module):
@@ -67,14 +39,10 @@ class Attention(nn.Module):
             (3, self.heads, width // self.heads),
             kernel_init=kernel_init,
             dtype=self.dtype,
+            dot_general=widening_dot_general,
             name="qkv",
         )(x)
-        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        logits = jnp.einsum("bthd,bshd->bhts", query / math.sqrt(query.shape[-1]), key)
-        weights = softmax(
-            logits if mask is None else jnp.where(mask[:, None, None], logits, MASKED)
-        )
-        y = jnp.einsum("bhts,bshd->bthd", weights, value)
+        y = attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask)
         return nn.DenseGeneral(
             width, axis=(-2, -1), kernel_init=kernel_init, dtype=self.dtype, name="out"
         )(y)
@@ -90,7 +58,13 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """x (...,C) to (...,C)."""
-        y = nn.Dense(self.hidden, kernel_init=kernel_init, dtype=self.dtype, name="up")(x)
+        y = nn.Dense(
+            self.hidden,
+            kernel_init=kernel_init,
+            dtype=self.dtype,
+            dot_general=widening_dot_general,
+            name="up",
+        )(x)
         y = activation(self.act)(y)
         return nn.Dense(x.shape[-1], kernel_init=kernel_init, dtype=self.dtype, name="down")(y)
 
