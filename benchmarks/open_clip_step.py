@@ -8,7 +8,9 @@ turns on the core, block by block, so that a slow moment of the machine meets al
 from open_clip's initial weights, and the run ends if losses or gradient norms differ by more than float32 explains.
 
 --compile adds open_clip through torch.compile; --checkout PATH adds the step of another checkout of this project
-(before and after a change, in one run); --xla_flags adds ours with other flags of the compiler.
+(before and after a change, in one run); --xla_flags adds ours with other flags of the compiler; --huge_pages adds both
+sides with glibc told to ask for huge pages: XLA takes its temporary memory anew from the system at every step, and
+with pages of 4 KiB their faults alone are several percent of the step.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from benchmarks.open_clip_shared import ARCHITECTURES
 from benchmarks.pinned_worker import ROOT, Worker
 
 OPEN_CLIP, OURS = "open_clip", "TiMix-JAX"
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 CHECKED_STEPS = 3
 
 
@@ -78,10 +81,13 @@ def start_workers(args: argparse.Namespace, folder: Path) -> dict[str, Worker]:
     ours += ["--scan"] if args.scan else []
     env = {"JAX_PLATFORMS": "cpu"}
     workers[OURS] = Worker(ours, core=args.core, env=env)
+    if args.huge_pages:
+        workers[f"{OPEN_CLIP}, huge pages"] = Worker(pytorch, core=args.core, env=HUGE_PAGES)
+        workers[f"{OURS}, huge pages"] = Worker(ours, core=args.core, env=env | HUGE_PAGES)
     for flags in args.xla_flags:
         workers[f"{OURS}, {flags}"] = Worker(ours, core=args.core, env=env | {"XLA_FLAGS": flags})
     for checkout in args.checkout:
-        # The package of that checkout, the benchmark of this one.
+        # The package of that checkout; the benchmark too, where it has one.
         path = {"PYTHONPATH": f"{Path(checkout).resolve()}:{ROOT}", "PYTHONSAFEPATH": "1"}
         workers[f"{OURS} at {checkout}"] = Worker(ours, core=args.core, env=env | path)
     return workers
@@ -98,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--torch_python", default=sys.executable, help="where open_clip_torch is")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--scan", action="store_true", help="our blocks scanned, not unrolled")
+    parser.add_argument("--huge_pages", action="store_true")
     parser.add_argument("--xla_flags", action="append", default=[])
     parser.add_argument("--checkout", action="append", default=[])
     parser.add_argument(
