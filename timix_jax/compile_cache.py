@@ -1,4 +1,4 @@
-"""Whether what is compiled comes from the persistent compilation cache."""
+"""The persistent compilation cache: where it may be used, and whether what is compiled comes from it."""
 
 import contextlib
 from collections import Counter
@@ -9,6 +9,19 @@ import jax
 
 _PREFIX = "/jax/compilation_cache/"
 _ASKED, _FOUND, _STORED = "compile_requests_use_cache", "cache_hits", "cache_misses"
+
+
+def use_cache(folder: str) -> None:
+    """Keeps compiled programs in ``folder``; not with several processes on CPUs.
+
+    There JAX's keys differ from process to process and only the first one stores: it would run a stored program with
+    the others' fresh ones, whose collectives come in another order. Gloo then ends them, or mixes up their data.
+    """
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+        jax.config.update("jax_compilation_cache_dir", None)  # it may be set by a variable, too
+        return
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 class CacheUse:

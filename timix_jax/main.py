@@ -11,6 +11,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from timix_jax import cluster, failure_watch, processes
+from timix_jax.compile_cache import use_cache
 from timix_jax.config import complete
 from timix_jax.errors import UserError
 from timix_jax.flag_errors import flag_error
@@ -95,8 +96,7 @@ def _main(argv: list[str]) -> None:
     if not processes.is_first():
         only_warnings()
     if _CACHE.value and here:
-        jax.config.update("jax_compilation_cache_dir", str(epath.Path(_CACHE.value).expanduser()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        use_cache(str(epath.Path(_CACHE.value).expanduser()))
     config_path = config_flags.get_config_filename(FLAGS["config"])
     module, function = MODES[_MODE.value].split(":")
     mode = getattr(importlib.import_module(module), function)
