@@ -41,6 +41,13 @@ def shared_fate() -> Iterator[None]:
         yield
         processes.gather("done")
     except BaseException as error:
+        announced = _announced(store)
+        if announced is not None and not isinstance(error, UserError):
+            # A connection that broke as the other one left: the cause is there, not here.
+            process, code, cause = announced
+            _leaving.set()
+            print_error(f"process {process} has stopped: {cause}", jax.process_index())
+            _exit(store, jax.process_index(), code)
         if not isinstance(error, UserError):
             traceback.print_exc()
         cause = " ".join(str(error).split())
@@ -56,9 +63,8 @@ def _leave(store: Any, code: int, cause: str) -> None:
     """Tells the others, and ends this process without JAX's own way out: it would wait for all of them."""
     _leaving.set()
     me = jax.process_index()
-    with contextlib.suppress(
-        jax.errors.JaxRuntimeError
-    ):  # another was faster, or the coordinator is gone
+    # Another may have been faster, or the coordinator be gone.
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
         store.key_value_set(_KEY, f"{me} {code} {cause}")
     _exit(store, me, code)
 
@@ -66,17 +72,25 @@ def _leave(store: Any, code: int, cause: str) -> None:
 def _watch(store: Any) -> None:
     me = jax.process_index()
     while not _leaving.wait(_POLL_S):
-        try:
-            text = store.key_value_try_get(_KEY)
-        except jax.errors.JaxRuntimeError as error:
-            if "NOT_FOUND" in str(error):
-                continue
-            return  # the coordinator is gone: JAX ends this process
-        process, code, cause = text.split(" ", 2)
+        announced = _announced(store)
+        if announced is None:
+            continue
+        process, code, cause = announced
         if not _leaving.is_set():
             print_error(f"process {process} has stopped: {cause}", me)
         time.sleep(_GRACE_S)
-        _exit(store, me, int(code))
+        _exit(store, me, code)
+
+
+def _announced(store: Any) -> tuple[int, int, str] | None:
+    """The first process that has announced its end, its exit code and the cause; None where there is none."""
+    try:
+        process, code, cause = store.key_value_try_get(_KEY).split(" ", 2)
+    except (
+        jax.errors.JaxRuntimeError
+    ):  # no such key; or the coordinator is gone, and JAX ends this process
+        return None
+    return int(process), int(code), cause
 
 
 def _exit(store: Any, me: int, code: int) -> None:

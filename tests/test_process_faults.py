@@ -1,0 +1,118 @@
+"""Faults of one of two processes: both end, each log has the cause, and nothing before it is lost."""
+
+import json
+import signal
+import time
+
+import pytest
+from process_runs import SMALL, Run, assert_codes
+from tiny_run import assert_same_run, write_config
+
+from timix_jax.checkpointing import Checkpointer
+
+STEPS = 8
+TIMEOUTS = ["--heartbeat_timeout=10"]
+OPTIONS = SMALL | {
+    "data__train": ("slow:?examples=48&size=16&captions=2",),
+    "eval__sets": (),
+    "mix__mixer": "none",
+}
+
+
+def write_recipe(path, **overrides):
+    recipe = write_config(path, steps=STEPS, **(OPTIONS | overrides))
+    recipe.write_text("import slow_source\n" + recipe.read_text())
+    return recipe
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    return write_recipe(tmp_path / "recipe.py")
+
+
+def latest(workdir):
+    with Checkpointer(workdir / "checkpoints") as checkpointer:
+        return checkpointer.latest_valid()
+
+
+def errors(ended):
+    return [[line for line in one.err.splitlines() if line.startswith("error")] for one in ended]
+
+
+def test_a_folder_that_is_not_shared(recipe, tmp_path):
+    folders = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
+    begin = time.monotonic()
+    ended = Run(recipe, folders, processes=2).wait()
+    assert_codes(ended, [2, 2])
+    said = f"--workdir={folders[0]} is not shared: process 1 does not see in its --workdir={folders[1]}"
+    for process, lines in enumerate(errors(ended)):
+        assert lines[0].startswith(f"error in process {process}: {said}")
+    assert time.monotonic() - begin < 300  # far more than needed, and no hang
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "b").exists()
+
+
+def test_processes_with_other_settings(recipe, tmp_path):
+    """And an error that only one of them can see."""
+    flags = [[], ["--config.optim.lr=0.5"]]
+    ended = Run(recipe, tmp_path / "run", processes=2, flags=flags).wait()
+    assert_codes(ended, [2, 2])
+    for lines in errors(ended):
+        assert "process 1 was started with another configuration than process 0" in lines[0]
+        assert "optim.lr: 0.001 there, 0.5 now" in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_reader_that_fails_and_a_process_that_is_killed(recipe, tmp_path):
+    whole, workdir = tmp_path / "whole", tmp_path / "run"
+    ended = Run(recipe, whole, processes=2, devices=1).wait()
+    assert_codes(ended, [0, 0])
+
+    # The reader of process 1 fails in step 6, counted from 1: 8 examples a step, and all 48 for the tokenizer of 0.
+    environment = [{}, {"READ_FAILS_AFTER": "40"}]
+    ended = Run(recipe, workdir, processes=2, devices=1, environment=environment).wait()
+    assert_codes(ended, [2, 2])
+    cause = "the input pipeline has stopped at the batch of step 5: ZeroDivisionError: a bug in the reader"
+    assert f"error in process 1: {cause}" in ended[1].err
+    assert "slow_source.py" in ended[1].err  # the traceback
+    assert f"error in process 0: process 1 has stopped: {cause}" in ended[0].err
+    assert latest(workdir) == 4
+
+    slow = {"READ_MS": "50"}
+    run = Run(recipe, workdir, processes=2, devices=1, flags=TIMEOUTS, environment=slow)
+    run.wait_for(lambda: "taking the first step: " in run.ended()[0].err)
+    run.processes[1].kill()
+    ended = run.wait()
+    assert ended[1].code == -signal.SIGKILL
+    assert ended[0].code not in (
+        0,
+        -signal.SIGKILL,
+    )  # by Gloo's broken connection, or by JAX's heartbeats
+    assert "Connection" in ended[0].err or "task" in ended[0].err, ended[0].err
+    assert latest(workdir) >= 4
+    ended = Run(recipe, workdir, processes=2, devices=1).wait()
+    assert_codes(ended, [0, 0])
+    assert_same_run(workdir, whole, STEPS, parts=("params", "opt_state"))
+
+
+def test_a_loss_that_is_not_finite(tmp_path):
+    recipe = write_recipe(
+        tmp_path / "recipe.py",
+        optim__lr=1e30,
+        optim__warmup="0 steps",
+        log__every="100 steps",
+        checkpoint__every="1 steps",
+    )
+    ended = Run(recipe, tmp_path / "run", processes=2, devices=1).wait()
+    assert_codes(ended, [2, 2])
+    (path,) = (tmp_path / "run").glob("nonfinite-*.json")
+    record = json.loads(path.read_text())
+    assert len(set(record["example_ids"])) == 16
+    ids = ", ".join(map(str, record["example_ids"][:8]))
+    for process, lines in enumerate(errors(ended)):
+        assert lines[0].startswith(
+            f"error in process {process}: the loss or its update is not finite at step"
+            f" {record['step']} (examples {ids}, …: all in {path})"
+        )
+    saved = record["step"] or None
+    assert latest(tmp_path / "run") == saved
