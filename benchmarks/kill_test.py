@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
+
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from process_runs import SMALL, Run, logged_lines
@@ -151,6 +153,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")  # this process only compares
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "runs"
         place.mkdir()
