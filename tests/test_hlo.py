@@ -10,6 +10,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from timix_jax.hlo import collectives
 from timix_jax.parallel.mesh import make_mesh
 
+CUT = NamedSharding(make_mesh(jax.devices()[:4]), PartitionSpec("data"))
+
 
 def compiled_text(function, *shapes_and_specs):
     mesh = make_mesh(jax.devices()[:4])
@@ -67,7 +69,7 @@ def test_pieces_of_one_asynchronous_collective_count_once_and_loops_by_their_con
         %body (c: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
           %a = bf16[16,8]{1,0} fusion(%x), kind=kCustom, calls=%fused.1
           %b = bf16[16,8]{1,0} fusion(%x), kind=kCustom, calls=%fused.2
-          %s = (f32[3]{0}, f32[3]{0}, u32[], u32[]) collective-permute-start(%y), channel_id=6
+          %s = (f32[3]{0}, f32[3]{0}) collective-permute-start(%y), channel_id=6, source_target_pairs={{0,1},{1,0}}
           %d = f32[3]{0} collective-permute-done(%s)
         }
 
@@ -82,5 +84,19 @@ def test_pieces_of_one_asynchronous_collective_count_once_and_loops_by_their_con
         """
     )
     gather, permute = collectives(text)
-    assert gather == ("all-gather", 16 * 8 * 2, 12, "step/mul")
+    assert gather[:4] == ("all-gather", 16 * 8 * 2, 12, "step/mul")
     assert permute[:3] == ("collective-permute", 12, 12)
+    assert permute.pairs == ((0, 1), (1, 0))
+    assert permute.mirrors
+    assert not gather.mirrors
+
+
+def test_a_reversal_between_devices_is_told_from_a_shift():
+    text = compiled_text(
+        lambda x: jax.lax.with_sharding_constraint(x[::-1], CUT), ((8,), ("data",))
+    )
+    permutes = [one for one in collectives(text) if one.kind == "collective-permute"]
+    assert permutes
+    assert all(one.mirrors for one in permutes)
+    shift = permutes[0]._replace(pairs=((0, 1), (1, 2), (2, 3), (3, 0)))
+    assert not shift.mirrors

@@ -212,7 +212,7 @@ def collective_table(collectives: Sequence[hlo.Collective]) -> str:
 def purpose(collective: hlo.Collective) -> str:
     """What a collective is for, by the operation that it comes from."""
     source, kind = collective.source, collective.kind
-    if "partner_exchange" in source:
+    if "partner_exchange" in source or collective.mirrors:
         return "mixing partners"
     if "pair_sums" in source:
         return "contrastive loss"

@@ -18,6 +18,7 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CONSTANT = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
 _ARRAY = re.compile(r"\b(pred|[sufc]\d+|bf16|f8\w*)\[([\d,]*)\]")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
+_PAIRS = re.compile(r"source_target_pairs=\{([{}\d,]*)\}")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 
 
@@ -28,13 +29,21 @@ class Collective(NamedTuple):
       kind: one of `KINDS`.
       bytes: of its result on one device, each time that it runs.
       runs: how often it runs in one execution of the program (loops with a known number of turns are counted).
-      source: path of the operation that it comes from, ``jit(train_step)/…``.
+      source: path of the operation that it comes from, ``jit(train_step)/…``; the partitioner names it loosely.
+      pairs: of a collective-permute, (from, to) device.
     """
 
     kind: str
     bytes: int
     runs: int
     source: str
+    pairs: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether device d sends to device n−1−d: the reversal of a batch that is cut over n devices."""
+        total = len(self.pairs) - 1
+        return bool(self.pairs) and all(a + b == total for a, b in self.pairs)
 
 
 def collectives(text: str) -> list[Collective]:
@@ -54,7 +63,11 @@ def collectives(text: str) -> list[Collective]:
                 continue
             source, channel = _OP_NAME.search(line), _CHANNEL.search(line)
             one = Collective(
-                kind, _result_bytes(match[1], match[2]), runs[name], source[1] if source else ""
+                kind,
+                _result_bytes(match[1], match[2]),
+                runs[name],
+                source[1] if source else "",
+                _pairs(line),
             )
             # TPU programs hold one collective several times, as the pieces of what overlaps with computation.
             key = channel[1] if channel else f"{name}:{number}"
@@ -109,6 +122,12 @@ def _kind(operation: str) -> str | None:
     """The collective that an instruction is; the second half of an asynchronous pair is none."""
     base = operation.removesuffix("-start")
     return base if base in KINDS else None
+
+
+def _pairs(line: str) -> tuple[tuple[int, int], ...]:
+    listed = _PAIRS.search(line)
+    pairs = re.findall(r"\{(\d+),(\d+)\}", listed[1]) if listed else []
+    return tuple((int(a), int(b)) for a, b in pairs)
 
 
 def _result_bytes(shape: str, operation: str) -> int:
