@@ -80,7 +80,7 @@ def test_a_step_that_does_not_fit_says_so_with_the_mend():
     config.model.remat = "none"
     config.train.batch_size = 8192
     with pytest.raises(
-        UserError, match=r"v5e:2x2: the step takes .*GiB? of .* config.train.batch_size"
+        UserError, match=r"v5e:2x2: the step takes .*iB of the .*iB .* config.train.batch_size"
     ):
         compile_mode.compile_for(config, "", topology="v5e:2x2")
 

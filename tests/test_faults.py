@@ -17,6 +17,7 @@ from timix_jax.data.manifest import shard_name, write_manifest
 from timix_jax.data.records import RecordSource, RecordWriter
 from timix_jax.data.synthetic import open_synthetic
 from timix_jax.errors import UserError
+from timix_jax.step_folders import complete_steps
 from timix_jax.train import train_and_evaluate
 
 STEPS = 12  # more than are read ahead
@@ -112,9 +113,11 @@ def test_a_disk_that_fills_up_while_saving(whole, shards, small_disk, monkeypatc
         assert words in message
     assert "No space left" in message or "RESOURCE_EXHAUSTED" in message
     assert latest(workdir) == 2
-    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["00000002"]
+    # Threads of Orbax may leave a rest of the broken one after it is deleted: the next save takes it away.
+    assert complete_steps(workdir / "checkpoints") == [2]
     filler.unlink()
     train_and_evaluate(config_of(shards), str(workdir))
+    assert all(path.name.isdigit() for path in (workdir / "checkpoints").iterdir())
     assert_same_run(workdir, whole, STEPS, PARTS)
 
 

@@ -89,6 +89,9 @@ def compile_for(
         )
 
 
+_OUT_OF_MEMORY = re.compile(
+    r"Used ([\d.]+\w+) of ([\d.]+\w+) hbm|temporaries \(([\d.]+\w+)\) exceeds available HBM \(([\d.]+\w+)\)"
+)
 MENDS = (
     "lower config.train.batch_size, or set config.train.accumulate=2, config.model.remat='full', or "
     "config.mesh.fsdp above 1"
@@ -134,11 +137,12 @@ def compile_step(config: ConfigDict, topology: str) -> Compiled:
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        used = re.search(r"Used ([\d.]+\w+) of ([\d.]+\w+) hbm", str(error))
+        used = _OUT_OF_MEMORY.search(str(error))
         if not used:
             raise
+        needed, there = (figure for figure in used.groups() if figure)
         raise UserError(
-            f"--topology={topology}: the step takes {used[1]}iB of the {used[2]}iB that a chip leaves to it; {MENDS}"
+            f"--topology={topology}: the step takes {needed}iB of the {there}iB that a chip leaves to it; {MENDS}"
         ) from error
     seconds = time.monotonic() - start
     memory = program.memory_analysis()
@@ -218,7 +222,7 @@ def purpose(collective: hlo.Collective) -> str:
         return "contrastive loss"
     if kind == "collective-permute":
         return "resharding"
-    if kind == "all-gather" and "gather_parameters" in source:
+    if kind == "all-gather" and ("gather_parameters" in source or "state.params" in source):
         return "parameters"
     if kind in ("all-reduce", "reduce-scatter") and "transpose(" in source:
         return "gradients"
