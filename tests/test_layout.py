@@ -1,6 +1,8 @@
 """One loss and one gradient, however the mesh cuts parameters and batch, and in however many parts the batch runs."""
 
+import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -96,6 +98,28 @@ def test_every_mesh_gives_the_numbers_of_one_device(sizes, parts, score, target,
     assert kernel.addressable_shards[0].data.size == kernel.size // (fsdp * tensor)
 
 
+def test_only_one_layer_is_whole_at_a_time():
+    layout = Layout(make_mesh(fsdp=8), small=SMALL)
+    model = tiny_model(layout=layout)
+    abstract = jax.eval_shape(model.init, jax.random.key(0))
+    abstract = jax.tree.map(
+        lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at),
+        abstract,
+        layout.shardings(abstract),
+    )
+    images = jax.ShapeDtypeStruct((16, 16, 16, 3), np.uint8, sharding=layout.batch)
+
+    def loss(params, images):
+        image = model.encode_patches(params, model.embed_patches(params, images))
+        return jnp.sum(image.embedding[:, 0])
+
+    text = jax.jit(jax.grad(loss)).lower(abstract, images).compile().as_text()
+    gathered = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather\(", text)
+    depth, width, hidden = 3, 16, 32
+    assert f"1,{width},{hidden}" in gathered  # one layer's kernel, whole
+    assert f"{depth},{width},{hidden}" not in gathered
+
+
 def test_default_cuts_heads_and_hidden_units_over_tensor_and_never_layers():
     layout = Layout(make_mesh(data=2, fsdp=2, tensor=2), small=SMALL)
     model = tiny_model()
@@ -117,6 +141,12 @@ def test_heads_that_do_not_divide_are_named():
     layout = Layout(make_mesh(tensor=8), small=SMALL)
     with pytest.raises(UserError, match=r"attention.*2 does not divide into 8 parts"):
         layout.shardings(jax.eval_shape(tiny_model().init, jax.random.key(0)))
+
+
+def test_rows_that_do_not_divide_into_parts_are_named():
+    model = dataclasses.replace(tiny_model(), microbatches=3)
+    with pytest.raises(UserError, match=r"16 rows .*accumulate=3"):
+        jax.eval_shape(model.encode_text, params_of_tests(), jnp.zeros((16, 6), jnp.int32))
 
 
 def test_accumulation_keeps_the_activations_of_one_part_only():
