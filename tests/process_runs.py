@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from compiler_flags import FLAGS
+
 ROOT = Path(__file__).parents[1]
 DEADLINE_S = 600  # of a whole run, on a machine that has other things to do
 
@@ -122,7 +124,7 @@ def environment_of(devices: int) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
-        "XLA_FLAGS": "--xla_cpu_enable_concurrency_optimized_scheduler=false",  # as in conftest.py
+        "XLA_FLAGS": " ".join(FLAGS),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

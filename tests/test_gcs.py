@@ -27,6 +27,8 @@ from timix_jax.evaluate import evaluate_checkpoint
 from timix_jax.metrics import MetricsWriter
 from timix_jax.train import train_and_evaluate
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 EXAMPLES = 48
 
 

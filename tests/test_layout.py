@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
-from tiny_model import compiler_settings, make_batch, make_forward, make_params, tiny_model
+from tiny_model import make_batch, make_forward, make_params, tiny_model
 
 from timix_jax.errors import UserError
 from timix_jax.mixing import build_mixer
@@ -21,13 +21,9 @@ from timix_jax.parallel.mesh import make_mesh, put_batch
 from timix_jax.parallel.paths import path_names
 from timix_jax.train_step import total_loss
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 SMALL = 64  # the tiny model's matrices are to be cut too
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fast_compilation():
-    with compiler_settings():
-        yield
 
 
 def objectives(model, score="tpp", **options):

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_model import compiler_settings
 
 from timix_jax.errors import UserError
 from timix_jax.mixing.partners import ANY_PARTNERS, Partners
@@ -16,6 +15,8 @@ from timix_jax.objectives.similarities import Similarities
 from timix_jax.objectives.soft_cross_entropy import sigmoid_contrastive
 from timix_jax.parallel.mesh import batch_sharding, make_mesh
 from timix_jax.parallel.pair_sweep import DENSE, PairReduction
+
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 N, D = 16, 8
 # Target, rule, options. λ differs by row: captions' rows do not add to one by themselves.
@@ -29,12 +30,6 @@ MIXED = {
         {"beta": 0.3, "label_smoothing": 0.2},
     ),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fast_compilation():
-    with compiler_settings():
-        yield
 
 
 def inputs(dtype=jnp.float32, count=N):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_model import GRID, compiler_settings, make_batch, make_params, tiny_model
+from tiny_model import GRID, make_batch, make_params, tiny_model
 
 from timix_jax import experiment, train_state
 from timix_jax.config import default_config
@@ -23,13 +23,9 @@ from timix_jax.parallel.mesh import make_mesh, put_batch, replicated
 from timix_jax.parallel.pair_sweep import DENSE, PairReduction
 from timix_jax.train_step import make_train_step
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 FRACTION = 0.75  # 12 mixed rows on 8 devices
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fast_compilation():
-    with compiler_settings():
-        yield
 
 
 def one_step(kind, reduction, mesh, mixed):

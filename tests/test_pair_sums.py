@@ -4,21 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_model import compiler_settings
 
 from timix_jax.errors import UserError
 from timix_jax.parallel.mesh import make_mesh
 from timix_jax.parallel.pair_sums import pair_attention, pair_logsumexp, pair_softplus
 from timix_jax.parallel.pair_sweep import PairReduction
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 N, D = 13, 5  # 8 devices hold two rows each, and one of them none
 DIFFERENTIABLE = range(5)  # of `arguments`
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fast_compilation():
-    with compiler_settings():
-        yield
 
 
 @pytest.fixture

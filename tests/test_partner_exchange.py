@@ -6,23 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_model import compiler_settings
 
 from timix_jax.mixing import build_mixer
 from timix_jax.mixing.fraction import select_rows, take_rows
 from timix_jax.parallel.mesh import batch_sharding, make_mesh
+
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 GRID, WIDTH, BATCH = 4, 8, 64
 COLLECTIVE = re.compile(
     r"= (\S+?)(?:\{\S*)? (all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter)"
 )
 COORDINATES = re.compile(r"s32\[\d+,2\]")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fast_compilation():
-    with compiler_settings():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -70,10 +70,9 @@ def test_the_missing_ones_are_named_where_the_address_is_another_machine_s():
 
 def test_another_number_of_processes_is_told_at_once():
     begin = time.monotonic()
-    told = call((0, 3), (1, 3), (2, 4), timeout_s=LONG)
+    told = call((0, 3), (2, 4), timeout_s=LONG)  # process 1 is still on its way
     assert time.monotonic() - begin < LONG
-    # Process 1 may come after the roll has been called off, and then nobody is there.
-    for text in (told[0], told[2]):
+    for text in told:
         assert text.startswith("process 2 was started with --processes=4 and process 0 with --pro")
 
 

@@ -1,6 +1,7 @@
 """One run on 4 processes, on 1 and on 2, stopped by SIGTERM in between: the same as without a stop."""
 
 import json
+import re
 import signal
 
 import numpy as np
@@ -73,8 +74,9 @@ def test_four_then_one_then_two_processes(whole, tmp_path):
     assert f"resuming at step {stopped[1]}" in ended[0].out
     assert "8 × cpu (data 8) in 2 processes" in ended[0].out
     assert "val " in ended[0].out
-    # Gloo writes to the standard output by itself.
-    assert [line for line in ended[1].out.splitlines() if "[Gloo]" not in line] == []
+    # Gloo's threads write to the standard output by themselves, in each other's lines.
+    own = [line for line in ended[1].out.splitlines() if not re.search("Gloo|peer ranks", line)]
+    assert own == [""] * len(own)
     assert all("connecting to the other" in line for line in ended[1].err.splitlines())
     for picture in ("training_curves.png", "mixing.png"):
         assert (workdir / "pictures" / picture).stat().st_size > 10_000

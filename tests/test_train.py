@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiler_flags import EIGHT_DEVICES
 from tiny_model import compiler_settings
 from tiny_run import (
     arrays,
@@ -267,6 +268,7 @@ def test_killed_at_any_moment(whole, tmp_path, compile_cache):
     recipe = write_config(tmp_path / "recipe.py", steps=STEPS)
     environment = {
         **os.environ,
+        "XLA_FLAGS": EIGHT_DEVICES,
         "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path]),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

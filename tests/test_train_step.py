@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_model import GRID, compiler_settings, make_batch, make_params, tiny_model
+from tiny_model import GRID, make_batch, make_params, tiny_model
 
 from timix_jax import schedule, train_state
 from timix_jax.mixing import build_mixer
@@ -18,16 +18,12 @@ from timix_jax.optim import make_optimizer
 from timix_jax.parallel.mesh import make_mesh, put_batch, replicated
 from timix_jax.train_step import make_train_step
 
+pytestmark = pytest.mark.usefixtures("fast_compilation")
+
 MODEL = tiny_model()
 TOTAL = 20
 RATE = schedule.warmup_cosine(1e-3, TOTAL, 4, 1e-5, 1e-6)
 EMA = 0.9
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fast_compilation():
-    with compiler_settings():
-        yield
 
 
 @dataclasses.dataclass(frozen=True)

@@ -98,8 +98,10 @@ def _exit(store: Any, me: int, code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     if me:
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            store.key_value_set(f"{_KEY}/{me}", "", allow_overwrite=True)
+        # A coordinator that is itself leaving may never answer.
+        goodbye = threading.Thread(target=_say_goodbye, args=(store, me), daemon=True)
+        goodbye.start()
+        goodbye.join(_LAST_S)
         os._exit(code)
     until = time.monotonic() + _GRACE_S + _LAST_S
     for process in range(1, jax.process_count()):
@@ -107,3 +109,8 @@ def _exit(store: Any, me: int, code: int) -> None:
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # it is gone or stuck
             store.blocking_key_value_get(f"{_KEY}/{process}", int(1000 * left))
     os._exit(code)
+
+
+def _say_goodbye(store: Any, me: int) -> None:
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        store.key_value_set(f"{_KEY}/{me}", "", allow_overwrite=True)

@@ -9,6 +9,7 @@ import optax
 
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.objectives.base import Forward, Objective
+from timix_jax.objectives.ending import until_its_end
 from timix_jax.optim import ema_update, global_norm
 from timix_jax.parallel.layout import Layout
 from timix_jax.schedule import Schedule
@@ -43,60 +44,15 @@ def shared_passes(
 def total_loss(
     model: DualEncoder, objectives: Sequence[Objective], forward: Forward
 ) -> tuple[jax.Array, Metrics]:
-    """Σ weight · loss over the objectives, and the scalars for the log."""
+    """Σ weight · loss over the objectives that have not ended, and the scalars for the log."""
     total = jnp.zeros((), jnp.float32)
     metrics: Metrics = {}
     for objective in objectives:
-        loss, log = objective(model, forward)
+        loss, log = until_its_end(objective, model, forward)
         total = total + objective.weight * loss
         metrics[f"loss/{objective.name}"] = loss
         metrics.update(log)
     return total, metrics
-
-
-def loss_and_gradient(
-    loss_fn: Callable[[Any, Sequence[Objective]], tuple[jax.Array, Metrics]],
-    objectives: Sequence[Objective],
-    params: Any,
-    step: jax.Array,
-) -> tuple[jax.Array, Metrics, Any]:
-    """The loss, its scalars and its gradient, of the objectives that have not ended at ``step``.
-
-    The conditional lies round the loss and its gradient: round the loss alone, all that the backward pass needs would
-    have to go through it, which costs a tenth of the step. Where nothing ends there is none.
-
-    Args:
-      loss_fn: parameters and objectives → loss and scalars.
-      objectives: all of them; those with ``ends_at`` ≤ step take no part, and their scalars are 0.
-      params: what the gradient is with respect to.
-      step: int32 scalar, traced.
-
-    Returns:
-      Loss, scalars (the same names at every step), gradient.
-    """
-    gradient = jax.value_and_grad(loss_fn, has_aux=True)
-    ends = sorted({o.ends_at for o in objectives if o.ends_at is not None})
-    if not ends:
-        (loss, metrics), grads = gradient(params, objectives)
-        return loss, metrics, grads
-    _, names = jax.eval_shape(lambda p: loss_fn(p, objectives), params)
-
-    def branch(start: int) -> Callable[[Any], tuple[jax.Array, Metrics, Any]]:
-        running = [o for o in objectives if o.ends_at is None or o.ends_at > start]
-
-        def run(params: Any) -> tuple[jax.Array, Metrics, Any]:
-            (loss, metrics), grads = gradient(params, running)
-            absent = {
-                name: jnp.zeros(leaf.shape, leaf.dtype)
-                for name, leaf in names.items()
-                if name not in metrics
-            }
-            return loss, metrics | absent, grads
-
-        return run
-
-    passed = sum((step >= end).astype(jnp.int32) for end in ends)
-    return jax.lax.switch(passed, [branch(start) for start in (-1, *ends)], params)
 
 
 def make_train_step(
@@ -116,19 +72,19 @@ def make_train_step(
     def train_step(state: TrainState, batch: dict[str, Any]) -> tuple[TrainState, Metrics]:
         seed_key = jax.random.key(seed)
 
-        def loss_fn(params: Any, running: Sequence[Objective]) -> tuple[jax.Array, Metrics]:
+        def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
             forward = shared_passes(
                 model,
-                running,
+                objectives,
                 params,
                 state.ema_params,
                 batch,
                 step=state.step,
                 seed_key=seed_key,
             )
-            return total_loss(model, running, forward)
+            return total_loss(model, objectives, forward)
 
-        loss, metrics, grads = loss_and_gradient(loss_fn, objectives, state.params, state.step)
+        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = model.constrain(optax.apply_updates(state.params, updates))
         ema_params = state.ema_params
