@@ -17,7 +17,6 @@ import multiprocessing
 import runpy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -32,7 +31,7 @@ class Row(NamedTuple):
     topology: str
     chips: int
     per_chip: int
-    fields: Mapping[str, Any] = MappingProxyType({})
+    fields: Mapping[str, Any] | None = None
 
     @property
     def key(self) -> str:
@@ -81,7 +80,7 @@ def row_config(row: Row) -> ConfigDict:
         else reference_config()
     )
     config.train.batch_size = row.chips * row.per_chip
-    config.update_from_flattened_dict(dict(row.fields))
+    config.update_from_flattened_dict(dict(row.fields or {}))
     return config
 
 

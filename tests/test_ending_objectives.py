@@ -1,5 +1,6 @@
 """Objectives that end before the training does: the same numbers, one trace, no activations kept."""
 
+import collections
 import dataclasses
 import functools
 from typing import ClassVar
@@ -104,8 +105,8 @@ def test_only_scalars_and_gradients_leave_the_conditional():
 
     assert conditionals((*KEPT, mixed())) == []
     (only,) = conditionals((*KEPT, mixed(until_step=ENDS)))
-    shapes = sorted(v.aval.shape for v in only.outvars if v.aval.shape)
+    leaving = collections.Counter(v.aval.shape for v in only.outvars if v.aval.shape)
     # The gradient with respect to the parameters and to what the objectives share; the window (4,).
-    assert shapes == sorted([leaf.shape for leaf in shared if leaf.shape] + [(4,)])
+    assert not leaving - collections.Counter([leaf.shape for leaf in shared] + [(4,)])
     after, before = (str(branch) for branch in only.params["branches"])
     assert before.count("dot_general") > 0 == after.count("dot_general")

@@ -22,6 +22,7 @@ _KEY = "timix/failed"
 _POLL_S = 1.0
 _GRACE_S = 8.0  # for those that find the error by themselves, and to finish what is being written
 _LAST_S = 5.0
+_EXIT_S = 1.0  # from a process's last word to its end
 
 _leaving = threading.Event()
 
@@ -108,6 +109,7 @@ def _exit(store: Any, me: int, code: int) -> None:
         left = max(0.001, until - time.monotonic())
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # it is gone or stuck
             store.blocking_key_value_get(f"{_KEY}/{process}", int(1000 * left))
+    time.sleep(_EXIT_S)
     os._exit(code)
 
 
