@@ -15,6 +15,7 @@ from timix_jax.compile_cache import use_cache
 from timix_jax.config import complete
 from timix_jax.errors import UserError
 from timix_jax.flag_errors import flag_error
+from timix_jax.host_heap import keep_freed_memory
 from timix_jax.log import only_warnings, print_error, show_own_lines
 from timix_jax.phases import CONNECT
 from timix_jax.watchdog import watched_phases
@@ -78,6 +79,7 @@ def _main(argv: list[str]) -> None:
     if _CONFIG.value is None:
         raise UserError("--config is missing; try --config=configs/demo.py")
     show_own_lines()
+    keep_freed_memory()
     here = (
         _MODE.value != "compile"
     )  # else the slice is elsewhere: no chip is taken, no cluster joined
