@@ -6,8 +6,10 @@ python -m timix_jax.main --config=configs/vitb16.py --mode=compile --topology=v5
 import dataclasses
 import functools
 import re
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -135,7 +137,7 @@ def compile_step(config: ConfigDict, topology: str) -> Compiled:
     start = time.monotonic()
     lowered = jit_train_step(step, layout, state).lower(state, batch)
     try:
-        program = lowered.compile()
+        program, text = _compile(lowered)
     except jax.errors.JaxRuntimeError as error:
         used = _OUT_OF_MEMORY.search(str(error))
         if not used:
@@ -162,9 +164,19 @@ def compile_step(config: ConfigDict, topology: str) -> Compiled:
         hbm=hbm_bytes(devices[0]),
         flops=experiment.step_flops(config, model, objectives) / len(devices),
         peak_flops=peak_flops(devices[0]),
-        collectives=tuple(hlo.collectives(program.as_text())),
+        collectives=tuple(hlo.collectives(text)),
         seconds=seconds,
     )
+
+
+def _compile(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
+    """The program, and its HLO as the compiler itself writes it: jaxlib can't read that of every newer libtpu."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = lowered.compile(
+            compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        )
+        modules = Path(folder).glob("*.after_optimizations.txt")
+        return program, max((module.read_text() for module in modules), key=len)
 
 
 def report(compiled: Compiled, step_time: float = 0.0) -> str:
