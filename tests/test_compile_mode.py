@@ -7,6 +7,7 @@ import pytest
 from timix_jax import compile_mode, topology
 from timix_jax.config import complete, default_config
 from timix_jax.errors import UserError
+from timix_jax.hlo import Collective
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (Linux x86-64 only)"
@@ -100,3 +101,18 @@ def test_batches_are_checked_against_the_slice():
 
 def test_memory_of_chips():
     assert topology.hbm_bytes(topology.slice_devices("v5p:2x2x1")[0]) == 95 * 2**30
+
+
+def test_a_weights_gradient_that_goes_round_is_told_from_resharding():
+    ring = ((0, 1), (1, 2), (2, 3), (3, 0))
+    source = (
+        "jit(train_step)/transpose(jvp(TextTransformer))/blocks/while/body/Block/mlp/up/dot_general"
+    )
+    one = Collective("collective-permute", 64, 12, source, ring)
+    assert compile_mode.purpose(one) == "gradients"
+    for other in (
+        one._replace(pairs=((0, 2), (1, 3), (2, 0), (3, 1))),
+        one._replace(source="jit(train_step)/jvp(TextTransformer)/mlp/up/dot_general"),
+        one._replace(source="jit(train_step)/transpose(jvp(TextTransformer))/concatenate"),
+    ):
+        assert compile_mode.purpose(other) == "resharding"

@@ -233,7 +233,9 @@ def purpose(collective: hlo.Collective) -> str:
     if "pair_sums" in source:
         return "contrastive loss"
     if kind == "collective-permute":
-        return "resharding"
+        # The compiler reduces and scatters the gradient of a weight in a ring, piece by piece of its own product.
+        of_weights = re.search(r"transpose\(.*/dot_general$", source)
+        return "gradients" if of_weights and collective.passes_on else "resharding"
     if kind == "all-gather" and ("gather_parameters" in source or "state.params" in source):
         return "parameters"
     if kind in ("all-reduce", "reduce-scatter") and "transpose(" in source:

@@ -45,6 +45,13 @@ class Collective(NamedTuple):
         total = len(self.pairs) - 1
         return bool(self.pairs) and all(a + b == total for a, b in self.pairs)
 
+    @property
+    def passes_on(self) -> bool:
+        """Whether each device sends to the one beside it in a ring: all to d + 1, or all to d − 1."""
+        devices = len({end for pair in self.pairs for end in pair})
+        steps = {(to - source) % devices for source, to in self.pairs} if devices > 2 else set()
+        return steps in ({1}, {devices - 1})
+
 
 def collectives(text: str) -> list[Collective]:
     """All collectives of a compiled program, in the order of its text.
