@@ -164,13 +164,20 @@ def test_local_one_that_dies_takes_the_others_along(tmp_path, stand_in):
     assert {p.name for p in tmp_path.glob("saved-*")} == {"saved-0", "saved-2"}
 
 
+@pytest.fixture
+def interruptible():
+    """Tests that are a shell's background job inherit that SIGINT is ignored, and bash then could not trap it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.usefixtures("interruptible")
 def test_local_stops_all_and_waits_until_they_have_saved(tmp_path, stand_in, sent, code):
     process = subprocess.Popen(
         ["bash", str(LAUNCH / "local.sh"), "2", "--config=a.py"],
         env=environment(stand_in("time.sleep(60)")),
-        # A shell's background job inherits that SIGINT is ignored, and bash then can't trap it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for index in range(2):
         wait_for(tmp_path / f"started-{index}")

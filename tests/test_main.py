@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from absl import flags
+from compiler_flags import EIGHT_DEVICES
 
 from timix_jax import main
 from timix_jax.config import complete, flatten
@@ -289,7 +290,12 @@ def test_an_evaluation_set_larger_than_memory(refused, monkeypatch):
 
 
 def start(*arguments, folder):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": EIGHT_DEVICES,
+    }
     command = [sys.executable, "-m", "timix_jax.main", *arguments]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120
