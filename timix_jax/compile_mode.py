@@ -169,7 +169,7 @@ def compile_step(config: ConfigDict, topology: str) -> Compiled:
     )
 
 
-def _compile(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
+def _compile(lowered: jax.stages.Lowered) -> tuple[Any, str]:
     """The program, and its HLO as the compiler itself writes it: jaxlib can't read that of every newer libtpu."""
     with tempfile.TemporaryDirectory() as folder:
         program = lowered.compile(
