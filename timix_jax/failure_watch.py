@@ -76,10 +76,10 @@ def _watch(store: Any) -> None:
         announced = _announced(store)
         if announced is None:
             continue
+        if _leaving.wait(_GRACE_S):
+            return  # this one has found its own cause, or the same
         process, code, cause = announced
-        if not _leaving.is_set():
-            print_error(f"process {process} has stopped: {cause}", me)
-        time.sleep(_GRACE_S)
+        print_error(f"process {process} has stopped: {cause}", me)
         _exit(store, me, code)
 
 
