@@ -154,6 +154,13 @@ def test_incomplete_folder_is_refused(tmp_path):
         RecordSource(tmp_path)
 
 
+def test_a_manifest_whose_counts_disagree_is_refused(tmp_path):
+    manifest = write(tmp_path, [records(0, 3), records(3, 5)])
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest | {"examples": 6}))
+    with pytest.raises(UserError, match="6 examples, but 5 in its shards"):
+        RecordSource(tmp_path)
+
+
 def test_empty_folder_is_refused(tmp_path):
     write(tmp_path, [[]])
     with pytest.raises(UserError, match="no examples"):

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import logging
 import os
 import random
 import signal
@@ -235,9 +236,15 @@ def test_weights_of_another_model_are_refused(whole, tmp_path, overrides, messag
     assert not (tmp_path / "other").exists()
 
 
-def test_eval_mode_reproduces_the_results(whole, tmp_path):
+def test_eval_mode_reproduces_the_results(whole, tmp_path, caplog):
     workdir = copy_run(whole[0], tmp_path / "evaluated")
-    evaluate.evaluate_checkpoint(tiny_config(STEPS), str(workdir))
+    with caplog.at_level(logging.INFO, logger="absl"):
+        evaluate.evaluate_checkpoint(tiny_config(STEPS), str(workdir))
+    phases = [line.partition(":")[0] for line in caplog.messages]
+    assert [p for p in phases if p in ("opening data and tokenizer", "evaluating")] == [
+        "opening data and tokenizer",
+        "evaluating",
+    ]
     expected = (workdir / "results.json").read_text()
     assert (workdir / f"eval-{STEPS}.json").read_text() == expected
     (workdir / f"eval-{STEPS}.json").unlink()

@@ -4,18 +4,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from timix_jax import checkpointing, experiment
+from timix_jax import checkpointing, experiment, phases
 from timix_jax.config import complete
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import UserError
 from timix_jax.evaluators import Evaluator
 from timix_jax.metrics import write_results
 from timix_jax.parallel.sharding import with_shardings
+from timix_jax.phases import Phases
 from timix_jax.remote import as_path, check_reachable
+from timix_jax.watchdog import watched_phases
 from timix_jax.workdir import absolute
 
 
@@ -47,22 +48,8 @@ def evaluate_checkpoint(config: ConfigDict, workdir: str) -> dict[str, float]:
     part = evaluated_part(config)
     check_reachable(as_path(workdir), "--workdir=")
     path = checkpointing.find_checkpoint(workdir)
-    meta = checkpointing.read_meta(path)
-    tokenizer = Tokenizer.from_json(meta["tokenizer"])
-    layout = experiment.build_layout(config)
-    model = experiment.build_model(
-        config, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id, layout=layout
-    )
-    evaluators = experiment.build_evaluators(config, model, tokenizer, layout.mesh)
-    if not evaluators:
-        raise UserError(
-            "config.eval.sets=() names no data; give --config.eval.sets=\"('NAME=SOURCE',)\""
-        )
-    abstract = jax.eval_shape(model.init, jax.random.key(0))
-    abstract = with_shardings(abstract, layout.shardings(abstract))
-    params = checkpointing.restore_params(path, abstract, part=part)
-    logging.info("evaluating %s of %s", part, path)
-    results = run_evaluators(evaluators, params)
+    with watched_phases() as watch:
+        results = _evaluate(config, path, part, watch)
     # A step folder lies in WORKDIR/checkpoints.
     folder = path.parent.parent if absolute(workdir) == path else epath.Path(workdir)
     target = folder / f"eval-{int(path.name)}.json"
@@ -71,6 +58,27 @@ def evaluate_checkpoint(config: ConfigDict, workdir: str) -> dict[str, float]:
         print(format_results(results))
         print(f"written to {target}")
     return results
+
+
+def _evaluate(config: ConfigDict, path: epath.Path, part: str, watch: Phases) -> dict[str, float]:
+    with watch(phases.OPEN):
+        tokenizer = Tokenizer.from_json(checkpointing.read_meta(path)["tokenizer"])
+        layout = experiment.build_layout(config)
+        model = experiment.build_model(
+            config, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id, layout=layout
+        )
+        evaluators = experiment.build_evaluators(config, model, tokenizer, layout.mesh)
+    if not evaluators:
+        raise UserError(
+            "config.eval.sets=() names no data; give --config.eval.sets=\"('NAME=SOURCE',)\""
+        )
+    with watch(phases.INITIAL_STATE) as phase:
+        abstract = jax.eval_shape(model.init, jax.random.key(0))
+        abstract = with_shardings(abstract, layout.shardings(abstract))
+        params = checkpointing.restore_params(path, abstract, part=part)
+        phase.detail = f"{part} of {path}"
+    with watch(phases.EVALUATE):
+        return run_evaluators(evaluators, params)
 
 
 def format_results(results: Mapping[str, float]) -> str:
