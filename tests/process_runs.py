@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from compiler_flags import FLAGS
+from places import Places
 
 ROOT = Path(__file__).parents[1]
 DEADLINE_S = 600  # of a whole run, on a machine that has other things to do
@@ -40,6 +41,7 @@ class Run:
       devices: of each.
       flags: further ones, of all processes, or a list of lists.
       environment: further variables, of all processes, or a list with those of each.
+      places: where each of them runs; None for here.
     """
 
     def __init__(
@@ -51,16 +53,19 @@ class Run:
         devices: int = 8,
         flags: list = (),
         environment: dict[str, str] | list[dict[str, str]] = (),
+        places: Places | None = None,
     ):
+        places = places or Places([[]] * processes, "127.0.0.1")
         folders = workdir if isinstance(workdir, list) else [workdir] * processes
         own = environment if isinstance(environment, list) else [dict(environment)] * processes
         flags = flags if flags and isinstance(flags[0], list) else [list(flags)] * processes
         self.logs = recipe.parent / f"logs{time.monotonic_ns()}"
         self.logs.mkdir()
-        coordinator = f"127.0.0.1:{free_port()}"
+        coordinator = f"{places.address}:{free_port()}"
         self.processes = []
         for index in range(processes):
-            command = [sys.executable, "-m", "timix_jax.main", f"--config={recipe}"]
+            command = [*places.prefixes[index], sys.executable, "-m", "timix_jax.main"]
+            command += [f"--config={recipe}"]
             command += [f"--workdir={folders[index]}", f"--compile_cache={compile_cache(recipe)}"]
             if processes > 1:
                 command += [f"--coordinator={coordinator}", f"--processes={processes}"]

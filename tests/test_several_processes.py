@@ -37,6 +37,17 @@ def lines_of(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+def assert_same_within_rounding(workdir, whole):
+    lines, expected = lines_of(workdir), lines_of(whole)
+    assert [line["step"] for line in lines] == [line["step"] for line in expected]
+    for line, want in zip(lines, expected, strict=True):
+        for name in ("loss", "loss/itc", "loss/mix", "lambda", "window", "lr"):
+            if name in want:
+                np.testing.assert_allclose(line[name], want[name], rtol=RELATIVE, err_msg=name)
+    for got, want in zip(arrays(workdir, STEPS), arrays(whole, STEPS), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-3)
+
+
 def checkpoints(workdir):
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
 
@@ -47,7 +58,7 @@ def test_four_then_one_then_two_processes(whole, tmp_path):
     workdir = tmp_path / "run"
 
     stopped = []
-    for processes, devices, milliseconds in ((4, 1, 100), (1, 2, 25)):
+    for processes, devices, milliseconds in ((4, 2, 100), (1, 2, 25)):
         before = logged_lines(workdir)
         run = Run(
             *(recipe, workdir),
@@ -81,11 +92,12 @@ def test_four_then_one_then_two_processes(whole, tmp_path):
     for picture in ("training_curves.png", "mixing.png"):
         assert (workdir / "pictures" / picture).stat().st_size > 10_000
 
-    lines, expected = lines_of(workdir), lines_of(whole)
-    assert [line["step"] for line in lines] == [line["step"] for line in expected]
-    for line, want in zip(lines, expected, strict=True):
-        for name in ("loss", "loss/itc", "loss/mix", "lambda", "window", "lr"):
-            if name in want:
-                np.testing.assert_allclose(line[name], want[name], rtol=RELATIVE, err_msg=name)
-    for got, want in zip(arrays(workdir, STEPS), arrays(whole, STEPS), strict=True):
-        np.testing.assert_allclose(got, want, atol=1e-3)
+    assert_same_within_rounding(workdir, whole)
+
+
+def test_two_hosts_train_as_one_process(whole, tmp_path, namespaces):
+    recipe = write_config(tmp_path / "recipe.py", steps=STEPS, **OPTIONS)
+    recipe.write_text("import slow_source\n" + recipe.read_text())
+    ended = Run(recipe, tmp_path / "run", processes=2, devices=4, places=namespaces).wait()
+    assert_codes(ended, [0, 0])
+    assert_same_within_rounding(tmp_path / "run", whole)
