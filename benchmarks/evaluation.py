@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from benchmarks import recipes
 from benchmarks.interleaved import CLOCKS, Clock, interleaved_seconds, median_ratio
 from timix_jax import experiment
-from timix_jax.data.records import Record
+from timix_jax.data.record_schema import Record
 from timix_jax.data.sources import Source, open_source
 from timix_jax.evaluators.placement import batch_sharding, divisible, place, replicated
 from timix_jax.evaluators.retrieval import RetrievalEvaluator

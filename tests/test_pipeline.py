@@ -12,7 +12,7 @@ from PIL import Image
 from timix_jax.data.evaluation import caption_batches, image_batches, region_batches
 from timix_jax.data.memory import check_fits_memory
 from timix_jax.data.pipeline import Augment, make_train_iterator
-from timix_jax.data.records import CorruptExample, Record, Region
+from timix_jax.data.record_schema import CorruptExample, Record, Region
 from timix_jax.data.synthetic import open_synthetic
 from timix_jax.data.tokenizers import train_tokenizer
 from timix_jax.errors import UserError

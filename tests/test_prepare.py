@@ -11,7 +11,8 @@ from prepare_inputs import all_records, entry, fails, karpathy, many_examples, p
 from timix_jax.data.manifest import read_manifest
 from timix_jax.data.prepare.__main__ import main
 from timix_jax.data.prepare.webdataset import expand_braces
-from timix_jax.data.records import RecordSource, Region
+from timix_jax.data.record_schema import Region
+from timix_jax.data.records import RecordSource
 
 
 @pytest.fixture

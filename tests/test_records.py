@@ -7,17 +7,14 @@ import numpy as np
 import pytest
 
 from timix_jax.data.manifest import MANIFEST, read_manifest, sha256_file, shard_name, write_manifest
-from timix_jax.data.records import (
+from timix_jax.data.record_schema import (
     CorruptExample,
     Record,
-    RecordSource,
-    RecordWriter,
     Region,
     decode_record,
     encode_record,
-    key_hash,
-    select_annotated,
 )
+from timix_jax.data.records import RecordSource, RecordWriter, key_hash, select_annotated
 from timix_jax.errors import UserError
 
 RECORD = Record(

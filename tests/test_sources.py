@@ -3,7 +3,8 @@ import pytest
 
 from timix_jax.data import sources
 from timix_jax.data.manifest import write_manifest
-from timix_jax.data.records import Record, RecordWriter
+from timix_jax.data.record_schema import Record
+from timix_jax.data.records import RecordWriter
 from timix_jax.data.sources import open_source
 from timix_jax.errors import UserError
 

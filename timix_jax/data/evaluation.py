@@ -14,7 +14,7 @@ import numpy as np
 from timix_jax.data.augment import Augment
 from timix_jax.data.decode import decode_image
 from timix_jax.data.examples import ExampleSpec, pad_boxes, pad_tokens
-from timix_jax.data.records import CorruptExample, Record
+from timix_jax.data.record_schema import CorruptExample, Record
 from timix_jax.data.sources import Source
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.data.transforms import pixel_boxes_to_fractions, resize

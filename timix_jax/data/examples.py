@@ -11,7 +11,7 @@ from absl import logging
 
 from timix_jax.data.augment import Augment, View, render_view, sample_view, view_boxes
 from timix_jax.data.decode import decode_image, image_size
-from timix_jax.data.records import CorruptExample, Record
+from timix_jax.data.record_schema import CorruptExample, Record
 from timix_jax.data.sources import Source
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.data.transforms import pixel_boxes_to_fractions

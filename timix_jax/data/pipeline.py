@@ -31,7 +31,7 @@ from timix_jax.data.examples import (
 )
 from timix_jax.data.memory import check_fits_memory
 from timix_jax.data.process_rows import ProcessRows
-from timix_jax.data.records import Record
+from timix_jax.data.record_schema import Record
 from timix_jax.data.sources import Source
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import UserError

@@ -1,10 +1,11 @@
-"""The one example schema, its msgpack encoding, and sharded ArrayRecord storage with a manifest.
+"""Sharded ArrayRecord storage of examples, with a manifest.
 
 A prepared folder holds shards ``NAME-00000-of-00008.array_record`` and, written last, the manifest.
 
 **Example:**
 
     from timix_jax.data.manifest import shard_name, write_manifest
+    from timix_jax.data.record_schema import Record
 
     with RecordWriter(folder / shard_name("coco", 0, 1)) as writer:
         writer.write(Record("000001", jpeg_bytes, ("a lemon and two skis",)))
@@ -15,14 +16,12 @@ A prepared folder holds shards ``NAME-00000-of-00008.array_record`` and, written
 import contextlib
 import hashlib
 import io
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
-import msgpack
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -35,121 +34,12 @@ from timix_jax.data.manifest import (
     read_manifest,
     sha256_file,
 )
+from timix_jax.data.record_schema import CorruptExample, Record, decode_record, encode_record
 from timix_jax.errors import UserError
 from timix_jax.remote import as_path, is_remote
 
-VERSION = 1
 # Images are compressed already: group size 1 gives random access, and no codec saves the time.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
-
-
-class Region(NamedTuple):
-    """A text about a part of an image (METHOD §2).
-
-    Attributes:
-      text: what the part shows; not empty.
-      box: x, y, width, height in pixels of the stored image; finite, width and height positive.
-      captions: indices of the record's captions that speak of this region; empty where unknown.
-    """
-
-    text: str
-    box: tuple[float, float, float, float]
-    captions: tuple[int, ...] = ()
-
-
-class Record(NamedTuple):
-    """One image with its captions.
-
-    Attributes:
-      key: name of the example inside its data set; not empty.
-      image: an encoded JPEG, PNG or WebP file.
-      captions: at least one, none empty.
-      regions: annotated parts; empty for most data sets.
-    """
-
-    key: str
-    image: bytes
-    captions: tuple[str, ...]
-    regions: tuple[Region, ...] = ()
-
-
-class CorruptExample(ValueError):  # noqa: N818 - named for what it is; callers skip it and count it
-    """A stored example that cannot be used. ``key`` names it, ``reason`` says what is wrong."""
-
-    def __init__(self, key: str, reason: str):
-        super().__init__(key, reason)
-        self.key = key
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.key}: {self.reason}"
-
-
-def validate_record(record: Record) -> None:
-    """Checks a record against the schema.
-
-    Raises:
-      ValueError: naming the field that is wrong.
-    """
-    if not isinstance(record.key, str) or not record.key:
-        raise ValueError(f"key must be a non-empty string, got {record.key!r}")
-    if not isinstance(record.image, bytes) or not record.image:
-        raise ValueError(f"image must be non-empty bytes, got {type(record.image).__name__}")
-    if not record.captions:
-        raise ValueError("captions must hold at least one caption")
-    for caption in record.captions:
-        if not isinstance(caption, str) or not caption.strip():
-            raise ValueError(f"captions must be non-empty strings, got {caption!r}")
-    for region in record.regions:
-        _validate_region(region, len(record.captions))
-
-
-def _validate_region(region: Region, num_captions: int) -> None:
-    if not isinstance(region.text, str) or not region.text.strip():
-        raise ValueError(f"region text must be a non-empty string, got {region.text!r}")
-    numbers = all(isinstance(v, int | float) and math.isfinite(v) for v in region.box)
-    if len(region.box) != 4 or not numbers or region.box[2] <= 0 or region.box[3] <= 0:
-        raise ValueError(f"region box must be x, y, width > 0, height > 0, got {region.box!r}")
-    if not all(isinstance(i, int) and 0 <= i < num_captions for i in region.captions):
-        raise ValueError(
-            f"region captions must index the {num_captions} captions, got {region.captions!r}"
-        )
-
-
-def encode_record(record: Record) -> bytes:
-    """Encodes a record as msgpack.
-
-    Raises:
-      ValueError: if the record breaks the schema (see ``validate_record``).
-    """
-    validate_record(record)
-    regions = [
-        [region.text, [float(v) for v in region.box], list(region.captions)]
-        for region in record.regions
-    ]
-    return msgpack.packb([VERSION, record.key, record.image, list(record.captions), regions])
-
-
-def decode_record(data: bytes, name: str = "record") -> Record:
-    """Decodes what ``encode_record`` wrote; ``name`` names an unreadable one in the error.
-
-    Raises:
-      CorruptExample: if the bytes are no valid record.
-    """
-    try:
-        version, key, image, captions, regions = msgpack.unpackb(data)
-        if version != VERSION:
-            raise ValueError(f"schema version {version!r}, expected {VERSION}")
-        record = Record(
-            key,
-            image,
-            tuple(captions),
-            tuple(Region(text, tuple(box), tuple(indices)) for text, box, indices in regions),
-        )
-        validate_record(record)
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise CorruptExample(name, f"not a valid record: {error}") from error
-    return record
 
 
 def key_hash(key: str) -> int:

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from timix_jax.data.records import Record, Region, key_hash, select_annotated
+from timix_jax.data.record_schema import Record, Region
+from timix_jax.data.records import key_hash, select_annotated
 from timix_jax.errors import UserError
 
 _COLORS = {

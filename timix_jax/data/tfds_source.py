@@ -18,7 +18,8 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from timix_jax.data.decode import image_size
-from timix_jax.data.records import CorruptExample, Record, Region, key_hash, select_annotated
+from timix_jax.data.record_schema import CorruptExample, Record, Region
+from timix_jax.data.records import key_hash, select_annotated
 from timix_jax.errors import UserError
 from timix_jax.remote import as_path, is_remote
 

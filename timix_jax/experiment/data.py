@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from timix_jax import processes
-from timix_jax.data.records import CorruptExample
+from timix_jax.data.record_schema import CorruptExample
 from timix_jax.data.sources import Source, open_source
 from timix_jax.data.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 from timix_jax.errors import UserError, located

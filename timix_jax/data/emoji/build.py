@@ -28,7 +28,8 @@ from timix_jax.data.manifest import (
     shard_name,
     write_manifest,
 )
-from timix_jax.data.records import Record, RecordWriter, Region
+from timix_jax.data.record_schema import Record, Region
+from timix_jax.data.records import RecordWriter
 from timix_jax.errors import UserError
 from timix_jax.remote import local_only
 
