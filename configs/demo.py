@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     c.data.tokenizer = "wordpiece"  # trained on the captions at hand
     c.data.vocab_size = 1024
     c.data.threads = 2
-    c.augment.crop_min = 0.6  # smallest share of the area that a random crop keeps
+    c.augment.crop_min = 0.85  # smallest share of the area that a random crop keeps
     c.augment.flip = True  # mirrored, unless the caption says left or right
     c.augment.randaugment = 1  # RandAugment operations an image
     c.augment.magnitude = 7.0  # their strength, 0 to 10
@@ -42,17 +42,17 @@ def get_config() -> ConfigDict:
     c.model.image.width = 128
     c.model.image.depth = 4
     c.model.image.heads = 4
-    c.model.image.mlp_dim = 512
-    c.model.image.pool = "cls"
-    c.model.text.max_tokens = 24
+    c.model.image.mlp_dim = 256
+    c.model.image.pool = "gap"  # mean of the patches
+    c.model.text.max_tokens = 18
     c.model.text.width = 128
     c.model.text.depth = 1
     c.model.text.heads = 4
-    c.model.text.mlp_dim = 512
+    c.model.text.mlp_dim = 256
     c.model.text.pre_norm = True  # trains from scratch more easily than BERT's order
     c.model.embed_dim = 128
-    c.model.temperature = 0.05  # τ at the start
-    c.model.tpp_layer = 2  # block whose patches the predictor reads
+    c.model.temperature = 0.03  # τ at the start
+    c.model.tpp_layer = 1  # block whose patches the predictor reads
     c.model.act = "gelu_tanh"
     c.model.scan = False  # unrolled layers run faster on CPU
 
@@ -61,23 +61,23 @@ def get_config() -> ConfigDict:
     c.mix.score = "tpp"  # the trained patch predictor
     c.mix.target = "hard"
     c.mix.placement = "replace"  # mixed images take the place of clean ones
-    c.mix.fraction = 0.5  # share of the batch that is mixed
+    c.mix.fraction = 0.25  # share of the batch that is mixed
     c.mix.ramp = "10%"  # mixing sets in as the predictor learns
-    c.mix.until = "80%"  # and ends before the training does
+    c.mix.until = "40%"  # and ends before the training does
 
     # Patch-text alignment on the annotated scenes.
     c.loss.pta.weight = 1.0
     c.regions.batch_size = 32  # annotated scenes a step
     c.regions.max_regions = 5  # (text, box) a scene
-    c.regions.max_tokens = 10  # of a region's text, which is short
+    c.regions.max_tokens = 8  # of a region's text, which is short
 
     # Optimiser and duration.
     c.train.batch_size = 128
-    c.train.duration = "2400 steps"
+    c.train.duration = "1600 steps"
     c.optim.name = (
         "muon"  # for the blocks' matrices; learns from half the examples that AdamW needs here
     )
-    c.optim.lr = 2e-3
+    c.optim.lr = 4e-3
     c.optim.warmup = "10%"
     c.optim.b2 = 0.98
     c.optim.weight_decay = 0.05
@@ -88,7 +88,7 @@ def get_config() -> ConfigDict:
         f"{name}=emoji:{name}?{SCENES}"
         for name in ("heldout_vendor", "trained_vendor", "heldout_concepts")
     )
-    c.eval.every = "25%"
+    c.eval.every = "50%"
     c.eval.batch_size = 256
     c.checkpoint.every = "25%"
     c.log.every = "50 steps"

@@ -10,7 +10,7 @@ import platform
 from pathlib import Path
 
 # Of glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _PAD = 512 * 2**20
 _ACCELERATORS = ("accel*", "vfio/*", "nvidia[0-9]*", "kfd")
 
@@ -33,8 +33,9 @@ def keep_freed_memory(devices: Path = Path("/dev")) -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     settings = {
-        _M_ARENA_MAX: 1,  # one heap, which grows and shrinks at its end only
-        _M_MMAP_MAX: 0,  # large buffers come from it too
+        # Large buffers come from the heaps too. One heap for all threads would be slower: what a compilation leaves
+        # behind is thousands of free pieces, through which each allocation of the step and of the pipeline searches.
+        _M_MMAP_MAX: 0,
         _M_TRIM_THRESHOLD: 2**31 - 1,
         _M_TOP_PAD: _PAD,
     }
