@@ -21,8 +21,9 @@ def get_config() -> ConfigDict:
     c.data.threads = 2
     c.augment.crop_min = 0.85  # smallest share of the area that a random crop keeps
     c.augment.flip = True  # mirrored, unless the caption says left or right
-    c.augment.randaugment = 1  # RandAugment operations an image
+    c.augment.randaugment = 2  # RandAugment operations an image
     c.augment.magnitude = 7.0  # their strength, 0 to 10
+    c.augment.probability = 0.7  # share of the drawn operations that is applied
     c.augment.operations = (  # colours most of all: the test is drawn in another style
         "identity",
         "autocontrast",
@@ -67,17 +68,17 @@ def get_config() -> ConfigDict:
 
     # Patch-text alignment on the annotated scenes.
     c.loss.pta.weight = 1.0
-    c.regions.batch_size = 32  # annotated scenes a step
+    c.regions.batch_size = 16  # annotated scenes a step
     c.regions.max_regions = 5  # (text, box) a scene
     c.regions.max_tokens = 8  # of a region's text, which is short
 
     # Optimiser and duration.
-    c.train.batch_size = 128
-    c.train.duration = "1600 steps"
+    c.train.batch_size = 64
+    c.train.duration = "3200 steps"
     c.optim.name = (
         "muon"  # for the blocks' matrices; learns from half the examples that AdamW needs here
     )
-    c.optim.lr = 4e-3
+    c.optim.lr = 3e-3
     c.optim.warmup = "10%"
     c.optim.b2 = 0.98
     c.optim.weight_decay = 0.05
@@ -91,6 +92,6 @@ def get_config() -> ConfigDict:
     c.eval.every = "50%"
     c.eval.batch_size = 256
     c.checkpoint.every = "25%"
-    c.log.every = "50 steps"
+    c.log.every = "100 steps"
     c.pictures.examples = 6  # rows of the mixing sheet
     return c
