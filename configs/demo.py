@@ -43,13 +43,13 @@ def get_config() -> ConfigDict:
     c.model.image.width = 128
     c.model.image.depth = 4
     c.model.image.heads = 4
-    c.model.image.mlp_dim = 256
+    c.model.image.mlp_dim = 512
     c.model.image.pool = "gap"  # mean of the patches
     c.model.text.max_tokens = 18
     c.model.text.width = 128
     c.model.text.depth = 1
     c.model.text.heads = 4
-    c.model.text.mlp_dim = 256
+    c.model.text.mlp_dim = 512
     c.model.text.pre_norm = True  # trains from scratch more easily than BERT's order
     c.model.embed_dim = 128
     c.model.temperature = 0.03  # τ at the start
@@ -68,17 +68,17 @@ def get_config() -> ConfigDict:
 
     # Patch-text alignment on the annotated scenes.
     c.loss.pta.weight = 1.0
-    c.regions.batch_size = 16  # annotated scenes a step
+    c.regions.batch_size = 32  # annotated scenes a step
     c.regions.max_regions = 5  # (text, box) a scene
     c.regions.max_tokens = 8  # of a region's text, which is short
 
     # Optimiser and duration.
-    c.train.batch_size = 64
-    c.train.duration = "3200 steps"
+    c.train.batch_size = 128
+    c.train.duration = "1750 steps"
     c.optim.name = (
         "muon"  # for the blocks' matrices; learns from half the examples that AdamW needs here
     )
-    c.optim.lr = 3e-3
+    c.optim.lr = 4e-3
     c.optim.warmup = "10%"
     c.optim.b2 = 0.98
     c.optim.weight_decay = 0.05
@@ -92,6 +92,6 @@ def get_config() -> ConfigDict:
     c.eval.every = "50%"
     c.eval.batch_size = 256
     c.checkpoint.every = "25%"
-    c.log.every = "100 steps"
+    c.log.every = "50 steps"
     c.pictures.examples = 6  # rows of the mixing sheet
     return c
