@@ -13,6 +13,7 @@ import numpy as np
 from absl import logging
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from timix_jax.analysis.figures import COLOURS, INK, MUTED, STYLE, light_grid, save_png
@@ -121,20 +122,27 @@ def _fractions(axes: Axes, curves: Mapping[str, Curve]) -> None:
     """Evaluations in percent: a colour a data set, a line style a direction or score."""
     sets = list(dict.fromkeys(name.rpartition("/")[0] for name in curves))
     metrics = list(dict.fromkeys(name.rpartition("/")[2] for name in curves))
+    colours = dict(zip(sets, COLOURS * (1 + len(sets) // len(COLOURS)), strict=False))
+    styles = dict(zip(metrics, ("-", "--", ":", "-.") * len(metrics), strict=False))
     for name, (steps, values) in curves.items():
         data, _, metric = name.rpartition("/")
         axes.plot(
             steps,
             100 * values,
-            color=COLOURS[sets.index(data) % len(COLOURS)],
-            linestyle=("-", "--", ":", "-.")[metrics.index(metric) % 4],
+            color=colours[data],
+            linestyle=styles[metric],
             marker="o",
             markersize=3,
-            label=f"{data} {METRICS.get(metric, metric)}".strip(),
         )
     axes.set_ylabel("%")
-    axes.set_ylim(bottom=0)
-    axes.legend(loc="best")
+    entries = [Line2D([], [], color=colours[data], label=data) for data in sets if data]
+    entries += [
+        Line2D([], [], color=MUTED, linestyle=styles[metric], label=METRICS.get(metric, metric))
+        for metric in metrics
+    ]
+    # Room for the legend above the curves.
+    axes.set_ylim(0, axes.get_ylim()[1] * (1.1 + 0.12 * math.ceil(len(entries) / 2)))
+    axes.legend(handles=entries, loc="upper left", ncols=2)
 
 
 METRICS = {
