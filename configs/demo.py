@@ -74,7 +74,7 @@ def get_config() -> ConfigDict:
 
     # Optimiser and duration.
     c.train.batch_size = 128
-    c.train.duration = "1750 steps"
+    c.train.duration = "2000 steps"
     c.optim.name = (
         "muon"  # for the blocks' matrices; learns from half the examples that AdamW needs here
     )
