@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -19,6 +20,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from timix_jax.analysis.figures import COLOURS, INK, MUTED, STYLE, light_grid, save_png
 from timix_jax.errors import UserError
 from timix_jax.remote import as_path
+
+LINE_STYLES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 
 
 class Curve(NamedTuple):
@@ -86,7 +89,7 @@ class _Panel(NamedTuple):
 
 def _noisy(axes: Axes, curves: Mapping[str, Curve], label: Callable[[str], str] = str) -> None:
     """Each curve faint, with its running mean over 1/25 of the run on top where it is dense."""
-    for (name, curve), colour in zip(curves.items(), COLOURS * 4, strict=False):
+    for (name, curve), colour in zip(curves.items(), itertools.cycle(COLOURS), strict=False):
         width = len(curve.values) // 25
         if width > 1:
             axes.plot(*curve, color=colour, alpha=0.22, linewidth=0.8)
@@ -122,8 +125,8 @@ def _fractions(axes: Axes, curves: Mapping[str, Curve]) -> None:
     """Evaluations in percent: a colour a data set, a line style a direction or score."""
     sets = list(dict.fromkeys(name.rpartition("/")[0] for name in curves))
     metrics = list(dict.fromkeys(name.rpartition("/")[2] for name in curves))
-    colours = dict(zip(sets, COLOURS * (1 + len(sets) // len(COLOURS)), strict=False))
-    styles = dict(zip(metrics, ("-", "--", ":", "-.") * len(metrics), strict=False))
+    colours = dict(zip(sets, itertools.cycle(COLOURS), strict=False))
+    styles = dict(zip(metrics, itertools.cycle(LINE_STYLES), strict=False))
     for name, (steps, values) in curves.items():
         data, _, metric = name.rpartition("/")
         axes.plot(
