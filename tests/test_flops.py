@@ -1,5 +1,6 @@
 """The formulas against XLA's own count of unrolled programs, which also counts elementwise work."""
 
+import dataclasses
 import types
 
 import jax
@@ -141,6 +142,27 @@ def test_training_step(params, loss, options):
     counted = xla_flops(jax.grad(loss), params, batch)
     expected = train_step_flops(MODEL, step_passes(MODEL, B, **options))
     assert expected == pytest.approx(counted, rel=0.1)
+
+
+def test_training_step_with_patch_dropout(params):
+    model = dataclasses.replace(MODEL, patch_dropout=0.5)
+
+    def loss(p, batch):
+        patches = model.embed_patches(p, batch["image"])
+        kept = model.draw_kept(jax.random.key(0), B)
+        image = model.encode_patches(p, patches, kept=kept).embedding
+        text = model.encode_text(p, batch["tokens"]).embedding
+        return -jnp.mean(jnp.diag(jax.nn.log_softmax(image @ text.T)))
+
+    batch = {"image": array(B, 64, 64, 3), "tokens": array(B, 24, dtype=jnp.int32)}
+    counted = xla_flops(jax.grad(loss), params, batch)
+    whole, thinned = (train_step_flops(m, step_passes(m, B)) for m in (MODEL, model))
+    assert thinned == pytest.approx(counted, rel=0.1)
+    assert thinned < 0.8 * whole
+    # The scores of an extra view see every patch: a pass of their own, as where the clean images are replaced.
+    scored = step_passes(model, B, mixed=1.0, score="tpp")
+    assert scored.image_blocks_frozen == B * 2
+    assert step_passes(MODEL, B, mixed=1.0, score="tpp").image_blocks_frozen == 0
 
 
 def test_passes_of_options():

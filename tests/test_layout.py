@@ -23,6 +23,8 @@ from timix_jax.train_step import total_loss
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
+SCANNED, UNROLLED = (("scan", True),), (("scan", False),)
+THINNED = (*SCANNED, ("patch_dropout", 0.4))
 SMALL = 64  # the tiny model's matrices are to be cut too
 
 
@@ -48,8 +50,8 @@ def params_of_tests():
 
 
 @functools.cache
-def on_one_device(score, target, scan):
-    model = tiny_model(scan=scan)
+def on_one_device(score, target, options):
+    model = tiny_model(**dict(options))
     terms = objectives(model, score, target=target)
     function = functools.partial(loss_and_gradient, model, terms)
     return jax.tree.map(
@@ -65,21 +67,22 @@ def agree(got, want):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "parts", "score", "target", "scan"),
+    ("sizes", "parts", "score", "target", "options"),
     [
-        ((4, 1, 1), 1, "tpp", "hard", True),
-        ((1, 4, 1), 1, "tpp", "hard", True),
-        ((2, 2, 2), 1, "tpp", "hard", True),
-        ((1, 1, 2), 1, "attention", "pred", False),
-        ((1, 2, 1), 2, "attention", "pred", False),
-        ((1, 1, 1), 4, "tpp", "hard", True),
+        ((4, 1, 1), 1, "tpp", "hard", SCANNED),
+        ((1, 4, 1), 1, "tpp", "hard", SCANNED),
+        ((2, 2, 2), 1, "tpp", "hard", SCANNED),
+        ((1, 1, 2), 1, "attention", "pred", UNROLLED),
+        ((1, 2, 1), 2, "attention", "pred", UNROLLED),
+        ((1, 1, 1), 4, "tpp", "hard", SCANNED),
+        ((2, 2, 1), 2, "tpp", "hard", THINNED),
     ],
 )
-def test_every_mesh_gives_the_numbers_of_one_device(sizes, parts, score, target, scan):
+def test_every_mesh_gives_the_numbers_of_one_device(sizes, parts, score, target, options):
     data, fsdp, tensor = sizes
     devices = jax.devices()[: data * fsdp * tensor]
     layout = Layout(make_mesh(devices, data=data, fsdp=fsdp, tensor=tensor), small=SMALL)
-    model = tiny_model(scan=scan, layout=layout, microbatches=parts)
+    model = tiny_model(**dict(options), layout=layout, microbatches=parts)
     shardings = layout.shardings(params_of_tests())
     params = jax.device_put(params_of_tests(), shardings)
     terms = objectives(model, score, target=target)
@@ -89,7 +92,7 @@ def test_every_mesh_gives_the_numbers_of_one_device(sizes, parts, score, target,
     )
     batch = put_batch(make_batch(16, region_images=8), layout.mesh)
     got = step(params, batch)
-    agree(got, on_one_device(score, target, scan))
+    agree(got, on_one_device(score, target, options))
     kernel = got[1]["image"]["blocks"]["layers"]["mlp"]["up"]["kernel"]
     assert kernel.addressable_shards[0].data.size == kernel.size // (fsdp * tensor)
 

@@ -92,6 +92,7 @@ def default_config() -> ConfigDict:
                 "heads": 12,
                 "mlp_dim": 3072,
                 "pool": "cls",
+                "patch_dropout": 0.0,
             },
             "text": {
                 "max_tokens": 40,

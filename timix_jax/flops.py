@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import jax
 
 from timix_jax.models.dual_encoder import DualEncoder
+from timix_jax.models.patch_dropout import kept_count
 from timix_jax.models.text import TextShape
 from timix_jax.models.vit import VitShape
 
@@ -96,6 +97,7 @@ class Passes(NamedTuple):
     Attributes:
         embedded, embedded_frozen: images through the patch convolution.
         image_blocks, image_blocks_frozen: Σ images · blocks of the image tower that they pass.
+        thinned_blocks: the same, of images that pass with the patches that dropout keeps only.
         projected: pooled image tokens that are projected.
         texts, texts_frozen: captions through the text tower.
         pairs, pairs_frozen: (image, caption) pairs through the patch predictor.
@@ -106,6 +108,7 @@ class Passes(NamedTuple):
     embedded_frozen: float = 0
     image_blocks: float = 0
     image_blocks_frozen: float = 0
+    thinned_blocks: float = 0
     projected: float = 0
     texts: float = 0
     texts_frozen: float = 0
@@ -145,15 +148,18 @@ def step_passes(
     b, extra = batch_size, placement == "extra"
     trained = b * clean + (mixed * b if extra else b * bool(mixed))
     pairs = region_images * regions
-    # An extra view is scored from the clean pass; in its place a frozen pass is needed.
+    # An extra view is scored from the clean pass; in its place, or where that pass lacks patches, a frozen pass is
+    # needed.
     scored = mixed * b if extra else b * bool(mixed)
     blocks = {"tpp": site, "similarity": depth, "attention": depth - 1}.get(score or "", 0)
-    scoring = 0 if extra and clean else scored * blocks
+    scoring = 0 if extra and clean and not model.patch_dropout else scored * blocks
+    thinned = trained * depth * bool(model.patch_dropout)
     return Passes(
         embedded=b + region_images,
         embedded_frozen=b * teacher,
-        image_blocks=trained * depth + region_images * site,
+        image_blocks=trained * depth - thinned + region_images * site,
         image_blocks_frozen=scoring + b * depth * teacher,
+        thinned_blocks=thinned,
         projected=trained,
         texts=b + pairs * region_text,
         texts_frozen=b * teacher,
@@ -167,13 +173,17 @@ def step_passes(
 def train_step_flops(model: DualEncoder, passes: Passes) -> float:
     """FLOPs of a step over all devices: forward and, except for frozen passes, backward."""
     v, t, p = model.image, model.text, passes
-    block = block_flops(v.grid**2 + (model.pool == "cls"), v.width, v.mlp_dim)
+    prefix = int(model.pool == "cls")
+    block = block_flops(v.grid**2 + prefix, v.width, v.mlp_dim)
+    kept = kept_count(v.grid**2, model.patch_dropout)
+    thinned_block = block_flops(kept + prefix, v.width, v.mlp_dim)
     text = text_flops(t, embed_dim=model.embed_dim)
     predictor = predictor_flops(v.grid**2, v.width, t.width)
     logit = 2 * model.embed_dim
     trained = (
         p.embedded * patch_embed_flops(v)
         + p.image_blocks * block
+        + p.thinned_blocks * thinned_block
         + p.projected * 2 * v.width * model.embed_dim
         + p.texts * text
         + p.pairs * predictor

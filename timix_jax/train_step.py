@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from timix_jax import rng
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.objectives.base import Forward, Objective
 from timix_jax.objectives.ending import until_its_end
@@ -36,7 +37,8 @@ def shared_passes(
         raise ValueError(f"objectives ask for different blocks of one pass: {sorted(captures)}")
     image = None
     if any(o.needs_clean for o in objectives):
-        image = model.encode_patches(params, patches, capture=next(iter(captures), None))
+        kept = model.draw_kept(rng.stream(seed_key, "patch_dropout", step), len(patches))
+        image = model.encode_patches(params, patches, kept=kept, capture=next(iter(captures), None))
     text = model.encode_text(params, batch["tokens"])
     return Forward(params, teacher, batch, patches, image, text, step, seed_key)
 

@@ -30,6 +30,7 @@ def build_model(
             embed_dim=m.embed_dim,
             tpp_layer=m.tpp_layer,
             pool=v.pool,
+            patch_dropout=v.patch_dropout,
             text_pre_norm=t.pre_norm,
             pad_id=pad_id,
             temperature_init=m.temperature,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from timix_jax.errors import UserError
 from timix_jax.models.microbatches import in_microbatches
+from timix_jax.models.patch_dropout import draw_kept
 from timix_jax.models.patch_predictor import PatchPredictor
 from timix_jax.models.text import TextShape, TextTransformer
 from timix_jax.models.transformer import Remat
@@ -23,7 +24,10 @@ Params = Any
 
 
 class ImageFeatures(NamedTuple):
-    """embedding (B,D) float32 unit norm; patches (B,N,C) after the final norm; captured (B,N+prefix,C) tokens."""
+    """embedding (B,D) float32 unit norm; patches (B,N,C) after the final norm; captured (B,N+prefix,C) tokens.
+
+    Of an image that was encoded with patch dropout only the kept patches are there: K in place of N.
+    """
 
     embedding: Array
     patches: Array
@@ -51,6 +55,9 @@ class DualEncoder:
     ``microbatches`` above 1 the towers run over that many parts of the batch, one after the other, and keep the
     activations of none: the loss sees all embeddings at once, and its gradient is that of the whole batch.
 
+    ``patch_dropout`` is the share of patches that training passes leave out (`draw_kept`); scores, patch labels and
+    evaluations see all patches.
+
     ``logit_bias_init`` adds the learned bias that the sigmoid loss needs; None = there is none.
 
     Example:
@@ -66,6 +73,7 @@ class DualEncoder:
     embed_dim: int = 256
     tpp_layer: int = 5
     pool: Literal["cls", "gap"] = "cls"
+    patch_dropout: float = 0.0
     text_pre_norm: bool = False
     pad_id: int = 0
     temperature_init: float = 0.07
@@ -95,6 +103,11 @@ class DualEncoder:
             raise UserError(
                 f"model.tpp_layer={self.tpp_layer} is not a block of the image tower: "
                 f"use 0 to {v.depth - 1}"
+            )
+        if not 0 <= self.patch_dropout < 1:
+            raise UserError(
+                f"model.image.patch_dropout={self.patch_dropout} is not a share of the patches: use 0 (none) "
+                "or more, below 1"
             )
         if v.width % 4:
             raise UserError(f"model.image.width={v.width} must be a multiple of 4")
@@ -164,21 +177,32 @@ class DualEncoder:
         """Images (B,H,H,3), uint8 or float -1..1, to patch embeddings (B,N,C) before positions."""
         return self._apply("image", self._vit, params, images, method="embed_patches")
 
+    def draw_kept(self, key: Array, batch: int) -> Array | None:
+        """The patches that a training pass of ``batch`` images keeps, int32 (B,K); None without patch dropout."""
+        if not self.patch_dropout:
+            return None
+        return draw_kept(key, batch, self.grid**2, self.patch_dropout)
+
     def encode_patches(
-        self, params: Params, patches: Array, *, capture: int | None = None
+        self,
+        params: Params,
+        patches: Array,
+        *,
+        kept: Array | None = None,
+        capture: int | None = None,
     ) -> ImageFeatures:
-        """Patch embeddings (B,N,C) through the whole tower.
+        """Patch embeddings (B,N,C) through the whole tower, or only those of ``kept`` (B,K).
 
         ``capture`` also returns all tokens after that block (``tpp_layer`` for the predictor; ``depth - 2`` for
         the attention score).
         """
 
-        def encode(patches: Array) -> ImageFeatures:
+        def encode(*arrays: Array) -> ImageFeatures:
             vit = functools.partial(self._apply, "image", self._vit, params)
-            pooled, tokens, captured = vit(patches, capture=capture)
+            pooled, tokens, captured = vit(*arrays, capture=capture)
             return ImageFeatures(unit_norm(pooled), tokens, captured)
 
-        return self._split(encode, patches)
+        return self._split(encode, *([patches] if kept is None else [patches, kept]))
 
     def encode_prefix(self, params: Params, patches: Array, blocks: int) -> Array:
         """All tokens (B,N+prefix,C) after the first ``blocks`` blocks only."""

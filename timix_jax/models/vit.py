@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from timix_jax.errors import UserError
+from timix_jax.models.patch_dropout import take_patches
 from timix_jax.models.transformer import Remat, Stack, kernel_init
 from timix_jax.parallel.layout import Layout
 
@@ -117,8 +118,10 @@ class VisionTransformer(nn.Module):
         x = x.reshape(b, g, p, g, p, 3).transpose(0, 1, 3, 2, 4, 5).reshape(b, g * g, p * p * 3)
         return self.patch_embed(x)
 
-    def _tokens(self, patches: Array) -> Array:
+    def _tokens(self, patches: Array, kept: Array | None = None) -> Array:
         x = patches + self.pos_embed.astype(self.dtype)
+        if kept is not None:
+            x = take_patches(x, kept)
         if self.pool == "cls":
             cls = jnp.broadcast_to(self.cls.astype(self.dtype), (x.shape[0], 1, x.shape[2]))
             x = jnp.concatenate([cls, x], axis=1)
@@ -128,9 +131,14 @@ class VisionTransformer(nn.Module):
         """Patch embeddings (B,N,C) through blocks 0..stop-1: all tokens (B,N+prefix,C)."""
         return self.blocks(self._tokens(patches), stop=stop)[0]
 
-    def __call__(self, patches: Array, *, capture: int | None = None) -> tuple[Array, ...]:
-        """Patch embeddings (B,N,C) to (embedding (B,D), final patches (B,N,C), captured tokens)."""
-        x, captured = self.blocks(self._tokens(patches), capture=capture)
+    def __call__(
+        self, patches: Array, kept: Array | None = None, *, capture: int | None = None
+    ) -> tuple[Array, ...]:
+        """Patch embeddings (B,N,C) to (embedding (B,D), final patches (B,N,C), captured tokens).
+
+        With ``kept`` (B,K) the blocks see those patches only, each at its own position, and N becomes K.
+        """
+        x, captured = self.blocks(self._tokens(patches, kept), capture=capture)
         x = self.norm(x)
         patch_tokens = x[:, self.prefix :]
         pooled = x[:, 0] if self.pool == "cls" else patch_tokens.mean(axis=1)

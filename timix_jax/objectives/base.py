@@ -18,7 +18,8 @@ class Forward(NamedTuple):
       teacher: the moving average of the parameters, or None.
       batch: image uint8 (B,H,W,3), tokens int32 (B,T); boxes, box_mask, regions where the data has them.
       patches: (B,N,C) patch embeddings of the clean images, before position embeddings.
-      image: features of the clean images, or None where no objective asked for them.
+      image: features of the clean images, or None where no objective asked for them; with patch dropout, of the
+        patches that were kept.
       text: features of the captions.
       step: int32 scalar, traced.
       seed_key: the run's key; draw from it with `stream`.

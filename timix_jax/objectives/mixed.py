@@ -134,9 +134,9 @@ class MixedContrastive:
         if not self.mixer.needs_scores or self.score is None:
             return None
         score = self.score
-        if self.placement == "extra":
+        if self.placement == "extra" and not model.patch_dropout:
             return score(model, forward)
-        # A clean pass that another objective asked for has captured no tokens for these scores.
+        # A clean pass that another objective asked for has captured no tokens for these scores, or not of all patches.
         forward = forward._replace(image=None)
         shape = jax.eval_shape(lambda: score(model, forward))
         return jax.lax.cond(
@@ -150,7 +150,8 @@ class MixedContrastive:
     ) -> Array:
         pixels = self.mixer.space == "pixels"
         patches = model.embed_patches(forward.params, mixed.inputs) if pixels else mixed.inputs
-        image = model.encode_patches(forward.params, patches).embedding
+        kept = model.draw_kept(forward.stream("patch_dropout/mixed"), len(patches))
+        image = model.encode_patches(forward.params, patches, kept=kept).embedding
         target = MixedTarget(
             self.target,
             mixed.lam,
