@@ -26,9 +26,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def faults(how: str) -> int:
+def environment_without_settings() -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
-    env = {**kept, "PYTHONPATH": str(Path(__file__).parents[1])}
+    return {**kept, "PYTHONPATH": str(Path(__file__).parents[1])}
+
+
+def faults(how: str) -> int:
+    env = environment_without_settings()
     done = subprocess.run(
         [sys.executable, "-c", FAULTS, how], env=env, capture_output=True, text=True, check=True
     )
@@ -55,3 +59,74 @@ def test_an_accelerator_leaves_it_alone(tmp_path, name):
 def test_the_environment_has_the_last_word(tmp_path, monkeypatch, name):
     monkeypatch.setenv(name, "1")
     assert not keep_freed_memory(tmp_path)
+
+
+RESTART = """
+import os, sys
+from pathlib import Path
+from timix_jax.host_heap import start_on_huge_pages
+print(os.getpid(), flush=True)
+start_on_huge_pages(*map(Path, sys.argv[1:3]))
+print(os.environ.get("GLIBC_TUNABLES"), sys.flags.utf8_mode, sys.argv[3:])
+"""
+
+
+def restart(folder, kernel: str, **environment):
+    (folder / "dev").mkdir()
+    (folder / "enabled").write_text(kernel)
+    command = [sys.executable, "-X", "utf8", "-c", RESTART]
+    command += [str(folder / "dev"), str(folder / "enabled"), "--a=b c"]
+    env = {**environment_without_settings(), **environment}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is one of glibc's")
+def test_the_program_starts_anew_once_as_it_was_started(tmp_path):
+    before, after, last = restart(tmp_path, "always [madvise] never")
+    assert before == after  # the same process
+    assert last == "glibc.malloc.hugetlb=1 1 ['--a=b c']"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "environment"),
+    [
+        ("[always] madvise never", {}),
+        ("always madvise [never]", {}),
+        ("always [madvise] never", {"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"}),
+        ("always [madvise] never", {"MALLOC_ARENA_MAX": "2"}),
+    ],
+)
+def test_it_goes_on_where_it_would_gain_nothing_or_the_user_chose(tmp_path, kernel, environment):
+    _, last = restart(tmp_path, kernel, **environment)
+    assert last.startswith(environment.get("GLIBC_TUNABLES", "None"))
+
+
+KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+LARGE = f"""
+import ctypes, resource
+from timix_jax.host_heap import start_on_huge_pages
+if {{huge}}:
+    start_on_huge_pages()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes, libc.memset.argtypes = [ctypes.c_size_t], [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+libc.memset(libc.malloc({SIZE}), 1, {SIZE})
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(
+    not (KERNEL.is_file() and "[madvise]" in KERNEL.read_text())
+    or any(Path("/dev").glob("nvidia[0-9]*")),
+    reason="a kernel that gives huge pages to programs that ask, and no accelerator",
+)
+def test_large_buffers_come_in_huge_pages():
+    def faults_of(huge):
+        command = [sys.executable, "-c", LARGE.format(huge=huge)]
+        env = environment_without_settings()
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert faults_of(True) < faults_of(False) / 20

@@ -1,5 +1,11 @@
 """Command line: ``python -m timix_jax.main --config=FILE [--workdir=DIR] [--mode=train|eval|info|compile]``."""
 
+from timix_jax.host_heap import keep_freed_memory, start_on_huge_pages
+
+if __name__ == "__main__":
+    # It may start the program anew: before JAX is imported, which takes a second.
+    start_on_huge_pages()
+
 import importlib
 import sys
 from pathlib import Path
@@ -15,7 +21,6 @@ from timix_jax.compile_cache import use_cache
 from timix_jax.config import complete
 from timix_jax.errors import UserError
 from timix_jax.flag_errors import flag_error
-from timix_jax.host_heap import keep_freed_memory
 from timix_jax.log import only_warnings, print_error, show_own_lines
 from timix_jax.phases import CONNECT
 from timix_jax.watchdog import watched_phases
