@@ -5,8 +5,6 @@ from typing import Literal, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from timix_jax.errors import UserError
-
 Space = Literal["patches", "pixels"]
 
 
@@ -66,17 +64,6 @@ def pasted_window(low: jax.Array, high_of_partner: jax.Array, partner: jax.Array
     A row that is its own partner copies its low window onto itself, so that it stays whole.
     """
     return jnp.where(alone(partner)[:, None], low, high_of_partner)
-
-
-def draw_beta(key: jax.Array, alpha: float, dtype: jnp.dtype) -> jax.Array:
-    """λ ~ Beta(α, α), (): the law of CutMix and Mixup, one draw a global batch."""
-    return jax.random.beta(key, alpha, alpha, dtype=dtype)
-
-
-def check_alpha(alpha: float) -> None:
-    """Raises UserError unless α is positive."""
-    if not alpha > 0:
-        raise UserError(f"mixing alpha={alpha} must be positive (Beta distribution of λ)")
 
 
 def alone(partner: jax.Array) -> jax.Array:

@@ -6,37 +6,22 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from timix_jax.mixing.base import Mixed, Space, alone, check_alpha, draw_beta, lambda_dtype
-from timix_jax.mixing.partners import Paired
+from timix_jax.mixing.base import Mixed, Space, alone, lambda_dtype
+from timix_jax.mixing.beta import BetaPaired
 
 
 @dataclasses.dataclass(frozen=True)
-class CutMix(Paired):
-    """One box a batch: its area drawn from Beta(α, α), its centre uniform, clipped at the edges.
+class CutMix(BetaPaired):
+    """One box a batch: its area drawn from Beta(α, α), its centre uniform, clipped at the edges."""
 
-    Attributes:
-      alpha: parameter of the Beta distribution.
-      partner, within_shard, shards: who is paired with whom (`partners.Paired`).
-
-    Raises:
-      UserError: a setting out of range.
-    """
-
-    alpha: float = 1.0
-
-    needs_scores: ClassVar[bool] = False
     space: ClassVar[Space] = "pixels"
-
-    def __post_init__(self) -> None:
-        check_alpha(self.alpha)
-        super().__post_init__()
 
     def __call__(self, key: jax.Array, inputs: jax.Array, scores: jax.Array | None) -> Mixed:
         """Mix (B, H, W, 3) pixels of any dtype, λ = share that stays; scores are not used."""
         del scores
         batch, height, width, _ = inputs.shape
         share_key, row_key, column_key, partner_key = jax.random.split(key, 4)
-        side = jnp.sqrt(1 - draw_beta(share_key, self.alpha, jnp.dtype(jnp.float32)))
+        side = jnp.sqrt(1 - self.draw_share(share_key, jnp.dtype(jnp.float32)))
         rows = _inside(row_key, height, side)
         columns = _inside(column_key, width, side)
         box = rows[:, None] & columns[None, :]

@@ -1,0 +1,97 @@
+"""What evaluators read: every image, caption and region once; and the synthetic source itself."""
+
+import cv2
+import numpy as np
+import pytest
+from listed_sources import ListSource, flat_image, flat_source
+
+from timix_jax.data.evaluation import caption_batches, image_batches, region_batches
+from timix_jax.data.memory import check_fits_memory
+from timix_jax.data.record_schema import Record, Region
+from timix_jax.data.synthetic import open_synthetic
+from timix_jax.data.tokenizers import train_tokenizer
+from timix_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def synthetic():
+    return open_synthetic(examples=40, size=32, captions=3, regions=2)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(synthetic):
+    captions = [caption for i in range(len(synthetic)) for caption in synthetic[i].captions]
+    return train_tokenizer([*captions, "one two three four a picture"], vocab_size=200)
+
+
+def test_image_batches_hold_every_image_once(synthetic):
+    batches = list(image_batches(synthetic, image_size=32, batch_size=16))
+    assert {batch["image"].shape for batch in batches} == {(16, 32, 32, 3)}
+    valid = np.concatenate([batch["valid"] for batch in batches])
+    index = np.concatenate([batch["index"] for batch in batches])[valid]
+    np.testing.assert_array_equal(index, np.arange(40))
+    images = np.concatenate([batch["image"] for batch in batches])
+    decoded = cv2.imdecode(np.frombuffer(synthetic[5].image, np.uint8), 1)[..., ::-1]
+    np.testing.assert_array_equal(images[5], decoded)
+
+
+def test_caption_batches_hold_every_caption_once(synthetic, tokenizer):
+    batches = list(caption_batches(synthetic, tokenizer, max_tokens=12, batch_size=32))
+    assert {batch["tokens"].shape for batch in batches} == {(32, 12)}
+    valid = np.concatenate([batch["valid"] for batch in batches])
+    np.testing.assert_array_equal(valid, np.arange(128) < 120)
+    tokens = np.concatenate([batch["tokens"] for batch in batches])
+    owners = np.concatenate([batch["image_index"] for batch in batches])
+    np.testing.assert_array_equal(owners[valid], np.repeat(np.arange(40), 3))
+    expected = [caption for i in range(40) for caption in synthetic[i].captions]
+    np.testing.assert_array_equal(tokens[valid], tokenizer.encode(expected, 12))
+
+
+def test_region_batches_hold_every_region(tokenizer):
+    regions = tuple(Region("one", (i, 0, 4, 8)) for i in range(5))
+    records = [
+        Record(str(i), flat_image(i), ("a picture",), regions if i % 3 == 0 else ())
+        for i in range(10)
+    ]
+    batches = list(
+        region_batches(
+            ListSource(records), tokenizer, image_size=8, max_tokens=12, batch_size=4, max_regions=3
+        )
+    )
+    assert {batch["image"].shape for batch in batches} == {(4, 8, 8, 3)}
+    masks = np.concatenate([batch["mask"] for batch in batches])
+    boxes = np.concatenate([batch["boxes"] for batch in batches])
+    assert masks.sum(1).tolist() == [3, 2] * 4  # five regions take two rows
+    np.testing.assert_allclose(boxes[masks][:5, 0] * 16, np.arange(5))
+    np.testing.assert_allclose(boxes[masks][:, 2:] - boxes[masks][:, :2], [[0.25, 0.5]] * 20)
+    images = np.concatenate([batch["image"] for batch in batches])
+    assert images[::2, 0, 0, 0].tolist() == [0, 3, 6, 9]
+
+
+def test_evaluation_stops_at_a_corrupt_image():
+    with pytest.raises(UserError, match=r"photos-7[^\n]*$"):
+        list(image_batches(flat_source(9, "photos", bad=(7,)), image_size=8, batch_size=4))
+
+
+def test_memory_check():
+    check_fits_memory(1000, "a thousand bytes")
+    with pytest.raises(UserError, match=r"the score block needs about 1048576.0 GiB"):
+        check_fits_memory(2**50, "the score block")
+
+
+def test_synthetic_source_is_deterministic_and_true(synthetic):
+    again = open_synthetic(examples=40, size=32, captions=3, regions=2)
+    assert [synthetic[i] for i in range(40)] == [again[i] for i in range(40)]
+    assert len({synthetic[i].image for i in range(40)}) == 40
+    for i in range(40):
+        record = synthetic[i]
+        first, second = (np.array(region.box) for region in record.regions)
+        assert record.regions[0].text in record.captions[0]
+        if " above " in record.captions[0]:
+            assert first[1] + first[3] <= second[1]
+        if " left of " in record.captions[0]:
+            assert first[0] + first[2] <= second[0]
+    with pytest.raises(UserError):
+        open_synthetic(examples=0)
+    with pytest.raises(UserError):
+        open_synthetic("train")
