@@ -145,6 +145,7 @@ def _fractions(axes: Axes, curves: Mapping[str, Curve]) -> None:
     ]
     # Room for the legend above the curves.
     axes.set_ylim(0, axes.get_ylim()[1] * (1.1 + 0.12 * math.ceil(len(entries) / 2)))
+    axes.set_yticks([tick for tick in axes.get_yticks() if tick <= 100])
     axes.legend(handles=entries, loc="upper left", ncols=2)
 
 
