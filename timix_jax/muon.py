@@ -2,11 +2,9 @@
 
 import math
 import re
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
@@ -23,15 +21,13 @@ _ADAM_RMS = 0.2  # of AdamW's usual update: with it both kinds of parameters sha
 
 
 def scale_by_muon_and_adam(
-    params: Any, *, b1: float, b2: float, eps: float, unrolled: bool = False
+    params: Any, *, b1: float, b2: float, eps: float
 ) -> optax.GradientTransformation:
     """Orthogonalised momentum for the blocks' matrices, at the update size of Adam; Adam for the rest.
 
     Args:
       params: the parameters or their shapes.
       b1, b2, eps: Adam's; Muon's momentum is 0.95.
-      unrolled: orthogonalises matrix by matrix and not all layers at once: the same numbers, twice as fast on CPU,
-        where products of single matrices run on all cores, at the price of a longer program.
     """
     axes = map_with_names(lambda name, leaf: _matrix_axes(name), params)
     labels = map_with_names(lambda name, leaf: "muon" if _matrix_axes(name) else "adam", params)
@@ -45,63 +41,11 @@ def scale_by_muon_and_adam(
         del params
         return jax.tree.map(lambda u, a: u * _rms_factor(u.shape, a), updates, of_muon(updates))
 
-    momentum = scale_by_muon(weight_dimension_numbers=of_muon)
-    if unrolled:
-        momentum = _matrix_by_matrix(momentum, of_muon)
-    muon = optax.chain(momentum, optax.stateless(at_adams_size))
+    muon = optax.chain(
+        scale_by_muon(weight_dimension_numbers=of_muon), optax.stateless(at_adams_size)
+    )
     adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
     return optax.partition({"muon": muon, "adam": adam}, labels)
-
-
-def _matrix_by_matrix(
-    stacked: optax.GradientTransformation, axes_of: Callable[[Any], Any]
-) -> optax.GradientTransformation:
-    """``stacked`` with its own state, its update on the tree of single matrices."""
-    masked = lambda x: isinstance(x, optax.MaskedNode)
-    single = scale_by_muon(
-        weight_dimension_numbers=lambda tree: jax.tree.map(
-            lambda x: x if masked(x) else MuonDimensionNumbers((0,), (1,)), tree, is_leaf=masked
-        )
-    )
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        del params
-        axes = axes_of(updates)
-        cut = lambda tree: jax.tree.map(
-            lambda x, a: x if masked(x) else _matrices(x, a), tree, axes, is_leaf=masked
-        )
-        join = lambda tree: jax.tree.map(
-            lambda x, a, matrices: x if masked(x) else _stacked(matrices, x.shape, a),
-            updates,
-            axes,
-            tree,
-            is_leaf=masked,
-        )
-        new, after = single.update(cut(updates), state._replace(mu=cut(state.mu)))
-        return join(new), after._replace(mu=join(after.mu))
-
-    return optax.GradientTransformation(stacked.init, update)
-
-
-def _order(rank: int, axes: MuonDimensionNumbers) -> tuple[int, ...]:
-    used = (*axes.reduction_axis, *axes.output_axis)
-    return (*(axis for axis in range(rank) if axis not in used), *used)
-
-
-def _matrices(x: jax.Array, axes: MuonDimensionNumbers) -> list[jax.Array]:
-    """The matrices (in, out) of a kernel, one after the other."""
-    rows = math.prod(x.shape[axis] for axis in axes.reduction_axis)
-    columns = math.prod(x.shape[axis] for axis in axes.output_axis)
-    return list(x.transpose(_order(x.ndim, axes)).reshape(-1, rows, columns))
-
-
-def _stacked(
-    matrices: list[jax.Array], shape: tuple[int, ...], axes: MuonDimensionNumbers
-) -> jax.Array:
-    """What `_matrices` cut, whole again."""
-    order = _order(len(shape), axes)
-    whole = jnp.stack(matrices).reshape([shape[axis] for axis in order])
-    return whole.transpose([order.index(axis) for axis in range(len(shape))])
 
 
 def _matrix_axes(name: str) -> MuonDimensionNumbers | None:

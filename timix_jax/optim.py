@@ -32,7 +32,6 @@ def make_optimizer(
     lr_scales: Sequence[tuple[str, float]] = (),
     no_decay: str = NO_DECAY,
     stacked: str | None = None,
-    unrolled: bool = False,
 ) -> optax.GradientTransformation:
     """AdamW (decoupled decay) over parameters of the given shapes; defaults are the paper's (§5).
 
@@ -50,7 +49,6 @@ def make_optimizer(
         no_decay: pattern of parameters without weight decay, beside all vectors and scalars.
         stacked: pattern of parameters with a leading layer axis (a scan over layers), which is not
             counted as a dimension: a stack of biases is a vector a layer.
-        unrolled: whether Muon takes the matrices of the layers one by one.
 
     Raises:
         UserError: a pattern is malformed or takes no parameter; a number is out of range.
@@ -67,7 +65,7 @@ def make_optimizer(
     if name == "adamw":
         parts.append(optax.scale_by_adam(b1=b1, b2=b2, eps=eps))
     elif name == "muon":
-        parts.append(scale_by_muon_and_adam(params, b1=b1, b2=b2, eps=eps, unrolled=unrolled))
+        parts.append(scale_by_muon_and_adam(params, b1=b1, b2=b2, eps=eps))
     else:
         raise UserError(f"name={name!r} is unknown; use 'adamw' or 'muon'")
     if weight_decay:

@@ -35,5 +35,4 @@ def build_optimizer(
             clip_norm=o.clip_norm or None,
             lr_scales=tuple((pattern, float(factor)) for pattern, factor in o.lr_scales),
             stacked=STACKED,
-            unrolled=not config.model.scan,
         )
