@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
     c.model.image.heads = 8
     c.model.image.mlp_dim = 256
     c.model.image.pool = "gap"  # mean of the patches
-    c.model.image.patch_dropout = 0.33  # share of the patches that training passes leave out: faster, and a regulariser
+    c.model.image.patch_dropout = 0.33  # share that training passes leave out: faster, less overfit
     c.model.text.max_tokens = 18
     c.model.text.width = 128
     c.model.text.depth = 1
