@@ -1,4 +1,4 @@
-"""Small data sources made of given records."""
+"""Small data sources, and a tokenizer that knows their captions."""
 
 import io
 
@@ -6,6 +6,8 @@ import numpy as np
 from PIL import Image
 
 from timix_jax.data.record_schema import CorruptExample, Record
+from timix_jax.data.synthetic import open_synthetic
+from timix_jax.data.tokenizers import train_tokenizer
 
 
 class ListSource:
@@ -38,3 +40,12 @@ def flat_source(count, name="list", captions=("a picture",), bad=()):
         ],
         name,
     )
+
+
+def shapes_source():
+    return open_synthetic(examples=40, size=32, captions=3, regions=2)
+
+
+def tokenizer_of(source):
+    captions = [caption for i in range(len(source)) for caption in source[i].captions]
+    return train_tokenizer([*captions, "one two three four a picture"], vocab_size=200)

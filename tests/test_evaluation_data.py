@@ -3,25 +3,23 @@
 import cv2
 import numpy as np
 import pytest
-from listed_sources import ListSource, flat_image, flat_source
+from listed_sources import ListSource, flat_image, flat_source, shapes_source, tokenizer_of
 
 from timix_jax.data.evaluation import caption_batches, image_batches, region_batches
 from timix_jax.data.memory import check_fits_memory
 from timix_jax.data.record_schema import Record, Region
 from timix_jax.data.synthetic import open_synthetic
-from timix_jax.data.tokenizers import train_tokenizer
 from timix_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def synthetic():
-    return open_synthetic(examples=40, size=32, captions=3, regions=2)
+    return shapes_source()
 
 
 @pytest.fixture(scope="module")
 def tokenizer(synthetic):
-    captions = [caption for i in range(len(synthetic)) for caption in synthetic[i].captions]
-    return train_tokenizer([*captions, "one two three four a picture"], vocab_size=200)
+    return tokenizer_of(synthetic)
 
 
 def test_image_batches_hold_every_image_once(synthetic):

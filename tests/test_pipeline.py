@@ -7,25 +7,23 @@ import cv2
 import numpy as np
 import pytest
 from absl import logging
-from listed_sources import ListSource, flat_image, flat_source
+from listed_sources import ListSource, flat_image, flat_source, shapes_source, tokenizer_of
 from PIL import Image
 
 from timix_jax.data.pipeline import Augment, make_train_iterator
 from timix_jax.data.record_schema import Record, Region
 from timix_jax.data.synthetic import open_synthetic
-from timix_jax.data.tokenizers import train_tokenizer
 from timix_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def synthetic():
-    return open_synthetic(examples=40, size=32, captions=3, regions=2)
+    return shapes_source()
 
 
 @pytest.fixture(scope="module")
 def tokenizer(synthetic):
-    captions = [caption for i in range(len(synthetic)) for caption in synthetic[i].captions]
-    return train_tokenizer([*captions, "one two three four a picture"], vocab_size=200)
+    return tokenizer_of(synthetic)
 
 
 @pytest.fixture
