@@ -120,7 +120,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(
     not (KERNEL.is_file() and "[madvise]" in KERNEL.read_text())
     or any(Path("/dev").glob("nvidia[0-9]*")),
-    reason="a kernel that gives huge pages to programs that ask, and no accelerator",
+    reason="the kernel does not give huge pages on request, or there is an accelerator",
 )
 def test_large_buffers_come_in_huge_pages():
     def faults_of(huge):
