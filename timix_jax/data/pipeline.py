@@ -29,6 +29,7 @@ from timix_jax.data.examples import (
     pair_example,
     region_example,
 )
+from timix_jax.data.loader_priority import give_way
 from timix_jax.data.memory import check_fits_memory
 from timix_jax.data.process_rows import ProcessRows
 from timix_jax.data.record_schema import Record
@@ -207,6 +208,7 @@ class _MakeExamples:
         self._spec = spec
 
     def __call__(self, position: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        give_way()
         which = bisect.bisect_right(self._starts, position) - 1
         state = rng.bit_generator.state
 
