@@ -25,6 +25,7 @@ pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 SCANNED, UNROLLED = (("scan", True),), (("scan", False),)
 THINNED = (*SCANNED, ("patch_dropout", 0.4))
+STEMMED = (*SCANNED, ("stem", "hierarchical"))
 SMALL = 64  # the tiny model's matrices are to be cut too
 
 
@@ -45,8 +46,8 @@ def loss_and_gradient(model, terms, params, batch):
 
 
 @functools.cache
-def params_of_tests():
-    return jax.tree.map(np.asarray, make_params(tiny_model()))
+def params_of_tests(stem="linear"):
+    return jax.tree.map(np.asarray, make_params(tiny_model(stem)))
 
 
 @functools.cache
@@ -54,9 +55,8 @@ def on_one_device(score, target, options):
     model = tiny_model(**dict(options))
     terms = objectives(model, score, target=target)
     function = functools.partial(loss_and_gradient, model, terms)
-    return jax.tree.map(
-        np.asarray, jax.jit(function)(params_of_tests(), make_batch(16, region_images=8))
-    )
+    params = params_of_tests(model.image.stem)
+    return jax.tree.map(np.asarray, jax.jit(function)(params, make_batch(16, region_images=8)))
 
 
 def agree(got, want):
@@ -76,6 +76,7 @@ def agree(got, want):
         ((1, 2, 1), 2, "attention", "pred", UNROLLED),
         ((1, 1, 1), 4, "tpp", "hard", SCANNED),
         ((2, 2, 1), 2, "tpp", "hard", THINNED),
+        ((2, 2, 1), 2, "tpp", "hard", STEMMED),
     ],
 )
 def test_every_mesh_gives_the_numbers_of_one_device(sizes, parts, score, target, options):
@@ -83,8 +84,9 @@ def test_every_mesh_gives_the_numbers_of_one_device(sizes, parts, score, target,
     devices = jax.devices()[: data * fsdp * tensor]
     layout = Layout(make_mesh(devices, data=data, fsdp=fsdp, tensor=tensor), small=SMALL)
     model = tiny_model(**dict(options), layout=layout, microbatches=parts)
-    shardings = layout.shardings(params_of_tests())
-    params = jax.device_put(params_of_tests(), shardings)
+    whole = params_of_tests(model.image.stem)
+    shardings = layout.shardings(whole)
+    params = jax.device_put(whole, shardings)
     terms = objectives(model, score, target=target)
     step = jax.jit(
         functools.partial(loss_and_gradient, model, terms),

@@ -27,9 +27,9 @@ def compiler_settings(**more) -> Iterator[None]:
         jax.config.update(name, value)
 
 
-def tiny_model(**options) -> DualEncoder:
+def tiny_model(stem="linear", **options) -> DualEncoder:
     return DualEncoder(
-        VitShape(GRID * PATCH, PATCH, 16, 3, 2, 32),
+        VitShape(GRID * PATCH, PATCH, 16, 3, 2, 32, stem),
         TextShape(VOCABULARY, TOKENS, 16, 1, 2, 32),
         embed_dim=8,
         temperature_init=0.2,

@@ -93,6 +93,7 @@ def default_config() -> ConfigDict:
                 "mlp_dim": 3072,
                 "pool": "cls",
                 "patch_dropout": 0.0,
+                "stem": "linear",
             },
             "text": {
                 "max_tokens": 40,

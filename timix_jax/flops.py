@@ -11,6 +11,7 @@ import jax
 
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.patch_dropout import kept_count
+from timix_jax.models.stems import stem_stages
 from timix_jax.models.text import TextShape
 from timix_jax.models.vit import VitShape
 
@@ -59,14 +60,21 @@ def block_flops(tokens: int, width: int, mlp_dim: int) -> int:
 
 
 def patch_embed_flops(shape: VitShape, channels: int = 3) -> int:
-    """Forward FLOPs of the patch convolution of one image."""
-    return 2 * shape.grid**2 * (shape.patch**2 * channels) * shape.width
+    """Forward FLOPs of one image's stem."""
+    if shape.stem == "linear":
+        return 2 * shape.grid**2 * (shape.patch**2 * channels) * shape.width
+    total, side = 0, shape.image_size  # of the grid of cells that a stage reads
+    for joined, width in stem_stages(shape.patch, shape.width):
+        side //= joined
+        total += 2 * side**2 * (joined**2 * channels) * width
+        channels = width
+    return total
 
 
 def vit_flops(
     shape: VitShape, *, blocks: int | None = None, prefix: int = 1, embed_dim: int = 0
 ) -> int:
-    """Forward FLOPs of one image, patch convolution included.
+    """Forward FLOPs of one image, the stem included.
 
     Args:
         blocks: how many blocks run; all by default.
@@ -95,7 +103,7 @@ class Passes(NamedTuple):
     """What a step runs, over the global batch; "frozen" is forward only.
 
     Attributes:
-        embedded, embedded_frozen: images through the patch convolution.
+        embedded, embedded_frozen: images through the stem.
         image_blocks, image_blocks_frozen: Σ images · blocks of the image tower that they pass.
         thinned_blocks: the same, of images that pass with the patches that dropout keeps only.
         projected: pooled image tokens that are projected.

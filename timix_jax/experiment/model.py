@@ -25,7 +25,7 @@ def build_model(
     v, t = m.image, m.text
     with located("config."):
         return DualEncoder(
-            image=VitShape(v.size, v.patch, v.width, v.depth, v.heads, v.mlp_dim),
+            image=VitShape(v.size, v.patch, v.width, v.depth, v.heads, v.mlp_dim, v.stem),
             text=TextShape(vocab_size, t.max_tokens, t.width, t.depth, t.heads, t.mlp_dim),
             embed_dim=m.embed_dim,
             tpp_layer=m.tpp_layer,

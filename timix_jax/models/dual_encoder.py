@@ -14,6 +14,7 @@ from timix_jax.errors import UserError
 from timix_jax.models.microbatches import in_microbatches
 from timix_jax.models.patch_dropout import draw_kept
 from timix_jax.models.patch_predictor import PatchPredictor
+from timix_jax.models.stems import STEMS
 from timix_jax.models.text import TextShape, TextTransformer
 from timix_jax.models.transformer import Remat
 from timix_jax.models.vit import VisionTransformer, VitShape, cls_attention
@@ -103,6 +104,14 @@ class DualEncoder:
             raise UserError(
                 f"model.tpp_layer={self.tpp_layer} is not a block of the image tower: "
                 f"use 0 to {v.depth - 1}"
+            )
+        if v.stem not in STEMS:
+            raise UserError(
+                f"model.image.stem={v.stem!r} is unknown; use {' or '.join(map(repr, STEMS))}"
+            )
+        if v.stem == "hierarchical" and v.patch % 4:
+            raise UserError(
+                f"model.image.patch={v.patch}: model.image.stem='hierarchical' needs a multiple of 4 pixels"
             )
         if not 0 <= self.patch_dropout < 1:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Vision transformer: patch convolution, blocks, pooling and projection as separate steps."""
+"""Vision transformer: stem, blocks, pooling and projection as separate steps."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from timix_jax.errors import UserError
 from timix_jax.models.patch_dropout import take_patches
+from timix_jax.models.stems import HierarchicalStem
 from timix_jax.models.transformer import Remat, Stack, kernel_init
 from timix_jax.parallel.layout import Layout
 
@@ -24,7 +25,7 @@ VIT_SIZES = {
 
 
 class VitShape(NamedTuple):
-    """Shape of a ViT. ``image_size`` H and ``patch`` P in pixels; grid g = H/P, N = g² patches."""
+    """Shape of a ViT. ``image_size`` H and ``patch`` P in pixels; grid g = H/P, N = g² patches; `stems`."""
 
     image_size: int
     patch: int
@@ -32,6 +33,7 @@ class VitShape(NamedTuple):
     depth: int
     heads: int
     mlp_dim: int
+    stem: str = "linear"
 
     @property
     def grid(self) -> int:
@@ -79,8 +81,12 @@ class VisionTransformer(nn.Module):
         s = self.shape
         if self.pool not in ("cls", "gap"):
             raise UserError(f"model.image.pool={self.pool!r} is unknown; use 'cls' or 'gap'")
-        # The patch convolution as a matrix product over (row, column, channel): HWIO kernels reshape into it.
-        self.patch_embed = nn.Dense(s.width, kernel_init=kernel_init, dtype=self.dtype)
+        self.patch_embed = (
+            HierarchicalStem(s.patch, s.width, self.act, self.dtype)
+            if s.stem == "hierarchical"
+            # The patch convolution as a matrix product over (row, column, channel): HWIO kernels reshape into it.
+            else nn.Dense(s.width, kernel_init=kernel_init, dtype=self.dtype)
+        )
         if self.pool == "cls":
             self.cls = self.param("cls", nn.initializers.normal(0.02), (1, 1, s.width))
         # Learned, but started from sines and cosines: neighbours know each other from the first step.
@@ -107,7 +113,7 @@ class VisionTransformer(nn.Module):
         return 1 if self.pool == "cls" else 0
 
     def embed_patches(self, images: Array) -> Array:
-        """Images (B,H,H,3), uint8 or float -1..1, to patch convolution outputs (B,N,C)."""
+        """Images (B,H,H,3), uint8 or float -1..1, to the stem's outputs (B,N,C)."""
         g, p = self.shape.grid, self.shape.patch
         x = normalise_pixels(images)
         b = x.shape[0]
@@ -115,7 +121,9 @@ class VisionTransformer(nn.Module):
             raise UserError(
                 f"images of shape {x.shape[1:]} do not fit model.image: expected {(g * p, g * p, 3)}"
             )
-        x = x.reshape(b, g, p, g, p, 3).transpose(0, 1, 3, 2, 4, 5).reshape(b, g * g, p * p * 3)
+        x = x.reshape(b, g, p, g, p, 3).transpose(0, 1, 3, 2, 4, 5).reshape(b, g * g, p, p, 3)
+        if self.shape.stem == "linear":
+            x = x.reshape(b, g * g, p * p * 3)
         return self.patch_embed(x)
 
     def _tokens(self, patches: Array, kept: Array | None = None) -> Array:
