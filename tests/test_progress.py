@@ -70,6 +70,21 @@ def test_chrono_leaves_out_compilation_and_pauses():
     assert speed.eta_s == pytest.approx(89 * 3.0)
 
 
+def test_a_wait_behind_which_the_devices_worked_is_none():
+    clock = FakeClock()
+    chrono = Chrono(total_steps=10, batch_size=1, devices=1, clock=clock)
+    chrono.begin(0)
+    for seconds, done_at in (
+        (3, 4),
+        (5, 4),
+    ):  # the batch comes before the last step's end, and after
+        start = clock.now
+        with chrono.waiting(lambda start=start, done_at=done_at: clock.now < start + done_at):
+            clock.now += seconds
+        clock.now += 1
+    assert chrono.read(2).wait == pytest.approx(5 / 10)
+
+
 def test_chrono_counts_a_pause_that_fails():
     clock = FakeClock()
     chrono = Chrono(total_steps=10, batch_size=1, devices=1, clock=clock)

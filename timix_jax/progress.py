@@ -5,7 +5,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -20,7 +20,8 @@ class Speed(NamedTuple):
     Attributes:
         images_per_s: training images a second, over all devices.
         images_per_s_device: the same for each device.
-        wait: share of the time spent waiting for data, 0 to 1.
+        wait: share of the time in which the devices had run out of work for want of data, 0 to 1; at most, since
+            what they did in such a wait before they ran out is not known.
         mfu: model FLOP/s over the devices' peak, or None where the peak is not known.
         eta_s: seconds to the last step at the mean pace so far, pauses not counted.
     """
@@ -39,6 +40,11 @@ class Speed(NamedTuple):
             "data_wait": self.wait,
         }
         return values if self.mfu is None else {**values, "mfu": self.mfu}
+
+
+def under_way(result: Any) -> bool:
+    """Whether the devices still work on what this array depends on; for :meth:`Chrono.waiting`."""
+    return not result.is_ready()
 
 
 class Chrono:
@@ -101,13 +107,14 @@ class Chrono:
             self._paused += self._clock() - start
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """The time within counts as waiting for data."""
+    def waiting(self, devices_busy: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """The time within counts as waiting for data, unless the devices are still busy at its end."""
         start = self._now()
         try:
             yield
         finally:
-            self._waited += self._now() - start
+            if not devices_busy():
+                self._waited += self._now() - start
 
     def read(self, step: int) -> Speed | None:
         """Rates since the last reading (or :meth:`begin`); None where no step has been measured.

@@ -1,6 +1,7 @@
 """Training: wiring, the loop, and what is written at its end."""
 
 import contextlib
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,7 +31,7 @@ from timix_jax.peak_memory import peak_memory
 from timix_jax.phases import Phases
 from timix_jax.preemption import Preemption, stopped_line
 from timix_jax.profiling import StepProfiler, Window, check_window, parse_window
-from timix_jax.progress import Chrono, ProgressPrinter
+from timix_jax.progress import Chrono, ProgressPrinter, under_way
 from timix_jax.remote import as_path, check_reachable
 from timix_jax.shared_folder import check_same_config, check_shared
 from timix_jax.start import check_init_from, initial_state
@@ -187,7 +188,7 @@ class Loop:
                 self._profile(step, state)
                 first = step == first_step
                 with (
-                    self._chrono.waiting(),
+                    self._chrono.waiting(functools.partial(under_way, state.step)),
                     self._watch(phases.FIRST_BATCH if first else phases.DATA),
                 ):
                     batch = next(batches)
