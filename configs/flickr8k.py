@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
     c.model.image.depth = 4
     c.model.image.heads = 4
     c.model.image.mlp_dim = 512
+    c.model.image.stem = "hierarchical"  # three small layers a patch instead of one
     c.model.image.pool = "gap"  # mean of the patches
     c.model.text.max_tokens = 32  # [CLS] and [SEP] included
     c.model.text.width = 128
