@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         mixer = build_mixer(name, grid=shape.grid, **options)
         if mixer is None:
             raise ValueError(f"{name} does not mix")
-        inputs = (keys[0], tokens, scores, logits)
+        inputs = (keys[0], images if mixer.space == "pixels" else tokens, scores, logits)
         # Mixing takes milliseconds at most: more repeats cost nothing and steady the median.
         alone, both = (
             median_seconds(build(mixer, target), *inputs, repeats=20 * flags.repeats)

@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_model import GRID, make_batch, make_params, tiny_model
+from tiny_model import GRID, make_batch, make_forward, make_params, tiny_model
 
 from timix_jax.errors import UserError
 from timix_jax.flops import patch_embed_flops
+from timix_jax.mixing import build_mixer
 from timix_jax.mixing.windows import patchify, unpatchify
 from timix_jax.models.stems import stem_stages
+from timix_jax.objectives.mixed import MixedContrastive
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -78,6 +80,21 @@ def test_mixed_embeddings_are_those_of_mixed_pixels():
         jnp.where(taken[:, None], embedded[1], embedded[0]),
         atol=1e-6,
     )
+
+
+def test_mixup_mixes_pixels_not_embeddings():
+    model = stemmed(4)
+    params, batch = make_params(model), make_batch()
+    mixer = build_mixer("mixup", grid=model.grid)
+    objective = MixedContrastive(mixer, None, placement="replace")
+    mixed, _ = objective.mix(model, make_forward(model, [objective], params, batch, 1))
+    own = batch["image"].astype(np.float32) / 127.5 - 1
+    lam = float(mixed.lam[0])
+    assert 0.01 < lam < 0.99
+    np.testing.assert_allclose(mixed.inputs, lam * own + (1 - lam) * own[::-1], atol=1e-5)
+    embedded = model.embed_patches(params, own)
+    of_means = model.embed_patches(params, mixed.inputs)
+    assert float(jnp.abs(of_means - lam * embedded - (1 - lam) * embedded[::-1]).max()) > 1e-2
 
 
 def test_bytes_and_their_pixel_values_are_one():

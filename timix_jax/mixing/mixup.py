@@ -14,14 +14,14 @@ from timix_jax.mixing.beta import BetaPaired
 class Mixup(BetaPaired):
     """λ·x + (1−λ)·x[π] with one λ ~ Beta(α, α) a batch.
 
-    Patch tokens are mixed: the patch convolution is affine and the weights add to one, so this
-    equals mixing pixels.
+    Pixels are mixed: the mean of two patches' embeddings is the embedding of their mean with a
+    linear stem only.
     """
 
-    space: ClassVar[Space] = "patches"
+    space: ClassVar[Space] = "pixels"
 
     def __call__(self, key: jax.Array, inputs: jax.Array, scores: jax.Array | None) -> Mixed:
-        """Mix (B, N, C) floating-point patches; scores are not used."""
+        """Mix (B, H, W, 3) floating-point pixels; scores are not used."""
         del scores
         batch = inputs.shape[0]
         weight_key, partner_key = jax.random.split(key)
