@@ -4,6 +4,7 @@ On a CPU backend both share the cores, and an operation that is split over all c
 loader thread on one of them stops all. Batches are made ahead of time, so the loader can wait for the gaps.
 """
 
+import contextlib
 import os
 import sys
 import threading
@@ -22,4 +23,6 @@ def give_way() -> None:
     # Elsewhere priorities belong to whole processes.
     if sys.platform == "linux" and threading.current_thread() is not threading.main_thread():
         own = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, own, max(NICENESS, os.getpriority(os.PRIO_PROCESS, own)))
+        with contextlib.suppress(OSError):  # a sandbox that forbids it costs speed, nothing else
+            behind = max(NICENESS, os.getpriority(os.PRIO_PROCESS, own))
+            os.setpriority(os.PRIO_PROCESS, own, behind)
