@@ -7,6 +7,7 @@
     tokenizer == Tokenizer.from_json(tokenizer.to_json())
 """
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,8 @@ from timix_jax.remote import as_path
 
 # Letters beyond the most frequent become [UNK]: web captions have thousands, each once or twice.
 _MAX_ALPHABET = 1000
+# Texts whose words are kept: those of regions come again and again, and so do the captions of a small data set.
+_REMEMBERED = 2**16
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # What published vocabularies call the roles, in the order in which they are looked for.
 _ROLE_NAMES = {
@@ -52,6 +55,7 @@ class Tokenizer:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
+        self._words = functools.lru_cache(_REMEMBERED)(self._encode_words)
         self.pad_id = self._role_id("pad", append="[PAD]")
         self.cls_id = self._role_id("cls")
         self.sep_id = self._role_id("sep")
@@ -77,12 +81,15 @@ class Tokenizer:
             raise UserError(f"max_tokens={max_tokens}: [CLS] and [SEP] need 2 and words need more")
         ids = np.full((len(texts), max_tokens), self.pad_id, np.int32)
         for row, text in zip(ids, texts, strict=True):
-            # One by one: encode_batch starts threads of its own, under the loader's.
-            words = self._tokenizer.encode(text, add_special_tokens=False).ids[: max_tokens - 2]
+            words = self._words(text)[: max_tokens - 2]
             row[0] = self.cls_id
             row[1 : 1 + len(words)] = words
             row[1 + len(words)] = self.sep_id
         return ids
+
+    def _encode_words(self, text: str) -> tuple[int, ...]:
+        # One by one: encode_batch starts threads of its own, under the loader's.
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids (T,), without special tokens."""
