@@ -47,6 +47,18 @@ def test_truncation_keeps_sep_and_the_first_words(tokenizer):
     assert cut[4] == tokenizer.sep_id
 
 
+def test_a_text_met_again_is_cut_anew_and_shares_no_memory(tokenizer):
+    text = "a lemon and two skis"
+    short = tokenizer.encode([text], 4)
+    whole = tokenizer.encode([text, text], 16)
+    fresh = type(tokenizer).from_json(tokenizer.to_json()).encode([text], 16)
+    whole[0] = 0
+    np.testing.assert_array_equal(whole[1], fresh[0])
+    np.testing.assert_array_equal(short[0, :3], fresh[0, :3])
+    assert short[0, 3] == tokenizer.sep_id
+    np.testing.assert_array_equal(tokenizer.encode([text], 16), fresh)
+
+
 def test_decode_gives_the_text_back(tokenizer):
     tokens = tokenizer.encode(["a red disc near the sea"], max_tokens=40)[0]
     assert tokenizer.decode(tokens) == "a red disc near the sea"
