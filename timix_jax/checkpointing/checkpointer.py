@@ -12,6 +12,7 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from timix_jax import checksums, processes, step_folders, tree_diff
+from timix_jax.background_priority import give_way
 from timix_jax.checkpointing.step_reader import STATE, load, read_meta, require_whole
 from timix_jax.errors import UserError
 from timix_jax.workdir import absolute, free_bytes
@@ -99,13 +100,9 @@ class Checkpointer:
         self._state_bytes = sum(leaf.nbytes for leaf in arrays.values())
         meta = json.loads(json.dumps(meta))
         try:
-            with self._context:
-                response = ocp.save_checkpointables_async(
-                    self._path(step),
-                    {STATE: tree_diff.nested(arrays)},
-                    overwrite=True,  # of a broken one; a whole one was refused above
-                    custom_metadata=meta,
-                )
+            response = self._thread.submit(
+                self._start, step, tree_diff.nested(arrays), meta
+            ).result()
         except Exception as error:
             raise self._failure(step, error) from error
         self._pending_step = step
@@ -214,6 +211,17 @@ class Checkpointer:
 
     def _path(self, step: int) -> epath.Path:
         return step_folders.step_path(self.directory, step)
+
+    def _start(self, step: int, state: PyTree, meta: dict[str, Any]) -> ocp.AsyncResponse[None]:
+        """In the background, for its priority: Orbax's own threads inherit it."""
+        give_way()
+        with self._context:
+            return ocp.save_checkpointables_async(
+                self._path(step),
+                {STATE: state},
+                overwrite=True,  # of a broken one; a whole one was refused by ``save``
+                custom_metadata=meta,
+            )
 
     def _finish(self, step: int, response: ocp.AsyncResponse[None]) -> None:
         """In the background: waits for Orbax, writes the sums, deletes what is not kept."""

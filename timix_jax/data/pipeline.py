@@ -29,7 +29,7 @@ from timix_jax.data.examples import (
     pair_example,
     region_example,
 )
-from timix_jax.data.loader_priority import give_way
+from timix_jax.background_priority import give_way
 from timix_jax.data.memory import check_fits_memory
 from timix_jax.data.process_rows import ProcessRows
 from timix_jax.data.record_schema import Record

@@ -1,7 +1,8 @@
-"""Loader threads give way to the computation.
+"""Background threads give way to the computation.
 
 On a CPU backend both share the cores, and an operation that is split over all cores is as slow as its slowest part: a
-loader thread on one of them stops all. Batches are made ahead of time, so the loader can wait for the gaps.
+loader thread on one of them stops all. Batches are made ahead of time, and a checkpoint may take a few steps, so both
+can wait for the gaps.
 """
 
 import contextlib

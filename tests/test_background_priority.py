@@ -1,13 +1,15 @@
-"""Loader threads stand behind the computation, and nothing else does."""
+"""Loader threads and saves stand behind the computation, and nothing else does."""
 
 import os
 import sys
 import threading
 
+import jax.numpy as jnp
 import pytest
 from listed_sources import ListSource, flat_source, tokenizer_of
 
-from timix_jax.data.loader_priority import NICENESS, give_way
+from timix_jax.background_priority import NICENESS, give_way
+from timix_jax.checkpointing import Checkpointer, checkpointer
 from timix_jax.data.pipeline import Augment, make_train_iterator
 
 pytestmark = pytest.mark.skipif(
@@ -62,3 +64,20 @@ def test_a_thread_that_stands_further_back_stays_there():
     thread.start()
     thread.join()
     assert found == [15]
+
+
+def test_a_save_gives_way_and_its_caller_does_not(tmp_path, monkeypatch):
+    before, found = own_niceness(), []
+    start = checkpointer.ocp.save_checkpointables_async
+
+    def watched(*args, **kwargs):
+        found.append(own_niceness())
+        return start(*args, **kwargs)
+
+    monkeypatch.setattr(checkpointer.ocp, "save_checkpointables_async", watched)
+    with Checkpointer(tmp_path / "checkpoints") as saved:
+        saved.save(1, {"weights": jnp.ones(3)}, {})
+        assert own_niceness() == before
+        saved.wait()
+        assert saved.latest_valid() == 1
+    assert found == [max(before, NICENESS)]
