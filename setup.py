@@ -21,6 +21,7 @@ REQUIREMENTS = [
     "ml_collections>=1.1.0",
     "etils[epath]>=1.15.0",
     # Data.
+    "cloudpickle>=3.1.3",
     "grain>=0.2.18",
     "array_record>=0.8.6",
     "tensorflow-datasets>=4.9.10",  # reads without TensorFlow

@@ -5,9 +5,9 @@
 Both read the same JPEGs (the other side from tar shards written for the purpose), cut the same kind
 of random window, resize it bicubically, flip, tokenize a random caption with the same tokenizer and
 deliver uint8 batches. The other side decodes and resizes with Pillow, as users of torchvision do. A
-row has n cores for everything: n threads here, n worker processes there. Runs alternate, each in a
-fresh process; medians are printed, and the paired ratio with its range. Without
-``pip install torch webdataset`` the other side says "not installed".
+row has n cores for everything: n threads or n processes (config.data.processes) here, n worker
+processes there. Runs alternate, each in a fresh process; medians are printed, and the paired ratio
+with its range. Without ``pip install torch webdataset`` the other side is left out.
 """
 
 import argparse
@@ -35,6 +35,8 @@ from timix_jax.data.tokenizers import Tokenizer, train_tokenizer
 from timix_jax.data.transforms import names_a_side, sample_crop, snap_crop
 
 MAX_TOKENS = 32
+THEIRS = "webdataset + DataLoader"
+TARGET = 1.5
 WARM_UP_BATCHES = 4
 
 
@@ -51,8 +53,18 @@ class Task(NamedTuple):
     seconds: float
 
 
-def ours(task: Task) -> float:
+def threads(task: Task) -> float:
     """Images a second of this pipeline with ``cores`` threads."""
+    return ours(task, num_threads=task.cores, num_processes=0)
+
+
+def processes(task: Task) -> float:
+    """Images a second of this pipeline with ``cores`` processes."""
+    return ours(task, num_threads=1, num_processes=task.cores)
+
+
+def ours(task: Task, *, num_threads: int, num_processes: int) -> float:
+    """Images a second of this pipeline."""
     flags.FLAGS.mark_as_parsed()
     iterator = make_train_iterator(
         [RecordSource(task.folder)],
@@ -62,7 +74,8 @@ def ours(task: Task) -> float:
         tokenizer=task.tokenizer,
         seed=0,
         augment=Augment(crop_min=task.crop_min),
-        num_threads=task.cores,
+        num_threads=num_threads,
+        num_processes=num_processes,
     )
     try:
         return images_per_second(iterator, task)
@@ -165,32 +178,31 @@ def main() -> None:
     source = RecordSource(args.folder)
     some = range(0, len(source), max(1, len(source) // 2000))
     tokenizer = train_tokenizer((c for i in some for c in source[i].captions), vocab_size=4000)
-    installed = all(importlib.util.find_spec(name) for name in ("torch", "webdataset"))
+    sides = {"timix_jax, threads": threads, "timix_jax, processes": processes}
+    if all(importlib.util.find_spec(name) for name in ("torch", "webdataset")):
+        sides[THEIRS] = theirs
     print(
         f"{len(source)} images, {args.image_size} px, batch {args.batch_size}, median of "
-        f"{args.repeats} runs of {args.seconds:g} s each, images/s\n"
+        f"{args.repeats} runs of {args.seconds:g} s each\n\n"
+        f"| cores | pipeline | images/s | of {THEIRS} | target |\n|---|---|---|---|---|"
     )
-    print(f"{'cores':>5}  {'timix_jax':>10}  {'webdataset + DataLoader':>24}  {'ratio':>18}")
     with tempfile.TemporaryDirectory() as temporary:
-        shards = write_shards(source, Path(temporary), max(args.cores)) if installed else ()
+        shards = write_shards(source, Path(temporary), max(args.cores)) if THEIRS in sides else ()
         for cores in args.cores:
             task = Task(
                 args.folder, shards, tokenizer, args.image_size, args.batch_size, args.crop_min,
                 cores, args.seconds,
             )  # fmt: skip
-            ours_runs, theirs_runs = [], []
+            rates: dict[str, list[float]] = {name: [] for name in sides}
             for _ in range(args.repeats):
-                ours_runs.append(in_fresh_process(ours, task))
-                if installed:
-                    theirs_runs.append(in_fresh_process(theirs, task))
-            row = f"{cores:5d}  {statistics.median(ours_runs):10.0f}  "
-            if installed:
-                ratios = [a / b for a, b in zip(ours_runs, theirs_runs, strict=True)]
-                row += f"{statistics.median(theirs_runs):24.0f}  {statistics.median(ratios):6.2f}"
-                row += f" ({min(ratios):.2f}–{max(ratios):.2f})"
-            else:
-                row += f"{'not installed':>24}"
-            print(row, flush=True)
+                for name, side in sides.items():
+                    rates[name].append(in_fresh_process(side, task))
+            for name, runs in rates.items():
+                ratio = "|"
+                if THEIRS in sides and name != THEIRS:
+                    ratios = [a / b for a, b in zip(runs, rates[THEIRS], strict=True)]
+                    ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f}) | ≥ {TARGET}"
+                print(f"| {cores} | {name} | {statistics.median(runs):.0f} | {ratio} |", flush=True)
 
 
 if __name__ == "__main__":

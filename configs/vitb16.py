@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
     c.data.tokenizer = "wordpiece"  # trained on the captions; or a file: BERT's vocab.txt
     c.data.vocab_size = 30522  # BERT's, for one that is trained
     c.data.threads = 16  # decoding threads of a host
+    c.data.processes = 0  # in place of threads; for thousands of images a second on a host
     c.augment.crop_min = 0.2  # RandomResizedCrop(0.2-1)
     c.augment.crop_ratio = (3 / 4, 4 / 3)  # width / height of the crop
     c.augment.flip = True  # mirrored, unless the caption says left or right

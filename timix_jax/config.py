@@ -24,6 +24,7 @@ MUTABLE_FIELDS = (
     "checkpoint",
     "pictures",
     "data.threads",
+    "data.processes",
     "mesh",
     "contrastive.method",
     "contrastive.chunk",
@@ -33,6 +34,7 @@ MUTABLE_FIELDS = (
 _AT_LEAST = {
     "seed": 0,
     "data.threads": 1,
+    "data.processes": 0,
     "model.embed_dim": 1,
     "model.image.size": 1,
     "model.image.patch": 1,
@@ -70,6 +72,7 @@ def default_config() -> ConfigDict:
             "train": (),
             "weights": (),
             "threads": 4,
+            "processes": 0,
             "tokenizer": "wordpiece",
             "vocab_size": 8192,
         },

@@ -47,7 +47,7 @@ INITIAL_STATE = Phase(
 FIRST_BATCH = Phase(
     "waiting for the first batch",
     60,
-    "the readers work (config.data.threads of them) or wait for the storage",
+    "the readers work (config.data.threads or .processes of them) or wait for the storage",
 )
 FIRST_STEP = Phase(
     "compiling and taking the first step",

@@ -1,15 +1,14 @@
 """Records to training examples: reading past corrupt ones, and the arrays of one example."""
 
 import math
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from absl import logging
 
 from timix_jax.data.augment import Augment, View, render_view, sample_view, view_boxes
+from timix_jax.data.corrupt_examples import CorruptExamples
 from timix_jax.data.decode import decode_image, image_size
 from timix_jax.data.record_schema import CorruptExample, Record
 from timix_jax.data.sources import Source
@@ -19,40 +18,8 @@ from timix_jax.errors import UserError
 
 T = TypeVar("T")
 
-_NAMED = 5  # corrupt examples of a source that are logged by name; then at 10, 100, 1000, …
 _CROP_TRIES = 10
 _MAX_IN_A_ROW = 1000
-
-
-class CorruptExamples:
-    """The corrupt examples met so far, by source. Shared by the loader's threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._found: dict[str, dict[int, str]] = {}
-
-    def add(self, source: str, index: int, error: CorruptExample) -> None:
-        """Notes an example; the first ones are named in the log, the others counted."""
-        with self._lock:
-            found = self._found.setdefault(source, {})
-            if index in found:
-                return
-            found[index] = str(error)
-            count = len(found)
-        if count <= _NAMED or math.log10(count).is_integer():
-            logging.warning(
-                "%s: corrupt example replaced by the next one (%d so far): %s", source, count, error
-            )
-
-    def reason(self, source: str, index: int) -> str | None:
-        """What is wrong with an example that was found corrupt before."""
-        return self._found.get(source, {}).get(index)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Number of different corrupt examples by source name."""
-        with self._lock:
-            return {name: len(found) for name, found in self._found.items()}
 
 
 @dataclass(frozen=True)
@@ -61,13 +28,13 @@ class Reader:
 
     Attributes:
       source: the source.
-      indices: int64 (n,) the examples of it that are used.
+      indices: the examples of it that are used; a range takes no memory.
       offset: added to an index gives the example id.
       corrupt: where corrupt ones are noted.
     """
 
     source: Source
-    indices: np.ndarray
+    indices: Sequence[int] | np.ndarray
     offset: int
     corrupt: CorruptExamples
 
@@ -93,7 +60,7 @@ class Reader:
             try:
                 return self.offset + index, use(self.source[index])
             except CorruptExample as error:
-                self.corrupt.add(self.source.name, index, error)
+                self.corrupt.add(self.source.name, index, str(error))
         raise UserError(
             f"{self.source.name}: {tries} examples in a row are corrupt, the last is "
             f"{self.corrupt.reason(self.source.name, index)}; prepare the data again"

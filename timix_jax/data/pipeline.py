@@ -15,21 +15,17 @@ import grain
 import numpy as np
 from absl import logging
 
+from timix_jax.background_priority import give_way
 from timix_jax.data.augment import Augment
+from timix_jax.data.corrupt_examples import CorruptExamples
 from timix_jax.data.evaluation import (
     caption_batches,
     first_line,
     image_batches,
     region_batches,
 )
-from timix_jax.data.examples import (
-    CorruptExamples,
-    ExampleSpec,
-    Reader,
-    pair_example,
-    region_example,
-)
-from timix_jax.background_priority import give_way
+from timix_jax.data.examples import ExampleSpec, Reader, pair_example, region_example
+from timix_jax.data.loader_processes import LoaderProcesses, MadeByProcesses
 from timix_jax.data.memory import check_fits_memory
 from timix_jax.data.process_rows import ProcessRows
 from timix_jax.data.record_schema import Record
@@ -54,9 +50,15 @@ MakeExample = Callable[[Record, np.random.Generator, ExampleSpec], dict[str, np.
 class TrainIterator:
     """Endless training batches; element s is the batch of step s. Close it when done."""
 
-    def __init__(self, iterator: grain.DatasetIterator, corrupt: CorruptExamples):
+    def __init__(
+        self,
+        iterator: grain.DatasetIterator,
+        corrupt: CorruptExamples,
+        processes: LoaderProcesses | None = None,
+    ):
         self._iterator = iterator
         self._corrupt = corrupt
+        self._processes = processes
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -94,7 +96,9 @@ class TrainIterator:
         return self._corrupt.counts
 
     def close(self) -> None:
-        """Stops the threads."""
+        """Stops the threads and processes."""
+        if self._processes is not None:
+            self._processes.close()
         self._iterator.close()
 
 
@@ -115,6 +119,7 @@ def make_train_iterator(
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = 2,
+    num_processes: int = 0,
     start_step: int = 0,
 ) -> TrainIterator:
     """Makes the endless stream of training batches.
@@ -139,6 +144,7 @@ def make_train_iterator(
       process_index: this process.
       process_count: number of processes.
       num_threads: decoding threads, each at work on a batch.
+      num_processes: processes in place of these threads; 0 = none. See ``loader_processes``.
       start_step: step of the first batch.
 
     Returns:
@@ -150,7 +156,8 @@ def make_train_iterator(
       bool (P, R).
 
     Raises:
-      UserError: an empty source, fewer examples than a batch, sizes that do not divide.
+      UserError: an empty source, fewer examples than a batch, sizes that do not divide; with
+        processes, a source that cannot be pickled.
     """
     _check_sizes(
         batch_size, region_batch_size, image_size, max_tokens, process_index, process_count
@@ -161,7 +168,7 @@ def make_train_iterator(
     corrupt = CorruptExamples()
     spec = ExampleSpec(image_size, max_tokens, tokenizer, augment, max_regions, with_boxes)
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(4)]
-    everything = [np.arange(len(source)) for source in sources]
+    everything = [range(len(source)) for source in sources]
     readers = _readers(sources, everything, corrupt)
     count = sum(map(len, everything))
     if count < batch_size:
@@ -191,9 +198,14 @@ def make_train_iterator(
         steps = min(len(batches), len(regions))
         pairs = grain.experimental.ZipMapDataset([batches[:steps], regions[:steps]])
         batches = pairs.map(_join_regions)
-    # A buffered element is a whole batch: one in the making by each thread, and two in hand.
-    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads + 2)
-    iterator = TrainIterator(iter(batches.to_iter_dataset(options)), corrupt)
+    processes = None
+    if num_processes:
+        processes = LoaderProcesses(batches, corrupt, num_processes)
+        batches = MadeByProcesses(batches, processes)
+    # A buffered element is a whole batch: one in the making by each worker, and two in hand.
+    workers = num_processes or num_threads
+    options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=workers + 2)
+    iterator = TrainIterator(iter(batches.to_iter_dataset(options)), corrupt, processes)
     iterator.seek(start_step)
     return iterator
 
@@ -229,7 +241,9 @@ def _join_regions(pair: tuple[Batch, Batch]) -> Batch:
 
 
 def _readers(
-    sources: Sequence[Source], indices: Sequence[np.ndarray], corrupt: CorruptExamples
+    sources: Sequence[Source],
+    indices: Sequence[Sequence[int] | np.ndarray],
+    corrupt: CorruptExamples,
 ) -> list[Reader]:
     """A reader a source that has any index; example ids count through the sources."""
     offsets = np.cumsum([0, *(len(source) for source in sources)]).tolist()

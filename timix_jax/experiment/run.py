@@ -93,6 +93,7 @@ class Experiment:
                 process_index=jax.process_index(),
                 process_count=jax.process_count(),
                 num_threads=c.data.threads,
+                num_processes=c.data.processes,
                 start_step=start_step,
             )
 

@@ -1,21 +1,17 @@
-"""A map over fresh Python processes that never touches the caller's ``__main__``.
-
-``multiprocessing`` either forks, which can hang once JAX runs threads, or imports the caller's
-main module again, which fails in a script without a guard and costs each worker JAX's import.
+"""A map over fresh Python processes.
 
 Run as ``python -m timix_jax.data.emoji.workers`` this is the worker: it reads one pickled
 ``(function, items)`` from its standard input and writes one pickled result an item.
 """
 
-import os
 import pickle
 import queue
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from timix_jax.data import worker_process
 from timix_jax.errors import UserError
 
 Item = TypeVar("Item")
@@ -41,17 +37,7 @@ def map_unordered(
     if workers == 1:
         yield from map(function, items)
         return
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", __spec__.name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": path},
-            start_new_session=True,  # an interrupt is ours to handle
-        )
-        for _ in range(workers)
-    ]
+    processes = [worker_process.start(__spec__.name) for _ in range(workers)]
     results: queue.Queue[Any] = queue.Queue()
     try:
         for index, process in enumerate(processes):
@@ -71,7 +57,7 @@ def map_unordered(
 
 
 def _feed(
-    process: "subprocess.Popen[bytes]",
+    process: worker_process.Process,
     function: Callable[[Item], Result],
     items: Sequence[Item],
     results: "queue.Queue[Any]",
@@ -85,16 +71,11 @@ def _feed(
             for _ in items:
                 results.put(pickle.load(stdout))
     except (EOFError, OSError, pickle.UnpicklingError):
-        code = process.wait()
-        results.put(
-            UserError(f"a worker process ended with code {code} (negative: killed by that signal)")
-        )
+        results.put(UserError(f"a worker process {worker_process.describe_end(process)}"))
 
 
 def _work() -> None:
-    # Results leave on a descriptor of their own, so that no library's print gets between them.
-    with os.fdopen(os.dup(1), "wb") as out:
-        os.dup2(2, 1)
+    with worker_process.results_stream() as out:
         function, items = pickle.load(sys.stdin.buffer)
         for item in items:
             try:
