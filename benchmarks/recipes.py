@@ -33,6 +33,7 @@ def parse(
         recipe = small_config()
         recipe.data.train = ("synthetic:?examples=1024&size=256&regions=2",)
         recipe.log.every = "10 steps"
+        recipe.optim.warmup = "0 steps"  # runs of a few steps
     else:
         recipe = runpy.run_path(args.config)["get_config"]()
     config = complete(recipe)

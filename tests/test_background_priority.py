@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from listed_sources import ListSource, flat_source, tokenizer_of
 
-from timix_jax.background_priority import NICENESS, give_way
+from timix_jax.background_priority import LOADER, SAVE, give_way
 from timix_jax.checkpointing import Checkpointer, checkpointer
 from timix_jax.data.pipeline import Augment, make_train_iterator
 
@@ -48,7 +48,7 @@ def test_only_loader_threads_give_way(threads):
     others = {thread: n for thread, n in source.seen.items() if thread != threading.get_native_id()}
     assert own_niceness() == before
     # Without threads of its own the loader works in the caller's, which keeps its priority.
-    assert set(others.values()) == ({max(before, NICENESS)} if threads else set())
+    assert set(others.values()) == ({max(before, LOADER)} if threads else set())
     assert bool(others) == bool(threads)
 
 
@@ -57,7 +57,7 @@ def test_a_thread_that_stands_further_back_stays_there():
 
     def work():
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 15)
-        give_way()
+        give_way(LOADER)
         found.append(own_niceness())
 
     thread = threading.Thread(target=work)
@@ -80,4 +80,4 @@ def test_a_save_gives_way_and_its_caller_does_not(tmp_path, monkeypatch):
         assert own_niceness() == before
         saved.wait()
         assert saved.latest_valid() == 1
-    assert found == [max(before, NICENESS)]
+    assert found == [max(before, SAVE)]

@@ -10,14 +10,17 @@ import os
 import sys
 import threading
 
-NICENESS = (
-    10  # of 0 to 19; about a tenth of a core where the others are busy, all of it where they wait
-)
+# Of 0 to 19. A thread at 10 gets a tenth of a core where the others are busy, one at 19 next to nothing; both get all
+# of it where the others wait.
+LOADER, SAVE = 10, 19
 _thread = threading.local()
 
 
-def give_way() -> None:
-    """Lowers the scheduling priority of the calling thread, once; Linux only, and never that of the main thread."""
+def give_way(niceness: int) -> None:
+    """Lowers the scheduling priority of the calling thread, once; Linux only, and never that of the main thread.
+
+    Threads that it starts afterwards inherit it.
+    """
     if getattr(_thread, "asked", False):
         return
     _thread.asked = True
@@ -25,5 +28,5 @@ def give_way() -> None:
     if sys.platform == "linux" and threading.current_thread() is not threading.main_thread():
         own = threading.get_native_id()
         with contextlib.suppress(OSError):  # a sandbox that forbids it costs speed, nothing else
-            behind = max(NICENESS, os.getpriority(os.PRIO_PROCESS, own))
+            behind = max(niceness, os.getpriority(os.PRIO_PROCESS, own))
             os.setpriority(os.PRIO_PROCESS, own, behind)

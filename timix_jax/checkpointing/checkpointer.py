@@ -12,7 +12,7 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from timix_jax import checksums, processes, step_folders, tree_diff
-from timix_jax.background_priority import give_way
+from timix_jax.background_priority import SAVE, give_way
 from timix_jax.checkpointing.step_reader import STATE, load, read_meta, require_whole
 from timix_jax.errors import UserError
 from timix_jax.workdir import absolute, free_bytes
@@ -214,7 +214,7 @@ class Checkpointer:
 
     def _start(self, step: int, state: PyTree, meta: dict[str, Any]) -> ocp.AsyncResponse[None]:
         """In the background, for its priority: Orbax's own threads inherit it."""
-        give_way()
+        give_way(SAVE)
         with self._context:
             return ocp.save_checkpointables_async(
                 self._path(step),

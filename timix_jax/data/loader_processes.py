@@ -22,7 +22,7 @@ import grain
 import numpy as np
 from absl import flags, logging
 
-from timix_jax.background_priority import NICENESS
+from timix_jax.background_priority import LOADER
 from timix_jax.data import worker_process
 from timix_jax.data.corrupt_examples import CorruptExamples
 from timix_jax.errors import UserError
@@ -150,7 +150,7 @@ def _read(stream: Any, size: int) -> memoryview:
 def _work() -> None:
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags
-    os.nice(NICENESS)  # see ``background_priority``
+    os.nice(LOADER)  # see ``background_priority``
     cv2.setNumThreads(1)
     logging.set_verbosity(
         logging.ERROR

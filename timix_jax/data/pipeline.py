@@ -15,7 +15,7 @@ import grain
 import numpy as np
 from absl import logging
 
-from timix_jax.background_priority import give_way
+from timix_jax.background_priority import LOADER, give_way
 from timix_jax.data.augment import Augment
 from timix_jax.data.corrupt_examples import CorruptExamples
 from timix_jax.data.evaluation import (
@@ -220,7 +220,7 @@ class _MakeExamples:
         self._spec = spec
 
     def __call__(self, position: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        give_way()
+        give_way(LOADER)
         which = bisect.bisect_right(self._starts, position) - 1
         state = rng.bit_generator.state
 
