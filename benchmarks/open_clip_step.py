@@ -8,9 +8,9 @@ turns on the core, block by block, so that a slow moment of the machine meets al
 from open_clip's initial weights, and the run ends if losses or gradient norms differ by more than float32 explains.
 
 --compile adds open_clip through torch.compile; --checkout PATH adds the step of another checkout of this project
-(before and after a change, in one run); --xla_flags adds ours with other flags of the compiler; --huge_pages adds both
-sides with glibc told to ask for huge pages: XLA takes its temporary memory anew from the system at every step, and
-with pages of 4 KiB their faults alone are several percent of the step.
+(before and after a change, in one run); --xla_flags adds ours with other flags of the compiler; --host_heap runs all
+with glibc set as ``main.py`` sets it for every run on a CPU (`timix_jax.host_heap`): XLA takes its temporary
+memory anew from the system at every step, and the faults of its pages alone are a fifth of the step and more.
 """
 
 import argparse
@@ -27,7 +27,8 @@ from benchmarks.open_clip_shared import ARCHITECTURES
 from benchmarks.pinned_worker import ROOT, Worker
 
 OPEN_CLIP, OURS = "open_clip", "TiMix-JAX"
-HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+_HEAP = {"hugetlb": 1, "mmap_max": 0, "trim_threshold": 2**31 - 1, "top_pad": 2**29}
+HOST_HEAP = {"GLIBC_TUNABLES": ":".join(f"glibc.malloc.{key}={_HEAP[key]}" for key in _HEAP)}
 CHECKED_STEPS = 3
 
 
@@ -73,17 +74,15 @@ def start_workers(args: argparse.Namespace, folder: Path) -> dict[str, Worker]:
     weights = folder / "weights.npz"
     common = ["--model", args.model, "--batch", str(args.batch), "--weights", str(weights)]
     pytorch = [args.torch_python, "-m", "benchmarks.open_clip_torch_worker", *common]
-    workers = {OPEN_CLIP: Worker(pytorch, core=args.core)}
+    heap = HOST_HEAP if args.host_heap else {}
+    workers = {OPEN_CLIP: Worker(pytorch, core=args.core, env=heap)}
     if args.compile:
         compiled = [*pytorch, "--compile"]
-        workers[f"{OPEN_CLIP}, torch.compile"] = Worker(compiled, core=args.core)
+        workers[f"{OPEN_CLIP}, torch.compile"] = Worker(compiled, core=args.core, env=heap)
     ours = [sys.executable, "-m", "benchmarks.open_clip_jax_worker", *common]
     ours += ["--scan"] if args.scan else []
-    env = {"JAX_PLATFORMS": "cpu"}
+    env = {"JAX_PLATFORMS": "cpu", **heap}
     workers[OURS] = Worker(ours, core=args.core, env=env)
-    if args.huge_pages:
-        workers[f"{OPEN_CLIP}, huge pages"] = Worker(pytorch, core=args.core, env=HUGE_PAGES)
-        workers[f"{OURS}, huge pages"] = Worker(ours, core=args.core, env=env | HUGE_PAGES)
     for flags in args.xla_flags:
         workers[f"{OURS}, {flags}"] = Worker(ours, core=args.core, env=env | {"XLA_FLAGS": flags})
     for checkout in args.checkout:
@@ -104,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--torch_python", default=sys.executable, help="where open_clip_torch is")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--scan", action="store_true", help="our blocks scanned, not unrolled")
-    parser.add_argument("--huge_pages", action="store_true")
+    parser.add_argument("--host_heap", action="store_true")
     parser.add_argument("--xla_flags", action="append", default=[])
     parser.add_argument("--checkout", action="append", default=[])
     parser.add_argument(
@@ -121,7 +120,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     flops = reports[OURS]["flops"]
     print(
         f"{args.model}, batch {args.batch}, {flops / 1e9:.0f} GFLOP a step, core {args.core}: "
-        f"{args.blocks} turns of {args.steps} step(s) a case, {args.clock} clock. "
+        f"{args.blocks} turns of {args.steps} step(s) a case, {args.clock} clock, "
+        f"{'the heap of main.py' if args.host_heap else 'the default heap'}. "
         f"{reports[OPEN_CLIP]['versions']}; {reports[OURS]['versions']}.\n{check_parity(reports)}\n",
         flush=True,
     )
