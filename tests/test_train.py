@@ -106,7 +106,7 @@ def test_a_finished_run_is_left_as_it_is(whole, tmp_path):
 
 
 def test_stopped_and_resumed_is_uninterrupted(whole, tmp_path, monkeypatch):
-    """Stopped within step 5, after checkpoint 4; the tokenizer is the stored one."""
+    """Stopped within step 5, after checkpoint 4; the tokenizer is the stored one, and processes make the batches."""
     workdir = tmp_path / "stopped"
     log = train.Loop._log
 
@@ -126,7 +126,7 @@ def test_stopped_and_resumed_is_uninterrupted(whole, tmp_path, monkeypatch):
         raise AssertionError("a tokenizer was trained anew")
 
     monkeypatch.setattr(experiment.data, "train_tokenizer", refuse)
-    train_and_evaluate(tiny_config(STEPS), str(workdir))
+    train_and_evaluate(tiny_config(STEPS, data__processes=2), str(workdir))
     assert_same_run(workdir, whole[0], STEPS)
     assert (workdir / "tokenizer.json").read_text() == tokenizer
 
