@@ -12,7 +12,7 @@ from tiny_run import assert_same_run, metrics, tiny_config
 
 from timix_jax import train
 from timix_jax.checkpointing import Checkpointer
-from timix_jax.data import examples
+from timix_jax.data import corrupt_examples
 from timix_jax.data.manifest import shard_name, write_manifest
 from timix_jax.data.records import RecordSource, RecordWriter
 from timix_jax.data.synthetic import open_synthetic
@@ -142,7 +142,9 @@ def test_a_shard_that_is_truncated(whole, shards, tmp_path, monkeypatch):
     content = shard.read_bytes()
     workdir = tmp_path / "run"
     warnings = []
-    monkeypatch.setattr(examples.logging, "warning", lambda text, *v: warnings.append(text % v))
+    monkeypatch.setattr(
+        corrupt_examples.logging, "warning", lambda text, *v: warnings.append(text % v)
+    )
     try:
         with monkeypatch.context() as patch:
             at_log_line(patch, 2, lambda loop: os.truncate(shard, 0))
