@@ -1,10 +1,12 @@
-"""Small data sources, and a tokenizer that knows their captions."""
+"""Small data sources, a tokenizer that knows their captions, and iterators over them."""
 
+import contextlib
 import io
 
 import numpy as np
 from PIL import Image
 
+from timix_jax.data.pipeline import Augment, make_train_iterator
 from timix_jax.data.record_schema import CorruptExample, Record
 from timix_jax.data.synthetic import open_synthetic
 from timix_jax.data.tokenizers import train_tokenizer
@@ -49,3 +51,27 @@ def shapes_source():
 def tokenizer_of(source):
     captions = [caption for i in range(len(source)) for caption in source[i].captions]
     return train_tokenizer([*captions, "one two three four a picture"], vocab_size=200)
+
+
+@contextlib.contextmanager
+def small_iterators(tokenizer, **own):
+    """make_train_iterator with small defaults; all iterators are closed."""
+    opened = []
+
+    def start(sources, weights=None, **options):
+        defaults = {
+            "batch_size": 8, "image_size": 16, "max_tokens": 12, "tokenizer": tokenizer, "seed": 0,
+            "augment": Augment(crop_min=0.4, randaugment=2), **own,
+        }  # fmt: skip
+        opened.append(make_train_iterator(sources, weights, **{**defaults, **options}))
+        return opened[-1]
+
+    try:
+        yield start
+    finally:
+        for iterator in opened:
+            iterator.close()
+
+
+def take(iterator, count):
+    return [next(iterator) for _ in range(count)]

@@ -10,9 +10,15 @@ import time
 import numpy as np
 import pytest
 from absl import logging
-from listed_sources import ListSource, flat_source, shapes_source, tokenizer_of
+from listed_sources import (
+    ListSource,
+    flat_source,
+    shapes_source,
+    small_iterators,
+    take,
+    tokenizer_of,
+)
 
-from timix_jax.data.pipeline import Augment, make_train_iterator
 from timix_jax.errors import UserError
 
 
@@ -24,23 +30,8 @@ def tokenizer():
 @pytest.fixture
 def open_train(tokenizer):
     """make_train_iterator with small defaults; all iterators are closed."""
-    opened = []
-
-    def start(sources, **options):
-        defaults = {
-            "batch_size": 8, "image_size": 16, "max_tokens": 12, "tokenizer": tokenizer, "seed": 0,
-            "augment": Augment(crop_min=0.4, randaugment=2), "num_processes": 2,
-        }  # fmt: skip
-        opened.append(make_train_iterator(sources, **{**defaults, **options}))
-        return opened[-1]
-
-    yield start
-    for iterator in opened:
-        iterator.close()
-
-
-def take(iterator, count):
-    return [next(iterator) for _ in range(count)]
+    with small_iterators(tokenizer, num_processes=2) as start:
+        yield start
 
 
 def flat_arrays(batch):
@@ -53,11 +44,17 @@ def worker_pids(iterator):
 
 
 def is_running(pid):
+    if os.path.isdir("/proc/self"):  # where one that has ended and was not waited for can be told
+        try:
+            with open(f"/proc/{pid}/stat") as stat:
+                return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+        except FileNotFoundError:
+            return False
     try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
+        os.kill(pid, 0)
+    except ProcessLookupError:
         return False
+    return True
 
 
 class Locked(ListSource):

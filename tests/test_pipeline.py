@@ -7,10 +7,18 @@ import cv2
 import numpy as np
 import pytest
 from absl import logging
-from listed_sources import ListSource, flat_image, flat_source, shapes_source, tokenizer_of
+from listed_sources import (
+    ListSource,
+    flat_image,
+    flat_source,
+    shapes_source,
+    small_iterators,
+    take,
+    tokenizer_of,
+)
 from PIL import Image
 
-from timix_jax.data.pipeline import Augment, make_train_iterator
+from timix_jax.data.pipeline import Augment
 from timix_jax.data.record_schema import Record, Region
 from timix_jax.data.synthetic import open_synthetic
 from timix_jax.errors import UserError
@@ -29,23 +37,8 @@ def tokenizer(synthetic):
 @pytest.fixture
 def open_train(tokenizer):
     """make_train_iterator with small defaults; all iterators are closed."""
-    opened = []
-
-    def start(sources, weights=None, **options):
-        defaults = {
-            "batch_size": 8, "image_size": 16, "max_tokens": 12, "tokenizer": tokenizer, "seed": 0,
-            "augment": Augment(crop_min=0.4, randaugment=2), "num_threads": 2,
-        }  # fmt: skip
-        opened.append(make_train_iterator(sources, weights, **{**defaults, **options}))
-        return opened[-1]
-
-    yield start
-    for iterator in opened:
-        iterator.close()
-
-
-def take(iterator, count):
-    return [next(iterator) for _ in range(count)]
+    with small_iterators(tokenizer, num_threads=2) as start:
+        yield start
 
 
 def assert_same(one, two):
