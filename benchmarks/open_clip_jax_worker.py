@@ -32,8 +32,8 @@ from timix_jax.train_state import TrainState
 from timix_jax.train_step import TrainStep, make_train_step
 
 
-def build(sizes: Architecture, *, scan: bool = False) -> DualEncoder:
-    """Our dual encoder of these sizes."""
+def build(sizes: Architecture, *, scan: bool = False, dtype: str = "float32") -> DualEncoder:
+    """Our dual encoder of these sizes; ``dtype`` is that of its products."""
     return DualEncoder(
         VitShape(
             sizes.image_size,
@@ -56,6 +56,7 @@ def build(sizes: Architecture, *, scan: bool = False) -> DualEncoder:
         text_pre_norm=True,
         temperature_range=TEMPERATURE_RANGE,
         scan=scan,
+        dtype=jnp.dtype(dtype),
     )
 
 
@@ -83,11 +84,12 @@ def main() -> None:
     parser.add_argument("--model", choices=ARCHITECTURES)
     parser.add_argument("--batch", type=int)
     parser.add_argument("--weights", type=Path)
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--scan", action="store_true")
     args = parser.parse_args()
 
     sizes = ARCHITECTURES[args.model]
-    model = build(sizes, scan=args.scan)
+    model = build(sizes, scan=args.scan, dtype=args.dtype)
     with np.load(args.weights) as named:
         step, first = make_step(model, dict(named), sizes)
     batch = jax.device_put(random_batch(sizes, args.batch))

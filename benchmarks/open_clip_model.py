@@ -24,7 +24,7 @@ from benchmarks.open_clip_shared import (
     Architecture,
 )
 
-Step = Callable[[], tuple[float, float]]
+Step = Callable[[], tuple[torch.Tensor, torch.Tensor]]
 
 
 class _StandIn(types.ModuleType):
@@ -98,10 +98,11 @@ def loss_of(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return import_open_clip().ClipLoss()(image, text, model.logit_scale.exp())
 
 
-def tensors(batch: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+def tensors(batch: Mapping[str, np.ndarray], device: str = "cpu") -> dict[str, torch.Tensor]:
     """The batch as open_clip takes it: image (B,3,H,W), tokens int64."""
     image = np.ascontiguousarray(batch["image"].transpose(0, 3, 1, 2))
-    return {"image": torch.from_numpy(image), "tokens": torch.from_numpy(batch["tokens"]).long()}
+    both = {"image": torch.from_numpy(image), "tokens": torch.from_numpy(batch["tokens"]).long()}
+    return {name: tensor.to(device) for name, tensor in both.items()}
 
 
 def named_arrays(model: Any, *, gradients: bool = False) -> dict[str, np.ndarray]:
@@ -110,19 +111,26 @@ def named_arrays(model: Any, *, gradients: bool = False) -> dict[str, np.ndarray
         name: (
             np.zeros(p.shape, np.float32)
             if gradients and p.grad is None
-            else (p.grad if gradients else p.detach()).numpy().copy()
+            else (p.grad if gradients else p.detach()).cpu().numpy().copy()
         )
         for name, p in model.named_parameters()
     }
 
 
-def make_step(model: Any, batch: Mapping[str, torch.Tensor], *, compiled: bool = False) -> Step:
+def make_step(
+    model: Any,
+    batch: Mapping[str, torch.Tensor],
+    *,
+    compiled: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> Step:
     """Forward, backward, clipping and a fused AdamW; returns the loss and the gradient's norm before clipping.
 
     Args:
       model: trained in place.
-      batch: of :func:`tensors`; the same at every step.
+      batch: of :func:`tensors`, where the model is; the same at every step.
       compiled: through torch.compile (inductor, which needs a C++ compiler).
+      dtype: of the products; below float32 by autocast, as with open_clip's ``--precision amp_bf16``.
     """
     decayed: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
@@ -141,15 +149,17 @@ def make_step(model: Any, batch: Mapping[str, torch.Tensor], *, compiled: bool =
     )
     low, high = (float(np.log(1 / t)) for t in reversed(TEMPERATURE_RANGE))
     forward = torch.compile(loss_of) if compiled else loss_of
+    device = batch["image"].device.type
 
-    def step() -> tuple[float, float]:
+    def step() -> tuple[torch.Tensor, torch.Tensor]:
         optimizer.zero_grad()
-        loss = forward(model, batch)
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            loss = forward(model, batch)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(low, high)
-        return loss.item(), norm.item()
+        return loss.detach(), norm
 
     return step

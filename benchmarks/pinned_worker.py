@@ -1,4 +1,4 @@
-"""A step in a process of its own on one CPU core, run in blocks by its parent, a line of JSON each way."""
+"""A step in a process of its own, on one CPU core or free, run in blocks by its parent, a line of JSON each way."""
 
 import json
 import os
@@ -33,16 +33,19 @@ class Worker:
         self,
         command: Sequence[str],
         *,
-        core: int,
+        core: int | None,
         checkout: Path = ROOT,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        """Starts ``command`` on ``core`` with one thread; returns when it is ready.
+        """Starts ``command``, on ``core`` with one thread if there is one; returns when it is ready.
 
         Raises:
           RuntimeError: it ended before; its error is on the terminal.
         """
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        threads = {} if core is None else dict.fromkeys(names, "1")
+        # Inherited by the threads that the libraries start: XLA makes one a core that it may use.
+        pin = None if core is None else lambda: os.sched_setaffinity(0, {core})
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -50,8 +53,7 @@ class Worker:
             text=True,
             cwd=checkout,
             env={**os.environ, **threads, "PYTHONPATH": str(checkout), **(env or {})},
-            # Inherited by the threads that the libraries start: XLA makes one a core that it may use.
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            preexec_fn=pin,
         )
         self._command = command
         self.report = self._receive()
