@@ -44,6 +44,7 @@ class Worker:
         """
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         threads = {} if core is None else dict.fromkeys(names, "1")
+        path = os.pathsep.join(filter(None, [str(checkout), os.environ.get("PYTHONPATH")]))
         # Inherited by the threads that the libraries start: XLA makes one a core that it may use.
         pin = None if core is None else lambda: os.sched_setaffinity(0, {core})
         self._process = subprocess.Popen(
@@ -52,7 +53,7 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
             cwd=checkout,
-            env={**os.environ, **threads, "PYTHONPATH": str(checkout), **(env or {})},
+            env={**os.environ, **threads, "PYTHONPATH": path, **(env or {})},
             preexec_fn=pin,
         )
         self._command = command
