@@ -1,11 +1,13 @@
-"""No mixing, random windows and TiMix at equal training time: retrieval figures over several seeds.
+"""No mixing, random windows and TiMix at equal training time, or over equal examples: retrieval over several seeds.
 
     python -m benchmarks.compare_mixers --seeds 3 --seconds 120
+    python -m benchmarks.compare_mixers --steps 3200 --parallel 4     # equal examples in place of equal time
 
-First a short run of each method tells its pace (compilation and evaluation left out, the ramp and the
-end of mixing in their places), then each method trains for as many steps as take ``--seconds``, one
-process a seed. PTA is part of TiMix's recipe and reads boxes that the plain rows do not see, so
-``none + PTA`` stands between them. Stopped, it goes on where it was: finished runs are read, not run.
+First a short run of each method tells its pace (compilation and evaluation left out, the ramp and the end of mixing in
+their places), then each method trains for as many steps as take ``--seconds``, one process a seed. With ``--steps`` all
+train for so many, and ``--parallel`` of them run at once (set XLA_PYTHON_CLIENT_PREALLOCATE=false where they share a
+GPU). PTA is part of TiMix's recipe and reads boxes that the plain rows do not see, so ``none + PTA`` stands between
+them. Stopped, it goes on where it was: finished runs are read, not run.
 Other arguments go to timix_jax.main, such as --config.train.batch_size=64.
 """
 
@@ -16,6 +18,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -147,34 +150,50 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=120, help="training time of each run")
+    parser.add_argument("--steps", type=int, default=0, help="of each run, in place of --seconds")
+    parser.add_argument("--parallel", type=int, default=1, help="runs at a time, with --steps")
     parser.add_argument(
         "--pace-steps", type=int, default=100, help="of the run that tells the pace"
     )
     parser.add_argument("--set", default="", help="evaluation set; default: the recipe's first")
     parser.add_argument("--out", type=Path, default=Path("runs/comparison"))
     args, overrides = parser.parse_known_args(argv)
+    if args.parallel > 1 and not args.steps:
+        parser.error("--parallel: runs beside others tell no time; give --steps")
 
     comparison = Comparison(args.config, overrides, args.out)
     methods: dict[str, dict[str, Any]] = {}
     for method in args.methods:
+        if args.steps:
+            methods[method] = {"steps": args.steps}
+            continue
         rate, batch_size = comparison.pace(method, args.pace_steps)
         steps = max(2, round(rate * args.seconds / batch_size))
         methods[method] = {"steps": steps, "pace_images_per_s": rate}
         print(f"{method}: {rate:.0f} images/s, {steps} steps in {args.seconds:g} s", flush=True)
     # Seed by seed, so that what has changed on the machine meanwhile meets all methods.
-    runs: dict[str, list[dict[str, float]]] = {method: [] for method in methods}
-    for seed in range(args.seeds):
-        for method, row in methods.items():
-            runs[method].append(comparison.results(method, row["steps"], seed, args.set))
+    with ThreadPoolExecutor(args.parallel) as pool:
+        runs = {
+            (method, seed): pool.submit(comparison.results, method, row["steps"], seed, args.set)
+            for seed in range(args.seeds)
+            for method, row in methods.items()
+        }
+        try:
+            done = {run: future.result() for run, future in runs.items()}
+        except UserError:
+            pool.shutdown(cancel_futures=True)
+            raise
     for method, row in methods.items():
-        row |= {name: [run[name] for run in runs[method]] for name in (*METRICS, "seconds")}
+        for name in (*METRICS, "seconds"):
+            row[name] = [done[method, seed][name] for seed in range(args.seeds)]
+    equal = f"{args.steps:,} steps" if args.steps else f"{args.seconds:g} s"
     atomic_write_text(
         args.out / "comparison.json",
-        json.dumps({"seconds": args.seconds, "methods": methods}, indent=2) + "\n",
+        json.dumps({"equal": equal, "methods": methods}, indent=2) + "\n",
     )
     chart = {name: {metric: row[metric] for metric in METRICS} for name, row in methods.items()}
     seeds = f"{args.seeds} seed{'s' if args.seeds > 1 else ''}"
-    title = f"{Path(args.config).stem}: {args.seconds:g} s of training each, {seeds}"
+    title = f"{Path(args.config).stem}: {equal} of training each, {seeds}"
     comparison_chart(args.out / "comparison.png", chart, title)
     print(f"\n{table(methods)}\n\nwritten to {args.out}", flush=True)
 

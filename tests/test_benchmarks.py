@@ -267,6 +267,21 @@ def test_comparison_is_of_equal_time_and_goes_on_where_it_was(
     assert len(training.commands) == 4 + 4 * 3
 
 
+def test_comparison_is_of_equal_steps_when_told_so(recipe, tmp_path, capsys, monkeypatch):
+    from benchmarks import compare_mixers
+
+    training = FakeTraining()
+    monkeypatch.setattr(compare_mixers.subprocess, "run", training)
+    arguments = ["--config", recipe, "--steps", "30", "--seeds", "2", "--out", str(tmp_path)]
+    compare_mixers.main([*arguments, "--parallel", "3"])
+    _, *body = rows(capsys.readouterr().out)
+    assert {row[1] for row in body} == {"30"}
+    assert {row[3] for row in body} == {"15.0 ± 7.1"}  # seeds stay in their order
+    assert len(training.commands) == 4 * 2
+    with pytest.raises(SystemExit):
+        compare_mixers.main(["--parallel", "2", "--out", str(tmp_path)])
+
+
 def test_comparison_refuses_a_folder_of_another_configuration(recipe, tmp_path, monkeypatch):
     from benchmarks import compare_mixers
     from timix_jax.errors import UserError
