@@ -6,7 +6,10 @@ import types
 import jax
 import jax.numpy as jnp
 import pytest
+from tiny_run import tiny_config
 
+from timix_jax import experiment
+from timix_jax.config import complete
 from timix_jax.flops import (
     block_flops,
     patch_embed_flops,
@@ -213,3 +216,22 @@ def test_peaks(kind, peak):
     device = types.SimpleNamespace(device_kind=kind)
     assert peak_flops(device) == peak
     assert peak_flops(device, given_tflops=0.07) == pytest.approx(7e10)
+
+
+@pytest.mark.parametrize(
+    ("placement", "score"), [("extra", "tpp"), ("replace", "tpp"), ("replace", "similarity")]
+)
+def test_training_costs_less_when_mixing_has_ended(placement, score):
+    mixing = {"mix__placement": placement, "mix__score": score, "mix__target": "hard"}
+
+    def built(**fields):
+        return experiment.build(complete(tiny_config(10, **fields)))
+
+    plain = built(mix__mixer="none").step_flops()
+    run = built(**mixing, mix__until="4 steps")
+    mixed = run.step_flops()
+    assert mixed > plain
+    assert run.training_flops(1, 4) == 3 * mixed
+    assert run.training_flops(4, 7) == 3 * plain
+    assert run.training_flops(2, 9) == 2 * mixed + 5 * plain
+    assert built(**mixing, mix__until="100%").training_flops(0, 10) == 10 * mixed

@@ -90,11 +90,13 @@ def test_speed_and_memory_are_logged(whole):
     workdir, _ = whole
     raw = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     logged = [line for line in raw if "loss" in line]
-    flops = experiment.build(complete(tiny_config(STEPS))).step_flops()
+    run = experiment.build(complete(tiny_config(STEPS)))
     for before, line in itertools.pairwise(logged):
         assert line["images_per_s_device"] == pytest.approx(line["images_per_s"] / 8)
         # The given peak is 1 GFLOP/s on each of 8 devices; a step has 16 images.
-        assert line["mfu"] == pytest.approx(flops * line["images_per_s"] / 16 / 8e9)
+        steps = before["step"], line["step"]
+        seconds = (steps[1] - steps[0]) * 16 / line["images_per_s"]
+        assert line["mfu"] == pytest.approx(run.training_flops(*steps) / seconds / 8e9)
         assert 0 <= line["data_wait"] <= 1
         assert 0.05 < before["host_memory_peak_gib"] <= line["host_memory_peak_gib"] < 100
 

@@ -70,7 +70,7 @@ class Chrono:
         total_steps: int,
         batch_size: int,
         devices: int,
-        flops_per_step: float | None = None,
+        flops: Callable[[int, int], float] | None = None,
         peak_flops: float | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -78,11 +78,11 @@ class Chrono:
 
         Args:
             batch_size: images a step, over all devices.
-            flops_per_step: FLOPs of a step, over all devices.
+            flops: (start, stop) → FLOPs of the steps ``start`` to ``stop - 1``, over all devices.
             peak_flops: FLOP/s that one device could reach.
         """
         self._total_steps, self._batch_size, self._devices = total_steps, batch_size, devices
-        self._flops, self._peak = flops_per_step, peak_flops
+        self._flops, self._peak = flops, peak_flops
         self._clock = clock
         self._begun: tuple[int, float] | None = None  # step and pause-free time of begin()
         self._last = (0, 0.0)
@@ -129,7 +129,7 @@ class Chrono:
         wait = min(self._waited / seconds, 1.0)
         mfu = None
         if self._flops and self._peak:
-            mfu = self._flops * steps / seconds / (self._peak * self._devices)
+            mfu = self._flops(self._last[0], step) / seconds / (self._peak * self._devices)
         self._last, self._waited = (step, now), 0.0
         images = steps * self._batch_size / seconds
         eta = max(self._total_steps - step, 0) * pace

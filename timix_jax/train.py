@@ -26,7 +26,7 @@ from timix_jax.finite_check import FiniteCheck
 from timix_jax.flops import peak_flops
 from timix_jax.metrics import RESULTS_FILE, MetricsWriter, write_results
 from timix_jax.objectives.mixed import MixedContrastive
-from timix_jax.parallel.mesh import put_batch
+from timix_jax.parallel.device_batches import DeviceBatches
 from timix_jax.peak_memory import peak_memory
 from timix_jax.phases import Phases
 from timix_jax.preemption import Preemption, stopped_line
@@ -155,7 +155,7 @@ class Loop:
             total_steps=run.total_steps,
             batch_size=config.train.batch_size,
             devices=run.mesh.size,
-            flops_per_step=run.step_flops(),
+            flops=run.training_flops,
             peak_flops=peak_flops(run.mesh.devices.flat[0], config.log.peak_tflops),
         )
         self._printer = ProgressPrinter(
@@ -182,6 +182,7 @@ class Loop:
         if step >= self._run.total_steps:
             return state
         batches = self._run.train_iterator(step)
+        ahead = DeviceBatches(batches, self._run.mesh, self._run.total_steps - step)
         finite = FiniteCheck(self._folder)
         with contextlib.closing(batches), self._profiler, Preemption() as preemption:
             while step < self._run.total_steps:
@@ -191,14 +192,13 @@ class Loop:
                     self._chrono.waiting(functools.partial(under_way, state.step)),
                     self._watch(phases.FIRST_BATCH if first else phases.DATA),
                 ):
-                    batch = next(batches)
-                ids = batch.pop("example_id")
+                    ids, batch = next(ahead)
                 if first:
                     state, metrics = self._first_step(state, batch)
                     self._chrono.begin(step + 1)
                 else:
                     with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                        state, metrics = self._step(state, put_batch(batch, self._run.mesh))
+                        state, metrics = self._step(state, batch)
                 finite.sent(step, ids, metrics)
                 step += 1
                 # One step stays in flight, so that the check does not hold up the devices.
@@ -227,9 +227,8 @@ class Loop:
         self, state: TrainState, batch: dict[str, Any]
     ) -> tuple[TrainState, Mapping[str, jax.Array]]:
         with self._watch(phases.FIRST_STEP) as phase, cache_use() as cache:
-            on_devices = put_batch(batch, self._run.mesh)
-            processes.compile_everywhere(self._step, state, on_devices)
-            done = jax.block_until_ready(self._step(state, on_devices))
+            processes.compile_everywhere(self._step, state, batch)
+            done = jax.block_until_ready(self._step(state, batch))
             phase.detail = str(cache)
         return done
 

@@ -4,6 +4,7 @@ Pictures are the whole image, squashed to the size. Shapes are static: the last 
 marked. A corrupt example stops the evaluation, since its figures would be of another set.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,9 +23,12 @@ from timix_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
+# Each has a whole batch at hand, 150 MB at 1,024 images of 224 px.
+MOST_THREADS = 8
+
 
 def image_batches(
-    source: Source, *, image_size: int, batch_size: int, num_threads: int = 2
+    source: Source, *, image_size: int, batch_size: int, num_threads: int = 0
 ) -> Iterator[Batch]:
     """Yields every image once.
 
@@ -49,7 +53,7 @@ def image_batches(
 
 
 def caption_batches(
-    source: Source, tokenizer: Tokenizer, *, max_tokens: int, batch_size: int, num_threads: int = 2
+    source: Source, tokenizer: Tokenizer, *, max_tokens: int, batch_size: int, num_threads: int = 0
 ) -> Iterator[Batch]:
     """Yields every caption of every image once.
 
@@ -89,7 +93,7 @@ def region_batches(
     max_tokens: int,
     batch_size: int,
     max_regions: int,
-    num_threads: int = 2,
+    num_threads: int = 0,
 ) -> Iterator[Batch]:
     """Yields every region of every example that has any; more than R regions take several rows.
 
@@ -157,7 +161,8 @@ def _read(source: Source, index: int, use: Callable[[Record], Any]) -> Any:
 
 
 def _in_threads(count: int, load: Callable[[int], Batch], num_threads: int) -> Iterator[Batch]:
-    """load(0), load(1), …, in order, made by threads ahead of need."""
+    """load(0), load(1), …, in order, made by threads ahead of need; 0: one for each core of this process."""
+    num_threads = num_threads or min(max(2, _cores()), MOST_THREADS)
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads + 2)
     iterator = iter(grain.MapDataset.range(count).map(load).to_iter_dataset(options))
     try:
@@ -166,6 +171,10 @@ def _in_threads(count: int, load: Callable[[int], Batch], num_threads: int) -> I
         raise UserError(first_line(error)) from error
     finally:
         iterator.close()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def first_line(error: Exception) -> str:

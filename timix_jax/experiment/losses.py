@@ -1,5 +1,6 @@
 """Losses and mixing of a configuration as arguments: the terms of the loss, and what they cost."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
@@ -86,10 +87,18 @@ def check_teacher(config: ConfigDict) -> None:
         )
 
 
-def step_flops(config: ConfigDict, model: DualEncoder, objectives: Sequence[Objective]) -> float:
-    """Analytic FLOPs of one step over all devices."""
+def step_flops(
+    config: ConfigDict,
+    model: DualEncoder,
+    objectives: Sequence[Objective],
+    *,
+    mixing: bool = True,
+) -> float:
+    """Analytic FLOPs of one step over all devices; ``mixing``: of one before the end of mixing, or behind it."""
     c = config
-    mix = next((o for o in objectives if isinstance(o, MixedContrastive)), None)
+    mix = _mixed(objectives)
+    if mix is not None and mix.placement == "extra" and not mixing:
+        mix = None  # in place of the clean images the loss goes on, without scores
     text = model.text
     phrase = text._replace(max_tokens=c.regions.max_tokens or text.max_tokens)
     passes = flops.step_passes(
@@ -99,9 +108,28 @@ def step_flops(config: ConfigDict, model: DualEncoder, objectives: Sequence[Obje
         teacher=any(getattr(o, "alpha", 0) > 0 for o in objectives),
         mixed=mix.fraction if mix else 0.0,
         placement=mix.placement if mix else "extra",
-        score=mix.score.name if mix and mix.score else None,
+        score=mix.score.name if mix and mix.score and mixing else None,
         region_images=c.regions.batch_size if uses_regions(c) else 0,
         regions=c.regions.max_regions,
         region_text=flops.text_flops(phrase) / flops.text_flops(text),
     )
     return flops.train_step_flops(model, passes)
+
+
+def training_flops(
+    config: ConfigDict,
+    model: DualEncoder,
+    objectives: Sequence[Objective],
+    start: int,
+    stop: int,
+) -> float:
+    """Analytic FLOPs of the steps ``start`` to ``stop - 1``, over all devices."""
+    mix = _mixed(objectives)
+    end = stop if mix is None or mix.until_step is None else mix.until_step
+    with_mixing = min(max(end, start), stop) - start
+    cost = functools.partial(step_flops, config, model, objectives)
+    return with_mixing * cost() + (stop - start - with_mixing) * cost(mixing=False)
+
+
+def _mixed(objectives: Sequence[Objective]) -> MixedContrastive | None:
+    return next((o for o in objectives if isinstance(o, MixedContrastive)), None)

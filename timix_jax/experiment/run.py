@@ -20,7 +20,13 @@ from timix_jax.experiment.data import (
     open_training_sources,
     uses_regions,
 )
-from timix_jax.experiment.losses import build_objectives, build_pair_loss, check_teacher, step_flops
+from timix_jax.experiment.losses import (
+    build_objectives,
+    build_pair_loss,
+    check_teacher,
+    step_flops,
+    training_flops,
+)
 from timix_jax.experiment.model import abstract_params, build_layout, build_model
 from timix_jax.experiment.optimizer import build_optimizer
 from timix_jax.mixing.fraction import select_rows
@@ -63,8 +69,12 @@ class Experiment:
         return train_state.create(self.model, self.optimizer, key, ema=ema)
 
     def step_flops(self) -> float:
-        """Analytic FLOPs of one step over all devices."""
+        """Analytic FLOPs of one step over all devices, before mixing ends."""
         return step_flops(self.config, self.model, self.objectives)
+
+    def training_flops(self, start: int, stop: int) -> float:
+        """Analytic FLOPs of the steps ``start`` to ``stop - 1``, over all devices."""
+        return training_flops(self.config, self.model, self.objectives, start, stop)
 
     @functools.cached_property
     def abstract_state(self) -> train_state.TrainState:
