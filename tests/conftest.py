@@ -22,6 +22,27 @@ del os.environ["XLA_FLAGS"]
 flags.FLAGS.mark_as_parsed()
 
 
+# Files that take a minute and more.
+LONG = (
+    "test_train",
+    "test_benchmarks",
+    "test_gcs",
+    "test_faults",
+    "test_train_step",
+    "test_several_processes",
+    "test_layout",
+    "test_process_faults",
+    "test_configs",
+    "test_preemption",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first: a worker takes whole files, and one that comes last keeps one core busy and the other idle."""
+    rank = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONG)))
+
+
 @pytest.fixture
 def x64():
     """Double precision inside one test: the golden values are float64."""
