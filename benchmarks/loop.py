@@ -65,6 +65,22 @@ class InMemory(Experiment):
         return FromMemory(first_batch(super()))
 
 
+class Always:
+    """In the place of the loop's programs: one for all steps."""
+
+    def __init__(self, program: STEP) -> None:
+        self._program = program
+
+    def at(self, step: int) -> tuple[STEP, bool]:
+        """It is new at the first step only."""
+        return self._program, step == 0
+
+    def ended(self, step: int) -> list[str]:
+        """Nothing ends."""
+        del step
+        return []
+
+
 class Alternating:
     """Between the loop and its compiled step: every ``steps`` calls it takes as many steps by itself.
 
@@ -125,7 +141,7 @@ class Bench:
         batch.pop("example_id")
         self.batch = put_batch(batch, self.run.mesh)
         with self.loop("none", self.run) as loop:
-            self.step: STEP = loop._step
+            self.step: STEP = loop._programs.at(0)[0]
 
     def state(self) -> TrainState:
         """The initial state, to be donated."""
@@ -152,7 +168,7 @@ def loop_seconds(bench: Bench, *, in_memory: bool, steps: int) -> Alternating:
     turns = Alternating(bench.step, bench.state(), bench.batch, steps)
     with bench.loop(f"loop-{in_memory}", run) as loop:
         # The same compiled program on both sides, hence between the loop and its own.
-        vars(loop)["_step"] = turns
+        vars(loop)["_programs"] = Always(turns)
         loop.run(bench.state())
     return turns
 

@@ -79,12 +79,6 @@ CASES = (
         "floor: plain + second view + PTA",
         1.03,
     ),
-    Case(
-        "TiMix extra, tpp, with an end",
-        EXTRA | WITH_PTA | {"mix.score": "tpp", "mix.until": "99%"},
-        "floor: plain + second view + PTA",
-        1.03,
-    ),
     Case("TiMix replace, tpp", REPLACE | WITHOUT_PTA | {"mix.score": "tpp"}, "plain", 1.2),
     Case(
         "TiMix replace, tpp, + PTA", REPLACE | WITH_PTA | {"mix.score": "tpp"}, "plain + PTA", 1.2

@@ -33,6 +33,7 @@ LONG = (
     "test_layout",
     "test_process_faults",
     "test_configs",
+    "test_step_programs",
     "test_preemption",
 )
 

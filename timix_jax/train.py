@@ -35,9 +35,9 @@ from timix_jax.progress import Chrono, ProgressPrinter, under_way
 from timix_jax.remote import as_path, check_reachable
 from timix_jax.shared_folder import check_same_config, check_shared
 from timix_jax.start import check_init_from, initial_state
+from timix_jax.step_programs import run_programs
 from timix_jax.summary import run_summary
 from timix_jax.train_state import TrainState
-from timix_jax.train_step import jit_train_step, make_train_step
 from timix_jax.watchdog import watched_phases
 
 PICTURES_FOLDER = "pictures"
@@ -161,15 +161,7 @@ class Loop:
         self._printer = ProgressPrinter(
             total_steps=run.total_steps, weights={o.name: o.weight for o in run.objectives}
         )
-        step = make_train_step(
-            run.model,
-            run.objectives,
-            run.optimizer,
-            schedule=run.schedule,
-            ema_decay=config.optim.ema,
-            seed=config.seed,
-        )
-        self._step = jit_train_step(step, run.layout, run.abstract_state)
+        self._programs = run_programs(run)
         self._saved: int | None = None
         self.preempted = False
         self._meta = {"config": flatten(config), "tokenizer": run.tokenizer.to_json()}
@@ -188,17 +180,18 @@ class Loop:
             while step < self._run.total_steps:
                 self._profile(step, state)
                 first = step == first_step
+                program, new = self._programs.at(step)
                 with (
                     self._chrono.waiting(functools.partial(under_way, state.step)),
                     self._watch(phases.FIRST_BATCH if first else phases.DATA),
                 ):
                     ids, batch = next(ahead)
-                if first:
-                    state, metrics = self._first_step(state, batch)
+                if new:
+                    state, metrics = self._first_step(program, step, state, batch)
                     self._chrono.begin(step + 1)
                 else:
                     with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                        state, metrics = self._step(state, batch)
+                        state, metrics = program(state, batch)
                 finite.sent(step, ids, metrics)
                 step += 1
                 # One step stays in flight, so that the check does not hold up the devices.
@@ -224,12 +217,15 @@ class Loop:
         return state
 
     def _first_step(
-        self, state: TrainState, batch: dict[str, Any]
+        self, program: Any, step: int, state: TrainState, batch: dict[str, Any]
     ) -> tuple[TrainState, Mapping[str, jax.Array]]:
+        """The first step of a program; the clock begins anew behind it."""
+        jax.block_until_ready(state)
         with self._watch(phases.FIRST_STEP) as phase, cache_use() as cache:
-            processes.compile_everywhere(self._step, state, batch)
-            done = jax.block_until_ready(self._step(state, batch))
-            phase.detail = str(cache)
+            processes.compile_everywhere(program, state, batch)
+            done = jax.block_until_ready(program(state, batch))
+            ended = self._programs.ended(step)
+            phase.detail = ", ".join([str(cache), *(f"without {name}" for name in ended)])
         return done
 
     def _profile(self, step: int, state: TrainState) -> None:

@@ -10,7 +10,6 @@ import optax
 from timix_jax import rng
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.objectives.base import Forward, Objective
-from timix_jax.objectives.ending import until_its_end
 from timix_jax.optim import ema_update, global_norm
 from timix_jax.parallel.layout import Layout
 from timix_jax.schedule import Schedule
@@ -46,11 +45,11 @@ def shared_passes(
 def total_loss(
     model: DualEncoder, objectives: Sequence[Objective], forward: Forward
 ) -> tuple[jax.Array, Metrics]:
-    """Σ weight · loss over the objectives that have not ended, and the scalars for the log."""
+    """Σ weight · loss over the objectives, and the scalars for the log."""
     total = jnp.zeros((), jnp.float32)
     metrics: Metrics = {}
     for objective in objectives:
-        loss, log = until_its_end(objective, model, forward)
+        loss, log = objective(model, forward)
         total = total + objective.weight * loss
         metrics[f"loss/{objective.name}"] = loss
         metrics.update(log)

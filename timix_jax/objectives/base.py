@@ -47,7 +47,7 @@ class Objective(Protocol):
       weight: its factor in the sum.
       needs_clean: whether it reads ``Forward.image``.
       capture: the ViT block whose tokens it reads from ``Forward.image.captured``, or None.
-      ends_at: the step from which on the training step leaves it out altogether, or None.
+      ends_at: the step from which on the training goes on without it (`timix_jax.step_programs`), or None.
     """
 
     @property
