@@ -72,7 +72,7 @@ def get_config() -> ConfigDict:
     c.mix.fraction = 1.0  # share of the batch that is mixed
     c.mix.weight = 1.0  # of the mixed loss
     c.mix.ramp = "1 epoch"  # its weight grows to 1 over this time
-    c.mix.until = "66%"  # no mixing from here on: epoch 20 of 30
+    c.mix.until = "66%"  # no mixing from here on, epoch 20 of 30; the step is compiled anew then
 
     # How the pairs of the global batch are gone through.
     c.contrastive.loss = "softmax"  # or "sigmoid" (SigLIP; then model.temperature = 0.1)
