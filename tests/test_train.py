@@ -26,7 +26,7 @@ from tiny_run import (
     write_config,
 )
 
-from timix_jax import evaluate, experiment, start, train
+from timix_jax import evaluate, experiment, start, step_programs, train
 from timix_jax.checkpointing import Checkpointer
 from timix_jax.config import complete
 from timix_jax.data.tokenizers import Tokenizer
@@ -153,7 +153,7 @@ def test_flipped_byte_in_the_newest_checkpoint(whole, tmp_path, monkeypatch):
 def test_not_finite_stops_and_keeps_the_last_good_state(whole, tmp_path, monkeypatch):
     """The weights turn NaN within step 4 (the fifth): named, nothing saved, and it can go on."""
     workdir = tmp_path / "nan"
-    make = train.make_train_step
+    make = step_programs.make_train_step
 
     def poisoned(*args, **options):
         step = make(*args, **options)
@@ -166,7 +166,7 @@ def test_not_finite_stops_and_keeps_the_last_good_state(whole, tmp_path, monkeyp
         return run
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "make_train_step", poisoned)
+        patch.setattr(step_programs, "make_train_step", poisoned)
         with pytest.raises(UserError, match=r"not finite at step 4 .*checkpoint 4 ") as caught:
             train_and_evaluate(tiny_config(STEPS), str(workdir))
     assert "\n" not in str(caught.value)

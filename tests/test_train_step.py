@@ -112,9 +112,7 @@ def test_one_trace_while_window_and_weight_change(extra_run):
     np.testing.assert_allclose([h["gamma"] for h in history], [1 / 3, 2 / 3, 1, 1, 1, 0, 0])
     assert [h["loss/mix"] > 0 for h in history] == [True] * 5 + [False] * 2
     for h in history:
-        # After the end nothing is mixed, and all that mixing logs is 0.
-        lam = 1 - h["window"] ** 2 / GRID**2 if h["gamma"] else 0
-        np.testing.assert_allclose(h["lambda"], lam, rtol=1e-5)
+        np.testing.assert_allclose(h["lambda"], 1 - h["window"] ** 2 / GRID**2, rtol=1e-5)
         assert h["finite"] == 1
 
 
