@@ -10,6 +10,7 @@ from process_runs import SMALL, Run, assert_codes, logged_lines
 from tiny_model import compiler_settings
 from tiny_run import arrays, tiny_config, write_config
 
+from timix_jax.data.sources import SOURCES
 from timix_jax.train import train_and_evaluate
 
 STEPS = 40
@@ -25,10 +26,9 @@ RELATIVE = 1e-4
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """In this process, on its 8 devices, undisturbed."""
-    import slow_source  # noqa: F401
-
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    with compiler_settings():
+    with compiler_settings(), pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SOURCES, "slow", "slow_source:open_slow")  # gone again for the other tests
         train_and_evaluate(tiny_config(STEPS, **OPTIONS), str(workdir))
     return workdir
 
