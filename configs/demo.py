@@ -18,7 +18,8 @@ def get_config() -> ConfigDict:
     c.data.train = (f"emoji:train?{SCENES}&scenes=40000&annotated=0.1",)
     c.data.tokenizer = "wordpiece"  # trained on the captions at hand
     c.data.vocab_size = 1024
-    c.data.threads = 2
+    c.data.processes = -1  # that make the batches: one a core, at most 16; 0 = threads
+    c.data.threads = 2  # in their place
     c.augment.crop_min = 0.85  # smallest share of the area that a random crop keeps
     c.augment.flip = True  # mirrored, unless the caption says left or right
     c.augment.randaugment = 2  # RandAugment operations an image

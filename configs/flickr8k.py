@@ -18,7 +18,8 @@ def get_config() -> ConfigDict:
     c.data.train = ("records:data/flickr8k_train",)
     c.data.tokenizer = "wordpiece"  # trained on the captions at hand
     c.data.vocab_size = 4096
-    c.data.threads = 2
+    c.data.processes = -1  # that make the batches: one a core, at most 16; 0 = threads
+    c.data.threads = 2  # in their place
     c.augment.crop_min = 0.5  # smallest share of the area that a random crop keeps
     c.augment.flip = True  # mirrored, unless the caption says left or right
     c.augment.randaugment = 1  # RandAugment operations an image

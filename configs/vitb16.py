@@ -25,8 +25,8 @@ def get_config() -> ConfigDict:
     c.data.weights = ()  # shares of several sources; () = each example once an epoch
     c.data.tokenizer = "wordpiece"  # trained on the captions; or a file: BERT's vocab.txt
     c.data.vocab_size = 30522  # BERT's, for one that is trained
-    c.data.threads = 16  # decoding threads of a host
-    c.data.processes = 0  # in place of threads; for thousands of images a second on a host
+    c.data.processes = -1  # that make the batches of a host: one a core, at most 16; 0 = threads
+    c.data.threads = 16  # in their place
     c.augment.crop_min = 0.2  # RandomResizedCrop(0.2-1)
     c.augment.crop_ratio = (3 / 4, 4 / 3)  # width / height of the crop
     c.augment.flip = True  # mirrored, unless the caption says left or right

@@ -34,7 +34,7 @@ MUTABLE_FIELDS = (
 _AT_LEAST = {
     "seed": 0,
     "data.threads": 1,
-    "data.processes": 0,
+    "data.processes": -1,
     "model.embed_dim": 1,
     "model.image.size": 1,
     "model.image.patch": 1,

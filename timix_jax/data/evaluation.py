@@ -4,7 +4,6 @@ Pictures are the whole image, squashed to the size. Shapes are static: the last 
 marked. A corrupt example stops the evaluation, since its figures would be of another set.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ import grain
 import numpy as np
 
 from timix_jax.data.augment import Augment
+from timix_jax.data.cores import available_cores
 from timix_jax.data.decode import decode_image
 from timix_jax.data.examples import ExampleSpec, pad_boxes, pad_tokens
 from timix_jax.data.record_schema import CorruptExample, Record
@@ -162,7 +162,7 @@ def _read(source: Source, index: int, use: Callable[[Record], Any]) -> Any:
 
 def _in_threads(count: int, load: Callable[[int], Batch], num_threads: int) -> Iterator[Batch]:
     """load(0), load(1), …, in order, made by threads ahead of need; 0: one for each core of this process."""
-    num_threads = num_threads or min(max(2, _cores()), MOST_THREADS)
+    num_threads = num_threads or min(max(2, available_cores()), MOST_THREADS)
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads + 2)
     iterator = iter(grain.MapDataset.range(count).map(load).to_iter_dataset(options))
     try:
@@ -171,10 +171,6 @@ def _in_threads(count: int, load: Callable[[int], Batch], num_threads: int) -> I
         raise UserError(first_line(error)) from error
     finally:
         iterator.close()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def first_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from timix_jax import schedule, train_state
+from timix_jax.data.cores import worker_per_core
 from timix_jax.data.pipeline import Augment, TrainIterator, make_train_iterator
 from timix_jax.data.sources import Source
 from timix_jax.data.tokenizers import Tokenizer
@@ -103,7 +104,7 @@ class Experiment:
                 process_index=jax.process_index(),
                 process_count=jax.process_count(),
                 num_threads=c.data.threads,
-                num_processes=c.data.processes,
+                num_processes=worker_per_core() if c.data.processes < 0 else c.data.processes,
                 start_step=start_step,
             )
 

@@ -14,6 +14,7 @@ import simplejpeg
 from absl import logging
 from tqdm import tqdm
 
+from timix_jax.data.cores import available_cores
 from timix_jax.data.emoji import art
 from timix_jax.data.emoji.captions import write_captions
 from timix_jax.data.emoji.concepts import Concept, choose_concepts
@@ -121,7 +122,7 @@ def ensure_built(options: BuildOptions, cache: str = "", workers: int | None = N
                 partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
                 partial.mkdir()
                 try:
-                    _build(options, partial, workers or os.cpu_count() or 1)
+                    _build(options, partial, workers or available_cores())
                     shutil.rmtree(folder, ignore_errors=True)
                     partial.rename(folder)
                 finally:

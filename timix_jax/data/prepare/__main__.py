@@ -9,7 +9,6 @@
 
 import argparse
 import dataclasses
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, NoReturn
 
 from absl import logging
 
+from timix_jax.data.cores import available_cores
 from timix_jax.data.manifest import MANIFEST
 from timix_jax.data.prepare.engine import prepare
 from timix_jax.data.prepare.karpathy import karpathy_tasks
@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
             "--max-size", type=_positive, help="shrink images to this longer side, pixels"
         )
         sub.add_argument("--num-shards", type=_positive, help="number of output shards")
-        sub.add_argument("--workers", type=_positive, default=os.cpu_count(), help="processes")
+        sub.add_argument("--workers", type=_positive, default=available_cores(), help="processes")
     return parser
 
 
