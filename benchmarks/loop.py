@@ -62,7 +62,7 @@ class InMemory(Experiment):
 
     def train_iterator(self, start_step: int) -> Any:
         """Batch 0 for ever."""
-        return FromMemory(first_batch(super()))
+        return FromMemory(self.first_batch())
 
 
 class Always:
@@ -116,15 +116,6 @@ class Alternating:
         return time.perf_counter() - start
 
 
-def first_batch(run: Any) -> dict[str, Any]:
-    """The batch of step 0, on the host; nothing decodes any more afterwards."""
-    batches = run.train_iterator(0)
-    try:
-        return next(batches)
-    finally:
-        batches.close()
-
-
 class Bench:
     """One experiment, its compiled step and its initial state, for all that is measured."""
 
@@ -137,7 +128,7 @@ class Bench:
         self._folder = folder
         with Checkpointer(folder / "none") as checkpointer:
             self._state, _ = initial_state(self.run, checkpointer)
-        batch = first_batch(self.run)
+        batch = self.run.first_batch()
         batch.pop("example_id")
         self.batch = put_batch(batch, self.run.mesh)
         with self.loop("none", self.run) as loop:

@@ -12,7 +12,6 @@ import runpy
 import statistics
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 from absl import flags
@@ -45,13 +44,9 @@ def measure(config: ConfigDict, *, seconds: float, repeats: int) -> dict[str, li
         ),
         donate_argnums=0,
     )
-    batches = run.train_iterator(0)
-    try:
-        first: dict[str, Any] = next(batches)
-        first.pop("example_id")
-        batch = put_batch(first, run.mesh)
-    finally:
-        batches.close()  # nothing decodes while the step is measured
+    first = run.first_batch()
+    first.pop("example_id")
+    batch = put_batch(first, run.mesh)
     carried = [state]
 
     def train(steps: int) -> None:

@@ -6,7 +6,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from timix_jax.data.pipeline import Augment, make_train_iterator
+from timix_jax.data.augment import Augment
+from timix_jax.data.pipeline import make_train_iterator
 from timix_jax.data.record_schema import CorruptExample, Record
 from timix_jax.data.synthetic import open_synthetic
 from timix_jax.data.tokenizers import train_tokenizer

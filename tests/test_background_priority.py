@@ -10,7 +10,8 @@ from listed_sources import ListSource, flat_source, tokenizer_of
 
 from timix_jax.background_priority import LOADER, SAVE, give_way
 from timix_jax.checkpointing import Checkpointer, checkpointer
-from timix_jax.data.pipeline import Augment, make_train_iterator
+from timix_jax.data.augment import Augment
+from timix_jax.data.pipeline import make_train_iterator
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="threads have priorities of their own on Linux only"

@@ -96,9 +96,7 @@ def test_vitb16_takes_a_real_step(tmp_path, monkeypatch):
     )
     state = jax.jit(run.create_state)(jax.random.key(0))
     before = np.asarray(state.params["text"]["projection"]["kernel"])
-    batches = run.train_iterator(0)
-    batch = next(batches)
-    batches.close()
+    batch = run.first_batch()
     batch.pop("example_id")
     state, metrics = jax.jit(step, donate_argnums=0)(state, put_batch(batch, run.mesh))
     assert int(state.step) == 1

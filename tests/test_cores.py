@@ -27,6 +27,27 @@ def test_cores_are_those_of_the_process():
     assert found.stdout.split() == ["1"]
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "1000 100000"}, 1),
+        ({"cpu.max": "300000 100000"}, 3),
+        ({"cpu.max": "800000 100000"}, 4),
+        ({"cpu.max": "max 100000"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "250000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 4),
+        ({}, 4),
+    ],
+)
+def test_limit_of_a_container(tmp_path, monkeypatch, files, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(4), raising=False)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert cores.available_cores(tmp_path) == expected
+
+
 @pytest.mark.parametrize(("available", "workers"), [(1, 1), (3, 3), (16, 16), (224, 16)])
 def test_a_worker_a_core(monkeypatch, available, workers):
     monkeypatch.setattr(cores, "available_cores", lambda: available)
@@ -38,6 +59,7 @@ def test_processes_of_an_experiment(monkeypatch, asked, started):
     monkeypatch.setattr(cores, "available_cores", lambda: 3)
     batches = experiment.build(tiny_config(2, data__processes=asked)).train_iterator(0)
     try:
+        next(batches)
         running = batches._processes._processes if batches._processes else []
         assert len(running) == started
     finally:

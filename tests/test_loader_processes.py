@@ -158,9 +158,20 @@ def test_a_source_that_cannot_be_sent_is_named(open_train):
 
 def test_closing_ends_the_processes(open_train):
     iterator = open_train([shapes_source()])
-    pids = worker_pids(iterator)  # closed before the first batch, too
+    next(iterator)
+    pids = worker_pids(iterator)
+    assert len(pids) == 2
     iterator.close()
     assert not any(map(is_running, pids))
+
+
+def test_no_process_before_the_first_batch_or_after_closing(open_train):
+    iterator = open_train([shapes_source()])
+    assert not worker_pids(iterator)
+    iterator.close()
+    with pytest.raises(UserError, match="were closed"):
+        iterator._processes.make(0)
+    assert not worker_pids(iterator)
 
 
 def test_processes_end_with_a_caller_that_is_killed():
@@ -169,7 +180,8 @@ def test_processes_end_with_a_caller_that_is_killed():
         from absl import flags
         flags.FLAGS.mark_as_parsed()
         from listed_sources import shapes_source, tokenizer_of
-        from timix_jax.data.pipeline import Augment, make_train_iterator
+        from timix_jax.data.augment import Augment
+        from timix_jax.data.pipeline import make_train_iterator
         iterator = make_train_iterator(
             [shapes_source()], batch_size=8, image_size=16, max_tokens=12, tokenizer=tokenizer_of(shapes_source()),
             seed=0, augment=Augment(), num_processes=2,

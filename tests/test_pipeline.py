@@ -18,7 +18,7 @@ from listed_sources import (
 )
 from PIL import Image
 
-from timix_jax.data.pipeline import Augment
+from timix_jax.data.augment import Augment
 from timix_jax.data.record_schema import Record, Region
 from timix_jax.data.synthetic import open_synthetic
 from timix_jax.errors import UserError

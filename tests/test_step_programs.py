@@ -119,8 +119,7 @@ def test_the_program_behind_the_end_holds_no_mixed_view():
     """Fewer matrix products are lowered, and each program is traced once."""
     run = experiment.build(complete(tiny_config(STEPS, **FIELDS)))
     programs = run_programs(run)
-    batch = next(iterator := run.train_iterator(0))
-    iterator.close()
+    batch = run.first_batch()
     batch.pop("example_id")
     on_devices = put_batch(batch, run.mesh)
     products = []

@@ -280,8 +280,7 @@ def _draw(run: Experiment, params: Any, folder: epath.Path) -> None:
     training_curves(folder / workdirs.METRICS_FILE, curves, f"Training of {folder.name}")
     for objective in run.objectives:
         if isinstance(objective, MixedContrastive):
-            with contextlib.closing(run.train_iterator(0)) as batches:
-                batch = next(batches)
+            batch = run.first_batch()
             batch.pop("example_id")
             draw_mixing_sheet(
                 pictures / "mixing.png",

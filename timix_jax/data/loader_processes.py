@@ -33,6 +33,8 @@ _CLOSE_S = 5.0
 class LoaderProcesses:
     """Worker processes that make the elements of a data set. Close them when done.
 
+    They start with the first element that is asked for.
+
     Args:
       batches: the data set; each process gets a copy of it with all its sources.
       corrupt: where the corrupt examples that they meet are noted; used by ``batches`` too.
@@ -44,19 +46,18 @@ class LoaderProcesses:
 
     def __init__(self, batches: grain.MapDataset, corrupt: CorruptExamples, count: int):
         try:
-            payload = cloudpickle.dumps((batches, corrupt), protocol=5)
+            self._payload = cloudpickle.dumps((batches, corrupt), protocol=5)
         except Exception as error:  # whatever the objects inside raise
             raise UserError(
                 f"processes={count}: a data source cannot be sent to another process ({error}); give its class"
                 " a __reduce__ that opens it anew, or use threads (processes=0)"
             ) from error
         self._corrupt = corrupt
+        self._count = count
         self._closed = False
+        self._starting = threading.Lock()
         self._free: queue.SimpleQueue[worker_process.Process] = queue.SimpleQueue()
-        self._processes = [worker_process.start(__spec__.name) for _ in range(count)]
-        for process in self._processes:
-            # A large payload is read only once the process has started.
-            threading.Thread(target=self._feed, args=(process, payload), daemon=True).start()
+        self._processes: list[worker_process.Process] = []
 
     def make(self, index: int) -> Any:
         """Element ``index``, made by the next process that is free; to be called by several threads.
@@ -65,6 +66,7 @@ class LoaderProcesses:
           UserError: as raised by the process, or that it has died. Any other error of the process,
             with its traceback there as a note.
         """
+        self._start()
         process = self._free.get()
         try:
             assert process.stdin is not None
@@ -88,17 +90,29 @@ class LoaderProcesses:
 
     def close(self) -> None:
         """Ends the processes; what they have begun is lost."""
-        self._closed = True
+        with self._starting:
+            self._closed = True
         for process in self._processes:
             process.kill()
         for process in self._processes:
             process.wait(_CLOSE_S)
 
-    def _feed(self, process: worker_process.Process, payload: bytes) -> None:
+    def _start(self) -> None:
+        with self._starting:
+            if self._processes:
+                return
+            if self._closed:
+                raise UserError("the processes of the input pipeline were closed")
+            self._processes = [worker_process.start(__spec__.name) for _ in range(self._count)]
+            for process in self._processes:
+                # A large payload is read only once the process has started.
+                threading.Thread(target=self._feed, args=(process,), daemon=True).start()
+
+    def _feed(self, process: worker_process.Process) -> None:
         assert process.stdin is not None
         try:
-            process.stdin.write(struct.pack("<Q", len(payload)))
-            process.stdin.write(payload)
+            process.stdin.write(struct.pack("<Q", len(self._payload)))
+            process.stdin.write(self._payload)
         except (OSError, ValueError):
             logging.debug("a loader process has died early; ``make`` says so")
         self._free.put(process)

@@ -5,101 +5,26 @@ So resuming is seeking to the step, and the global batch of a step is the same o
 processes: process h of n holds the h-th of its n blocks of rows.
 """
 
-import bisect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import cv2
 import grain
 import numpy as np
-from absl import logging
 
-from timix_jax.background_priority import LOADER, give_way
 from timix_jax.data.augment import Augment
 from timix_jax.data.corrupt_examples import CorruptExamples
-from timix_jax.data.evaluation import (
-    caption_batches,
-    first_line,
-    image_batches,
-    region_batches,
-)
-from timix_jax.data.examples import ExampleSpec, Reader, pair_example, region_example
+from timix_jax.data.example_stream import MakeExamples, open_readers, shuffled_examples
+from timix_jax.data.examples import ExampleSpec, pair_example, region_example
 from timix_jax.data.loader_processes import LoaderProcesses, MadeByProcesses
-from timix_jax.data.memory import check_fits_memory
 from timix_jax.data.process_rows import ProcessRows
-from timix_jax.data.record_schema import Record
 from timix_jax.data.sources import Source
 from timix_jax.data.tokenizers import Tokenizer
+from timix_jax.data.train_iterator import TrainIterator
 from timix_jax.errors import UserError
 
-__all__ = [
-    "Augment",
-    "TrainIterator",
-    "caption_batches",
-    "check_fits_memory",
-    "image_batches",
-    "make_train_iterator",
-    "region_batches",
-]
-
 Batch = dict[str, Any]
-MakeExample = Callable[[Record, np.random.Generator, ExampleSpec], dict[str, np.ndarray]]
-
-
-class TrainIterator:
-    """Endless training batches; element s is the batch of step s. Close it when done."""
-
-    def __init__(
-        self,
-        iterator: grain.DatasetIterator,
-        corrupt: CorruptExamples,
-        processes: LoaderProcesses | None = None,
-    ):
-        self._iterator = iterator
-        self._corrupt = corrupt
-        self._processes = processes
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        try:
-            return next(self._iterator)
-        except UserError as error:
-            raise UserError(first_line(error)) from error
-        except Exception as error:
-            step = self.state["next_index"]
-            logging.exception("the input pipeline has stopped at the batch of step %d", step)
-            raise UserError(
-                f"the input pipeline has stopped at the batch of step {step}: {type(error).__name__}:"
-                f" {first_line(error)} (its traceback is in the log); mend it, and the same command resumes"
-            ) from error
-
-    def seek(self, step: int) -> None:
-        """The next batch will be that of ``step``."""
-        self._iterator.set_state({"next_index": step})
-
-    @property
-    def state(self) -> dict[str, int]:
-        """{"next_index": step of the next batch}; valid on any number of processes."""
-        return self._iterator.get_state()
-
-    @property
-    def skipped(self) -> int:
-        """Different corrupt examples that this process met and replaced, prefetching included."""
-        return sum(self._corrupt.counts.values())
-
-    @property
-    def skipped_by_source(self) -> Mapping[str, int]:
-        """``skipped`` by source name."""
-        return self._corrupt.counts
-
-    def close(self) -> None:
-        """Stops the threads and processes."""
-        if self._processes is not None:
-            self._processes.close()
-        self._iterator.close()
 
 
 def make_train_iterator(
@@ -169,7 +94,7 @@ def make_train_iterator(
     spec = ExampleSpec(image_size, max_tokens, tokenizer, augment, max_regions, with_boxes)
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(4)]
     everything = [range(len(source)) for source in sources]
-    readers = _readers(sources, everything, corrupt)
+    readers = open_readers(sources, everything, corrupt)
     count = sum(map(len, everything))
     if count < batch_size:
         raise UserError(f"{_names(sources)}: {count} examples, fewer than batch_size={batch_size}")
@@ -179,8 +104,8 @@ def make_train_iterator(
         local = ProcessRows(dataset, global_size, process_index * rows, rows)
         return local.batch(rows, drop_remainder=True)
 
-    stream = _shuffled_examples(readers, weights, seeds[0])
-    stream = stream.random_map(_MakeExamples(readers, pair_example, spec), seed=seeds[1])
+    stream = shuffled_examples(readers, weights, seeds[0])
+    stream = stream.random_map(MakeExamples(readers, pair_example, spec), seed=seeds[1])
     batches = host_batches(stream, batch_size)
     if region_batch_size:
         annotated = [np.asarray(source.annotated) for source in sources]
@@ -190,10 +115,10 @@ def make_train_iterator(
                 f"{_names(sources)}: {count} annotated examples, fewer than "
                 f"region_batch_size={region_batch_size}"
             )
-        readers = _readers(sources, annotated, corrupt)
-        stream = _shuffled_examples(readers, None, seeds[2])
+        readers = open_readers(sources, annotated, corrupt)
+        stream = shuffled_examples(readers, None, seeds[2])
         spec = replace(spec, max_tokens=region_max_tokens or max_tokens)
-        stream = stream.random_map(_MakeExamples(readers, region_example, spec), seed=seeds[3])
+        stream = stream.random_map(MakeExamples(readers, region_example, spec), seed=seeds[3])
         regions = host_batches(stream, region_batch_size)
         steps = min(len(batches), len(regions))
         pairs = grain.experimental.ZipMapDataset([batches[:steps], regions[:steps]])
@@ -210,65 +135,10 @@ def make_train_iterator(
     return iterator
 
 
-class _MakeExamples:
-    """Position in the concatenated readers and generator -> arrays of one example."""
-
-    def __init__(self, readers: Sequence[Reader], make: MakeExample, spec: ExampleSpec):
-        self._readers = readers
-        self._starts = np.cumsum([0, *(len(reader.indices) for reader in readers)]).tolist()
-        self._make = make
-        self._spec = spec
-
-    def __call__(self, position: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        give_way(LOADER)
-        which = bisect.bisect_right(self._starts, position) - 1
-        state = rng.bit_generator.state
-
-        def make(record: Record) -> dict[str, np.ndarray]:
-            # A replacement gets the same draws whether or not the corrupt example was tried first.
-            rng.bit_generator.state = state
-            return self._make(record, rng, self._spec)
-
-        example_id, example = self._readers[which].read(position - self._starts[which], make)
-        example["example_id"] = np.array(example_id, np.int64)
-        return example
-
-
 def _join_regions(pair: tuple[Batch, Batch]) -> Batch:
     batch, regions = pair
     del regions["example_id"]
     return {**batch, "regions": regions}
-
-
-def _readers(
-    sources: Sequence[Source],
-    indices: Sequence[Sequence[int] | np.ndarray],
-    corrupt: CorruptExamples,
-) -> list[Reader]:
-    """A reader a source that has any index; example ids count through the sources."""
-    offsets = np.cumsum([0, *(len(source) for source in sources)]).tolist()
-    return [
-        Reader(source, chosen, offset, corrupt)
-        for source, chosen, offset in zip(sources, indices, offsets[:-1], strict=True)
-        if len(chosen)
-    ]
-
-
-def _shuffled_examples(
-    readers: Sequence[Reader], weights: Sequence[float] | None, seed: int
-) -> grain.MapDataset:
-    """Endless positions in the concatenated readers: an epoch at a time, or mixed by weight."""
-    starts = np.cumsum([0, *(len(reader.indices) for reader in readers)]).tolist()
-    if weights is None:
-        return grain.MapDataset.range(starts[-1]).shuffle(seed=seed).repeat()
-    seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(len(readers))]
-    return grain.MapDataset.mix(
-        [
-            grain.MapDataset.range(start, stop).shuffle(seed=source_seed).repeat()
-            for start, stop, source_seed in zip(starts, starts[1:], seeds, strict=False)
-        ],
-        weights=list(weights),
-    )
 
 
 def _check_sizes(

@@ -1,8 +1,10 @@
 """Everything of a run, built from a complete configuration."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import optax
@@ -10,10 +12,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from timix_jax import schedule, train_state
+from timix_jax.data.augment import Augment
 from timix_jax.data.cores import worker_per_core
-from timix_jax.data.pipeline import Augment, TrainIterator, make_train_iterator
+from timix_jax.data.pipeline import make_train_iterator
 from timix_jax.data.sources import Source
 from timix_jax.data.tokenizers import Tokenizer
+from timix_jax.data.train_iterator import TrainIterator
 from timix_jax.errors import UserError, located
 from timix_jax.experiment.data import (
     build_tokenizer,
@@ -84,6 +88,15 @@ class Experiment:
 
     def train_iterator(self, start_step: int) -> TrainIterator:
         """The input pipeline; its element s is the batch of step s."""
+        asked = self.config.data.processes
+        return self._batches(start_step, worker_per_core() if asked < 0 else asked)
+
+    def first_batch(self) -> dict[str, Any]:
+        """The batch of step 0, on the host; nothing works on others afterwards."""
+        with contextlib.closing(self._batches(0, num_processes=0)) as batches:
+            return next(batches)
+
+    def _batches(self, start_step: int, num_processes: int) -> TrainIterator:
         c = self.config
         with located("config.augment."):
             augment = Augment(**c.augment.to_dict())
@@ -104,7 +117,7 @@ class Experiment:
                 process_index=jax.process_index(),
                 process_count=jax.process_count(),
                 num_threads=c.data.threads,
-                num_processes=worker_per_core() if c.data.processes < 0 else c.data.processes,
+                num_processes=num_processes,
                 start_step=start_step,
             )
 

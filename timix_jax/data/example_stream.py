@@ -1,0 +1,70 @@
+"""Which example comes when, and its arrays: positions of an endless shuffled stream, and what is made of them."""
+
+import bisect
+from collections.abc import Callable, Sequence
+
+import grain
+import numpy as np
+
+from timix_jax.background_priority import LOADER, give_way
+from timix_jax.data.corrupt_examples import CorruptExamples
+from timix_jax.data.examples import ExampleSpec, Reader
+from timix_jax.data.record_schema import Record
+from timix_jax.data.sources import Source
+
+MakeExample = Callable[[Record, np.random.Generator, ExampleSpec], dict[str, np.ndarray]]
+
+
+class MakeExamples:
+    """Position in the concatenated readers and generator -> arrays of one example."""
+
+    def __init__(self, readers: Sequence[Reader], make: MakeExample, spec: ExampleSpec):
+        self._readers = readers
+        self._starts = np.cumsum([0, *(len(reader.indices) for reader in readers)]).tolist()
+        self._make = make
+        self._spec = spec
+
+    def __call__(self, position: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        give_way(LOADER)
+        which = bisect.bisect_right(self._starts, position) - 1
+        state = rng.bit_generator.state
+
+        def make(record: Record) -> dict[str, np.ndarray]:
+            # A replacement gets the same draws whether or not the corrupt example was tried first.
+            rng.bit_generator.state = state
+            return self._make(record, rng, self._spec)
+
+        example_id, example = self._readers[which].read(position - self._starts[which], make)
+        example["example_id"] = np.array(example_id, np.int64)
+        return example
+
+
+def open_readers(
+    sources: Sequence[Source],
+    indices: Sequence[Sequence[int] | np.ndarray],
+    corrupt: CorruptExamples,
+) -> list[Reader]:
+    """A reader a source that has any index; example ids count through the sources."""
+    offsets = np.cumsum([0, *(len(source) for source in sources)]).tolist()
+    return [
+        Reader(source, chosen, offset, corrupt)
+        for source, chosen, offset in zip(sources, indices, offsets[:-1], strict=True)
+        if len(chosen)
+    ]
+
+
+def shuffled_examples(
+    readers: Sequence[Reader], weights: Sequence[float] | None, seed: int
+) -> grain.MapDataset:
+    """Endless positions in the concatenated readers: an epoch at a time, or mixed by weight."""
+    starts = np.cumsum([0, *(len(reader.indices) for reader in readers)]).tolist()
+    if weights is None:
+        return grain.MapDataset.range(starts[-1]).shuffle(seed=seed).repeat()
+    seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(len(readers))]
+    return grain.MapDataset.mix(
+        [
+            grain.MapDataset.range(start, stop).shuffle(seed=source_seed).repeat()
+            for start, stop, source_seed in zip(starts, starts[1:], seeds, strict=False)
+        ],
+        weights=list(weights),
+    )
