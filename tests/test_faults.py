@@ -2,13 +2,18 @@
 
 import os
 import pathlib
+import random
+import signal
 import subprocess
+import sys
+import time
 
 import jax
 import pytest
+from compiler_flags import EIGHT_DEVICES
 from process_runs import SMALL
 from tiny_model import compiler_settings
-from tiny_run import assert_same_run, metrics, tiny_config
+from tiny_run import assert_same_run, metrics, tiny_config, write_config
 
 from timix_jax import train
 from timix_jax.checkpointing import Checkpointer
@@ -30,7 +35,7 @@ def compile_cache(tmp_path_factory):
     with compiler_settings(
         jax_compilation_cache_dir=str(folder), jax_persistent_cache_min_compile_time_secs=0.0
     ):
-        yield
+        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -207,3 +212,44 @@ def test_the_folder_of_these_tests_is_not_shared_with_others():
     assert jax.process_count() == 1
     check_shared(pathlib.Path("/nowhere/at/all"))
     check_same_config({"a": object()})
+
+
+def test_killed_at_any_moment(shards, whole, tmp_path, compile_cache):
+    """kill -9 three times, at moments drawn anew in each run of the tests; the end is the same."""
+    workdir = tmp_path / "killed"
+    options = {"data__train": (f"records:{shards}",), "eval__sets": ()}
+    recipe = write_config(tmp_path / "recipe.py", steps=STEPS, **(SMALL | options))
+    seed = random.randrange(2**32)
+    print(f"moments drawn with seed {seed}")  # shown where the test fails
+    moments = random.Random(seed)
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": EIGHT_DEVICES,
+        "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path]),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    command = [
+        *(sys.executable, "-m", "timix_jax.main", f"--config={recipe}", f"--workdir={workdir}"),
+        f"--compile_cache={compile_cache}",
+    ]
+    kills = 0
+    for lines in (1, 5, 10):
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        while process.poll() is None and logged_lines(workdir) < lines:
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.05))
+        process.send_signal(signal.SIGKILL)
+        _, errors = process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL), errors
+        kills += process.returncode == -signal.SIGKILL
+    assert kills
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert_same_run(workdir, whole, STEPS, PARTS)
+
+
+def logged_lines(workdir):
+    path = workdir / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0

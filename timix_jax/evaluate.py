@@ -8,7 +8,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from timix_jax import checkpointing, experiment, phases
-from timix_jax.config import complete
+from timix_jax.config import complete, flatten
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import UserError
 from timix_jax.evaluators import Evaluator
@@ -17,7 +17,18 @@ from timix_jax.parallel.sharding import with_shardings
 from timix_jax.phases import Phases
 from timix_jax.remote import as_path, check_reachable
 from timix_jax.watchdog import watched_phases
-from timix_jax.workdir import absolute
+from timix_jax.workdir import absolute, config_differences
+
+# Settings of the model that change nothing in the features of whole images and captions, or only their rounding.
+NOT_OF_THE_WEIGHTS = (
+    "model.scan",
+    "model.remat",
+    "model.dtype",
+    "model.temperature",
+    "model.temperature_range",
+    "model.logit_bias",
+    "model.image.patch_dropout",
+)
 
 
 def run_evaluators(evaluators: Mapping[str, list[Evaluator]], params: Any) -> dict[str, float]:
@@ -77,8 +88,23 @@ def _evaluate(config: ConfigDict, path: epath.Path, part: str, watch: Phases) ->
         abstract = with_shardings(abstract, layout.shardings(abstract))
         params = checkpointing.restore_params(path, abstract, part=part)
         phase.detail = f"{part} of {path}"
+        _check_same_model(config, path)
     with watch(phases.EVALUATE):
         return run_evaluators(evaluators, params)
+
+
+def _check_same_model(config: ConfigDict, path: epath.Path) -> None:
+    """Refuses settings that fit the weights' shapes and are not those that they were trained with."""
+    stored, given = (
+        {name: value for name, value in fields.items() if name.startswith("model.")}
+        for fields in (checkpointing.read_meta(path).get("config", {}), flatten(config))
+    )
+    unknown = tuple(given.keys() - stored.keys())  # newer than the checkpoint
+    if differences := config_differences(stored, given, (*NOT_OF_THE_WEIGHTS, *unknown)):
+        raise UserError(
+            f"{path} was trained with other settings (config.{'; config.'.join(differences)}): give"
+            " --config and its fields as the run had them"
+        )
 
 
 def format_results(results: Mapping[str, float]) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
-from jax._src import distributed
 from jax.experimental import multihost_utils
 
 from timix_jax.errors import UserError
@@ -30,6 +29,8 @@ def is_first() -> bool:
 
 def store() -> Any:
     """The key-value store that all processes share; None with a single process."""
+    from jax._src import distributed  # JAX has no public way to it; one process does without
+
     return distributed.global_state.client if jax.process_count() > 1 else None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import optax
+from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -37,6 +38,7 @@ from timix_jax.experiment.optimizer import build_optimizer
 from timix_jax.mixing.fraction import select_rows
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.objectives import Objective
+from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.parallel.layout import Layout
 from timix_jax.parallel.mesh import batch_shards, check_batch_size
 
@@ -194,13 +196,15 @@ def build(config: ConfigDict, *, tokenizer: Tokenizer | None = None) -> Experime
             config.optim.end_lr,
         )
     params = abstract_params(model)
+    objectives = tuple(build_objectives(config, model, within))
+    _warn_of_untrained_scores(config, objectives)
     return Experiment(
         config=config,
         layout=layout,
         model=model,
         tokenizer=tokenizer,
         sources=sources,
-        objectives=tuple(build_objectives(config, model, within)),
+        objectives=objectives,
         optimizer=build_optimizer(config, params, rate),
         schedule=rate,
         examples=examples,
@@ -210,3 +214,13 @@ def build(config: ConfigDict, *, tokenizer: Tokenizer | None = None) -> Experime
             for name in ("log", "eval", "checkpoint")
         },
     )
+
+
+def _warn_of_untrained_scores(config: ConfigDict, objectives: Sequence[Objective]) -> None:
+    sources = [o.score for o in objectives if isinstance(o, MixedContrastive)]
+    predicted = any(source and source.name == "tpp" for source in sources)
+    if predicted and not config.loss.pta.weight and not config.init_from:
+        logging.warning(
+            "config.mix.score='tpp' with config.loss.pta.weight=0: nothing trains the patch predictor, so that windows"
+            " are arbitrary; set config.mix.score='similarity', or give regions and a weight, or config.init_from"
+        )

@@ -54,7 +54,7 @@ class TiMix(Paired):
           scores: (B, N) relevance.
         """
         if scores is None:
-            raise UserError("TiMix needs patch scores: set mix.score_source, or use random_window")
+            raise UserError("TiMix needs patch scores: set config.mix.score, or use random_window")
         window_key, partner_key = jax.random.split(key)
         r = draw_window(window_key, self.grid, self.low, self.high)
         return self.mix(inputs, scores, self.partners.draw(partner_key, len(inputs)), r)
