@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from command_line import ROOT, start
 
 from timix_jax.info import (
     format_bytes,
@@ -115,3 +116,27 @@ def test_versions():
 )
 def test_bytes(size, text):
     assert format_bytes(size) == text
+
+
+def test_info_of_the_paper_s_recipe_without_data(tmp_path):
+    ended = start(
+        f"--config={ROOT}/configs/vitb16.py",
+        "--mode=info",
+        "--config.data.tokenizer=vocab.txt",
+        "--config.mesh.fsdp=4",
+        folder=tmp_path,
+    )
+    assert ended.returncode == 0, ended.stderr
+    for words in (
+        "* optim.ema = 0.995   (default 0.0)",
+        "  optim.lr = 0.0001\n",
+        "vocabulary  30,522 (assumed, as BERT's: vocabulary vocab.txt does not exist",
+        "8 × cpu in 1 process(es)\nmesh: data 2, fsdp 4, tensor 1\nglobal batch 1,024, 128 on each",
+        "image/blocks              85,054,464",
+        "cut over fsdp",
+        "ema params",
+        "TFLOP a step",
+        "ml_collections",
+    ):
+        assert words in ended.stdout
+    assert not list(tmp_path.iterdir())

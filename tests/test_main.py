@@ -6,20 +6,15 @@ Most cases run `main.run` in this process; what needs a process of its own is at
 import hashlib
 import importlib.util
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from absl import flags
-from compiler_flags import EIGHT_DEVICES
+from command_line import start
 
 from timix_jax import main
 from timix_jax.config import complete, flatten
 from timix_jax.data.manifest import FORMAT, VERSION
-
-ROOT = Path(__file__).parents[1]
 
 RECIPE = """
 from timix_jax.config import default_config
@@ -289,19 +284,6 @@ def test_an_evaluation_set_larger_than_memory(refused, monkeypatch):
         assert word in line
 
 
-def start(*arguments, folder):
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": EIGHT_DEVICES,
-    }
-    command = [sys.executable, "-m", "timix_jax.main", *arguments]
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120
-    )
-
-
 def test_a_process_ends_with_code_2_and_one_line(files):
     before = contents(files)
     ended = start("--config=tiny.py", "--config.model.image.size=36", folder=files)
@@ -309,29 +291,4 @@ def test_a_process_ends_with_code_2_and_one_line(files):
     assert ended.stderr.splitlines() == [
         "error: config.model.image.size=36 is not a multiple of model.image.patch=8; use 32 or 40"
     ]
-    assert contents(files) == before
-
-
-def test_info_of_the_paper_s_recipe_without_data(files):
-    before = contents(files)
-    ended = start(
-        f"--config={ROOT}/configs/vitb16.py",
-        "--mode=info",
-        "--config.data.tokenizer=vocab.txt",
-        "--config.mesh.fsdp=4",
-        folder=files,
-    )
-    assert ended.returncode == 0, ended.stderr
-    for words in (
-        "* optim.ema = 0.995   (default 0.0)",
-        "  optim.lr = 0.0001\n",
-        "vocabulary  30,522 (assumed, as BERT's: vocabulary vocab.txt does not exist",
-        "8 × cpu in 1 process(es)\nmesh: data 2, fsdp 4, tensor 1\nglobal batch 1,024, 128 on each",
-        "image/blocks              85,054,464",
-        "cut over fsdp",
-        "ema params",
-        "TFLOP a step",
-        "ml_collections",
-    ):
-        assert words in ended.stdout
     assert contents(files) == before
