@@ -1,6 +1,7 @@
 """Pairings: who is mixed with whom."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -74,3 +75,12 @@ def test_unknown_rule_and_shards_that_do_not_fit():
         Partners("flip", 0)
     with pytest.raises(UserError, match=r"10 mixed rows don't divide over 4 shards"):
         Partners("flip", 4).draw(jax.random.key(0), 10)
+
+
+def test_a_known_partner_that_the_flip_would_not_follow_is_refused():
+    flip_rule = Partners("flip")
+    flip_rule.check(flip(4))
+    Partners("flip", 2).check(jnp.array([1, 0, 3, 2]))
+    Partners("derangement").check(jnp.array([1, 0, 3, 2]))
+    with pytest.raises(UserError, match=r"\[1, 0, 3, 2\].*partner='flip'.*'derangement'"):
+        flip_rule.check(jnp.array([1, 0, 3, 2]))

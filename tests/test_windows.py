@@ -90,8 +90,9 @@ def test_extremes_equal_a_loop_for_every_size(kind):
 def test_extremes_refuse_a_wrong_shape_or_side():
     with pytest.raises(ValueError, match="15 patches"):
         extreme_windows(jnp.zeros((2, 15)), 1, 4, (1, 4))
-    with pytest.raises(ValueError, match="window side 4"):
-        extreme_windows(jnp.zeros((2, 16)), 4, 4, (1, 3))
+    for side in (4, np.array(4), jnp.array(4)):
+        with pytest.raises(ValueError, match="window side 4"):
+            extreme_windows(jnp.zeros((2, 16)), side, 4, (1, 3))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "uint8"])

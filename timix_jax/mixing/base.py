@@ -1,5 +1,6 @@
 """What a mixer takes and gives."""
 
+import functools
 from typing import Literal, NamedTuple, Protocol
 
 import jax
@@ -15,7 +16,7 @@ class Mixed(NamedTuple):
       inputs: patch tokens (B, N, C) or pixels (B, H, W, 3), the dtype of what was given.
       partner: (B,) int32, π: row k took content from row π(k); π(k) = k means that the row is
         unmixed.
-      lam: (B,) float32 (float64 for float64 inputs), λ: the weight of the row's own caption.
+      lam: (B,) float32 (float64 for float64 inputs or scores), λ: the weight of the row's own caption.
       low: (B, 2) int32, row and column (in patches) of the window that was overwritten, or None.
       high: (B, 2) int32, each row's own best window; ``high[partner]`` is what was pasted; or None.
       window: int32 (), the side of the windows in patches, or None.
@@ -46,10 +47,10 @@ class Mixer(Protocol):
         """Mix the global batch; ``scores`` (B, N): the higher, the more relevant to the caption."""
 
 
-def lambda_dtype(inputs: jax.Array) -> jnp.dtype:
-    """Type of λ: float32, or float64 where the inputs are."""
-    floating = inputs.dtype if jnp.issubdtype(inputs.dtype, jnp.floating) else jnp.float32
-    return jnp.promote_types(floating, jnp.float32)
+def lambda_dtype(*inputs: jax.Array) -> jnp.dtype:
+    """Type of λ: float32; float64 where an input is, or for integers where JAX is set to it."""
+    floating = [x.dtype for x in inputs if jnp.issubdtype(x.dtype, jnp.floating)]
+    return functools.reduce(jnp.promote_types, floating or [jnp.result_type(float)], jnp.float32)
 
 
 def area_lambda(r: jax.Array | int, grid: int, partner: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from timix_jax.errors import UserError
 
@@ -64,6 +65,17 @@ class Partners:
             keys = jax.random.split(key, self.shards)
             partner = jax.vmap(lambda key: derangement(key, rows))(keys)
         return (partner + self._first(rows)).reshape(batch)
+
+    def check(self, partner: jax.Array) -> None:
+        """Raises a UserError for a known π that ``take`` would not follow: the flip knows one only."""
+        if self.rule != "flip" or isinstance(partner, jax.core.Tracer):
+            return
+        ruled = self.draw(jax.random.key(0), len(partner))
+        if not np.array_equal(partner, ruled):
+            raise UserError(
+                f"partners {np.asarray(partner).tolist()} are not those of partner='flip'; use 'derangement', which"
+                " follows any"
+            )
 
     def take(self, values: jax.Array, partner: jax.Array) -> jax.Array:
         """``values[partner]`` along the batch axis."""

@@ -17,6 +17,8 @@ def standardise(logp1: jax.Array, eps: float = 1e-6) -> jax.Array:
     NaN (paper §6, point 9), and every other row its z-score exactly. No gradient flows.
     """
     values = lax.stop_gradient(logp1.astype(jnp.promote_types(logp1.dtype, jnp.float32)))
+    if values.shape[-1] == 1:  # no deviation is defined
+        return jnp.zeros_like(values)
     centred = values - values.mean(axis=-1, keepdims=True)
     return centred / jnp.maximum(values.std(axis=-1, ddof=1, keepdims=True), eps)
 
@@ -58,14 +60,15 @@ def from_boxes(boxes: jax.Array, mask: jax.Array, grid: int) -> jax.Array:
       mask: (B, M) bool, false for padding.
       grid: patches a side.
     """
-    edges = jnp.arange(grid, dtype=jnp.float32)
+    boxes = boxes.astype(jnp.promote_types(boxes.dtype, jnp.float32))
+    edges = jnp.arange(grid, dtype=boxes.dtype)
 
     def covered(first: jax.Array, last: jax.Array) -> jax.Array:
         """(B, M, g): the share of each column (or row) of patches between two coordinates."""
         first, last = first[..., None] * grid, last[..., None] * grid
         return jnp.clip(jnp.minimum(last, edges + 1) - jnp.maximum(first, edges), 0, 1)
 
-    x0, y0, x1, y1 = jnp.moveaxis(boxes.astype(jnp.float32), -1, 0)
+    x0, y0, x1, y1 = jnp.moveaxis(boxes, -1, 0)
     columns = covered(x0, x1)
     rows = covered(y0, y1) * mask[..., None]
     share = (rows[..., :, None] * columns[..., None, :]).max(axis=1, initial=0.0)

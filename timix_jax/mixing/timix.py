@@ -62,8 +62,14 @@ class TiMix(Paired):
     def mix(
         self, inputs: jax.Array, scores: jax.Array, partner: jax.Array, r: jax.Array | int
     ) -> Mixed:
-        """The deterministic part: partners (B,) by this mixer's rule and side r () given."""
+        """The deterministic part: partners (B,) by this mixer's rule and side r () given.
+
+        Raises:
+          UserError: partners that are not of the rule "flip".
+          ValueError: a side outside this mixer's bounds. Neither is noticed while tracing.
+        """
         bounds = window_bounds(self.grid, self.low, self.high)
+        self.partners.check(partner)
         low, high = extreme_windows(scores, r, self.grid, bounds)
         partner_high = self.partners.take(high, partner)
         mixed = paste_windows(
@@ -74,7 +80,7 @@ class TiMix(Paired):
             r,
             self.grid,
         )
-        dtype = lambda_dtype(inputs)
+        dtype = lambda_dtype(inputs, scores)
         if self.area == "mass":
             lam = relevance_mass_lambda(scores, low, high, partner, r, self.grid, self.partners)
         else:

@@ -83,7 +83,7 @@ def extreme_windows(
         return search
 
     smallest, largest = sizes
-    if isinstance(r, int | np.integer) and not smallest <= r <= largest:
+    if not isinstance(r, jax.core.Tracer) and not smallest <= int(r) <= largest:
         raise ValueError(f"window side {r} lies outside {smallest}..{largest}")
     branches = [of_size(side) for side in range(smallest, largest + 1)]
     return lax.switch(jnp.asarray(r, jnp.int32) - smallest, branches, square)

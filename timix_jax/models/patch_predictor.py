@@ -34,7 +34,9 @@ class PatchPredictor(nn.Module):
         dense = lambda features, name: nn.Dense(
             features, kernel_init=kernel_init, dtype=self.dtype, name=name
         )
-        u = gelu(dense(width, "in")(nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name="norm")(h)))
+        # In two passes: E[x²] − E[x]² loses the variance of tokens whose mean is large beside it.
+        norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, dtype=self.dtype, name="norm")
+        u = gelu(dense(width, "in")(norm(h)))
         context = jnp.concatenate([u[..., half:].mean(axis=1), c.astype(u.dtype)], axis=-1)
         context = jnp.broadcast_to(context[:, None], (*u.shape[:2], context.shape[-1]))
         z = jnp.concatenate([u[..., :half], context], axis=-1)

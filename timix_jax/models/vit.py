@@ -42,9 +42,9 @@ class VitShape(NamedTuple):
 
 
 def normalise_pixels(images: Array) -> Array:
-    """uint8 0..255 to float32 -1..1; floats pass unchanged."""
+    """uint8 0..255 to -1..1, float32 (float64 where JAX is set to it); floats pass unchanged."""
     if images.dtype == jnp.uint8:
-        return images.astype(jnp.float32) / 127.5 - 1.0
+        return images.astype(jnp.result_type(float)) / 127.5 - 1.0
     return images
 
 
@@ -172,10 +172,11 @@ def cls_attention(block_params: Any, tokens: Array, *, heads: int, eps: float = 
       eps: epsilon of the block's norm.
 
     Returns:
-      (B,N) float32; rows sum to at most 1 (the CLS token's own share is left out). The score source of SMMix.
+      (B,N) float32 (float64 for float64 tokens); rows sum to at most 1 (the CLS token's own share is left out). The
+      score source of SMMix.
     """
     norm, qkv = block_params["norm1"], block_params["attention"]["qkv"]
-    x = tokens.astype(jnp.float32)
+    x = tokens.astype(jnp.promote_types(tokens.dtype, jnp.float32))
     x = (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(x.var(-1, keepdims=True) + eps)
     x = x * norm["scale"] + norm["bias"]
     query = jnp.einsum("bc,chd->bhd", x[:, 0], qkv["kernel"][:, 0]) + qkv["bias"][0]

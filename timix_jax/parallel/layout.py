@@ -75,7 +75,7 @@ class Layout:
             travel = leaf.dtype if dtype is None or leaf.ndim < 2 else jnp.dtype(dtype)
             if all(axis is None for axis in spec):
                 return leaf
-            return _gather(leaf, self.mesh, spec, travel)
+            return _gather(leaf, self.mesh, spec, travel, leaf.dtype)
 
         with jax.named_scope("gather_parameters"):
             return map_with_names(gather_one, params)
@@ -84,23 +84,28 @@ class Layout:
 Spec = tuple[Any, ...]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _gather(leaf: jax.Array, mesh: Mesh, spec: Spec, dtype: jnp.dtype) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _gather(
+    leaf: jax.Array, mesh: Mesh, spec: Spec, dtype: jnp.dtype, kept: jnp.dtype
+) -> jax.Array:
+    """The whole leaf in ``dtype``; its gradient in ``kept``, the leaf's own."""
+    del kept
     whole = NamedSharding(mesh, PartitionSpec(*(_without_fsdp(axis) for axis in spec)))
     return jax.lax.with_sharding_constraint(leaf.astype(dtype), whole)
 
 
 def _gather_forward(
-    leaf: jax.Array, mesh: Mesh, spec: Spec, dtype: jnp.dtype
+    leaf: jax.Array, mesh: Mesh, spec: Spec, dtype: jnp.dtype, kept: jnp.dtype
 ) -> tuple[jax.Array, None]:
-    return _gather(leaf, mesh, spec, dtype), None
+    return _gather(leaf, mesh, spec, dtype, kept), None
 
 
 def _gather_backward(
-    mesh: Mesh, spec: Spec, dtype: jnp.dtype, _: None, cotangent: jax.Array
+    mesh: Mesh, spec: Spec, dtype: jnp.dtype, kept: jnp.dtype, _: None, cotangent: jax.Array
 ) -> tuple[jax.Array]:
+    del dtype
     cut = NamedSharding(mesh, PartitionSpec(*spec))
-    return (jax.lax.with_sharding_constraint(cotangent, cut).astype(jnp.float32),)
+    return (jax.lax.with_sharding_constraint(cotangent, cut).astype(kept),)
 
 
 _gather.defvjp(_gather_forward, _gather_backward)
