@@ -22,6 +22,7 @@ from benchmarks.interleaved import CLOCKS, Clock, interleaved_seconds, median_ra
 from timix_jax import experiment
 from timix_jax.data.record_schema import Record
 from timix_jax.data.sources import Source, open_source
+from timix_jax.evaluators.base import EvaluationInputs
 from timix_jax.evaluators.placement import batch_sharding, divisible, place, replicated
 from timix_jax.evaluators.retrieval import RetrievalEvaluator
 
@@ -51,13 +52,15 @@ def evaluation_seconds(
     size, length = config.model.image.size, config.model.text.max_tokens
     rows = divisible(config.eval.batch_size, run.mesh)
     evaluator = RetrievalEvaluator(
-        model=run.model,
-        source=Held(open_source(f"synthetic:?examples={pairs}&size={size}&seed=1")),
-        tokenizer=run.tokenizer,
-        mesh=run.mesh,
-        image_size=size,
-        max_tokens=length,
-        batch_size=config.eval.batch_size,
+        EvaluationInputs(
+            model=run.model,
+            source=Held(open_source(f"synthetic:?examples={pairs}&size={size}&seed=1")),
+            tokenizer=run.tokenizer,
+            mesh=run.mesh,
+            image_size=size,
+            max_tokens=length,
+            batch_size=config.eval.batch_size,
+        )
     )
     params = jax.device_put(jax.jit(run.model.init)(jax.random.key(0)), replicated(run.mesh))
 

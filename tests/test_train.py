@@ -259,7 +259,7 @@ def test_the_average_is_evaluated_where_it_is_asked_for(whole, monkeypatch, tmp_
     workdir = copy_run(whole[0], tmp_path / "average")
     given = []
     monkeypatch.setattr(
-        evaluate, "run_evaluators", lambda evaluators, params: given.append(params) or {}
+        evaluate, "run_evaluators", lambda evaluators, params: given.append(params) or []
     )
     evaluate.evaluate_checkpoint(tiny_config(STEPS, eval__weights="ema"), str(workdir))
     evaluate.evaluate_checkpoint(tiny_config(STEPS), str(workdir))
