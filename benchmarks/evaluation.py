@@ -23,8 +23,9 @@ from timix_jax import experiment
 from timix_jax.data.record_schema import Record
 from timix_jax.data.sources import Source, open_source
 from timix_jax.evaluators.base import EvaluationInputs
-from timix_jax.evaluators.placement import batch_sharding, divisible, place, replicated
+from timix_jax.evaluators.placement import divisible, place, split_over_all
 from timix_jax.evaluators.retrieval import RetrievalEvaluator
+from timix_jax.parallel.mesh import replicated
 
 TARGET = 1.30
 
@@ -70,7 +71,7 @@ def evaluation_seconds(
         return image.embedding, run.model.encode_text(params, tokens).embedding
 
     rng = np.random.default_rng(0)
-    put = functools.partial(place, sharding=batch_sharding(run.mesh))
+    put = functools.partial(place, sharding=split_over_all(run.mesh))
     images = put(rng.integers(0, 256, (rows, size, size, 3), np.uint8))
     tokens = put(rng.integers(1, run.tokenizer.vocab_size, (rows, length), np.int32))
 

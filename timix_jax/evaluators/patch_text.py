@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
@@ -17,7 +17,8 @@ from timix_jax.data.evaluation import region_batches
 from timix_jax.errors import UserError
 from timix_jax.evaluators.base import Evaluator
 from timix_jax.evaluators.localisation import pointing, roc_auc
-from timix_jax.evaluators.placement import batch_sharding, divisible, place, replicated
+from timix_jax.evaluators.placement import divisible, own_share
+from timix_jax.evaluators.sweep import Arrays, Compute, jitted, sweep
 from timix_jax.objectives.patch_labels import patch_labels
 
 if TYPE_CHECKING:
@@ -97,9 +98,14 @@ class PatchTextEvaluator(Evaluator):
         )
 
     @functools.cached_property
-    def _score(self) -> Callable[..., RegionScores]:
-        score = functools.partial(score_regions, self.inputs.model)
-        return jax.jit(score, out_shardings=replicated(self.inputs.mesh))
+    def _score(self) -> Compute:
+        model = self.inputs.model
+
+        def score(params: Any, batch: Arrays) -> Arrays:
+            scored = score_regions(model, params, batch["image"], batch["tokens"], batch["boxes"])
+            return {"mask": batch["mask"], **scored._asdict()}
+
+        return jitted(score, self.inputs.mesh)
 
     def run(self, params: Any) -> dict[str, float]:
         """Means over regions, as fractions.
@@ -114,28 +120,31 @@ class PatchTextEvaluator(Evaluator):
         Raises:
           UserError: no region is left to measure.
         """
-        sharding = batch_sharding(self.inputs.mesh)
+        mesh = self.inputs.mesh
+        share = own_share(mesh)
         batches = region_batches(
             self.inputs.source,
             self.inputs.tokenizer,
             image_size=self.inputs.image_size,
             max_tokens=self.inputs.max_tokens,
-            batch_size=divisible(self.inputs.batch_size, self.inputs.mesh),
+            batch_size=divisible(self.inputs.batch_size, mesh),
             max_regions=self.inputs.max_regions,
+            share=share,
         )
         values: dict[str, list[np.ndarray]] = collections.defaultdict(list)
+        examples: list[np.ndarray] = []
         regions = 0
-        for batch in batches:
-            valid = batch["mask"].reshape(-1)
-            inputs = (batch[name] for name in ("image", "tokens", "boxes"))
-            scored = self._score(params, *(place(x, sharding) for x in inputs))
-            labels = np.asarray(scored.labels)
-            tells = valid & ~labels.all(axis=1)
+        for scored in sweep(self._score, params, batches, share, mesh):
+            valid = (scored["mask"] & scored["valid"][:, None]).reshape(-1)
+            tells = valid & ~scored["labels"].all(axis=1)
             regions += int(np.sum(valid))
-            for name, value in _region_metrics(scored, labels, tells).items():
+            examples.append(np.repeat(scored["index"], scored["mask"].shape[1])[tells])
+            for name, value in _region_metrics(scored, tells).items():
                 values[name].append(value)
-        means = {name: np.concatenate(parts) for name, parts in values.items()}
-        kept = len(means["auc"]) if means else 0
+        # In the order of the source, for the same sums on any number of devices.
+        order = np.argsort(np.concatenate(examples), kind="stable")
+        means = {name: np.concatenate(parts)[order] for name, parts in values.items()}
+        kept = len(order)
         if kept == 0:
             raise UserError(
                 f"Evaluation set {self.inputs.source.name!r} has no box smaller than its image: "
@@ -151,13 +160,11 @@ class PatchTextEvaluator(Evaluator):
         return {name: float(np.mean(value)) for name, value in means.items()}
 
 
-def _region_metrics(
-    scored: RegionScores, labels: np.ndarray, tells: np.ndarray
-) -> dict[str, np.ndarray]:
+def _region_metrics(scored: dict[str, np.ndarray], tells: np.ndarray) -> dict[str, np.ndarray]:
     """Metric -> float (k,) of the k regions chosen by ``tells`` bool (K,)."""
-    labels = labels[tells]
-    predictor = np.asarray(scored.predictor, np.float32)[tells]
-    similarity = np.asarray(scored.similarity, np.float32)[tells]
+    labels = scored["labels"][tells]
+    predictor = scored["predictor"].astype(np.float32)[tells]
+    similarity = scored["similarity"].astype(np.float32)[tells]
     return {
         "auc": roc_auc(predictor, labels),
         "auc_chance": np.full(len(labels), 0.5),

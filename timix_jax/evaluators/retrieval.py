@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import jax
 import numpy as np
 
 from timix_jax.data.evaluation import caption_batches, image_batches
 from timix_jax.data.memory import check_fits_memory
 from timix_jax.errors import UserError
 from timix_jax.evaluators.base import Evaluator
-from timix_jax.evaluators.placement import batch_sharding, divisible, place, replicated
+from timix_jax.evaluators.placement import divisible, own_share
 from timix_jax.evaluators.ranks import Ranks, retrieval_ranks
-
-Encode = Callable[[Any, jax.Array], jax.Array]
+from timix_jax.evaluators.sweep import Arrays, Compute, jitted, sweep
 
 RECALL_AT = (1, 5, 10)
 
@@ -111,55 +109,70 @@ class RetrievalEvaluator(Evaluator):
         return "  ".join(parts)
 
     @functools.cached_property
-    def _encode_images(self) -> Encode:
+    def _encode_images(self) -> Compute:
         model = self.inputs.model
 
-        def encode(params: Any, images: jax.Array) -> jax.Array:
-            return model.encode_patches(params, model.embed_patches(params, images)).embedding
+        def encode(params: Any, batch: Arrays) -> Arrays:
+            patches = model.embed_patches(params, batch["image"])
+            return {"embedding": model.encode_patches(params, patches).embedding}
 
-        # Inputs carry their sharding; outputs are whole, so that every process can read them.
-        return jax.jit(encode, out_shardings=replicated(self.inputs.mesh))
+        return jitted(encode, self.inputs.mesh)
 
     @functools.cached_property
-    def _encode_texts(self) -> Encode:
+    def _encode_texts(self) -> Compute:
         model = self.inputs.model
 
-        def encode(params: Any, tokens: jax.Array) -> jax.Array:
-            return model.encode_text(params, tokens).embedding
+        def encode(params: Any, batch: Arrays) -> Arrays:
+            return {"embedding": model.encode_text(params, batch["tokens"]).embedding}
 
-        return jax.jit(encode, out_shardings=replicated(self.inputs.mesh))
-
-    @property
-    def _batch_size(self) -> int:
-        return divisible(self.inputs.batch_size, self.inputs.mesh)
+        return jitted(encode, self.inputs.mesh)
 
     def _texts(self, params: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings float32 (M,D) of every caption; int32 (M,), the image of each."""
+        """Embeddings float32 (M,D) of every caption, in the order of the source; int32 (M,), the image of each."""
+        mesh = self.inputs.mesh
+        share = own_share(mesh)
         batches = caption_batches(
             self.inputs.source,
             self.inputs.tokenizer,
             max_tokens=self.inputs.max_tokens,
-            batch_size=self._batch_size,
+            batch_size=divisible(self.inputs.batch_size, mesh),
+            share=share,
         )
         texts: list[np.ndarray] = []
         image_index: list[np.ndarray] = []
-        for encoded, batch in self._encoded(self._encode_texts, params, batches, "tokens"):
+        for encoded in sweep(self._encode_texts, params, batches, share, mesh):
+            captions = encoded["index"][encoded["valid"]]
             if not texts:
-                captions = batch["image_index"][batch["valid"]]
-                self._check_memory(encoded.shape[1], len(captions) / len(np.unique(captions)))
-            texts.append(encoded[batch["valid"]])
-            image_index.append(batch["image_index"][batch["valid"]])
-        return np.concatenate(texts), np.concatenate(image_index)
+                if not len(captions):
+                    raise UserError(
+                        f"Evaluation set {self.inputs.source.name!r} has no captions: "
+                        "retrieval needs at least one, so leave the evaluator out."
+                    )
+                self._check_memory(
+                    encoded["embedding"].shape[1], len(captions) / len(np.unique(captions))
+                )
+            texts.append(encoded["embedding"][encoded["valid"]])
+            image_index.append(captions)
+        owners = np.concatenate(image_index)
+        # Each device had captions of images of its own; those of one image are in their order.
+        order = np.argsort(owners, kind="stable")
+        return np.concatenate(texts)[order], owners[order]
 
     def _images(self, params: Any, dim: int) -> np.ndarray:
         """Embeddings float32 (N,D) in the order of the source."""
+        mesh = self.inputs.mesh
+        share = own_share(mesh)
         batches = image_batches(
-            self.inputs.source, image_size=self.inputs.image_size, batch_size=self._batch_size
+            self.inputs.source,
+            image_size=self.inputs.image_size,
+            batch_size=divisible(self.inputs.batch_size, mesh),
+            share=share,
         )
         # An image that the batches left out would be a miss.
         images = np.full((len(self.inputs.source), dim), np.nan, np.float32)
-        for encoded, batch in self._encoded(self._encode_images, params, batches, "image"):
-            images[batch["index"][batch["valid"]]] = encoded[batch["valid"]]
+        for encoded in sweep(self._encode_images, params, batches, share, mesh):
+            valid = encoded["valid"]
+            images[encoded["index"][valid]] = encoded["embedding"][valid]
         return images
 
     def _check_memory(self, dim: int, captions_an_image: float) -> None:
@@ -170,21 +183,3 @@ class RetrievalEvaluator(Evaluator):
             3 * 4 * dim * (images + captions),
             f"Retrieval on {self.inputs.source.name}: {images} images and about {captions} captions",
         )
-
-    def _encoded(
-        self,
-        encode: Encode,
-        params: Any,
-        batches: Iterable[Mapping[str, np.ndarray]],
-        field: str,
-    ) -> Iterator[tuple[np.ndarray, Mapping[str, np.ndarray]]]:
-        """(embeddings (b,D), batch) pairs; the devices work on one while the last one is read."""
-        sharding = batch_sharding(self.inputs.mesh)
-        before: tuple[jax.Array, Mapping[str, np.ndarray]] | None = None
-        for batch in batches:
-            embeddings = encode(params, place(batch[field], sharding))
-            if before is not None:
-                yield np.asarray(before[0]), before[1]
-            before = embeddings, batch
-        if before is not None:
-            yield np.asarray(before[0]), before[1]
