@@ -22,8 +22,10 @@ from benchmarks.interleaved import CLOCKS, Clock, interleaved_seconds, median_ra
 from timix_jax import experiment
 from timix_jax.data.record_schema import Record
 from timix_jax.data.sources import Source, open_source
-from timix_jax.evaluators.placement import batch_sharding, divisible, place, replicated
+from timix_jax.evaluators.base import EvaluationInputs
+from timix_jax.evaluators.placement import divisible, place, split_over_all
 from timix_jax.evaluators.retrieval import RetrievalEvaluator
+from timix_jax.parallel.mesh import replicated
 
 TARGET = 1.30
 
@@ -51,13 +53,15 @@ def evaluation_seconds(
     size, length = config.model.image.size, config.model.text.max_tokens
     rows = divisible(config.eval.batch_size, run.mesh)
     evaluator = RetrievalEvaluator(
-        model=run.model,
-        source=Held(open_source(f"synthetic:?examples={pairs}&size={size}&seed=1")),
-        tokenizer=run.tokenizer,
-        mesh=run.mesh,
-        image_size=size,
-        max_tokens=length,
-        batch_size=config.eval.batch_size,
+        EvaluationInputs(
+            model=run.model,
+            source=Held(open_source(f"synthetic:?examples={pairs}&size={size}&seed=1")),
+            tokenizer=run.tokenizer,
+            mesh=run.mesh,
+            image_size=size,
+            max_tokens=length,
+            batch_size=config.eval.batch_size,
+        )
     )
     params = jax.device_put(jax.jit(run.model.init)(jax.random.key(0)), replicated(run.mesh))
 
@@ -67,7 +71,7 @@ def evaluation_seconds(
         return image.embedding, run.model.encode_text(params, tokens).embedding
 
     rng = np.random.default_rng(0)
-    put = functools.partial(place, sharding=batch_sharding(run.mesh))
+    put = functools.partial(place, sharding=split_over_all(run.mesh))
     images = put(rng.integers(0, 256, (rows, size, size, 3), np.uint8))
     tokens = put(rng.integers(1, run.tokenizer.vocab_size, (rows, length), np.int32))
 

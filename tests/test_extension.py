@@ -1,17 +1,24 @@
 """A mixer, an objective, a source and an evaluator, each added by one class and one registry entry."""
 
 import dataclasses
+import json
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
 from tiny_model import compiler_settings
 from tiny_run import metrics, tiny_config
 
+from timix_jax.analysis.curves import training_curves
+from timix_jax.config import complete, default_config
 from timix_jax.data import sources
 from timix_jax.data.synthetic import open_synthetic
-from timix_jax.evaluators import EVALUATORS
+from timix_jax.errors import UserError
+from timix_jax.evaluators import EVALUATORS, Evaluator
 from timix_jax.mixing import MIXERS, Mixed
 from timix_jax.objectives import OBJECTIVES
 from timix_jax.train import train_and_evaluate
@@ -62,34 +69,67 @@ def open_bright(argument: str = "", *, examples: int = 32):
     return source
 
 
-class Weights:
-    """An evaluator: the share of weights above 0."""
+@dataclasses.dataclass(frozen=True)
+class Weights(Evaluator):
+    """The share of weights above a threshold."""
 
-    def __init__(self, *, model, source, tokenizer, **options):
-        self._scale = len(source) / 12
+    threshold: float = 0.0
+
+    panels: ClassVar = {"Weights": {"above": "above the threshold"}}
+
+    @classmethod
+    def applies_to(cls, source):
+        return len(source) == 12
 
     def run(self, params):
         leaves = [np.asarray(leaf).reshape(-1) for leaf in jax.tree.leaves(params)]
-        return {"positive": float((np.concatenate(leaves) > 0).mean() * self._scale)}
+        return {"above": float((np.concatenate(leaves) > self.threshold).mean())}
 
 
-def test_four_extensions_in_one_run(tmp_path, monkeypatch):
+def test_four_extensions_in_one_run(tmp_path, monkeypatch, capsys):
     with compiler_settings():
         run_with_extensions(tmp_path, monkeypatch)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed.count(f"{'':<18}  above 0") == 1
+
+
+def test_settings_of_an_evaluator(monkeypatch):
+    monkeypatch.setitem(EVALUATORS, "weights", Weights)
+    assert default_config().eval.options.weights.threshold == 0.0
+    for given, message in (
+        ({"treshold": 0.5}, "treshold=0.5: there is no such field; did you mean 'threshold'"),
+        ({"threshold": "x"}, "threshold='x' is of type str; expected int or float"),
+    ):
+        config = ConfigDict({"eval": {"options": {"weights": given}}})
+        with pytest.raises(UserError, match=f"config.eval.options.weights.{message}"):
+            complete(config)
+
+
+def test_panel_of_an_evaluator(tmp_path, monkeypatch):
+    """One that is registered gets its panel in the curves; what no evaluator names is not drawn."""
+    log = tmp_path / "metrics.jsonl"
+    log.write_text("".join(f'{{"step": {s}, "loss": 1, "val/above": 0.5}}\n' for s in (1, 2)))
+    training_curves(log, tmp_path / "without.png", "run")
+    monkeypatch.setitem(EVALUATORS, "weights", Weights)
+    training_curves(log, tmp_path / "with.png", "run")
+    with Image.open(tmp_path / "without.png") as one, Image.open(tmp_path / "with.png") as other:
+        assert one.width * 1.5 < other.width
 
 
 def run_with_extensions(tmp_path, monkeypatch):
     monkeypatch.setitem(MIXERS, "halves", Halves)
     monkeypatch.setitem(OBJECTIVES, "smallness", Smallness)
     monkeypatch.setitem(sources.SOURCES, "bright", "test_extension:open_bright")
-    monkeypatch.setitem(EVALUATORS, "weights", "test_extension:Weights")
+    monkeypatch.setitem(EVALUATORS, "weights", Weights)
     config = tiny_config(2)
     config.mix.mixer = "halves"
     config.mix.options.halves.share = 0.25
     config.loss.smallness.weight = 0.5
     config.loss.smallness.power = 3.0
     config.data.train = ("bright:day?examples=24",)
-    config.eval.evaluators = ("weights",)
+    config.eval.sets = (*config.eval.sets, "other=synthetic:?examples=4&size=16")
+    config.eval.evaluators = ("retrieval", "weights")
+    config.eval.options.weights.threshold = 1e6
     results = train_and_evaluate(config, str(tmp_path))
     lines = [line for line in metrics(tmp_path) if "loss" in line]
     assert len(lines) == 2
@@ -99,5 +139,7 @@ def run_with_extensions(tmp_path, monkeypatch):
         assert line["loss/smallness"] <= 8 * line["text_mean"] ** 3
         total = line["loss/itc"] + line["loss/pta"] + line["loss/mix"]
         assert np.isclose(line["loss"], total + 0.5 * line["loss/smallness"], rtol=1e-5)
-    assert results.keys() == {"val/positive"}
-    assert 0.1 < results["val/positive"] < 0.9
+    assert results["val/above"] == 0.0
+    assert "other/i2t_r1" in results
+    assert "other/above" not in results  # that set has no 12 examples
+    assert json.loads((tmp_path / "results.json").read_text()) == results

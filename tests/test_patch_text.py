@@ -9,7 +9,7 @@ from lookup_model import GreySource, LookupModel, NumberTokenizer
 
 from timix_jax.data.record_schema import Region
 from timix_jax.errors import UserError
-from timix_jax.evaluators import build_evaluator
+from timix_jax.evaluators import EvaluationInputs, build_evaluator
 from timix_jax.evaluators.patch_text import score_regions
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.text import TextShape
@@ -24,9 +24,8 @@ def make_mesh(devices: int) -> jax.sharding.Mesh:
     return jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
 
 
-def make_evaluator(source, devices=1):
-    return build_evaluator(
-        "patch_text",
+def make_evaluator(source, devices=1, max_regions=5):
+    inputs = EvaluationInputs(
         model=LookupModel(GRID),
         source=source,
         tokenizer=NumberTokenizer(),
@@ -34,7 +33,9 @@ def make_evaluator(source, devices=1):
         image_size=8,
         max_tokens=4,
         batch_size=3,
+        max_regions=max_regions,
     )
+    return build_evaluator("patch_text", inputs)
 
 
 def make_case():
@@ -88,6 +89,19 @@ def test_known_scores(devices):
     assert got["similarity_pointing"] == pytest.approx(pointing)
     assert got["auc_chance"] == 0.5
     assert got["pointing_chance"] == pytest.approx(labels.mean())
+
+
+def test_regions_a_row_do_not_matter():
+    source, params, _, _ = make_case()
+    expected = make_evaluator(source).run(params)
+    assert make_evaluator(source, max_regions=2).run(params) == pytest.approx(expected)
+
+
+def test_printed_line():
+    source, _, _, _ = make_case()
+    metrics = {"auc": 0.8764, "pointing": 0.5, "pointing_chance": 0.25}
+    line = "patches: AUC 0.876 (chance 0.5), pointing game 50.0% (chance 25.0)"
+    assert make_evaluator(source).text(metrics) == line
 
 
 def test_right_scores_are_perfect_and_constant_ones_are_at_chance():

@@ -8,7 +8,7 @@ import pytest
 from lookup_model import GreySource, LookupModel, NumberTokenizer
 
 from timix_jax.errors import UserError
-from timix_jax.evaluators import build_evaluator
+from timix_jax.evaluators import EvaluationInputs, build_evaluator
 from timix_jax.evaluators.ranks import MISS, Ranks
 from timix_jax.evaluators.retrieval import chance_recall, recall_metrics
 
@@ -18,9 +18,8 @@ def make_mesh(devices: int, fsdp: int = 1) -> jax.sharding.Mesh:
     return jax.sharding.Mesh(grid, ("data", "fsdp"))
 
 
-def make_evaluator(source, mesh, batch_size=8, model=None):
-    return build_evaluator(
-        "retrieval",
+def inputs_of(source, mesh, batch_size=8, model=None):
+    return EvaluationInputs(
         model=model or LookupModel(),
         source=source,
         tokenizer=NumberTokenizer(),
@@ -29,6 +28,10 @@ def make_evaluator(source, mesh, batch_size=8, model=None):
         max_tokens=4,
         batch_size=batch_size,
     )
+
+
+def make_evaluator(source, mesh, batch_size=8, model=None, **options):
+    return build_evaluator("retrieval", inputs_of(source, mesh, batch_size, model), **options)
 
 
 def unit(rng, rows, dim=6):
@@ -154,15 +157,27 @@ def test_a_set_beyond_memory_is_refused(monkeypatch):
     assert "\n" not in str(error.value)
 
 
-def test_unknown_evaluator_is_refused():
+def test_unknown_evaluators_and_options_are_refused():
+    inputs = inputs_of(GreySource([[0]]), make_mesh(1))
     with pytest.raises(UserError, match="did you mean 'retrieval'"):
-        build_evaluator(
-            "retreival",
-            model=LookupModel(),
-            source=GreySource([[0]]),
-            tokenizer=NumberTokenizer(),
-            mesh=make_mesh(1),
-            image_size=8,
-            max_tokens=4,
-            batch_size=8,
-        )
+        build_evaluator("retreival", inputs)
+    with pytest.raises(UserError, match="no option 'blocks'; its options: block"):
+        build_evaluator("retrieval", inputs, blocks=2)
+    with pytest.raises(UserError, match=r"config.eval.options.retrieval.block=0: give at least 1"):
+        build_evaluator("retrieval", inputs, block=0)
+
+
+def test_block_does_not_matter():
+    source, params, expected = make_case()
+    got = make_evaluator(source, make_mesh(2), block=7).run(params)
+    assert {n: got[n] for n in expected} == pytest.approx(expected)
+
+
+def test_printed_line():
+    source, params, _ = make_case()
+    evaluator = make_evaluator(source, make_mesh(1))
+    metrics = evaluator.run(params) | {"i2t_r1": 0.12345, "t2i_r10": 1.0, "t2i_chance_r10": 0.5}
+    line = evaluator.text(metrics)
+    assert line.startswith("image→text R@1/5/10 12.3 / ")
+    assert line.endswith(" / 100.0% (chance R@10 50.0)")
+    assert ")  text→image R@1/5/10 " in line

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import logging
 import shutil
 
 import jax
@@ -19,7 +18,7 @@ from tiny_run import (
     tiny_config,
 )
 
-from timix_jax import evaluate, experiment, start, step_programs, train
+from timix_jax import experiment, start, step_programs, train
 from timix_jax.checkpointing import Checkpointer
 from timix_jax.config import complete
 from timix_jax.data.tokenizers import Tokenizer
@@ -229,66 +228,6 @@ def test_weights_of_another_model_are_refused(whole, tmp_path, overrides, messag
     with pytest.raises(UserError, match=message):
         train_and_evaluate(config, str(tmp_path / "other"))
     assert not (tmp_path / "other").exists()
-
-
-def test_eval_mode_reproduces_the_results(whole, tmp_path, caplog):
-    workdir = copy_run(whole[0], tmp_path / "evaluated")
-    with caplog.at_level(logging.INFO, logger="absl"):
-        evaluate.evaluate_checkpoint(tiny_config(STEPS), str(workdir))
-    phases = [line.partition(":")[0] for line in caplog.messages]
-    assert [p for p in phases if p in ("opening data and tokenizer", "evaluating")] == [
-        "opening data and tokenizer",
-        "evaluating",
-    ]
-    expected = (workdir / "results.json").read_text()
-    assert (workdir / f"eval-{STEPS}.json").read_text() == expected
-    (workdir / f"eval-{STEPS}.json").unlink()
-    step_folder = workdir / "checkpoints" / f"{STEPS:08d}"
-    evaluate.evaluate_checkpoint(tiny_config(STEPS), str(step_folder))
-    assert (workdir / f"eval-{STEPS}.json").read_text() == expected
-
-
-def test_the_average_is_evaluated_where_it_is_asked_for(whole, monkeypatch, tmp_path):
-    workdir = copy_run(whole[0], tmp_path / "average")
-    given = []
-    monkeypatch.setattr(
-        evaluate, "run_evaluators", lambda evaluators, params: given.append(params) or {}
-    )
-    evaluate.evaluate_checkpoint(tiny_config(STEPS, eval__weights="ema"), str(workdir))
-    evaluate.evaluate_checkpoint(tiny_config(STEPS), str(workdir))
-    average, plain = map(jax.tree.leaves, given)
-    for got, want in zip(average, arrays(workdir, STEPS, "ema_params"), strict=True):
-        np.testing.assert_array_equal(got, want)
-    for got, want in zip(plain, arrays(workdir, STEPS), strict=True):
-        np.testing.assert_array_equal(got, want)
-    assert any(np.any(a != b) for a, b in zip(average, plain, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("model__act", "gelu_tanh", r'config\.model\.act: "gelu" there, "gelu_tanh" now'),
-        ("model__image__heads", 4, r"config\.model\.image\.heads: 2 there, 4 now"),
-    ],
-)
-def test_weights_are_not_evaluated_as_another_model_of_their_shapes(
-    whole, tmp_path, field, value, message
-):
-    workdir = copy_run(whole[0], tmp_path / "other")
-    with pytest.raises(UserError, match=message):
-        evaluate.evaluate_checkpoint(tiny_config(STEPS, **{field: value}), str(workdir))
-    assert not (workdir / f"eval-{STEPS}.json").exists()
-
-
-def test_eval_mode_may_compute_otherwise(whole, tmp_path):
-    workdir = copy_run(whole[0], tmp_path / "otherwise")
-    config = tiny_config(
-        STEPS, model__scan=True, model__remat="full", model__image__patch_dropout=0.5, seed=5
-    )
-    found = evaluate.evaluate_checkpoint(config, str(workdir))
-    assert found.keys() == whole[1].keys()
-    for name, value in whole[1].items():
-        assert found[name] == pytest.approx(value, abs=1e-4), name
 
 
 def test_what_saves_memory_may_change_on_resuming(whole, tmp_path):

@@ -1,7 +1,7 @@
 """The configuration: its schema with defaults, and its check against typos and wrong types.
 
-The defaults of mixers and of additional objectives come from the fields of their classes, so that registering one
-also gives it its configuration.
+The defaults of mixers, evaluators and additional objectives come from the fields of their classes, so that
+registering one also gives it its configuration.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from timix_jax.data.augment import Augment
 from timix_jax.errors import UserError
+from timix_jax.evaluators import EVALUATORS
 from timix_jax.field_values import converted, is_duration
 from timix_jax.mixing import MIXERS
 from timix_jax.objectives import OBJECTIVES
@@ -154,6 +155,7 @@ def default_config() -> ConfigDict:
         "eval": {
             "sets": (),
             "evaluators": ("retrieval", "patch_text"),
+            "options": {name: _fields(kind) for name, kind in EVALUATORS.items()},
             "every": "25%",
             "batch_size": 256,
             "weights": "params",

@@ -1,7 +1,8 @@
 """Evaluation of weights on every evaluation set, during training and of a stored checkpoint."""
 
-from collections.abc import Mapping
-from typing import Any
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 from etils import epath
@@ -31,13 +32,28 @@ NOT_OF_THE_WEIGHTS = (
 )
 
 
-def run_evaluators(evaluators: Mapping[str, list[Evaluator]], params: Any) -> dict[str, float]:
+class Measured(NamedTuple):
+    """What one evaluator found on one evaluation set: metric → fraction, and a line about it."""
+
+    name: str
+    metrics: Mapping[str, float]
+    text: str
+
+
+def run_evaluators(evaluators: Mapping[str, list[Evaluator]], params: Any) -> list[Measured]:
+    """Runs all evaluators of all sets, in their order."""
+    measured = []
+    for name, several in evaluators.items():
+        for evaluator in several:
+            metrics = evaluator.run(params)
+            measured.append(Measured(name, metrics, evaluator.text(metrics)))
+    return measured
+
+
+def flat_results(measured: Iterable[Measured]) -> dict[str, float]:
     """``{"heldout_vendor/i2t_r1": 0.12, ...}`` over all sets."""
     return {
-        f"{name}/{metric}": value
-        for name, several in evaluators.items()
-        for evaluator in several
-        for metric, value in evaluator.run(params).items()
+        f"{name}/{key}": value for name, metrics, _ in measured for key, value in metrics.items()
     }
 
 
@@ -53,25 +69,27 @@ def evaluated_part(config: ConfigDict) -> str:
 def evaluate_checkpoint(config: ConfigDict, workdir: str) -> dict[str, float]:
     """``--mode=eval``: the newest checkpoint of ``workdir`` (or a step folder) on ``config.eval.sets``.
 
-    Writes ``WORKDIR/eval-STEP.json`` and prints the figures.
+    Writes ``WORKDIR/eval-STEP.json`` and prints the figures; those of other sets that are in the file stay.
     """
     config = complete(config)
     part = evaluated_part(config)
     check_reachable(as_path(workdir), "--workdir=")
     path = checkpointing.find_checkpoint(workdir)
     with watched_phases() as watch:
-        results = _evaluate(config, path, part, watch)
+        measured = _evaluate(config, path, part, watch)
+    results = flat_results(measured)
     # A step folder lies in WORKDIR/checkpoints.
     folder = path.parent.parent if absolute(workdir) == path else epath.Path(workdir)
     target = folder / f"eval-{int(path.name)}.json"
-    write_results(target, results)
     if jax.process_index() == 0:
-        print(format_results(results))
+        write_results(target, _of_other_sets(target, evaluated=results) | results)
+    if jax.process_index() == 0:
+        print(format_results(measured))
         print(f"written to {target}")
     return results
 
 
-def _evaluate(config: ConfigDict, path: epath.Path, part: str, watch: Phases) -> dict[str, float]:
+def _evaluate(config: ConfigDict, path: epath.Path, part: str, watch: Phases) -> list[Measured]:
     with watch(phases.OPEN):
         tokenizer = Tokenizer.from_json(checkpointing.read_meta(path)["tokenizer"])
         layout = experiment.build_layout(config)
@@ -93,6 +111,21 @@ def _evaluate(config: ConfigDict, path: epath.Path, part: str, watch: Phases) ->
         return run_evaluators(evaluators, params)
 
 
+def _of_other_sets(path: epath.Path, *, evaluated: Mapping[str, float]) -> dict[str, float]:
+    try:
+        stored = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): move it away") from None
+    sets = {name.partition("/")[0] for name in evaluated}
+    return {
+        name: float("nan") if value is None else value
+        for name, value in stored.items()
+        if name.partition("/")[0] not in sets
+    }
+
+
 def _check_same_model(config: ConfigDict, path: epath.Path) -> None:
     """Refuses settings that fit the weights' shapes and are not those that they were trained with."""
     stored, given = (
@@ -107,22 +140,10 @@ def _check_same_model(config: ConfigDict, path: epath.Path) -> None:
         )
 
 
-def format_results(results: Mapping[str, float]) -> str:
-    """A table: a row an evaluation set, recalls in percent with their chance levels, then the patch predictor."""
-    lines = []
-    for name in dict.fromkeys(key.split("/")[0] for key in results):
-        get = lambda metric, name=name: 100 * results.get(f"{name}/{metric}", float("nan"))
-        line = f"{name:<18}"
-        for way, label in (("i2t", "image→text"), ("t2i", "text→image")):
-            if f"{name}/{way}_r1" in results:
-                recalls = " / ".join(f"{get(f'{way}_r{k}'):.1f}" for k in (1, 5, 10))
-                line += (
-                    f"  {label} R@1/5/10 {recalls}% (chance R@10 {get(f'{way}_chance_r10'):.1f})"
-                )
-        lines.append(line)
-        if f"{name}/pointing" in results:
-            lines.append(
-                f"{'':<18}  patches: AUC {get('auc') / 100:.3f} (chance 0.5), "
-                f"pointing game {get('pointing'):.1f}% (chance {get('pointing_chance'):.1f})"
-            )
+def format_results(measured: Iterable[Measured]) -> str:
+    """A table: each set with a line an evaluator."""
+    lines, before = [], None
+    for name, _, text in measured:
+        lines.append(f"{name if name != before else '':<18}  {text}")
+        before = name
     return "\n".join(lines)

@@ -19,7 +19,7 @@ from timix_jax.compile_cache import cache_use
 from timix_jax.config import MUTABLE_FIELDS, complete, flatten
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import located
-from timix_jax.evaluate import evaluated_part, format_results, run_evaluators
+from timix_jax.evaluate import evaluated_part, flat_results, format_results, run_evaluators
 from timix_jax.evaluators import Evaluator
 from timix_jax.experiment import Experiment
 from timix_jax.finite_check import FiniteCheck
@@ -88,7 +88,8 @@ def _train(
             if loop.preempted:
                 return {}
             with watch(phases.EVALUATE):
-                results = run_evaluators(evaluators, getattr(state, part))
+                measured = run_evaluators(evaluators, getattr(state, part))
+            results = flat_results(measured)
             writer.write(run.total_steps, results)
         with watch(phases.LAST_CHECKPOINT):
             checkpointer.wait()
@@ -97,7 +98,7 @@ def _train(
     if processes.is_first():
         with watch(phases.DRAW):
             _draw(run, params, folder)
-        print(f"\n{format_results(results)}\nwritten to {folder}")
+        print(f"\n{format_results(measured)}\nwritten to {folder}")
     return results
 
 
@@ -268,9 +269,9 @@ class Loop:
     def _evaluate(self, step: int, state: TrainState) -> None:
         jax.block_until_ready(state)
         with self._chrono.pause(), self._watch(phases.EVALUATE):
-            results = run_evaluators(self._evaluators, getattr(state, self._part))
-        self._writer.write(step, results)
-        self._printer.text(format_results(results))
+            measured = run_evaluators(self._evaluators, getattr(state, self._part))
+        self._writer.write(step, flat_results(measured))
+        self._printer.text(format_results(measured))
 
 
 def _draw(run: Experiment, params: Any, folder: epath.Path) -> None:

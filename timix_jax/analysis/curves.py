@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -19,6 +20,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from timix_jax.analysis.figures import COLOURS, INK, MUTED, STYLE, light_grid, save_png
 from timix_jax.errors import UserError
+from timix_jax.evaluators import curve_panels
 from timix_jax.remote import as_path
 
 LINE_STYLES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
@@ -121,7 +123,7 @@ def _quantity(unit: str, noisy: bool = False, from_zero: bool = False) -> Draw:
     return draw
 
 
-def _fractions(axes: Axes, curves: Mapping[str, Curve]) -> None:
+def _fractions(labels: Mapping[str, str], axes: Axes, curves: Mapping[str, Curve]) -> None:
     """Evaluations in percent: a colour a data set, a line style a direction or score."""
     sets = list(dict.fromkeys(name.rpartition("/")[0] for name in curves))
     metrics = list(dict.fromkeys(name.rpartition("/")[2] for name in curves))
@@ -140,23 +142,13 @@ def _fractions(axes: Axes, curves: Mapping[str, Curve]) -> None:
     axes.set_ylabel("%")
     entries = [Line2D([], [], color=colours[data], label=data) for data in sets if data]
     entries += [
-        Line2D([], [], color=MUTED, linestyle=styles[metric], label=METRICS.get(metric, metric))
+        Line2D([], [], color=MUTED, linestyle=styles[metric], label=labels[metric])
         for metric in metrics
     ]
     # Room for the legend above the curves.
     axes.set_ylim(0, axes.get_ylim()[1] * (1.1 + 0.12 * math.ceil(len(entries) / 2)))
     axes.set_yticks([tick for tick in axes.get_yticks() if tick <= 100])
     axes.legend(handles=entries, loc="upper left", ncols=2)
-
-
-METRICS = {
-    "i2t_r1": "image → text",
-    "t2i_r1": "text → image",
-    "i2t_r10": "image → text",
-    "t2i_r10": "text → image",
-    "auc": "AUC",
-    "pointing": "pointing game",
-}
 
 
 def _while_mixing(curves: dict[str, Curve]) -> dict[str, Curve]:
@@ -171,15 +163,17 @@ def _while_mixing(curves: dict[str, Curve]) -> dict[str, Curve]:
 def _panels(curves: Mapping[str, Curve]) -> list[_Panel]:
     """The panels for which there is something to draw, in reading order."""
 
-    def ending(*names: str) -> list[str]:
-        return [c for c in curves if c.rpartition("/")[2] in names]
-
     losses = [c for c in curves if c == "loss" or c.startswith("loss/")]
     panels = [
         _Panel("Training loss", losses, _losses),
-        _Panel("Recall at 1", ending("i2t_r1", "t2i_r1"), _fractions),
-        _Panel("Recall at 10", ending("i2t_r10", "t2i_r10"), _fractions),
-        _Panel("Patch predictor against boxes", ending("auc", "pointing"), _fractions),
+        *(
+            _Panel(
+                title,
+                [c for c in curves if c.rpartition("/")[2] in labels],
+                functools.partial(_fractions, labels),
+            )
+            for title, labels in curve_panels().items()
+        ),
         _Panel("Learning rate", ["lr"], _quantity("")),
         _Panel("Temperature", ["temperature"], _quantity("τ")),
         _Panel("Mixing weight", ["lambda"], _quantity("λ", noisy=True)),

@@ -1,11 +1,14 @@
 """Batches for evaluation: every image, every caption or every region once, in order.
 
 Pictures are the whole image, squashed to the size. Shapes are static: the last batch is padded and
-marked. A corrupt example stops the evaluation, since its figures would be of another set.
+marked. A corrupt example stops the evaluation, since its figures would be of another set. Several
+processes share the reading: each gets its own rows of the batches.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+import contextlib
+import itertools
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import grain
@@ -27,10 +30,36 @@ Batch = dict[str, np.ndarray]
 MOST_THREADS = 8
 
 
+class Share(NamedTuple):
+    """What one process reads: parts ``own`` of the ``parts`` equal ones that each batch is cut into.
+
+    Example i belongs to part i mod ``parts``. A batch thus depends on the number of parts, one for
+    each device, and not on how they are spread over processes.
+    """
+
+    parts: int = 1
+    own: tuple[int, ...] = (0,)
+
+
+WHOLE = Share()
+
+
 def image_batches(
-    source: Source, *, image_size: int, batch_size: int, num_threads: int = 0
+    source: Source,
+    *,
+    image_size: int,
+    batch_size: int,
+    share: Share = WHOLE,
+    num_threads: int = 0,
 ) -> Iterator[Batch]:
-    """Yields every image once.
+    """Yields every image of the share once; as many batches whatever the share.
+
+    Args:
+      source: the examples.
+      image_size: side S, pixels.
+      batch_size: rows of the batch of all processes; a multiple of ``share.parts``.
+      share: the rows that are read, b = batch_size / parts · len(own); by default all.
+      num_threads: 0: one for each core of this process.
 
     Returns:
       An iterator of image uint8 (b, S, S, 3), index int32 (b,) in the source, valid bool (b,).
@@ -39,50 +68,67 @@ def image_batches(
       UserError: a corrupt example.
     """
     cv2.setNumThreads(1)
+    step = np.arange(batch_size // share.parts) * share.parts
+    own = np.concatenate([part + step for part in share.own])
 
     def load(number: int) -> Batch:
-        indices = np.arange(number * batch_size, min((number + 1) * batch_size, len(source)))
-        images = np.zeros((batch_size, image_size, image_size, 3), np.uint8)
-        for row, index in enumerate(indices.tolist()):
-            images[row] = _read(source, index, lambda record: _picture(record, image_size))
-        padded = np.zeros(batch_size, np.int32)
-        padded[: len(indices)] = indices
-        return {"image": images, "index": padded, "valid": np.arange(batch_size) < len(indices)}
+        index = number * batch_size + own
+        valid = index < len(source)
+        images = np.zeros((len(own), image_size, image_size, 3), np.uint8)
+        for row in np.flatnonzero(valid).tolist():
+            images[row] = _read(
+                source, int(index[row]), lambda record: _picture(record, image_size)
+            )
+        return {
+            "image": images,
+            "index": np.where(valid, index, 0).astype(np.int32),
+            "valid": valid,
+        }
 
-    yield from _in_threads(-(-len(source) // batch_size), load, num_threads)
+    yield from _in_threads(-(-len(source) // batch_size), load, _threads(num_threads))
 
 
 def caption_batches(
-    source: Source, tokenizer: Tokenizer, *, max_tokens: int, batch_size: int, num_threads: int = 0
+    source: Source,
+    tokenizer: Tokenizer,
+    *,
+    max_tokens: int,
+    batch_size: int,
+    share: Share = WHOLE,
+    num_threads: int = 0,
 ) -> Iterator[Batch]:
-    """Yields every caption of every image once.
+    """Yields every caption of every image of the share once, at least one batch.
+
+    Arguments are those of `image_batches`; the number of batches differs between shares.
 
     Returns:
-      An iterator of tokens int32 (b, T), image_index int32 (b,) in the source, valid bool (b,).
+      An iterator of tokens int32 (b, T), index int32 (b,) of the caption's image in the source, valid
+      bool (b,).
 
     Raises:
       UserError: a corrupt example.
     """
 
-    def load(number: int) -> Batch:
+    def load(indices: Sequence[int]) -> Batch:
         captions, owners = [], []
-        for index in range(number * batch_size, min((number + 1) * batch_size, len(source))):
+        for index in indices:
             found = _read(source, index, lambda record: record.captions)
             captions.extend(found)
             owners.extend([index] * len(found))
         return {
             "tokens": tokenizer.encode(captions, max_tokens),
-            "image_index": np.array(owners, np.int32),
+            "index": np.array(owners, np.int32),
             "valid": np.ones(len(captions), bool),
         }
 
     padding = {
         "tokens": tokenizer.encode([""], max_tokens),
-        "image_index": np.zeros(1, np.int32),
+        "index": np.zeros(1, np.int32),
         "valid": np.zeros(1, bool),
     }
-    chunks = _in_threads(-(-len(source) // batch_size), load, num_threads)
-    yield from _rebatch(chunks, batch_size, padding)
+    yield from _share_batches(
+        range(len(source)), load, padding, batch_size, share, _threads(num_threads)
+    )
 
 
 def region_batches(
@@ -93,29 +139,37 @@ def region_batches(
     max_tokens: int,
     batch_size: int,
     max_regions: int,
+    share: Share = WHOLE,
     num_threads: int = 0,
 ) -> Iterator[Batch]:
-    """Yields every region of every example that has any; more than R regions take several rows.
+    """Yields every region of every annotated example of the share, at least one batch.
+
+    More than R = ``max_regions`` regions take several rows. Further arguments are those of
+    `image_batches`; the number of batches differs between shares.
 
     Returns:
       An iterator of image uint8 (b, S, S, 3), tokens int32 (b, R, T), boxes float32 (b, R, 4) x0,
-      y0, x1, y1 as fractions of the image, mask bool (b, R).
+      y0, x1, y1 as fractions of the image, mask bool (b, R), index int32 (b,) in the source, valid
+      bool (b,).
 
     Raises:
       UserError: a corrupt example.
     """
     cv2.setNumThreads(1)
     spec = ExampleSpec(image_size, max_tokens, tokenizer, Augment(), max_regions)
+    empty = _empty_region_row(spec)
 
-    def load(number: int) -> Batch:
-        rows = [_empty_region_row(spec)]
-        for index in range(number * batch_size, min((number + 1) * batch_size, len(source))):
-            rows.extend(_read(source, index, lambda record: _region_rows(record, spec)))
-        return {name: np.stack([row[name] for row in rows])[1:] for name in rows[0]}
+    def load(indices: Sequence[int]) -> Batch:
+        rows = [empty]
+        for index in indices:
+            marks = {"index": np.array(index, np.int32), "valid": np.array(True)}
+            found = _read(source, index, lambda record: _region_rows(record, spec))
+            rows.extend(row | marks for row in found)
+        return {name: np.stack([row[name] for row in rows])[1:] for name in empty}
 
-    padding = {name: value[None] for name, value in _empty_region_row(spec).items()}
-    chunks = _in_threads(-(-len(source) // batch_size), load, num_threads)
-    yield from _rebatch(chunks, batch_size, padding)
+    padding = {name: value[None] for name, value in empty.items()}
+    annotated = source.annotated.tolist()
+    yield from _share_batches(annotated, load, padding, batch_size, share, _threads(num_threads))
 
 
 def _empty_region_row(spec: ExampleSpec) -> Batch:
@@ -125,6 +179,8 @@ def _empty_region_row(spec: ExampleSpec) -> Batch:
         "tokens": pad_tokens([], spec.max_regions, spec),
         "boxes": boxes,
         "mask": mask,
+        "index": np.array(0, np.int32),
+        "valid": np.array(False),
     }
 
 
@@ -160,9 +216,42 @@ def _read(source: Source, index: int, use: Callable[[Record], Any]) -> Any:
         ) from error
 
 
+def _threads(given: int) -> int:
+    return given or min(max(2, available_cores()), MOST_THREADS)
+
+
+def _share_batches(
+    examples: Sequence[int],
+    load: Callable[[Sequence[int]], Batch],
+    padding: Batch,
+    batch_size: int,
+    share: Share,
+    num_threads: int,
+) -> Iterator[Batch]:
+    """The rows of the share: each part is filled with what its examples give, one after another."""
+    rows = batch_size // share.parts
+    threads = max(1, num_threads // len(share.own))
+
+    def stream(part: int) -> Generator[Batch, None, None]:
+        mine = examples[part :: share.parts]
+        chunks = _in_threads(
+            -(-len(mine) // rows), lambda n: load(mine[n * rows : (n + 1) * rows]), threads
+        )
+        return _rebatch(chunks, rows, padding)
+
+    empty = {name: np.repeat(row, rows, 0) for name, row in padding.items()}
+    with contextlib.ExitStack() as stack:
+        streams = [stack.enter_context(contextlib.closing(stream(part))) for part in share.own]
+        any_rows = False
+        for parts in itertools.zip_longest(*streams, fillvalue=empty):
+            any_rows = True
+            yield _concatenate(*parts)
+        if not any_rows:
+            yield _concatenate(*[empty] * len(share.own))
+
+
 def _in_threads(count: int, load: Callable[[int], Batch], num_threads: int) -> Iterator[Batch]:
-    """load(0), load(1), …, in order, made by threads ahead of need; 0: one for each core of this process."""
-    num_threads = num_threads or min(max(2, available_cores()), MOST_THREADS)
+    """load(0), load(1), …, in order, made by threads ahead of need."""
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads + 2)
     iterator = iter(grain.MapDataset.range(count).map(load).to_iter_dataset(options))
     try:
@@ -178,7 +267,9 @@ def first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def _rebatch(chunks: Iterator[Batch], batch_size: int, padding: Batch) -> Iterator[Batch]:
+def _rebatch(
+    chunks: Iterator[Batch], batch_size: int, padding: Batch
+) -> Generator[Batch, None, None]:
     """Batches of ``batch_size`` rows from chunks of any; the last is filled with ``padding``."""
     held: Batch | None = None
     for chunk in chunks:
@@ -195,5 +286,5 @@ def _rebatch(chunks: Iterator[Batch], batch_size: int, padding: Batch) -> Iterat
         yield _concatenate(held, fill)
 
 
-def _concatenate(first: Batch, second: Batch) -> Batch:
-    return {name: np.concatenate([rows, second[name]]) for name, rows in first.items()}
+def _concatenate(*batches: Batch) -> Batch:
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}

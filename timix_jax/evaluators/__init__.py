@@ -1,67 +1,37 @@
 """Evaluators by name: each measures one thing about the weights on one data source.
 
-A new evaluator is one module with a class (or function) that takes the keyword arguments of
-:func:`build_evaluator` and returns an object with ``run(params)``; one line in :data:`EVALUATORS`
-adds it.
+A new evaluator is one file with a frozen dataclass derived from `base.Evaluator`, and one line in `EVALUATORS`.
 """
 
-from __future__ import annotations
-
+import dataclasses
 import difflib
-import importlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from timix_jax.errors import UserError
+from timix_jax.evaluators.base import EvaluationInputs, Evaluator
+from timix_jax.evaluators.patch_text import PatchTextEvaluator
+from timix_jax.evaluators.retrieval import RetrievalEvaluator
 
-if TYPE_CHECKING:
-    import jax
+__all__ = [
+    "EVALUATORS",
+    "EvaluationInputs",
+    "Evaluator",
+    "build_evaluator",
+    "curve_panels",
+    "evaluator_class",
+]
 
-    from timix_jax.data.sources import Source
-    from timix_jax.data.tokenizers import Tokenizer
-    from timix_jax.models.dual_encoder import DualEncoder
-
-# Name -> "module:factory". A module is imported when it is asked for, so that a missing optional
-# dependency of one evaluator does not stop the others.
-EVALUATORS: dict[str, str] = {
-    "retrieval": "timix_jax.evaluators.retrieval:RetrievalEvaluator",
-    "patch_text": "timix_jax.evaluators.patch_text:PatchTextEvaluator",
+EVALUATORS: dict[str, type[Evaluator]] = {
+    "retrieval": RetrievalEvaluator,
+    "patch_text": PatchTextEvaluator,
 }
 
 
-class Evaluator(Protocol):
-    """One measurement of one data source, repeatable for any weights of one model."""
-
-    def run(self, params: Any) -> Mapping[str, float]:
-        """Measures ``params``: name -> fraction (0 to 1)."""
-        ...
-
-
-def build_evaluator(
-    name: str,
-    *,
-    model: DualEncoder,
-    source: Source,
-    tokenizer: Tokenizer,
-    mesh: jax.sharding.Mesh,
-    image_size: int,
-    max_tokens: int,
-    batch_size: int,
-) -> Evaluator:
-    """Makes the evaluator ``name`` for one model and one data source.
-
-    Args:
-      name: a key of :data:`EVALUATORS`.
-      model: the pure functions of the model.
-      source: the examples; each evaluator reads all of those that it can use.
-      tokenizer: turns captions into tokens as in training.
-      mesh: devices over which a batch is split; batches are enlarged to a multiple of their number.
-      image_size: side of the square images, pixels.
-      max_tokens: tokens a caption.
-      batch_size: images a batch.
+def evaluator_class(name: str) -> type[Evaluator]:
+    """The class called ``name``.
 
     Raises:
-      UserError: an unknown name, or a source that the evaluator cannot use (empty, without boxes).
+      UserError: an unknown name; the message has the nearest that is known.
     """
     if name not in EVALUATORS:
         close = difflib.get_close_matches(name, EVALUATORS, n=1)
@@ -69,13 +39,40 @@ def build_evaluator(
         raise UserError(
             f"Unknown evaluator {name!r}; known are {', '.join(sorted(EVALUATORS))}: {hint}"
         )
-    module, factory = EVALUATORS[name].split(":")
-    return getattr(importlib.import_module(module), factory)(
-        model=model,
-        source=source,
-        tokenizer=tokenizer,
-        mesh=mesh,
-        image_size=image_size,
-        max_tokens=max_tokens,
-        batch_size=batch_size,
-    )
+    return EVALUATORS[name]
+
+
+def build_evaluator(name: str, inputs: EvaluationInputs, **options: Any) -> Evaluator:
+    """Makes the evaluator ``name`` for one model and one data source.
+
+    Args:
+      name: a key of `EVALUATORS`.
+      inputs: what every evaluator is given.
+      **options: settings of its own, fields of its class, such as ``block=1024``.
+
+    Raises:
+      UserError: an unknown name or option, a value out of range, or a source that the evaluator cannot use (empty,
+        without boxes).
+
+    **Example:**
+
+        build_evaluator("retrieval", EvaluationInputs(model, source, tokenizer, mesh, ...)).run(params)["i2t_r1"]
+    """
+    kind = evaluator_class(name)
+    valid = [field.name for field in dataclasses.fields(kind) if field.name != "inputs"]
+    unknown = [option for option in options if option not in valid]
+    if unknown:
+        raise UserError(
+            f"evaluator {name!r} has no option {unknown[0]!r}; "
+            f"its options: {', '.join(valid) or 'none'}"
+        )
+    return kind(inputs, **options)
+
+
+def curve_panels() -> dict[str, dict[str, str]]:
+    """What the training curves draw of all evaluators: title of a panel → metric → its name in the legend."""
+    panels: dict[str, dict[str, str]] = {}
+    for kind in EVALUATORS.values():
+        for title, metrics in kind.panels.items():
+            panels.setdefault(title, {}).update(metrics)
+    return panels

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import collections
-from typing import TYPE_CHECKING, Any, NamedTuple
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from jax.sharding import Mesh
 
 from timix_jax.data.evaluation import region_batches
 from timix_jax.errors import UserError
+from timix_jax.evaluators.base import Evaluator
 from timix_jax.evaluators.localisation import pointing, roc_auc
-from timix_jax.evaluators.placement import batch_sharding, divisible, place, replicated
+from timix_jax.evaluators.placement import divisible, own_share
+from timix_jax.evaluators.sweep import Arrays, Compute, jitted, sweep
 from timix_jax.objectives.patch_labels import patch_labels
 
 if TYPE_CHECKING:
     from timix_jax.data.sources import Source
-    from timix_jax.data.tokenizers import Tokenizer
     from timix_jax.models.dual_encoder import DualEncoder
-
-MAX_REGIONS = 5
-"""Regions an image, as in training (paper §2)."""
 
 
 class RegionScores(NamedTuple):
@@ -65,36 +65,47 @@ def score_regions(
     )
 
 
-class PatchTextEvaluator:
-    """AUC and pointing game over the regions of ``source`` (see :func:`build_evaluator`)."""
+@dataclasses.dataclass(frozen=True)
+class PatchTextEvaluator(Evaluator):
+    """AUC and pointing game over the regions of the source.
 
-    def __init__(
-        self,
-        *,
-        model: DualEncoder,
-        source: Source,
-        tokenizer: Tokenizer,
-        mesh: Mesh,
-        image_size: int,
-        max_tokens: int,
-        batch_size: int,
-    ) -> None:
-        """Compiles nothing yet; raises UserError for a source without boxes."""
-        if len(source.annotated) == 0:
+    Raises:
+      UserError: a source without boxes.
+    """
+
+    panels: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "Patch predictor against boxes": {"auc": "AUC", "pointing": "pointing game"}
+    }
+
+    @classmethod
+    def applies_to(cls, source: Source) -> bool:
+        """Whether it has boxes."""
+        return len(source.annotated) > 0
+
+    def __post_init__(self) -> None:
+        if not self.applies_to(self.inputs.source):
             raise UserError(
-                f"Evaluation set {source.name!r} has no boxes: "
+                f"Evaluation set {self.inputs.source.name!r} has no boxes: "
                 "patch_text needs regions, so give it annotated data or leave the evaluator out."
             )
-        self._source, self._tokenizer, self._mesh = source, tokenizer, mesh
-        self._image_size, self._max_tokens = image_size, max_tokens
-        self._batch_size = divisible(batch_size, mesh)
 
-        def score(
-            params: Any, images: jax.Array, tokens: jax.Array, boxes: jax.Array
-        ) -> RegionScores:
-            return score_regions(model, params, images, tokens, boxes)
+    def text(self, metrics: Mapping[str, float]) -> str:
+        """Figures of the patch predictor with their chance levels."""
+        hits, chance = 100 * metrics["pointing"], 100 * metrics["pointing_chance"]
+        return (
+            f"patches: AUC {metrics['auc']:.3f} (chance 0.5), "
+            f"pointing game {hits:.1f}% (chance {chance:.1f})"
+        )
 
-        self._score = jax.jit(score, out_shardings=replicated(mesh))
+    @functools.cached_property
+    def _score(self) -> Compute:
+        model = self.inputs.model
+
+        def score(params: Any, batch: Arrays) -> Arrays:
+            scored = score_regions(model, params, batch["image"], batch["tokens"], batch["boxes"])
+            return {"mask": batch["mask"], **scored._asdict()}
+
+        return jitted(score, self.inputs.mesh)
 
     def run(self, params: Any) -> dict[str, float]:
         """Means over regions, as fractions.
@@ -109,50 +120,51 @@ class PatchTextEvaluator:
         Raises:
           UserError: no region is left to measure.
         """
-        sharding = batch_sharding(self._mesh)
+        mesh = self.inputs.mesh
+        share = own_share(mesh)
         batches = region_batches(
-            self._source,
-            self._tokenizer,
-            image_size=self._image_size,
-            max_tokens=self._max_tokens,
-            batch_size=self._batch_size,
-            max_regions=MAX_REGIONS,
+            self.inputs.source,
+            self.inputs.tokenizer,
+            image_size=self.inputs.image_size,
+            max_tokens=self.inputs.max_tokens,
+            batch_size=divisible(self.inputs.batch_size, mesh),
+            max_regions=self.inputs.max_regions,
+            share=share,
         )
         values: dict[str, list[np.ndarray]] = collections.defaultdict(list)
+        examples: list[np.ndarray] = []
         regions = 0
-        for batch in batches:
-            valid = batch["mask"].reshape(-1)
-            inputs = (batch[name] for name in ("image", "tokens", "boxes"))
-            scored = self._score(params, *(place(x, sharding) for x in inputs))
-            labels = np.asarray(scored.labels)
-            tells = valid & ~labels.all(axis=1)
+        for scored in sweep(self._score, params, batches, share, mesh):
+            valid = (scored["mask"] & scored["valid"][:, None]).reshape(-1)
+            tells = valid & ~scored["labels"].all(axis=1)
             regions += int(np.sum(valid))
-            for name, value in _region_metrics(scored, labels, tells).items():
+            examples.append(np.repeat(scored["index"], scored["mask"].shape[1])[tells])
+            for name, value in _region_metrics(scored, tells).items():
                 values[name].append(value)
-        means = {name: np.concatenate(parts) for name, parts in values.items()}
-        kept = len(means["auc"]) if means else 0
+        # In the order of the source, for the same sums on any number of devices.
+        order = np.argsort(np.concatenate(examples), kind="stable")
+        means = {name: np.concatenate(parts)[order] for name, parts in values.items()}
+        kept = len(order)
         if kept == 0:
             raise UserError(
-                f"Evaluation set {self._source.name!r} has no box smaller than its image: "
+                f"Evaluation set {self.inputs.source.name!r} has no box smaller than its image: "
                 "patch_text has nothing to measure, so leave the evaluator out."
             )
         if kept < regions:
             logging.info(
                 "%s: patch_text leaves out %d of %d regions that touch every patch",
-                self._source.name,
+                self.inputs.source.name,
                 regions - kept,
                 regions,
             )
         return {name: float(np.mean(value)) for name, value in means.items()}
 
 
-def _region_metrics(
-    scored: RegionScores, labels: np.ndarray, tells: np.ndarray
-) -> dict[str, np.ndarray]:
+def _region_metrics(scored: dict[str, np.ndarray], tells: np.ndarray) -> dict[str, np.ndarray]:
     """Metric -> float (k,) of the k regions chosen by ``tells`` bool (K,)."""
-    labels = labels[tells]
-    predictor = np.asarray(scored.predictor, np.float32)[tells]
-    similarity = np.asarray(scored.similarity, np.float32)[tells]
+    labels = scored["labels"][tells]
+    predictor = scored["predictor"].astype(np.float32)[tells]
+    similarity = scored["similarity"].astype(np.float32)[tells]
     return {
         "auc": roc_auc(predictor, labels),
         "auc_chance": np.full(len(labels), 0.5),

@@ -1,20 +1,20 @@
-"""Evaluation batches on the mesh: split over every device, results whole on each."""
+"""Evaluation batches on the mesh: split over every device, read by the process that has it."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from timix_jax.data.evaluation import Share
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Splits the leading axis over all axes of the mesh."""
+
+def split_over_all(mesh: Mesh) -> NamedSharding:
+    """Splits the leading axis over all axes of the mesh, also those that training batches are whole on."""
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device, so that every process can read it."""
-    return NamedSharding(mesh, PartitionSpec())
 
 
 def divisible(size: int, mesh: Mesh) -> int:
@@ -22,9 +22,33 @@ def divisible(size: int, mesh: Mesh) -> int:
     return -(-size // mesh.size) * mesh.size
 
 
+def own_share(mesh: Mesh) -> Share:
+    """The parts of each batch that lie on devices of this process, in the order of `split_over_all`."""
+    here = jax.process_index()
+    own = [n for n, device in enumerate(mesh.devices.flat) if device.process_index == here]
+    return Share(mesh.size, tuple(own))
+
+
 def place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
     """A host array, equal on every process, as a global array; a device gets only its part."""
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def place_share(batch: Mapping[str, np.ndarray], share: Share, mesh: Mesh) -> dict[str, jax.Array]:
+    """The rows (b, ...) of `own_share` of each process as global arrays (B, ...) over all devices."""
+    sharding = split_over_all(mesh)
+
+    def put(local: np.ndarray) -> jax.Array:
+        rows = len(local) // len(share.own)
+
+        def part(index: Any) -> np.ndarray:
+            own = share.own.index((index[0].start or 0) // rows)
+            return local[own * rows : (own + 1) * rows]
+
+        shape = (rows * share.parts, *local.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    return {name: put(local) for name, local in batch.items()}
 
 
 def pad_rows(array: np.ndarray, rows: int, fill: int = 0) -> np.ndarray:

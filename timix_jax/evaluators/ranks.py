@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from timix_jax.evaluators.placement import batch_sharding, divisible, pad_rows, place, replicated
+from timix_jax.evaluators.placement import divisible, pad_rows, place, split_over_all
+from timix_jax.parallel.mesh import replicated
 
 MISS = np.iinfo(np.int32).max
 """The rank of a query whose positives have no similarity (NaN): beyond every k."""
@@ -73,7 +74,7 @@ def _count_ahead(
 @functools.cache
 def _jitted_count_ahead(mesh: Mesh) -> Callable[..., jax.Array]:
     """Queries split over the mesh, candidates whole; one compilation a mesh and block shape."""
-    split, whole = batch_sharding(mesh), replicated(mesh)
+    split, whole = split_over_all(mesh), replicated(mesh)
     return jax.jit(
         _count_ahead, in_shardings=(split, split, split, whole, whole), out_shardings=whole
     )
@@ -88,7 +89,7 @@ def _ranks_one_way(
     mesh: Mesh,
     block: int,
 ) -> np.ndarray:
-    split, whole = batch_sharding(mesh), replicated(mesh)
+    split, whole = split_over_all(mesh), replicated(mesh)
     width = min(block, len(candidates))
     blocks = -(-len(candidates) // width)
     embeddings = pad_rows(candidates, blocks * width).reshape(blocks, width, -1)

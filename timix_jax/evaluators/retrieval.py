@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from timix_jax.data.evaluation import caption_batches, image_batches
 from timix_jax.data.memory import check_fits_memory
 from timix_jax.errors import UserError
-from timix_jax.evaluators.placement import batch_sharding, divisible, place, replicated
+from timix_jax.evaluators.base import Evaluator
+from timix_jax.evaluators.placement import divisible, own_share
 from timix_jax.evaluators.ranks import Ranks, retrieval_ranks
-
-if TYPE_CHECKING:
-    from timix_jax.data.sources import Source
-    from timix_jax.data.tokenizers import Tokenizer
-    from timix_jax.models.dual_encoder import DualEncoder
+from timix_jax.evaluators.sweep import Arrays, Compute, jitted, sweep
 
 RECALL_AT = (1, 5, 10)
 
@@ -54,47 +51,42 @@ def recall_metrics(ranks: Ranks, image_index: np.ndarray) -> dict[str, float]:
     return metrics
 
 
-class RetrievalEvaluator:
-    """R@1/5/10 both ways on every image and caption of ``source`` (see :func:`build_evaluator`).
+@dataclasses.dataclass(frozen=True)
+class RetrievalEvaluator(Evaluator):
+    """R@1/5/10 both ways on every image and caption of the source.
 
-    Example:
-      evaluator = RetrievalEvaluator(model=model, source=source, tokenizer=tokenizer, mesh=mesh,
-                                     image_size=64, max_tokens=24, batch_size=128)
-      evaluator.run(params)["i2t_r1"]
+    Attributes:
+      inputs: see `EvaluationInputs`.
+      block: rows and columns of the part of the similarity matrix that exists at a time.
+
+    Raises:
+      UserError: a source that is empty or does not fit into memory, or a block below 1.
+
+    **Example:**
+
+        RetrievalEvaluator(inputs).run(params)["i2t_r1"]
     """
 
-    def __init__(
-        self,
-        *,
-        model: DualEncoder,
-        source: Source,
-        tokenizer: Tokenizer,
-        mesh: Mesh,
-        image_size: int,
-        max_tokens: int,
-        batch_size: int,
-    ) -> None:
-        """Compiles nothing yet; raises UserError for a source that is empty or does not fit into memory."""
+    block: int = 2048
+
+    panels: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "Recall at 1": {"i2t_r1": "image → text", "t2i_r1": "text → image"},
+        "Recall at 10": {"i2t_r10": "image → text", "t2i_r10": "text → image"},
+    }
+
+    def __post_init__(self) -> None:
+        source = self.inputs.source
+        if self.block < 1:
+            raise UserError(
+                f"config.eval.options.retrieval.block={self.block}: give at least 1, such as 2048"
+            )
         if len(source) == 0:
             raise UserError(
                 f"Evaluation set {source.name!r} is empty: "
                 "retrieval needs at least one image with a caption."
             )
-        self._source, self._tokenizer, self._mesh = source, tokenizer, mesh
-        self._image_size, self._max_tokens = image_size, max_tokens
-        self._batch_size = divisible(batch_size, mesh)
         # At the least a caption an image: refused now, and not after hours of training.
-        self._check_memory(model.embed_dim, captions_an_image=1)
-
-        def encode_images(params: Any, images: jax.Array) -> jax.Array:
-            return model.encode_patches(params, model.embed_patches(params, images)).embedding
-
-        def encode_texts(params: Any, tokens: jax.Array) -> jax.Array:
-            return model.encode_text(params, tokens).embedding
-
-        # Inputs carry their sharding; outputs are whole, so that every process can read them.
-        self._encode_images = jax.jit(encode_images, out_shardings=replicated(mesh))
-        self._encode_texts = jax.jit(encode_texts, out_shardings=replicated(mesh))
+        self._check_memory(self.inputs.model.embed_dim, captions_an_image=1)
 
     def run(self, params: Any) -> dict[str, float]:
         """Recall of ``params`` (on the mesh): i2t_r1 ... t2i_r10, mean_recall, and chance levels.
@@ -104,61 +96,90 @@ class RetrievalEvaluator:
         """
         texts, image_index = self._texts(params)
         images = self._images(params, dim=texts.shape[1])
-        ranks = retrieval_ranks(images, texts, image_index, self._mesh)
+        ranks = retrieval_ranks(images, texts, image_index, self.inputs.mesh, self.block)
         return recall_metrics(ranks, image_index)
 
+    def text(self, metrics: Mapping[str, float]) -> str:
+        """Recalls in percent, each with its chance level."""
+        parts = []
+        for way, label in (("i2t", "image→text"), ("t2i", "text→image")):
+            recalls = " / ".join(f"{100 * metrics[f'{way}_r{k}']:.1f}" for k in RECALL_AT)
+            chance = 100 * metrics[f"{way}_chance_r10"]
+            parts.append(f"{label} R@1/5/10 {recalls}% (chance R@10 {chance:.1f})")
+        return "  ".join(parts)
+
+    @functools.cached_property
+    def _encode_images(self) -> Compute:
+        model = self.inputs.model
+
+        def encode(params: Any, batch: Arrays) -> Arrays:
+            patches = model.embed_patches(params, batch["image"])
+            return {"embedding": model.encode_patches(params, patches).embedding}
+
+        return jitted(encode, self.inputs.mesh)
+
+    @functools.cached_property
+    def _encode_texts(self) -> Compute:
+        model = self.inputs.model
+
+        def encode(params: Any, batch: Arrays) -> Arrays:
+            return {"embedding": model.encode_text(params, batch["tokens"]).embedding}
+
+        return jitted(encode, self.inputs.mesh)
+
     def _texts(self, params: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings float32 (M,D) of every caption; int32 (M,), the image of each."""
+        """Embeddings float32 (M,D) of every caption, in the order of the source; int32 (M,), the image of each."""
+        mesh = self.inputs.mesh
+        share = own_share(mesh)
         batches = caption_batches(
-            self._source,
-            self._tokenizer,
-            max_tokens=self._max_tokens,
-            batch_size=self._batch_size,
+            self.inputs.source,
+            self.inputs.tokenizer,
+            max_tokens=self.inputs.max_tokens,
+            batch_size=divisible(self.inputs.batch_size, mesh),
+            share=share,
         )
         texts: list[np.ndarray] = []
         image_index: list[np.ndarray] = []
-        for encoded, batch in self._encoded(self._encode_texts, params, batches, "tokens"):
+        for encoded in sweep(self._encode_texts, params, batches, share, mesh):
+            captions = encoded["index"][encoded["valid"]]
             if not texts:
-                captions = batch["image_index"][batch["valid"]]
-                self._check_memory(encoded.shape[1], len(captions) / len(np.unique(captions)))
-            texts.append(encoded[batch["valid"]])
-            image_index.append(batch["image_index"][batch["valid"]])
-        return np.concatenate(texts), np.concatenate(image_index)
+                if not len(captions):
+                    raise UserError(
+                        f"Evaluation set {self.inputs.source.name!r} has no captions: "
+                        "retrieval needs at least one, so leave the evaluator out."
+                    )
+                self._check_memory(
+                    encoded["embedding"].shape[1], len(captions) / len(np.unique(captions))
+                )
+            texts.append(encoded["embedding"][encoded["valid"]])
+            image_index.append(captions)
+        owners = np.concatenate(image_index)
+        # Each device had captions of images of its own; those of one image are in their order.
+        order = np.argsort(owners, kind="stable")
+        return np.concatenate(texts)[order], owners[order]
 
     def _images(self, params: Any, dim: int) -> np.ndarray:
         """Embeddings float32 (N,D) in the order of the source."""
+        mesh = self.inputs.mesh
+        share = own_share(mesh)
         batches = image_batches(
-            self._source, image_size=self._image_size, batch_size=self._batch_size
+            self.inputs.source,
+            image_size=self.inputs.image_size,
+            batch_size=divisible(self.inputs.batch_size, mesh),
+            share=share,
         )
         # An image that the batches left out would be a miss.
-        images = np.full((len(self._source), dim), np.nan, np.float32)
-        for encoded, batch in self._encoded(self._encode_images, params, batches, "image"):
-            images[batch["index"][batch["valid"]]] = encoded[batch["valid"]]
+        images = np.full((len(self.inputs.source), dim), np.nan, np.float32)
+        for encoded in sweep(self._encode_images, params, batches, share, mesh):
+            valid = encoded["valid"]
+            images[encoded["index"][valid]] = encoded["embedding"][valid]
         return images
 
     def _check_memory(self, dim: int, captions_an_image: float) -> None:
-        images = len(self._source)
+        images = len(self.inputs.source)
         captions = int(images * captions_an_image)
         # Three copies at the most: as batches, in one piece, on the devices.
         check_fits_memory(
             3 * 4 * dim * (images + captions),
-            f"Retrieval on {self._source.name}: {images} images and about {captions} captions",
+            f"Retrieval on {self.inputs.source.name}: {images} images and about {captions} captions",
         )
-
-    def _encoded(
-        self,
-        encode: Callable[[Any, jax.Array], jax.Array],
-        params: Any,
-        batches: Iterable[Mapping[str, np.ndarray]],
-        field: str,
-    ) -> Iterator[tuple[np.ndarray, Mapping[str, np.ndarray]]]:
-        """(embeddings (b,D), batch) pairs; the devices work on one while the last one is read."""
-        sharding = batch_sharding(self._mesh)
-        before: tuple[jax.Array, Mapping[str, np.ndarray]] | None = None
-        for batch in batches:
-            embeddings = encode(params, place(batch[field], sharding))
-            if before is not None:
-                yield np.asarray(before[0]), before[1]
-            before = embeddings, batch
-        if before is not None:
-            yield np.asarray(before[0]), before[1]

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from timix_jax.data.sources import open_source
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import UserError, located
-from timix_jax.evaluators import Evaluator, build_evaluator
+from timix_jax.evaluators import EvaluationInputs, Evaluator, build_evaluator, evaluator_class
 from timix_jax.models.dual_encoder import DualEncoder
 
 
@@ -20,25 +20,33 @@ def build_evaluators(
     model = dataclasses.replace(model, microbatches=1)  # there are no activations to keep
     for entry in config.eval.sets:
         name, equals, spec = entry.partition("=")
-        if not equals or not name or name in built:
-            raise UserError(f"config.eval.sets: {entry!r}; write NAME=SOURCE, each name once")
+        if not equals or not name or name in built or "/" in name:
+            raise UserError(
+                f"config.eval.sets: {entry!r}; write NAME=SOURCE, each name once and without '/'"
+            )
         with located("config.eval.sets: "):
             source = open_source(spec)
         if len(source) == 0:
             raise UserError(f"config.eval.sets: {entry!r} is empty")
+        inputs = EvaluationInputs(
+            model=model,
+            source=source,
+            tokenizer=tokenizer,
+            mesh=mesh,
+            image_size=config.model.image.size,
+            max_tokens=config.model.text.max_tokens,
+            batch_size=config.eval.batch_size,
+            max_regions=config.regions.max_regions,
+        )
         with located(f"config.eval, {name}: "):
             built[name] = [
-                build_evaluator(
-                    kind,
-                    model=model,
-                    source=source,
-                    tokenizer=tokenizer,
-                    mesh=mesh,
-                    image_size=config.model.image.size,
-                    max_tokens=config.model.text.max_tokens,
-                    batch_size=config.eval.batch_size,
-                )
+                build_evaluator(kind, inputs, **config.eval.options[kind].to_dict())
                 for kind in config.eval.evaluators
-                if kind != "patch_text" or len(source.annotated)  # that one needs boxes
+                if evaluator_class(kind).applies_to(source)
             ]
+        if not built[name]:
+            raise UserError(
+                f"config.eval.evaluators={tuple(config.eval.evaluators)!r}: none can use the set {name!r}; name one"
+                " that can, such as 'retrieval'"
+            )
     return built

@@ -1,0 +1,109 @@
+"""Evaluation by two processes: each reads its half, and the figures are those of one process, bit for bit."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+from lookup_model import GreySource, LookupModel, NumberTokenizer
+from process_runs import ROOT, environment_of, free_port
+
+from timix_jax.data.record_schema import Region
+from timix_jax.evaluators import EvaluationInputs, build_evaluator
+from timix_jax.parallel.mesh import make_mesh
+
+IMAGES = 13
+
+
+class NotedSource(GreySource):
+    """Notes what is read of it."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.read = set()
+
+    def __getitem__(self, index):
+        self.read.add(index)
+        return super().__getitem__(index)
+
+
+def measure():
+    """Figures and the examples read, of both evaluators; the first images have most captions and regions."""
+    rng = np.random.default_rng(0)
+    counts = [9 if i % 4 == 0 else 1 for i in range(IMAGES)]
+    captions = np.split(rng.permutation(sum(counts)), np.cumsum(counts)[:-1])
+    regions = [
+        [Region(str(n), (2.0 * (n % 3), 0.0, 2.0, 4.0 + 2 * (n % 2))) for n in range(count)]
+        if i % 3 == 0
+        else []
+        for i, count in enumerate(counts)
+    ]
+    params = {
+        "images": rng.normal(size=(IMAGES, 6)).astype(np.float32),
+        "texts": rng.normal(size=(sum(counts), 6)).astype(np.float32),
+        "logits": rng.normal(size=(IMAGES, sum(counts), 16)).astype(np.float32),
+        "patches": rng.normal(size=(IMAGES, 16, 6)).astype(np.float32),
+    }
+    found = {}
+    for name in ("retrieval", "patch_text"):
+        source = NotedSource(captions, regions)
+        inputs = EvaluationInputs(
+            model=LookupModel(4),
+            source=source,
+            tokenizer=NumberTokenizer(),
+            mesh=make_mesh(fsdp=2),
+            image_size=8,
+            max_tokens=4,
+            batch_size=4,
+            max_regions=2,
+        )
+        metrics = build_evaluator(name, inputs).run(params)
+        found[name] = {"metrics": metrics, "read": sorted(source.read)}
+    return found
+
+
+def run_processes(count, devices):
+    """What `measure` finds on each of ``count`` processes of ``devices`` devices."""
+    address = f"127.0.0.1:{free_port()}"
+    running = [
+        subprocess.Popen(
+            [sys.executable, __file__, address, str(count), str(index)],
+            env={**os.environ, **environment_of(devices)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for index in range(count)
+    ]
+    try:
+        outputs = [process.communicate(timeout=300) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    for process, (_, errors) in zip(running, outputs, strict=True):
+        assert process.returncode == 0, errors[-3000:]
+    # Gloo writes to the standard output, too.
+    return [json.loads(out[out.index("found:") :].split("\n")[0][6:]) for out, _ in outputs]
+
+
+def test_two_processes_share_the_reading():
+    (one,) = run_processes(1, 4)
+    two = run_processes(2, 2)
+    for name in ("retrieval", "patch_text"):
+        assert all(process[name]["metrics"] == one[name]["metrics"] for process in two)
+        first, second = (process[name]["read"] for process in two)
+        assert sorted(first + second) == one[name]["read"]
+        assert first
+        assert second
+    assert one["retrieval"]["read"] == list(range(IMAGES))
+    assert one["patch_text"]["read"] == [0, 3, 6, 9, 12]
+
+
+if __name__ == "__main__":
+    coordinator, processes, index = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    if processes > 1:
+        jax.distributed.initialize(coordinator, processes, index)
+    print(f"\nfound:{json.dumps(measure())}", flush=True)
