@@ -11,6 +11,7 @@ from timix_jax.parallel.mesh import (
     batch_shards,
     check_batch_size,
     make_mesh,
+    own_rows,
     put_batch,
     replicated,
 )
@@ -65,6 +66,49 @@ def test_put_batch_cuts_the_leading_axis():
     assert placed["image"].dtype == np.uint8
     assert {shard.data.shape for shard in placed["image"].addressable_shards} == {(4, 3)}
     assert placed["image"].sharding.is_equivalent_to(batch_sharding(mesh), 2)
+
+
+class Chip:
+    def __init__(self, process_index):
+        self.process_index = process_index
+
+
+class MeshOfProcesses:
+    """Which process has the device at each place of a mesh."""
+
+    def __init__(self, processes):
+        self.devices = np.vectorize(Chip, otypes=[object])(np.array(processes))
+        self.shape = dict(zip(("data", "fsdp", "tensor"), self.devices.shape, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("processes", "rows"),
+    [
+        ([[[0]], [[0]], [[1]], [[1]]], {0: [0, 1, 2, 3], 1: [4, 5, 6, 7]}),
+        ([[[0]], [[1]], [[0]], [[1]]], {0: [0, 1, 4, 5], 1: [2, 3, 6, 7]}),  # not one block
+        ([[[0, 1]], [[0, 1]]], {0: list(range(8)), 1: list(range(8))}),  # tensor over both
+        ([[[0, 0], [1, 1]], [[1, 1], [0, 0]]], {0: [0, 1, 6, 7], 1: [2, 3, 4, 5]}),
+    ],
+)
+def test_rows_of_a_process_follow_the_mesh(processes, rows):
+    for process, expected in rows.items():
+        assert own_rows(MeshOfProcesses(processes), 8, process).tolist() == expected
+
+
+def test_rows_of_a_tpu_slice_are_all_held_and_as_the_sharding_says():
+    pytest.importorskip("libtpu")
+    from timix_jax.topology import slice_devices
+
+    devices = slice_devices("v6e:4x4")
+    for fsdp, tensor in ((1, 1), (2, 2), (1, 8), (4, 4)):
+        mesh = make_mesh(devices, fsdp=fsdp, tensor=tensor)
+        expected = {}
+        for device, index in batch_sharding(mesh).devices_indices_map((64,)).items():
+            rows = range(64)[index[0]]
+            expected.setdefault(device.process_index, set()).update(rows)
+        assert len(expected) == 4
+        for process, rows in expected.items():
+            assert own_rows(mesh, 64, process).tolist() == sorted(rows)
 
 
 def test_replicated():

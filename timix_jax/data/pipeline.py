@@ -2,10 +2,10 @@
 
 The order of the examples and the draws of the augmentation are functions of (seed, position) only.
 So resuming is seeking to the step, and the global batch of a step is the same on any number of
-processes: process h of n holds the h-th of its n blocks of rows.
+processes: each makes the rows of it that its devices hold.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,8 +41,7 @@ def make_train_iterator(
     region_batch_size: int = 0,
     max_regions: int = 5,
     region_max_tokens: int | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
+    own_rows: Callable[[int], Sequence[int] | np.ndarray] = range,
     num_threads: int = 2,
     num_processes: int = 0,
     start_step: int = 0,
@@ -66,15 +65,15 @@ def make_train_iterator(
       region_batch_size: annotated images a step, over all processes; 0 = no second stream.
       max_regions: rows for boxes.
       region_max_tokens: length of a region's token row, Tr; phrases are short. None = max_tokens.
-      process_index: this process.
-      process_count: number of processes.
+      own_rows: size of a global batch → the rows of it that this process makes, ascending; all, or
+        `parallel.mesh.own_rows`.
       num_threads: decoding threads, each at work on a batch.
       num_processes: processes in place of these threads; 0 = none. See ``loader_processes``.
       start_step: step of the first batch.
 
     Returns:
-      An iterator of numpy batches, with B = batch_size / process_count and
-      P = region_batch_size / process_count: image uint8 (B, S, S, 3), tokens int32 (B, T),
+      An iterator of numpy batches, with B and P the numbers of its rows of batch_size and
+      region_batch_size: image uint8 (B, S, S, 3), tokens int32 (B, T),
       example_id int64 (B,), the index in the concatenation of the sources; with boxes also boxes
       float32 (B, M, 4) x0, y0, x1, y1 as fractions and box_mask bool (B, M); with a second stream
       also regions: image uint8 (P, S, S, 3), tokens int32 (P, R, Tr), boxes float32 (P, R, 4), mask
@@ -84,9 +83,7 @@ def make_train_iterator(
       UserError: an empty source, fewer examples than a batch, sizes that do not divide; with
         processes, a source that cannot be pickled.
     """
-    _check_sizes(
-        batch_size, region_batch_size, image_size, max_tokens, process_index, process_count
-    )
+    _check_sizes(batch_size, region_batch_size, image_size, max_tokens)
     _check_sources(sources, weights)
     # Each loader thread decodes by itself; OpenCV's own threads on top would only compete.
     cv2.setNumThreads(1)
@@ -100,9 +97,8 @@ def make_train_iterator(
         raise UserError(f"{_names(sources)}: {count} examples, fewer than batch_size={batch_size}")
 
     def host_batches(dataset: grain.MapDataset, global_size: int) -> grain.MapDataset:
-        rows = global_size // process_count
-        local = ProcessRows(dataset, global_size, process_index * rows, rows)
-        return local.batch(rows, drop_remainder=True)
+        rows = own_rows(global_size)
+        return ProcessRows(dataset, global_size, rows).batch(len(rows), drop_remainder=True)
 
     stream = shuffled_examples(readers, weights, seeds[0])
     stream = stream.random_map(MakeExamples(readers, pair_example, spec), seed=seeds[1])
@@ -146,8 +142,6 @@ def _check_sizes(
     region_batch_size: int,
     image_size: int,
     max_tokens: int,
-    process_index: int,
-    process_count: int,
 ) -> None:
     for name, value, least in (
         ("batch_size", batch_size, 1),
@@ -157,11 +151,6 @@ def _check_sizes(
     ):
         if value < least:
             raise UserError(f"{name}={value}: give {least} or more")
-    if not 0 <= process_index < process_count:
-        raise UserError(f"process_index={process_index} of process_count={process_count}")
-    for name, value in (("batch_size", batch_size), ("region_batch_size", region_batch_size)):
-        if value % process_count:
-            raise UserError(f"{name}={value} does not divide by the {process_count} processes")
 
 
 def _check_sources(sources: Sequence[Source], weights: Sequence[float] | None) -> None:

@@ -1,26 +1,28 @@
 """The rows of one process in the global batches, as a Grain data set."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import grain
+import numpy as np
 
 
 class ProcessRows(grain.MapDataset):
-    """Of every ``period`` elements the ``length`` ones from ``start`` on.
+    """Of every ``period`` elements those at the positions ``rows``.
 
-    Together the processes hold a global batch in its order: an example keeps its row, with which random draws of a
-    step and the partners of mixing go, on any number of processes.
+    An example keeps its row in the global batch, with which random draws of a step and the partners of mixing go, on
+    any number of processes and wherever their devices lie in the mesh.
     """
 
-    def __init__(self, parent: grain.MapDataset, period: int, start: int, length: int):
+    def __init__(self, parent: grain.MapDataset, period: int, rows: Sequence[int] | np.ndarray):
         super().__init__(parent)
-        self._period, self._start, self._length = period, start, length
+        self._period, self._rows = period, [int(row) for row in rows]
 
     def __len__(self) -> int:
-        return len(self._parent) // self._period * self._length
+        return len(self._parent) // self._period * len(self._rows)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return self.slice(index)
-        block, row = divmod(index, self._length)
-        return self._parent[block * self._period + self._start + row]
+        block, row = divmod(index, len(self._rows))
+        return self._parent[block * self._period + self._rows[row]]

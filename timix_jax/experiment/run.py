@@ -40,7 +40,7 @@ from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.objectives import Objective
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.parallel.layout import Layout
-from timix_jax.parallel.mesh import batch_shards, check_batch_size
+from timix_jax.parallel.mesh import batch_shards, check_batch_size, own_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,8 +116,7 @@ class Experiment:
                 region_batch_size=c.regions.batch_size if uses_regions(c) else 0,
                 max_regions=c.regions.max_regions,
                 region_max_tokens=c.regions.max_tokens or None,
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
+                own_rows=functools.partial(own_rows, self.mesh),
                 num_threads=c.data.threads,
                 num_processes=num_processes,
                 start_step=start_step,

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from timix_jax.errors import UserError
@@ -43,10 +44,11 @@ def make_mesh(
             f"mesh {text}: needs {fixed} devices, there are {len(devices)}; set one of them to -1 "
             f"or make their product {len(devices)}"
         )
-    # jax.make_mesh makes Explicit axes by default, which Flax modules don't understand.
-    return jax.make_mesh(
-        tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
-    )
+    shape = tuple(sizes.values())
+    # Without splitting, a torus of 4 x 4 chips has no place for fsdp=2, tensor=2.
+    grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    # Explicit axes, the default, are not understood by Flax modules.
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -62,6 +64,30 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_shards(mesh: Mesh) -> int:
     """Into how many parts a batch is cut."""
     return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+
+
+def own_rows(mesh: Mesh, rows: int, process: int | None = None) -> np.ndarray:
+    """Which rows of a global batch lie on the devices of a process, ascending, int (b,).
+
+    On a TPU slice they are no block: the mesh follows the torus, not the hosts. Processes that share the parts of one
+    tensor hold the same rows.
+
+    Args:
+        mesh: of all devices.
+        rows: of the global batch.
+        process: its index; None for this one.
+    """
+    each = rows // batch_shards(mesh)
+    shards = _own_shards(mesh, jax.process_index() if process is None else process)
+    return (shards[:, None] * each + np.arange(each)).reshape(-1)
+
+
+def _own_shards(mesh: Mesh, process: int) -> np.ndarray:
+    """The parts of the batch on the devices of a process, ascending."""
+    places = mesh.devices.reshape(batch_shards(mesh), -1)  # the batch axes are the first
+    return np.array(
+        [n for n, row in enumerate(places) if any(d.process_index == process for d in row)]
+    )
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, field: str = "batch_size") -> None:
@@ -80,7 +106,7 @@ def put_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
     """This process's part of the batch as one global array a field, its leading axis over the mesh.
 
     Args:
-        batch: (nested) dict of NumPy arrays (b, ...), b = global batch / number of processes.
+        batch: (nested) dict of NumPy arrays (b, ...), the `own_rows` of the global batch.
 
     Returns:
         The same dict of ``jax.Array`` (global batch, ...); 64-bit numbers become 32-bit unless x64
@@ -90,15 +116,23 @@ def put_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
         UserError: a field's global batch does not divide over the devices, or holds integers that
             don't fit in 32 bits.
     """
-    sharding = batch_sharding(mesh)
+    sharding, shards = batch_sharding(mesh), batch_shards(mesh)
+    own = _own_shards(mesh, jax.process_index())
+    place = {int(shard): n for n, shard in enumerate(own)}
 
     def put(name: str, local: np.ndarray) -> jax.Array:
         if local.ndim == 0:
             raise UserError(f"batch field {name!r}: a scalar; each needs a leading batch axis")
-        rows = local.shape[0] * jax.process_count()
+        rows = local.shape[0] * shards // len(own)
         check_batch_size(rows, mesh, field=f"batch size of {name!r}")
         _check_integers(name, local)
-        return jax.make_array_from_process_local_data(sharding, local)
+        each = rows // shards
+
+        def part(index: Any) -> np.ndarray:
+            first = place[(index[0].start or 0) // each] * each
+            return local[first : first + each]
+
+        return jax.make_array_from_callback((rows, *local.shape[1:]), sharding, part)
 
     return map_with_names(put, batch)
 
