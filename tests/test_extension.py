@@ -9,11 +9,15 @@ import numpy as np
 from tiny_model import compiler_settings
 from tiny_run import metrics, tiny_config
 
+from timix_jax import experiment
+from timix_jax.config import complete
 from timix_jax.data import sources
 from timix_jax.data.synthetic import open_synthetic
 from timix_jax.evaluators import EVALUATORS
+from timix_jax.flops import block_flops
 from timix_jax.mixing import MIXERS, Mixed
-from timix_jax.objectives import OBJECTIVES
+from timix_jax.mixing.partners import Partners
+from timix_jax.objectives import OBJECTIVES, Objective, Pass
 from timix_jax.train import train_and_evaluate
 
 
@@ -26,6 +30,7 @@ class Halves:
 
     needs_scores: ClassVar[bool] = False
     space: ClassVar[str] = "patches"
+    partners: ClassVar[Partners] = Partners("flip")
 
     def __call__(self, key, inputs, scores):
         rows = jnp.arange(self.grid**2) // self.grid
@@ -39,20 +44,22 @@ class Halves:
 
 
 @dataclasses.dataclass(frozen=True)
-class Smallness:
-    """Pulls caption embeddings' mean to zero."""
+class Smallness(Objective):
+    """Pulls the mean embedding of captions to zero; runs a block of the image tower too, for nothing."""
 
     weight: float = 1.0
     power: float = 2.0
 
     name: ClassVar[str] = "smallness"
-    needs_clean: ClassVar[bool] = False
-    capture: ClassVar[int | None] = None
-    ends_at: ClassVar[int | None] = None
+
+    def passes(self, model, batch):
+        return [Pass(rows=batch["image"].shape[0], blocks=1)]
 
     def __call__(self, model, forward):
         mean = forward.text.embedding.mean(axis=0)
-        return jnp.sum(jnp.abs(mean) ** self.power), {"text_mean": jnp.abs(mean).max()}
+        first = model.encode_prefix(forward.params, forward.patches, 1)
+        loss = jnp.sum(jnp.abs(mean) ** self.power)
+        return loss + 0 * first.mean(), {"text_mean": jnp.abs(mean).max()}
 
 
 def open_bright(argument: str = "", *, examples: int = 32):
@@ -73,6 +80,10 @@ class Weights:
         return {"positive": float((np.concatenate(leaves) > 0).mean() * self._scale)}
 
 
+def step_flops(config):
+    return experiment.build(complete(config)).step_flops()
+
+
 def test_four_extensions_in_one_run(tmp_path, monkeypatch):
     with compiler_settings():
         run_with_extensions(tmp_path, monkeypatch)
@@ -86,8 +97,10 @@ def run_with_extensions(tmp_path, monkeypatch):
     config = tiny_config(2)
     config.mix.mixer = "halves"
     config.mix.options.halves.share = 0.25
-    config.loss.smallness.weight = 0.5
     config.loss.smallness.power = 3.0
+    without = step_flops(config)
+    config.loss.smallness.weight = 0.5
+    assert step_flops(config) - without == 3 * 16 * block_flops(17, 16, 32)
     config.data.train = ("bright:day?examples=24",)
     config.eval.evaluators = ("weights",)
     results = train_and_evaluate(config, str(tmp_path))

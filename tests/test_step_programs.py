@@ -27,8 +27,8 @@ FIELDS = {
 
 
 class Term:
-    def __init__(self, name, ends_at):
-        self.name, self.ends_at = name, ends_at
+    def __init__(self, name, ends_at, successor=None):
+        self.name, self.ends_at, self.successor = name, ends_at, successor
 
 
 def test_each_part_of_the_training_has_one_program():
