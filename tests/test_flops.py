@@ -1,7 +1,6 @@
 """The formulas against XLA's own count of unrolled programs, which also counts elementwise work."""
 
 import dataclasses
-import types
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,6 @@ from timix_jax.config import complete
 from timix_jax.flops import (
     block_flops,
     patch_embed_flops,
-    peak_flops,
     predictor_flops,
     text_flops,
     train_step_flops,
@@ -273,32 +271,6 @@ def test_an_objective_adds_what_it_declares():
     assert step_flops(Reader()) == step_flops(Reader(), Reader())
     added = step_flops(ITC, Reader(), Runner()) - step_flops(ITC)
     assert added == 3 * B * block_flops(65, 192, 768)
-
-
-@pytest.mark.parametrize(
-    ("kind", "peak"),
-    [
-        ("TPU v4", 275e12),
-        ("TPU v5 lite", 197e12),
-        ("TPU v5", 459e12),
-        ("TPU v5p", 459e12),
-        ("TPU v6 lite", 918e12),
-        ("NVIDIA H100 80GB HBM3", 989e12),
-        ("NVIDIA H100 PCIe", 756e12),
-        ("NVIDIA H200", 989e12),
-        ("NVIDIA H200 NVL", 835e12),
-        ("NVIDIA B200", 2250e12),
-        ("TPU v5e", 197e12),
-        ("TPU v6e", 918e12),
-        ("NVIDIA A100-SXM4-80GB", 312e12),
-        ("cpu", None),
-        ("Radeon", None),
-    ],
-)
-def test_peaks(kind, peak):
-    device = types.SimpleNamespace(device_kind=kind)
-    assert peak_flops(device) == peak
-    assert peak_flops(device, given_tflops=0.07) == pytest.approx(7e10)
 
 
 @pytest.mark.parametrize(

@@ -117,8 +117,10 @@ class MixedContrastive(Objective):
         # In the clean images' place the mixed pixels go through the stem instead of those, which are counted.
         stem = self.mixer.space == "pixels" and self.placement == "extra"
         view = image_training_pass(model, rows, stem=stem)
-        scored = self.score.passes(rows, clean=self._scores_from_clean(model)) if self.score else ()
-        return *scored, view, Pass(rows=rows, compared=rows)
+        passes = [view, Pass(rows=rows, compared=rows)]
+        if self.mixer.needs_scores and self.score is not None:
+            passes += self.score.passes(rows, clean=self._scores_from_clean(model))
+        return passes
 
     def gamma(self, step: Array) -> Array:
         """γ at a step: 0 → 1 over the ramp, 0 again from ``until_step``."""
