@@ -161,17 +161,10 @@ class MixedContrastive(Objective):
     def _scores(self, model: DualEncoder, forward: Forward) -> Array | None:
         if not self.mixer.needs_scores or self.score is None:
             return None
-        score = self.score
-        if self._scores_from_clean(model):
-            return score(model, forward)
-        # A clean pass that another objective asked for has captured no tokens for these scores, or not of all patches.
-        forward = forward._replace(image=None)
-        shape = jax.eval_shape(lambda: score(model, forward))
-        return jax.lax.cond(
-            self.gamma(forward.step) > 0,
-            lambda: score(model, forward),
-            lambda: jnp.zeros(shape.shape, shape.dtype),
-        )
+        if not self._scores_from_clean(model):
+            # A clean pass that another objective asked for has captured no tokens for these, or not of all patches.
+            forward = forward._replace(image=None)
+        return self.score(model, forward)
 
     def _scores_from_clean(self, model: DualEncoder) -> bool:
         """Whether the clean pass is asked for what the scores read, and sees every patch."""
