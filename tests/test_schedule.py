@@ -122,7 +122,9 @@ def test_impossible_schedules(arguments, message):
 
 def test_linear_ramp():
     ramp = jax.jit(linear_ramp, static_argnums=1)
-    np.testing.assert_allclose(ramp(np.arange(6), 4), [0, 0.25, 0.5, 0.75, 1, 1])
-    np.testing.assert_array_equal(ramp(np.arange(3), 0), [1, 1, 1])
+    np.testing.assert_allclose(ramp(np.arange(6), 4, start=0), [0, 0.25, 0.5, 0.75, 1, 1])
+    np.testing.assert_allclose(ramp(np.arange(5), 4, start=-1), [0.25, 0.5, 0.75, 1, 1])
+    np.testing.assert_allclose(ramp(np.arange(5), 2, start=1), [0, 0, 0.5, 1, 1])
+    np.testing.assert_array_equal(ramp(np.arange(3), 0, start=0), [1, 1, 1])
     with pytest.raises(UserError, match="ramp=-1"):
-        linear_ramp(0, -1)
+        linear_ramp(0, -1, start=0)

@@ -133,13 +133,16 @@ def warmup_cosine(
     return schedule
 
 
-def linear_ramp(step: jax.Array | int, length: int) -> jax.Array:
-    """0 at step 0, 1 from step ``length`` on, straight between; float32.
+def linear_ramp(step: jax.Array | int, length: int, *, start: int) -> jax.Array:
+    """0 up to step ``start``, 1 from ``length`` steps later on, straight between; float32.
 
-    The weight γ of the mixed loss and α of the teacher's targets (paper §§4, 5). A ramp of length 0
-    is 1 from the start.
+    The weight α of the teacher's targets starts at step 0, with no weight yet; γ of the mixed loss at −1, so that the
+    first step has its share (paper §§4, 5). A ramp of length 0 is 1 everywhere.
+
+    Raises:
+        UserError: a negative length.
     """
     if length < 0:
         raise UserError(f"ramp={length} steps: negative; give 0 for no ramp")
-    step = jnp.asarray(step, jnp.float32)
-    return jnp.clip(step / length, 0.0, 1.0) if length else jnp.ones_like(step)
+    since = jnp.asarray(step, jnp.float32) - start
+    return jnp.clip(since / length, 0.0, 1.0) if length else jnp.ones_like(since)

@@ -65,7 +65,7 @@ class Contrastive(Objective):
         if self.alpha and forward.teacher is None:
             raise UserError("itc.alpha needs a teacher: set optim.ema above 0 (the paper: 0.995)")
         if self.alpha:
-            alpha = self.alpha * linear_ramp(forward.step, self.alpha_steps)
+            alpha = self.alpha * linear_ramp(forward.step, self.alpha_steps, start=0)
             teacher = _teacher_similarities(model, forward, s)
             loss, hits = self.pairs.distilled(s, teacher, alpha)
         else:

@@ -21,6 +21,7 @@ from timix_jax.objectives.passes import Batch, Pass, image_training_pass
 from timix_jax.objectives.score_sources import ScoreSource
 from timix_jax.objectives.similarities import Similarities, similarities
 from timix_jax.objectives.unmixed import Unmixed
+from timix_jax.schedule import linear_ramp
 
 Placement = Literal["extra", "replace"]
 
@@ -125,7 +126,7 @@ class MixedContrastive(Objective):
     def gamma(self, step: Array) -> Array:
         """γ at a step: 0 → 1 over the ramp, 0 again from ``until_step``."""
         # The first step counts: γ(0) = 1/ramp, so that a ramp of 1 step is no ramp.
-        ramp = jnp.minimum((step + 1) / max(self.ramp_steps, 1), 1.0)
+        ramp = linear_ramp(step, self.ramp_steps, start=-1)
         return ramp if self.until_step is None else jnp.where(step < self.until_step, ramp, 0.0)
 
     def mix(self, model: DualEncoder, forward: Forward) -> tuple[Mixed, Array]:
