@@ -22,14 +22,14 @@ from benchmarks.open_clip_shared import (
 from benchmarks.open_clip_step import CHECKED_STEPS
 from benchmarks.pinned_worker import serve
 from timix_jax.experiment.optimizer import STACKED
-from timix_jax.flops import step_passes, train_step_flops
+from timix_jax.flops import train_step_flops
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.text import TextShape
 from timix_jax.models.vit import VitShape
 from timix_jax.objectives.contrastive import Contrastive
 from timix_jax.optim import make_optimizer
 from timix_jax.train_state import TrainState
-from timix_jax.train_step import TrainStep, make_train_step
+from timix_jax.train_step import TrainStep, make_train_step, step_passes
 
 
 def build(sizes: Architecture, *, scan: bool = False, dtype: str = "float32") -> DualEncoder:
@@ -105,7 +105,7 @@ def main() -> None:
 
     checked = steps(CHECKED_STEPS)
     report = {key: [float(log[key]) for log in checked] for key in ("loss", "grad_norm")}
-    flops = train_step_flops(model, step_passes(model, args.batch))
+    flops = train_step_flops(model, step_passes(model, (Contrastive(),), batch))
     serve(steps, report | {"flops": flops, "versions": f"jax {jax.__version__}"})
 
 

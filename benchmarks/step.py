@@ -26,21 +26,24 @@ from timix_jax import experiment, schedule, train_state
 from timix_jax.config import complete, default_config
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.vit import VIT_SIZES
-from timix_jax.objectives import Forward, Objective
+from timix_jax.objectives import Forward, Objective, Pass
+from timix_jax.objectives.passes import Batch
 from timix_jax.train_step import TrainStep, make_train_step
 
 TOTAL_STEPS = 1_000_000  # mixing must not end while it is measured
 
 
 @dataclasses.dataclass(frozen=True)
-class SecondView:
+class SecondView(Objective):
     """One more forward and backward pass of the image tower, and nothing else."""
 
+    weight: float = 1.0
+
     name: ClassVar[str] = "second_view"
-    weight: ClassVar[float] = 1.0
-    needs_clean: ClassVar[bool] = False
-    capture: ClassVar[int | None] = None
-    ends_at: ClassVar[int | None] = None
+
+    def passes(self, model: DualEncoder, batch: Batch) -> Sequence[Pass]:
+        """The tower."""
+        return (Pass(rows=batch["image"].shape[0], blocks=model.image.depth, projected=True),)
 
     def __call__(
         self, model: DualEncoder, forward: Forward

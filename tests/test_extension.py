@@ -13,14 +13,17 @@ from PIL import Image
 from tiny_model import compiler_settings
 from tiny_run import metrics, tiny_config
 
+from timix_jax import experiment
 from timix_jax.analysis.curves import training_curves
 from timix_jax.config import complete, default_config
 from timix_jax.data import sources
 from timix_jax.data.synthetic import open_synthetic
 from timix_jax.errors import UserError
 from timix_jax.evaluators import EVALUATORS, Evaluator
+from timix_jax.flops import block_flops
 from timix_jax.mixing import MIXERS, Mixed
-from timix_jax.objectives import OBJECTIVES
+from timix_jax.mixing.partners import Partners
+from timix_jax.objectives import OBJECTIVES, Objective, Pass
 from timix_jax.train import train_and_evaluate
 
 
@@ -33,6 +36,7 @@ class Halves:
 
     needs_scores: ClassVar[bool] = False
     space: ClassVar[str] = "patches"
+    partners: ClassVar[Partners] = Partners("flip")
 
     def __call__(self, key, inputs, scores):
         rows = jnp.arange(self.grid**2) // self.grid
@@ -46,20 +50,22 @@ class Halves:
 
 
 @dataclasses.dataclass(frozen=True)
-class Smallness:
-    """Pulls caption embeddings' mean to zero."""
+class Smallness(Objective):
+    """Pulls the mean embedding of captions to zero; runs a block of the image tower too, for nothing."""
 
     weight: float = 1.0
     power: float = 2.0
 
     name: ClassVar[str] = "smallness"
-    needs_clean: ClassVar[bool] = False
-    capture: ClassVar[int | None] = None
-    ends_at: ClassVar[int | None] = None
+
+    def passes(self, model, batch):
+        return [Pass(rows=batch["image"].shape[0], blocks=1)]
 
     def __call__(self, model, forward):
         mean = forward.text.embedding.mean(axis=0)
-        return jnp.sum(jnp.abs(mean) ** self.power), {"text_mean": jnp.abs(mean).max()}
+        first = model.encode_prefix(forward.params, forward.patches, 1)
+        loss = jnp.sum(jnp.abs(mean) ** self.power)
+        return loss + 0 * first.mean(), {"text_mean": jnp.abs(mean).max()}
 
 
 def open_bright(argument: str = "", *, examples: int = 32):
@@ -84,6 +90,10 @@ class Weights(Evaluator):
     def run(self, params):
         leaves = [np.asarray(leaf).reshape(-1) for leaf in jax.tree.leaves(params)]
         return {"above": float((np.concatenate(leaves) > self.threshold).mean())}
+
+
+def step_flops(config):
+    return experiment.build(complete(config)).step_flops()
 
 
 def test_four_extensions_in_one_run(tmp_path, monkeypatch, capsys):
@@ -123,9 +133,12 @@ def run_with_extensions(tmp_path, monkeypatch):
     monkeypatch.setitem(EVALUATORS, "weights", Weights)
     config = tiny_config(2)
     config.mix.mixer = "halves"
+    config.mix.ramp = "0 steps"
     config.mix.options.halves.share = 0.25
-    config.loss.smallness.weight = 0.5
     config.loss.smallness.power = 3.0
+    without = step_flops(config)
+    config.loss.smallness.weight = 0.5
+    assert step_flops(config) - without == 3 * 16 * block_flops(17, 16, 32)
     config.data.train = ("bright:day?examples=24",)
     config.eval.sets = (*config.eval.sets, "other=synthetic:?examples=4&size=16")
     config.eval.evaluators = ("retrieval", "weights")

@@ -1,7 +1,6 @@
 """The formulas against XLA's own count of unrolled programs, which also counts elementwise work."""
 
 import dataclasses
-import types
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +12,21 @@ from timix_jax.config import complete
 from timix_jax.flops import (
     block_flops,
     patch_embed_flops,
-    peak_flops,
     predictor_flops,
-    step_passes,
     text_flops,
     train_step_flops,
     vit_flops,
 )
+from timix_jax.mixing import build_mixer
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.patch_predictor import PatchPredictor
 from timix_jax.models.text import TextShape
 from timix_jax.models.vit import VitShape
+from timix_jax.objectives import Objective, Pass, build_objective
+from timix_jax.objectives.mixed import MixedContrastive
+from timix_jax.objectives.score_sources import build_score_source
+from timix_jax.objectives.unmixed import Unmixed
+from timix_jax.train_step import shared_passes, step_passes, total_loss
 
 MODEL = DualEncoder(
     image=VitShape(64, 8, 192, 3, 3, 768),
@@ -33,6 +36,20 @@ MODEL = DualEncoder(
     scan=False,
 )
 B, REGION_IMAGES, REGIONS = 4, 2, 3
+
+
+ITC, PTA = build_objective("itc"), build_objective("pta")
+
+
+def mix(score="tpp", mixer="timix", model=MODEL, **options):
+    built = build_mixer(mixer, grid=8)
+    source = build_score_source(score, model) if built.needs_scores else None
+    return MixedContrastive(built, source, **options)
+
+
+def step_flops(*objectives, model=MODEL, batch_size=B):
+    passes = step_passes(model, objectives, batch_shapes(batch_size))
+    return train_step_flops(model, passes)
 
 
 def shapes(function, *arguments):
@@ -51,6 +68,21 @@ def params():
 
 def array(*shape, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def batch_shapes(batch_size=B, length=24):
+    def pairs(images, *texts):
+        return {
+            "image": array(images, 64, 64, 3),
+            "tokens": array(images, *texts, dtype=jnp.int32),
+        }
+
+    regions = pairs(REGION_IMAGES, REGIONS, length)
+    regions |= {
+        "boxes": array(REGION_IMAGES, REGIONS, 4),
+        "mask": array(REGION_IMAGES, REGIONS, dtype=jnp.bool_),
+    }
+    return {**pairs(batch_size, 24), "regions": regions}
 
 
 def test_published_size():
@@ -107,8 +139,8 @@ def extra_loss(p, batch):
     view = MODEL.encode_patches(p, mixed).embedding
     logits = view @ text.embedding.T
     loss -= jnp.mean(jnp.diag(jax.nn.log_softmax(logits)))
-    stem = MODEL.encode_site(p, MODEL.embed_patches(p, batch["regions"]))
-    cls = MODEL.encode_text(p, batch["region_tokens"]).cls
+    stem = MODEL.encode_site(p, MODEL.embed_patches(p, batch["regions"]["image"]))
+    cls = MODEL.encode_text(p, batch["regions"]["tokens"].reshape(-1, 24)).cls
     return loss - MODEL.patch_logp(p, jnp.repeat(stem, REGIONS, axis=0), cls)[..., 1].mean()
 
 
@@ -124,27 +156,38 @@ def replace_loss(p, batch):
 
 
 @pytest.mark.parametrize(
-    ("loss", "options"),
+    ("loss", "objectives"),
     [
-        (lambda p, batch: plain_loss(p, batch)[0], {}),
-        (
-            extra_loss,
-            {"mixed": 1.0, "score": "tpp", "region_images": REGION_IMAGES, "regions": REGIONS},
-        ),
-        (replace_loss, {"clean": False, "mixed": 1.0, "placement": "replace", "score": "tpp"}),
+        (lambda p, batch: plain_loss(p, batch)[0], [ITC]),
+        (extra_loss, [ITC, PTA, mix()]),
+        (replace_loss, [mix(placement="replace")]),
     ],
     ids=["plain", "extra", "replace"],
 )
-def test_training_step(params, loss, options):
-    batch = {
-        "image": array(B, 64, 64, 3),
-        "tokens": array(B, 24, dtype=jnp.int32),
-        "regions": array(REGION_IMAGES, 64, 64, 3),
-        "region_tokens": array(REGION_IMAGES * REGIONS, 24, dtype=jnp.int32),
-    }
-    counted = xla_flops(jax.grad(loss), params, batch)
-    expected = train_step_flops(MODEL, step_passes(MODEL, B, **options))
-    assert expected == pytest.approx(counted, rel=0.1)
+def test_training_step(params, loss, objectives):
+    counted = xla_flops(jax.grad(loss), params, batch_shapes())
+    assert step_flops(*objectives) == pytest.approx(counted, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "objectives",
+    [
+        [build_objective("itc", alpha=0.4)],
+        [mix(target="pred")],  # the clean pass is read only
+        [build_objective("pta", full_captions=True), mix("similarity", placement="replace")],
+    ],
+    ids=["teacher", "read only", "full captions"],
+)
+def test_declared_passes_are_those_that_run(params, objectives):
+    """The loss as the step computes it, on XLA's count."""
+
+    def loss(p, batch):
+        step, key = jnp.int32(0), jax.random.key(0)
+        forward = shared_passes(MODEL, objectives, p, p, batch, step=step, seed_key=key)
+        return total_loss(MODEL, objectives, forward)[0]
+
+    counted = xla_flops(jax.grad(loss), params, batch_shapes())
+    assert step_flops(*objectives) == pytest.approx(counted, rel=0.06)
 
 
 def test_training_step_with_patch_dropout(params):
@@ -159,63 +202,75 @@ def test_training_step_with_patch_dropout(params):
 
     batch = {"image": array(B, 64, 64, 3), "tokens": array(B, 24, dtype=jnp.int32)}
     counted = xla_flops(jax.grad(loss), params, batch)
-    whole, thinned = (train_step_flops(m, step_passes(m, B)) for m in (MODEL, model))
+    whole, thinned = (step_flops(ITC, model=m) for m in (MODEL, model))
     assert thinned == pytest.approx(counted, rel=0.1)
     assert thinned < 0.8 * whole
     # The scores of an extra view see every patch: a pass of their own, as where the clean images are replaced.
-    scored = step_passes(model, B, mixed=1.0, score="tpp")
-    assert scored.image_blocks_frozen == B * 2
-    assert step_passes(MODEL, B, mixed=1.0, score="tpp").image_blocks_frozen == 0
+    assert [run.blocks * run.rows for run in frozen(model)] == [B * 2]
+    assert [run.blocks * run.rows for run in frozen(MODEL)] == [0]
+
+
+def frozen(model):
+    passes = step_passes(model, [ITC, mix(model=model)], batch_shapes())
+    return [run for run in passes if not run.gradient]
 
 
 def test_passes_of_options():
     """What each option adds, against the forward counts written out."""
     block = block_flops(65, 192, 768)
 
-    def cost(batch_size=8, **options):
-        return train_step_flops(MODEL, step_passes(MODEL, batch_size, **options))
+    def cost(*objectives, batch_size=8):
+        return step_flops(*objectives, batch_size=batch_size)
 
-    plain = cost()
-    half = cost(mixed=0.5) - plain
+    plain = cost(ITC)
+    half = cost(ITC, mix("random", fraction=0.5)) - plain
     assert half == 3 * 4 * (3 * block + 2 * 192 * 64) + 3 * 4 * 4 * 2 * 64
-    teacher = cost(teacher=True) - plain
+    pixels = cost(ITC, mix(mixer="cutmix", fraction=0.5)) - plain
+    assert pixels == half + 3 * 4 * patch_embed_flops(MODEL.image)
+    assert cost(mix(mixer="cutmix", placement="replace")) == plain
+    teacher = cost(build_objective("itc", alpha=0.4)) - plain
     logits = 8 * 8 * 2 * 64
     assert teacher == pytest.approx(
-        8 * vit_flops(MODEL.image) + 8 * text_flops(MODEL.text, embed_dim=64) + logits
+        8 * vit_flops(MODEL.image, embed_dim=64) + 8 * text_flops(MODEL.text, embed_dim=64) + logits
     )
-    replace = {"clean": False, "mixed": 1.0, "placement": "replace"}
-    assert cost(**replace, score="random") == plain
-    assert cost(**replace, score="similarity") - plain == 8 * 3 * block
-    assert cost(**replace, score="attention") - plain == 8 * 2 * block
-    assert cost(**replace, score="tpp") - plain == 8 * 2 * block + 8 * predictor_flops(64, 192, 192)
-    assert cost(16) > 2 * plain  # the similarity matrices grow with the square
+
+    def replace(score):
+        return cost(mix(score, placement="replace"))
+
+    assert replace("random") == cost(Unmixed()) == plain
+    assert replace("similarity") - plain == 8 * 3 * block
+    assert replace("attention") - plain == 8 * 2 * block
+    assert replace("tpp") - plain == 8 * 2 * block + 8 * predictor_flops(64, 192, 192)
+    captions = cost(ITC, build_objective("pta", full_captions=True)) - cost(ITC, PTA)
+    assert captions == 3 * 8 * (2 * block + predictor_flops(64, 192, 192))
+    assert cost(ITC, batch_size=16) > 2 * plain  # the similarity matrices grow with the square
     assert patch_embed_flops(MODEL.image) == 2 * 64 * 8 * 8 * 3 * 192
 
 
-@pytest.mark.parametrize(
-    ("kind", "peak"),
-    [
-        ("TPU v4", 275e12),
-        ("TPU v5 lite", 197e12),
-        ("TPU v5", 459e12),
-        ("TPU v5p", 459e12),
-        ("TPU v6 lite", 918e12),
-        ("NVIDIA H100 80GB HBM3", 989e12),
-        ("NVIDIA H100 PCIe", 756e12),
-        ("NVIDIA H200", 989e12),
-        ("NVIDIA H200 NVL", 835e12),
-        ("NVIDIA B200", 2250e12),
-        ("TPU v5e", 197e12),
-        ("TPU v6e", 918e12),
-        ("NVIDIA A100-SXM4-80GB", 312e12),
-        ("cpu", None),
-        ("Radeon", None),
-    ],
-)
-def test_peaks(kind, peak):
-    device = types.SimpleNamespace(device_kind=kind)
-    assert peak_flops(device) == peak
-    assert peak_flops(device, given_tflops=0.07) == pytest.approx(7e10)
+def test_shorter_region_texts_cost_less():
+    whole, short = (
+        train_step_flops(MODEL, PTA.passes(MODEL, batch_shapes(length=length)))
+        for length in (24, 10)
+    )
+    long_text, short_text = (text_flops(MODEL.text._replace(max_tokens=n)) for n in (24, 10))
+    assert whole - short == 3 * REGION_IMAGES * REGIONS * (long_text - short_text)
+
+
+def test_an_objective_adds_what_it_declares():
+    """Nothing by default, however many read the clean pass."""
+
+    class Reader(Objective):
+        name, needs_clean = "reader", True
+
+    class Runner(Objective):
+        name = "runner"
+
+        def passes(self, model, batch):
+            return [Pass(rows=batch["image"].shape[0], blocks=1)]
+
+    assert step_flops(Reader()) == step_flops(Reader(), Reader())
+    added = step_flops(ITC, Reader(), Runner()) - step_flops(ITC)
+    assert added == 3 * B * block_flops(65, 192, 768)
 
 
 @pytest.mark.parametrize(

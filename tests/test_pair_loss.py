@@ -114,6 +114,26 @@ def test_bfloat16(kind):
         assert a == pytest.approx(float(b), rel=1e-2)
 
 
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("method", ["dense", "gather", "ring"])
+def test_every_product_is_of_the_highest_precision(kind, method):
+    """Forward and backward, as lowered: a CPU rounds no less, a TPU's default is bfloat16 and a GPU's TF32."""
+    mesh = make_mesh()
+    reduction = DENSE if method == "dense" else PairReduction(method, 1, mesh)
+
+    def loss(arguments):
+        found, hits = losses(kind, reduction, *arguments)
+        return sum(found.values()), hits
+
+    arguments = inputs()
+    arguments = *jax.device_put(arguments[:5], batch_sharding(mesh)), *arguments[5:]
+    text = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(arguments).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert len(products) > 5
+    for line in products:
+        assert "precision = [HIGHEST, HIGHEST]" in line, line
+
+
 def test_the_sigmoid_loss_in_loops():
     image, _, text, *_, tau, bias = inputs(count=5)
     y = np.random.default_rng(2).uniform(size=(5, 5))

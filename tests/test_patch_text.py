@@ -157,7 +157,10 @@ def test_real_model_scores_each_region_as_alone():
         projected = model.project_patches(params, model.encode_patches(params, patches).patches)
         return logp[0, :, 1], projected[0] @ text.embedding[0]
 
-    got = jax.jit(functools.partial(score_regions, model))(params, images, tokens, boxes)
+    jitted = jax.jit(functools.partial(score_regions, model))
+    lowered = jitted.lower(params, images, tokens, boxes).as_text()
+    assert lowered.count("precision = [HIGHEST, HIGHEST]") == 1  # the cosine of float32 embeddings
+    got = jitted(params, images, tokens, boxes)
     assert got.predictor.shape == got.similarity.shape == got.labels.shape == (4, 16)
     for row, (b, r) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
         predictor, cosine = alone(images[b], tokens[b, r])

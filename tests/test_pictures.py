@@ -134,14 +134,16 @@ def test_curves_are_drawn_and_follow_the_log(tmp_path):
 
 
 def test_lambda_is_drawn_only_while_mixing(tmp_path):
-    """λ is logged as 0 after the end of mixing: the picture is that of a log without those."""
-    mixing = [{"step": s, "loss": 1.0, "lambda": 0.5 + s / 20, "gamma": 1.0} for s in range(5)]
-    after = [{"step": s, "loss": 1.0, "lambda": 0.0, "gamma": 0.0} for s in range(5, 8)]
-    without = [{"step": s, "loss": 1.0} for s in range(5, 8)]
-    for name, tail in (("a", after), ("b", without)):
-        log = write_log(tmp_path / f"{name}.jsonl", mixing + tail)
-        training_curves(log, tmp_path / f"{name}.png", "run")
-    np.testing.assert_array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "b.png"))
+    """After the end of mixing nothing of it is logged: its curve ends, the others go on."""
+    after = [{"step": s, "loss": 1.0} for s in range(8)]
+    mixing = [{**line, "lambda": 0.5 + line["step"] / 20, "gamma": 1.0} for line in after[:5]]
+    log = write_log(tmp_path / "mixed.jsonl", mixing + after[5:])
+    curves = read_curves(log)
+    assert curves["lambda"].steps.tolist() == list(range(5))
+    assert curves["loss"].steps.tolist() == list(range(8))
+    training_curves(log, tmp_path / "mixed.png", "run")
+    training_curves(write_log(tmp_path / "plain.jsonl", after), tmp_path / "plain.png", "run")
+    assert pixels(tmp_path / "mixed.png").shape[1] > pixels(tmp_path / "plain.png").shape[1]
 
 
 def test_only_what_was_logged_gets_a_panel(tmp_path):

@@ -38,6 +38,8 @@ def test_from_similarity_and_attention():
     )
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, zscore(expected), atol=0.05)
+    lowered = jax.jit(scores.from_similarity).lower(np.float32(patches), np.float32(text))
+    assert "precision = [HIGHEST, HIGHEST]" in lowered.as_text()
     attention = rng.dirichlet(np.ones(9), size=3).astype(np.float32)
     np.testing.assert_allclose(scores.from_attention(attention), zscore(attention), atol=1e-3)
 

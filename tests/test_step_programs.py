@@ -18,17 +18,16 @@ from timix_jax.train_step import jit_train_step, make_train_step
 
 STEPS, END = 5, 3
 FIELDS = {
-    "mix__placement": "extra",
     "mix__until": f"{END} steps",
     "eval__sets": (),
-    "checkpoint__every": "2 steps",
-    "checkpoint__keep_last": 3,
+    "checkpoint__every": "1 steps",
+    "checkpoint__keep_last": 5,
 }
 
 
 class Term:
-    def __init__(self, name, ends_at):
-        self.name, self.ends_at = name, ends_at
+    def __init__(self, name, ends_at, successor=None):
+        self.name, self.ends_at, self.successor = name, ends_at, successor
 
 
 def test_each_part_of_the_training_has_one_program():
@@ -48,6 +47,17 @@ def test_each_part_of_the_training_has_one_program():
     assert [programs.ended(step) for step in (3, 4, 6)] == [[], ["mix"], ["mix", "pta"]]
 
 
+def test_an_objective_that_ends_gives_its_place_to_its_successor():
+    later = Term("itc", None)
+    terms = [Term("mix", 4, later), Term("pta", 6)]
+    programs = StepPrograms(lambda objectives: [o.name for o in objectives], terms)
+    assert [programs.at(step) for step in (3, 4, 5, 6)] == [
+        *((["mix", "pta"], True), (["itc", "pta"], True), (["itc", "pta"], False)),
+        (["itc"], True),
+    ]
+    assert [programs.ended(step) for step in (3, 4, 6)] == [[], ["mix"], ["mix", "pta"]]
+
+
 def test_a_run_that_is_resumed_behind_an_end_builds_one_program():
     built = []
 
@@ -61,21 +71,33 @@ def test_a_run_that_is_resumed_behind_an_end_builds_one_program():
     assert [[o.name for o in objectives] for objectives in built] == [["itc"]]
 
 
+@pytest.fixture(scope="module", params=["extra", "replace"])
+def placement(request):
+    return request.param
+
+
+def fields(placement):
+    # What must carry over from the mixed loss to the one that takes its place.
+    smoothed = {"mix__label_smoothing": 0.1, "model__image__patch_dropout": 0.25}
+    more = smoothed if placement == "replace" else {}
+    return {**FIELDS, "mix__placement": placement, **more}
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(placement, tmp_path_factory):
     """A run whose mixing ends after its third step of five."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     with compiler_settings(
         jax_compilation_cache_dir=str(tmp_path_factory.mktemp("xla")),
         jax_persistent_cache_min_compile_time_secs=0.0,
     ):
-        train_and_evaluate(tiny_config(STEPS, **FIELDS), str(folder))
+        train_and_evaluate(tiny_config(STEPS, **fields(placement)), str(folder))
         yield folder
 
 
-def test_numbers_are_those_of_one_program_in_which_mixing_weighs_nothing(whole):
+def test_numbers_are_those_of_one_program_in_which_mixing_weighs_nothing(whole, placement):
     """γ is 0 after the end: the step with all objectives is the reference."""
-    run = experiment.build(complete(tiny_config(STEPS, **FIELDS)))
+    run = experiment.build(complete(tiny_config(STEPS, **fields(placement))))
     step = make_train_step(
         run.model,
         run.objectives,
@@ -98,35 +120,46 @@ def test_numbers_are_those_of_one_program_in_which_mixing_weighs_nothing(whole):
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     logged = [line for line in lines if "loss" in line]
     np.testing.assert_allclose([line["loss"] for line in logged], losses, rtol=1e-5)
-    assert ["loss/mix" in line for line in logged] == [True] * END + [False] * (STEPS - END)
-    assert ["lambda" in line for line in logged] == [True] * END + [False] * (STEPS - END)
+    for name in ("loss/mix", "lambda", "gamma", "window"):
+        assert [name in line for line in logged] == [True] * END + [False] * (STEPS - END)
+    clean = [True] * STEPS if placement == "extra" else [False] * END + [True] * (STEPS - END)
+    assert ["loss/itc" in line for line in logged] == clean
     for a, b in zip(arrays(whole, STEPS, "params"), jax.tree.leaves(state.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("stopped_at", [2, 4])
-def test_resumed_before_and_behind_the_end_is_uninterrupted(whole, stopped_at, tmp_path):
+@pytest.mark.parametrize("stopped_at", [2, 3, 4])
+def test_resumed_before_at_and_behind_the_end_is_uninterrupted(
+    whole, placement, stopped_at, tmp_path
+):
     folder = copy_run(whole, tmp_path / "resumed")
-    for later in (4, 5):
+    for later in (3, 4, 5):
         if later > stopped_at:
             shutil.rmtree(folder / "checkpoints" / f"{later:08d}")
     (folder / "results.json").unlink()
-    train_and_evaluate(tiny_config(STEPS, **FIELDS), str(folder))
+    train_and_evaluate(tiny_config(STEPS, **fields(placement)), str(folder))
     assert_same_run(folder, whole, STEPS)
 
 
-def test_the_program_behind_the_end_holds_no_mixed_view():
-    """Fewer matrix products are lowered, and each program is traced once."""
-    run = experiment.build(complete(tiny_config(STEPS, **FIELDS)))
+def test_the_program_behind_the_end_holds_no_mixed_view(placement):
+    """Fewer matrix products are lowered, as many as without a mixer, and no program has a conditional for mixing."""
+    # One size of window: the sums over windows of a traced size are a switch over sizes.
+    size = {"mix__options__timix__low": 0.5, "mix__options__timix__high": 0.5}
+    config = FIELDS | {"mix__placement": placement, **size}
+    run = experiment.build(complete(tiny_config(STEPS, **config)))
     programs = run_programs(run)
     batch = run.first_batch()
     batch.pop("example_id")
     on_devices = put_batch(batch, run.mesh)
-    products = []
+    products, conditionals = [], []
     for step in (0, END):
         program, _ = programs.at(step)
         text = program.lower(run.abstract_state, on_devices).as_text()
         products.append(text.count("dot_general"))
-    plain = experiment.build(complete(tiny_config(STEPS, **FIELDS | {"mix__mixer": "none"})))
+        conditionals.append(text.count("stablehlo.case") + text.count("stablehlo.if"))
+    plain = experiment.build(complete(tiny_config(STEPS, **config | {"mix__mixer": "none"})))
     text = run_programs(plain).at(0)[0].lower(plain.abstract_state, on_devices).as_text()
     assert products[0] > products[1] == text.count("dot_general")
+    # jnp.diagonal of the plain loss lowers to some of its own, on the platform.
+    own = text.count("stablehlo.case") if placement == "extra" else 0
+    assert conditionals == [own, own]

@@ -11,7 +11,7 @@ from tiny_model import GRID, make_batch, make_params, tiny_model
 
 from timix_jax import schedule, train_state
 from timix_jax.mixing import build_mixer
-from timix_jax.objectives import OBJECTIVES, build_objective
+from timix_jax.objectives import OBJECTIVES, Objective, build_objective
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.objectives.score_sources import build_score_source
 from timix_jax.optim import make_optimizer
@@ -27,16 +27,13 @@ EMA = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
-class Distance:
+class Distance(Objective):
     """An objective of a test's own: mean squared difference of the batch from a point."""
 
     weight: float = 1.0
     point: float = 0.5
 
     name: ClassVar[str] = "distance"
-    needs_clean: ClassVar[bool] = False
-    capture: ClassVar[int | None] = None
-    ends_at: ClassVar[int | None] = None
 
     def __call__(self, model, forward):
         loss = jnp.square(forward.params["log_temperature"] - self.point)

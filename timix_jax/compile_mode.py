@@ -20,7 +20,7 @@ from timix_jax import experiment, hlo, info, schedule, train_state
 from timix_jax.config import complete
 from timix_jax.errors import UserError
 from timix_jax.flops import peak_flops
-from timix_jax.info_mode import abstract_batch, vocabulary
+from timix_jax.info_mode import vocabulary
 from timix_jax.parallel.sharding import with_shardings
 from timix_jax.progress import format_quantity
 from timix_jax.topology import EXAMPLES, hbm_bytes, slice_devices
@@ -124,7 +124,7 @@ def compile_step(config: ConfigDict, topology: str) -> Compiled:
     state = with_shardings(state, layout.shardings(state))
     batch = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.batch),
-        abstract_batch(config),
+        experiment.abstract_batch(config),
     )
     step = make_train_step(
         model,

@@ -132,7 +132,6 @@ def default_config() -> ConfigDict:
         "loss": {
             name: _fields(kind, skip=("pairs",)) | ({"weight": 0.0} if name != "itc" else {})
             for name, kind in OBJECTIVES.items()
-            if name != "mix"
         },
         "regions": {"batch_size": 0, "max_regions": 5, "max_tokens": 0},
         "optim": {

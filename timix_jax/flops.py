@@ -5,7 +5,7 @@ out (a few percent at the usual widths). XLA's own count is of no use for this: 
 layer once. Rematerialised passes don't count: utilisation is of the model's own work.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Iterable
 
 import jax
 
@@ -14,6 +14,7 @@ from timix_jax.models.patch_dropout import kept_count
 from timix_jax.models.stems import stem_stages
 from timix_jax.models.text import TextShape
 from timix_jax.models.vit import VitShape
+from timix_jax.objectives.passes import Pass
 
 # A backward pass has two products, for inputs and for weights, where the forward pass has one.
 WITH_GRADIENT = 3
@@ -99,109 +100,24 @@ def predictor_flops(patches: int, width: int, text_width: int) -> int:
     return 2 * patches * a_patch
 
 
-class Passes(NamedTuple):
-    """What a step runs, over the global batch; "frozen" is forward only.
-
-    Attributes:
-        embedded, embedded_frozen: images through the stem.
-        image_blocks, image_blocks_frozen: Σ images · blocks of the image tower that they pass.
-        thinned_blocks: the same, of images that pass with the patches that dropout keeps only.
-        projected: pooled image tokens that are projected.
-        texts, texts_frozen: captions through the text tower.
-        pairs, pairs_frozen: (image, caption) pairs through the patch predictor.
-        logits, logits_frozen: entries of the similarity matrices.
-    """
-
-    embedded: float = 0
-    embedded_frozen: float = 0
-    image_blocks: float = 0
-    image_blocks_frozen: float = 0
-    thinned_blocks: float = 0
-    projected: float = 0
-    texts: float = 0
-    texts_frozen: float = 0
-    pairs: float = 0
-    pairs_frozen: float = 0
-    logits: float = 0
-    logits_frozen: float = 0
-
-
-def step_passes(
-    model: DualEncoder,
-    batch_size: int,
-    *,
-    clean: bool = True,
-    teacher: bool = False,
-    mixed: float = 0.0,
-    placement: Literal["extra", "replace"] = "extra",
-    score: str | None = None,
-    region_images: int = 0,
-    regions: int = 0,
-    region_text: float = 1.0,
-) -> Passes:
-    """The passes of the dual encoder's step.
-
-    Args:
-        batch_size: B, over all devices.
-        clean: whether the contrastive loss of unmixed images is trained on.
-        teacher: whether a moving-average teacher encodes the batch too.
-        mixed: share of the batch that is mixed, 0 for no mixing.
-        placement: mixed images as a second view, or in the place of the clean ones.
-        score: the score source of the mixer, or None for mixers without scores.
-        region_images: images of the patch-text alignment, up to the predictor's block.
-        regions: captions and boxes for each of those.
-        region_text: cost of a region's text, which may be shorter, as a share of a caption's.
-    """
-    depth, site = model.image.depth, model.tpp_layer + 1
-    b, extra = batch_size, placement == "extra"
-    trained = b * clean + (mixed * b if extra else b * bool(mixed))
-    pairs = region_images * regions
-    # An extra view is scored from the clean pass; in its place, or where that pass lacks patches, a frozen pass is
-    # needed.
-    scored = mixed * b if extra else b * bool(mixed)
-    blocks = {"tpp": site, "similarity": depth, "attention": depth - 1}.get(score or "", 0)
-    scoring = 0 if extra and clean and not model.patch_dropout else scored * blocks
-    thinned = trained * depth * bool(model.patch_dropout)
-    return Passes(
-        embedded=b + region_images,
-        embedded_frozen=b * teacher,
-        image_blocks=trained * depth - thinned + region_images * site,
-        image_blocks_frozen=scoring + b * depth * teacher,
-        thinned_blocks=thinned,
-        projected=trained,
-        texts=b + pairs * region_text,
-        texts_frozen=b * teacher,
-        pairs=pairs,
-        pairs_frozen=scored if score == "tpp" else 0,
-        logits=b * b * clean + (trained - b * clean) ** 2,
-        logits_frozen=b * b * teacher,
+def pass_flops(model: DualEncoder, run: Pass) -> float:
+    """FLOPs of a pass over all its rows: forward and, with a gradient, backward."""
+    v, t = model.image, model.text
+    patches, prefix = v.grid**2, int(model.pool == "cls")
+    seen = kept_count(patches, model.patch_dropout) if run.thinned else patches
+    a_row = (
+        run.stem * patch_embed_flops(v)
+        + run.blocks * block_flops(seen + prefix, v.width, v.mlp_dim)
+        + run.projected * 2 * v.width * model.embed_dim
+        + run.predictor * predictor_flops(patches, v.width, t.width)
+        + run.compared * 2 * model.embed_dim
     )
+    if run.text_tokens:
+        caption = t._replace(max_tokens=run.text_tokens)
+        a_row += text_flops(caption, embed_dim=model.embed_dim)
+    return float((WITH_GRADIENT if run.gradient else 1) * run.rows * a_row)
 
 
-def train_step_flops(model: DualEncoder, passes: Passes) -> float:
-    """FLOPs of a step over all devices: forward and, except for frozen passes, backward."""
-    v, t, p = model.image, model.text, passes
-    prefix = int(model.pool == "cls")
-    block = block_flops(v.grid**2 + prefix, v.width, v.mlp_dim)
-    kept = kept_count(v.grid**2, model.patch_dropout)
-    thinned_block = block_flops(kept + prefix, v.width, v.mlp_dim)
-    text = text_flops(t, embed_dim=model.embed_dim)
-    predictor = predictor_flops(v.grid**2, v.width, t.width)
-    logit = 2 * model.embed_dim
-    trained = (
-        p.embedded * patch_embed_flops(v)
-        + p.image_blocks * block
-        + p.thinned_blocks * thinned_block
-        + p.projected * 2 * v.width * model.embed_dim
-        + p.texts * text
-        + p.pairs * predictor
-        + p.logits * logit
-    )
-    frozen = (
-        p.embedded_frozen * patch_embed_flops(v)
-        + p.image_blocks_frozen * block
-        + p.texts_frozen * text
-        + p.pairs_frozen * predictor
-        + p.logits_frozen * logit
-    )
-    return float(WITH_GRADIENT * trained + frozen)
+def train_step_flops(model: DualEncoder, passes: Iterable[Pass]) -> float:
+    """FLOPs of a step over all devices; ``passes`` of `timix_jax.train_step.step_passes`."""
+    return sum(pass_flops(model, run) for run in passes)

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -46,7 +45,7 @@ def describe(config: ConfigDict, workdir: str) -> str:
     objectives = experiment.build_objectives(config, model, lambda value, field: 0)
     state = _abstract_state(config, model)
     shardings = layout.shardings(state)
-    batch = abstract_batch(config)
+    batch = experiment.abstract_batch(config)
     estimate = info.memory_estimate(
         params=state.params,
         opt_state=state.opt_state,
@@ -84,32 +83,6 @@ def vocabulary(config: ConfigDict) -> tuple[int, str]:
     except UserError as error:
         return BERT_VOCABULARY, f"assumed, as BERT's: {error}"
     return tokenizer.vocab_size, kind
-
-
-def abstract_batch(config: ConfigDict) -> dict[str, Any]:
-    """Shapes and dtypes of the global batch of a step, as the input pipeline makes it."""
-    size, tokens, regions = config.model.image.size, config.model.text.max_tokens, config.regions
-
-    def images_and_texts(rows: int, *texts: int) -> dict[str, Any]:
-        return {
-            "image": jax.ShapeDtypeStruct((rows, size, size, 3), np.uint8),
-            "tokens": jax.ShapeDtypeStruct((rows, *texts), np.int32),
-        }
-
-    def boxes(rows: int, mask: str) -> dict[str, Any]:
-        shape = (rows, regions.max_regions)
-        return {
-            "boxes": jax.ShapeDtypeStruct((*shape, 4), np.float32),
-            mask: jax.ShapeDtypeStruct(shape, np.bool_),
-        }
-
-    batch = images_and_texts(config.train.batch_size, tokens)
-    if experiment.needs_boxes(config):
-        batch |= boxes(config.train.batch_size, "box_mask")
-    if experiment.uses_regions(config):
-        rows, length = regions.batch_size, regions.max_tokens or tokens
-        batch["regions"] = images_and_texts(rows, regions.max_regions, length) | boxes(rows, "mask")
-    return batch
 
 
 def configuration_lines(config: ConfigDict) -> str:

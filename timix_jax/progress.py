@@ -216,8 +216,7 @@ def progress_sections(
             ("temperature", "τ", ".3f"),
             ("lambda", "λ", ".2f"),
         )
-        # After the end of mixing there is no λ.
-        if name in metrics and not (name == "lambda" and metrics.get("gamma") == 0)
+        if name in metrics
     ]
     if settings:
         sections.append(" ".join(settings))

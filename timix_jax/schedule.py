@@ -134,12 +134,14 @@ def warmup_cosine(
 
 
 def linear_ramp(step: jax.Array | int, length: int) -> jax.Array:
-    """0 at step 0, 1 from step ``length`` on, straight between; float32.
+    """step / length, at most 1: γ of the mixed loss and α of the teacher's targets (paper §§4, 5).
 
-    The weight γ of the mixed loss and α of the teacher's targets (paper §§4, 5). A ramp of length 0
-    is 1 from the start.
+    In float32, or float64 where JAX is set to it. A ramp of length 0 is 1 everywhere.
+
+    Raises:
+        UserError: a negative length.
     """
     if length < 0:
         raise UserError(f"ramp={length} steps: negative; give 0 for no ramp")
-    step = jnp.asarray(step, jnp.float32)
-    return jnp.clip(step / length, 0.0, 1.0) if length else jnp.ones_like(step)
+    done = jnp.asarray(step, jnp.result_type(float))
+    return jnp.clip(done / length, 0.0, 1.0) if length else jnp.ones_like(done)

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from timix_jax.experiment import Experiment
-from timix_jax.objectives.base import Objective
+from timix_jax.objectives.base import Objective, objectives_at
 from timix_jax.train_step import jit_train_step, make_train_step
 
 
 class StepPrograms:
-    """Step → its program. An objective that has ended (``ends_at``) is not in the program any more.
+    """Step → its program, of the objectives that train then (`objectives.base.objectives_at`).
 
     The alternative is one program with a conditional: on TPU slices configs/vitb16.py then takes 40% longer to
     compile and 5% more memory, from its first step on; so a run whose mixing ends compiles once more on the way.
@@ -26,20 +26,20 @@ class StepPrograms:
         """
         self._build, self._objectives = build, objectives
         self._program: Any = None
-        self._lasting: list[str] = []
+        self._present: list[Objective] = []
 
     def at(self, step: int) -> tuple[Any, bool]:
         """The program of a step, and whether it is another one than the last; the last one is then let go."""
-        lasting = [o for o in self._objectives if o.ends_at is None or step < o.ends_at]
-        names = [o.name for o in lasting]
-        new = self._program is None or names != self._lasting
+        present = objectives_at(self._objectives, step)
+        new = self._program is None or present != self._present
         if new:
-            self._program, self._lasting = self._build(lasting), names
+            self._program, self._present = self._build(present), present
         return self._program, new
 
     def ended(self, step: int) -> list[str]:
         """Names of the objectives that are not in the program of ``step``."""
-        return [o.name for o in self._objectives if o.ends_at is not None and step >= o.ends_at]
+        present = objectives_at(self._objectives, step)
+        return [o.name for o in self._objectives if o not in present]
 
 
 def run_programs(run: Experiment) -> StepPrograms:

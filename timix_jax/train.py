@@ -159,8 +159,10 @@ class Loop:
             flops=run.training_flops,
             peak_flops=peak_flops(run.mesh.devices.flat[0], config.log.peak_tflops),
         )
+        later = (o.successor for o in run.objectives)
+        terms = [*run.objectives, *(o for o in later if o is not None)]
         self._printer = ProgressPrinter(
-            total_steps=run.total_steps, weights={o.name: o.weight for o in run.objectives}
+            total_steps=run.total_steps, weights={o.name: o.weight for o in terms}
         )
         self._programs = run_programs(run)
         self._saved: int | None = None

@@ -10,6 +10,7 @@ import optax
 from timix_jax import rng
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.objectives.base import Forward, Objective
+from timix_jax.objectives.passes import Batch, Pass, image_training_pass
 from timix_jax.optim import ema_update, global_norm
 from timix_jax.parallel.layout import Layout
 from timix_jax.schedule import Schedule
@@ -40,6 +41,22 @@ def shared_passes(
         image = model.encode_patches(params, patches, kept=kept, capture=next(iter(captures), None))
     text = model.encode_text(params, batch["tokens"])
     return Forward(params, teacher, batch, patches, image, text, step, seed_key)
+
+
+def step_passes(model: DualEncoder, objectives: Sequence[Objective], batch: Batch) -> list[Pass]:
+    """What a step runs: the shared passes, and what the objectives declare.
+
+    Args:
+      model: the pure functions.
+      objectives: those of the step.
+      batch: the global batch, or its shapes.
+    """
+    rows, tokens = batch["tokens"].shape
+    passes = [Pass(rows=rows, stem=True, text_tokens=tokens)]
+    if any(o.needs_clean for o in objectives):
+        trained = any(o.trains_clean for o in objectives)
+        passes.append(image_training_pass(model, rows, gradient=trained))
+    return passes + [run for o in objectives for run in o.passes(model, batch)]
 
 
 def total_loss(

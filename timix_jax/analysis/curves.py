@@ -151,15 +151,6 @@ def _fractions(labels: Mapping[str, str], axes: Axes, curves: Mapping[str, Curve
     axes.legend(handles=entries, loc="upper left", ncols=2)
 
 
-def _while_mixing(curves: dict[str, Curve]) -> dict[str, Curve]:
-    """λ is logged as 0 once mixing has ended (γ = 0), where there is none: it is not drawn there."""
-    if "lambda" not in curves or "gamma" not in curves:
-        return curves
-    ended = curves["gamma"].steps[curves["gamma"].values == 0]
-    steps, values = curves["lambda"]
-    return curves | {"lambda": Curve(steps, np.where(np.isin(steps, ended), np.nan, values))}
-
-
 def _panels(curves: Mapping[str, Curve]) -> list[_Panel]:
     """The panels for which there is something to draw, in reading order."""
 
@@ -198,7 +189,7 @@ def training_curves(
     Raises:
       UserError: no such file, an unreadable line, or nothing in it to draw.
     """
-    curves = _while_mixing(read_curves(jsonl_path))
+    curves = read_curves(jsonl_path)
     panels = _panels(curves)
     if not panels:
         raise UserError(

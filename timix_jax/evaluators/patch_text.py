@@ -58,7 +58,7 @@ def score_regions(
     logp = model.patch_logp(params, site, text.cls)
     projected = model.project_patches(params, image.patches)
     embedding = text.embedding.reshape(batch, regions, -1)
-    cosine = jnp.einsum("bnd,brd->brn", projected, embedding)
+    cosine = jnp.einsum("bnd,brd->brn", projected, embedding, precision=jax.lax.Precision.HIGHEST)
     rows = batch * regions
     return RegionScores(
         logp[..., 1], cosine.reshape(rows, -1), patch_labels(boxes, model.grid).reshape(rows, -1)

@@ -1,5 +1,6 @@
 """From a configuration to the objects of a run: the one place where config fields become arguments."""
 
+from timix_jax.experiment.batch import abstract_batch
 from timix_jax.experiment.data import needs_boxes, uses_regions
 from timix_jax.experiment.evaluation import build_evaluators
 from timix_jax.experiment.losses import build_objectives, step_flops
@@ -9,6 +10,7 @@ from timix_jax.experiment.run import Experiment, build, check_shapes
 
 __all__ = [
     "Experiment",
+    "abstract_batch",
     "abstract_params",
     "build",
     "build_evaluators",

@@ -1,21 +1,23 @@
 """Losses and mixing of a configuration as arguments: the terms of the loss, and what they cost."""
 
-import functools
+import itertools
 from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
 
 from timix_jax import flops
 from timix_jax.errors import UserError, located
-from timix_jax.experiment.data import uses_regions
+from timix_jax.experiment.batch import abstract_batch
 from timix_jax.mixing import build_mixer
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.objectives import Objective, build_objective
+from timix_jax.objectives.base import objectives_at
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.objectives.pair_loss import PairLoss
 from timix_jax.objectives.score_sources import build_score_source
 from timix_jax.parallel.layout import Layout
 from timix_jax.parallel.pair_sweep import PairReduction
+from timix_jax.train_step import step_passes
 
 
 def build_pair_loss(config: ConfigDict, layout: Layout | None) -> PairLoss:
@@ -34,8 +36,9 @@ def build_objectives(
     options = mix.options[mix.mixer].to_dict() if mix.mixer in mix.options else {}
     with located(f"config.mix.options.{mix.mixer}: " if options else "config.mix.mixer: "):
         mixer = build_mixer(mix.mixer, grid=model.grid, shards=pairs.reduction.shards, **options)
+    replaces = mixer is not None and mix.placement == "replace"
     for name, settings in config.loss.items():
-        if settings.weight == 0 or (name == "itc" and mixer and mix.placement == "replace"):
+        if settings.weight == 0:
             continue
         arguments = {
             key: to_steps(value, field=f"config.loss.{name}.{key}")
@@ -43,10 +46,10 @@ def build_objectives(
             else value
             for key, value in settings.items()
         }
-        if name == "itc":
-            arguments["pairs"] = pairs
         with located("config.loss."):
-            objectives.append(build_objective(name, **arguments))
+            objective = build_objective(name, pairs=pairs, **arguments)
+        if not (replaces and objective.gives_way):
+            objectives.append(objective)
     if mixer is not None:
         until = to_steps(mix.until, field="config.mix.until")
         with located("config."):
@@ -87,32 +90,9 @@ def check_teacher(config: ConfigDict) -> None:
         )
 
 
-def step_flops(
-    config: ConfigDict,
-    model: DualEncoder,
-    objectives: Sequence[Objective],
-    *,
-    mixing: bool = True,
-) -> float:
-    """Analytic FLOPs of one step over all devices; ``mixing``: of one before the end of mixing, or behind it."""
-    c = config
-    mix = _mixed(objectives)
-    if mix is not None and mix.placement == "extra" and not mixing:
-        mix = None  # in place of the clean images the loss goes on, without scores
-    text = model.text
-    phrase = text._replace(max_tokens=c.regions.max_tokens or text.max_tokens)
-    passes = flops.step_passes(
-        model,
-        c.train.batch_size,
-        clean=any(o.name == "itc" for o in objectives),
-        teacher=any(getattr(o, "alpha", 0) > 0 for o in objectives),
-        mixed=mix.fraction if mix else 0.0,
-        placement=mix.placement if mix else "extra",
-        score=mix.score.name if mix and mix.score and mixing else None,
-        region_images=c.regions.batch_size if uses_regions(c) else 0,
-        regions=c.regions.max_regions,
-        region_text=flops.text_flops(phrase) / flops.text_flops(text),
-    )
+def step_flops(config: ConfigDict, model: DualEncoder, objectives: Sequence[Objective]) -> float:
+    """Analytic FLOPs of one step of these objectives over all devices."""
+    passes = step_passes(model, objectives, abstract_batch(config))
     return flops.train_step_flops(model, passes)
 
 
@@ -124,12 +104,9 @@ def training_flops(
     stop: int,
 ) -> float:
     """Analytic FLOPs of the steps ``start`` to ``stop - 1``, over all devices."""
-    mix = _mixed(objectives)
-    end = stop if mix is None or mix.until_step is None else mix.until_step
-    with_mixing = min(max(end, start), stop) - start
-    cost = functools.partial(step_flops, config, model, objectives)
-    return with_mixing * cost() + (stop - start - with_mixing) * cost(mixing=False)
-
-
-def _mixed(objectives: Sequence[Objective]) -> MixedContrastive | None:
-    return next((o for o in objectives if isinstance(o, MixedContrastive)), None)
+    ends = {o.ends_at for o in objectives if o.ends_at is not None and start < o.ends_at < stop}
+    parts = itertools.pairwise([start, *sorted(ends), stop])
+    return sum(
+        (last - first) * step_flops(config, model, objectives_at(objectives, first))
+        for first, last in parts
+    )

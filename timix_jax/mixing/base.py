@@ -6,6 +6,8 @@ from typing import Literal, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from timix_jax.mixing.partners import Partners
+
 Space = Literal["patches", "pixels"]
 
 
@@ -41,6 +43,13 @@ class Mixer(Protocol):
     def space(self) -> Space:
         """What it mixes: "patches" (outputs of the patch convolution, (B, N, C)) or "pixels" ((B,
         H, W, 3)).
+        """
+
+    @property
+    def partners(self) -> Partners:
+        """The rule that makes `Mixed.partner`, by which the loss exchanges values between partners.
+
+        `partners.ANY_PARTNERS` is right for any π.
         """
 
     def __call__(self, key: jax.Array, inputs: jax.Array, scores: jax.Array | None) -> Mixed:

@@ -34,6 +34,7 @@ def from_similarity(patch_embeddings: jax.Array, text: jax.Array) -> jax.Array:
         "bnd,bd->bn",
         patch_embeddings,
         text,
+        precision=lax.Precision.HIGHEST,  # windows that nearly tie are to be the same on every device
         preferred_element_type=jnp.promote_types(text.dtype, jnp.float32),
     )
     return _constant(standardise(similarity))

@@ -1,11 +1,13 @@
 """What every objective sees of a step, and what it gives back."""
 
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 
 from timix_jax import rng
 from timix_jax.models.dual_encoder import DualEncoder, ImageFeatures, TextFeatures
+from timix_jax.objectives.passes import Batch, Pass
 
 Array = jax.Array
 
@@ -39,36 +41,71 @@ class Forward(NamedTuple):
         return rng.stream(self.seed_key, name, self.step)
 
 
-class Objective(Protocol):
+class Objective:
     """A term of the one summed loss; an implementation is a frozen dataclass of its settings.
+
+    What is a property here may be a ``ClassVar`` there.
 
     Attributes:
       name: key of its loss in the log (``loss/NAME``).
       weight: its factor in the sum.
-      needs_clean: whether it reads ``Forward.image``.
-      capture: the ViT block whose tokens it reads from ``Forward.image.captured``, or None.
-      ends_at: the step from which on the training goes on without it (`timix_jax.step_programs`), or None.
     """
 
-    @property
-    def name(self) -> str:
-        """Key of the loss in the log."""
-
-    @property
-    def weight(self) -> float:
-        """Factor in the sum."""
+    name: ClassVar[str]
+    weight: float
 
     @property
     def needs_clean(self) -> bool:
-        """Whether the clean images must go through the whole tower."""
+        """Whether it reads ``Forward.image``: then the clean images go through the whole tower, once for all."""
+        return False
+
+    @property
+    def trains_clean(self) -> bool:
+        """Whether its gradient flows into ``Forward.image``."""
+        return self.needs_clean
 
     @property
     def capture(self) -> int | None:
-        """Block whose tokens are wanted beside the features of the clean images."""
+        """The ViT block whose tokens it reads from ``Forward.image.captured``, or None."""
+        return None
+
+    @property
+    def gives_way(self) -> bool:
+        """Whether mixed images that take the clean ones' place (``mix.placement="replace"``) take over this loss."""
+        return False
 
     @property
     def ends_at(self) -> int | None:
-        """First step without it: its loss and its scalars are logged as 0 from there on."""
+        """First step without it (`timix_jax.step_programs`), whose log lacks its loss and scalars; None: it lasts."""
+        return None
+
+    @property
+    def successor(self) -> "Objective | None":
+        """What takes its place from ``ends_at`` on, under another name, or None."""
+        return None
+
+    def passes(self, model: DualEncoder, batch: Batch) -> Sequence[Pass]:
+        """What it runs beside the shared passes (`timix_jax.train_step.shared_passes`); nothing by default.
+
+        Args:
+          model: the pure functions.
+          batch: the global batch, or its shapes: only those are read.
+        """
+        del model, batch
+        return ()
 
     def __call__(self, model: DualEncoder, forward: Forward) -> tuple[Array, dict[str, Array]]:
         """The unweighted loss, a float32 scalar, and further scalars for the log."""
+        raise NotImplementedError
+
+
+def objectives_at(objectives: Sequence[Objective], step: int) -> list[Objective]:
+    """The objectives of a step: those that have ended give their place to their successors, where they have any."""
+    present = []
+    for objective in objectives:
+        now: Objective | None = objective
+        while now is not None and now.ends_at is not None and step >= now.ends_at:
+            now = now.successor
+        if now is not None:
+            present.append(now)
+    return present

@@ -1,6 +1,7 @@
 """Image-text contrastive loss (ITC, paper §5) over the global batch, with optional momentum distillation."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar
 
 import jax
@@ -8,14 +9,15 @@ import jax.numpy as jnp
 
 from timix_jax.errors import UserError
 from timix_jax.models.dual_encoder import DualEncoder
-from timix_jax.objectives.base import Array, Forward
+from timix_jax.objectives.base import Array, Forward, Objective
 from timix_jax.objectives.pair_loss import DENSE_SOFTMAX, PairLoss
+from timix_jax.objectives.passes import Batch, Pass
 from timix_jax.objectives.similarities import Similarities, similarities
 from timix_jax.schedule import linear_ramp
 
 
 @dataclasses.dataclass(frozen=True)
-class Contrastive:
+class Contrastive(Objective):
     """Each image against its own caption; with ``alpha`` > 0 targets lean on the moving-average teacher's predictions.
 
     Attributes:
@@ -31,13 +33,29 @@ class Contrastive:
 
     name: ClassVar[str] = "itc"
     needs_clean: ClassVar[bool] = True
-    capture: ClassVar[int | None] = None
-    ends_at: ClassVar[int | None] = None
+    gives_way: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Checks the range of α."""
         if not 0 <= self.alpha <= 1:
             raise UserError(f"itc.alpha={self.alpha} is not a weight: use 0 to 1")
+
+    def passes(self, model: DualEncoder, batch: Batch) -> Sequence[Pass]:
+        """The similarities; with α also the teacher's, from its own pass over both towers."""
+        rows, tokens = batch["tokens"].shape
+        student = Pass(rows=rows, compared=rows)
+        if not self.alpha:
+            return (student,)
+        teacher = Pass(
+            rows=rows,
+            gradient=False,
+            stem=True,
+            blocks=model.image.depth,
+            projected=True,
+            text_tokens=tokens,
+            compared=rows,
+        )
+        return student, teacher
 
     def __call__(self, model: DualEncoder, forward: Forward) -> tuple[Array, dict[str, Array]]:
         """Loss of the clean batch and its in-batch accuracy (both directions, ties count as misses)."""

@@ -1,6 +1,7 @@
 """The contrastive loss of mixed images with soft targets (paper §§3, 4)."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar, Literal, get_args
 
 import jax
@@ -10,33 +11,36 @@ import numpy as np
 from timix_jax.errors import UserError
 from timix_jax.mixing import Mixed, Mixer
 from timix_jax.mixing.fraction import keep_clean, select_rows, take_rows
-from timix_jax.mixing.partners import ANY_PARTNERS
 from timix_jax.mixing.targets import TargetName
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.vit import normalise_pixels
-from timix_jax.objectives.base import Array, Forward
+from timix_jax.objectives.base import Array, Forward, Objective
 from timix_jax.objectives.mixed_target import MixedTarget
 from timix_jax.objectives.pair_loss import DENSE_SOFTMAX, PairLoss
+from timix_jax.objectives.passes import Batch, Pass, image_training_pass
 from timix_jax.objectives.score_sources import ScoreSource
 from timix_jax.objectives.similarities import Similarities, similarities
+from timix_jax.objectives.unmixed import Unmixed
+from timix_jax.schedule import linear_ramp
 
 Placement = Literal["extra", "replace"]
 
 
 @dataclasses.dataclass(frozen=True)
-class MixedContrastive:
+class MixedContrastive(Objective):
     """L_mix of the mixed images.
 
     placement="extra": mixed images are a second view beside the clean ones; γ weighs their loss, and with
     ``fraction`` f the evenly spaced f·B rows form a batch of their own.
     placement="replace": mixed images take the place of clean ones in the one contrastive loss; γ·f is then the share of
-    rows that is mixed, the others keep the identity as target. At γ = 0 this is the plain contrastive loss.
+    rows that is mixed, the others keep the identity as target. At γ = 0 this is the plain contrastive loss, as which
+    (`unmixed.Unmixed`) it goes on after the end.
 
     Attributes:
       mixer: what mixes.
       score: where the patch scores come from; None for mixers that need none.
       ramp_steps: γ grows 0 → 1 over this many steps.
-      until_step: γ = 0 from this step on; None = mixing never ends.
+      until_step: mixing ends with this step (γ = 0); None = it never does.
       pairs: the loss over all pairs, the same as of the clean batch.
     """
 
@@ -85,19 +89,43 @@ class MixedContrastive:
         return self.placement == "extra"
 
     @property
+    def trains_clean(self) -> bool:
+        """The clean pass gives it constants: scores, and similarities for the target."""
+        return False
+
+    @property
     def capture(self) -> int | None:
         """The block that the score source reads."""
         return self.score.capture if self.score and self.needs_clean else None
 
     @property
     def ends_at(self) -> int | None:
-        """The extra view goes with mixing; in place of the clean images the loss goes on without mixing."""
-        return self.until_step if self.placement == "extra" else None
+        """The end of mixing."""
+        return self.until_step
+
+    @property
+    def successor(self) -> Objective | None:
+        """The extra view goes without one; in place of the clean images their own loss goes on."""
+        if self.placement == "extra":
+            return None
+        return Unmixed(self.weight, self.label_smoothing, self.pairs)
+
+    def passes(self, model: DualEncoder, batch: Batch) -> Sequence[Pass]:
+        """The scores, and the mixed images through the tower and against the captions."""
+        rows = int(batch["image"].shape[0])
+        if self.placement == "extra":
+            rows = len(select_rows(rows, self.fraction))
+        # In the clean images' place the mixed pixels go through the stem instead of those, which are counted.
+        stem = self.mixer.space == "pixels" and self.placement == "extra"
+        view = image_training_pass(model, rows, stem=stem)
+        passes = [view, Pass(rows=rows, compared=rows)]
+        if self.mixer.needs_scores and self.score is not None:
+            passes += self.score.passes(rows, clean=self._scores_from_clean(model))
+        return passes
 
     def gamma(self, step: Array) -> Array:
         """γ at a step: 0 → 1 over the ramp, 0 again from ``until_step``."""
-        # The first step counts: γ(0) = 1/ramp, so that a ramp of 1 step is no ramp.
-        ramp = jnp.minimum((step + 1) / max(self.ramp_steps, 1), 1.0)
+        ramp = linear_ramp(step, self.ramp_steps)
         return ramp if self.until_step is None else jnp.where(step < self.until_step, ramp, 0.0)
 
     def mix(self, model: DualEncoder, forward: Forward) -> tuple[Mixed, Array]:
@@ -133,17 +161,14 @@ class MixedContrastive:
     def _scores(self, model: DualEncoder, forward: Forward) -> Array | None:
         if not self.mixer.needs_scores or self.score is None:
             return None
-        score = self.score
-        if self.placement == "extra" and not model.patch_dropout:
-            return score(model, forward)
-        # A clean pass that another objective asked for has captured no tokens for these scores, or not of all patches.
-        forward = forward._replace(image=None)
-        shape = jax.eval_shape(lambda: score(model, forward))
-        return jax.lax.cond(
-            self.gamma(forward.step) > 0,
-            lambda: score(model, forward),
-            lambda: jnp.zeros(shape.shape, shape.dtype),
-        )
+        if not self._scores_from_clean(model):
+            # A clean pass that another objective asked for has captured no tokens for these, or not of all patches.
+            forward = forward._replace(image=None)
+        return self.score(model, forward)
+
+    def _scores_from_clean(self, model: DualEncoder) -> bool:
+        """Whether the clean pass is asked for what the scores read, and sees every patch."""
+        return self.placement == "extra" and not model.patch_dropout
 
     def _loss(
         self, model: DualEncoder, forward: Forward, mixed: Mixed, clean: Similarities | None
@@ -156,7 +181,7 @@ class MixedContrastive:
             self.target,
             mixed.lam,
             mixed.partner,
-            getattr(self.mixer, "partners", ANY_PARTNERS),
+            self.mixer.partners,
             clean,
             self.beta,
             self.label_smoothing,

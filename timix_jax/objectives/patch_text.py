@@ -1,18 +1,20 @@
 """Patch-text alignment (PTA, paper §2): what trains the patch predictor."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from timix_jax.models.dual_encoder import DualEncoder
-from timix_jax.objectives.base import Array, Forward
+from timix_jax.objectives.base import Array, Forward, Objective
+from timix_jax.objectives.passes import Batch, Pass
 from timix_jax.objectives.patch_labels import patch_labels
 
 
 @dataclasses.dataclass(frozen=True)
-class PatchTextAlignment:
+class PatchTextAlignment(Objective):
     """Cross-entropy of the predictor against 0/1 patch labels from boxes.
 
     The annotated images come as a batch of their own (``batch["regions"]``), each with up to R (text, box); only
@@ -26,9 +28,18 @@ class PatchTextAlignment:
     full_captions: bool = False
 
     name: ClassVar[str] = "pta"
-    needs_clean: ClassVar[bool] = False
-    capture: ClassVar[int | None] = None
-    ends_at: ClassVar[int | None] = None
+
+    def passes(self, model: DualEncoder, batch: Batch) -> Sequence[Pass]:
+        """Annotated images up to the predictor's site, their texts, and the predictor on each pair of them."""
+        images, per_image, length = batch["regions"]["tokens"].shape
+        site = model.tpp_layer + 1
+        passes = [
+            Pass(rows=images, stem=True, blocks=site),
+            Pass(rows=images * per_image, text_tokens=length, predictor=True),
+        ]
+        if self.full_captions:
+            passes.append(Pass(rows=batch["image"].shape[0], blocks=site, predictor=True))
+        return passes
 
     def __call__(self, model: DualEncoder, forward: Forward) -> tuple[Array, dict[str, Array]]:
         """Mean over the valid regions and all patches; the accuracy of the labels goes to the log."""

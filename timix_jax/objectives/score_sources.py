@@ -5,7 +5,7 @@ gradient: the predictor's scores stop at its own block.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 
@@ -13,15 +13,34 @@ from timix_jax.errors import UserError
 from timix_jax.mixing import scores
 from timix_jax.models.dual_encoder import DualEncoder, ImageFeatures
 from timix_jax.objectives.base import Array, Forward
+from timix_jax.objectives.passes import Pass
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoreSource:
-    """A named score: ``capture`` is the ViT block whose tokens it reads from the clean pass, or None."""
+    """A named score.
+
+    Attributes:
+      capture: the ViT block whose tokens it reads from the clean pass, or None.
+      function: model and pass to scores (B,N).
+      blocks: the first so many blocks that it runs by itself where there is no clean pass to read.
+      predictor: whether it runs the patch predictor.
+    """
 
     name: str
     capture: int | None
     function: Callable[[DualEncoder, Forward], Array]
+    blocks: int = 0
+    predictor: bool = False
+
+    def passes(self, rows: int, *, clean: bool) -> Sequence[Pass]:
+        """What it runs for ``rows`` images; ``clean``: it reads the clean pass (``Forward.image`` is given).
+
+        Its last product (a cosine, one head's attention, the patches' projection) is left out: it is none of
+        the parts that a `Pass` names, and under a tenth of a block.
+        """
+        blocks = 0 if clean else self.blocks
+        return (Pass(rows=rows, gradient=False, blocks=blocks, predictor=self.predictor),)
 
     def __call__(self, model: DualEncoder, forward: Forward) -> Array:
         """Scores (B,N) float32, the higher the more the caption speaks of the patch; no gradient."""
@@ -70,15 +89,18 @@ def _oracle(model: DualEncoder, forward: Forward) -> Array:
 
 def build_score_source(name: str, model: DualEncoder) -> ScoreSource:
     """The source called ``name``: tpp, similarity, attention (SMMix), random, or oracle (the boxes themselves)."""
-    sources: dict[str, tuple[int | None, Callable[[DualEncoder, Forward], Array]]] = {
-        "tpp": (model.tpp_layer, _tpp),
-        "similarity": (None, _similarity),
-        "attention": (model.image.depth - 2, _attention),  # the input of the last block
-        "random": (None, _random),
-        "oracle": (None, _oracle),
-    }
+    depth, site = model.image.depth, model.tpp_layer
+    known = (
+        ScoreSource("tpp", site, _tpp, blocks=site + 1, predictor=True),
+        ScoreSource("similarity", None, _similarity, blocks=depth),
+        # The input of the last block.
+        ScoreSource("attention", depth - 2, _attention, blocks=depth - 1),
+        ScoreSource("random", None, _random),
+        ScoreSource("oracle", None, _oracle),
+    )
+    sources = {source.name: source for source in known}
     if name not in sources:
         raise UserError(f"mix.score={name!r} is unknown; use one of {', '.join(sources)}")
     if name == "attention" and model.pool != "cls":
         raise UserError("mix.score='attention' needs a CLS token: set model.image.pool='cls'")
-    return ScoreSource(name, *sources[name])
+    return sources[name]

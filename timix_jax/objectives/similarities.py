@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.objectives.base import Array, Forward
@@ -23,8 +24,9 @@ class Similarities(NamedTuple):
     bias: Array | None = None
 
     def matrix(self) -> Array:
-        """s (B,B)."""
-        s = self.image @ self.text.T / self.temperature
+        """s (B,B), of exact float32 products as in `parallel.pair_sums`: dense, gather and ring are to agree."""
+        products = jnp.matmul(self.image, self.text.T, precision=jax.lax.Precision.HIGHEST)
+        s = products / self.temperature
         return s if self.bias is None else s + self.bias
 
     def constant(self) -> "Similarities":

@@ -186,7 +186,7 @@ def _attention_forward(
             keep, w = jnp.exp(top - new), jnp.exp(s - new[:, None])
         total = keep * total + w.sum(axis=1)
         out = keep[:, None] * out + _product(w, values)
-        return new, total, out, keep * mass + w @ masses.astype(w.dtype)
+        return new, total, out, keep * mass + _product(w, masses.astype(w.dtype))
 
     def init(n: int) -> Any:
         zeros = jnp.zeros(n, dtype)
