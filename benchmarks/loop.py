@@ -31,6 +31,7 @@ from timix_jax.checkpointing import Checkpointer
 from timix_jax.experiment import Experiment
 from timix_jax.metrics import MetricsWriter
 from timix_jax.parallel.mesh import put_batch
+from timix_jax.preemption import Preemption
 from timix_jax.start import initial_state
 from timix_jax.train import Loop
 from timix_jax.train_state import TrainState
@@ -160,7 +161,7 @@ def loop_seconds(bench: Bench, *, in_memory: bool, steps: int) -> Alternating:
     with bench.loop(f"loop-{in_memory}", run) as loop:
         # The same compiled program on both sides, hence between the loop and its own.
         vars(loop)["_programs"] = Always(turns)
-        loop.run(bench.state())
+        loop.run(bench.state(), Preemption())
     return turns
 
 

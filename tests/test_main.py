@@ -113,6 +113,33 @@ REFUSED = {
         ["config.optim.lrr='3'", "did you mean 'lr'"],
     ),
     "unknown section": (["--config.optm.lr=3"], ["config.optm", "did you mean 'optim'"]),
+    "list without brackets": (
+        ["--config.data.train=records:/a,records:/b"],
+        ["config.data.train=records:/a,records:/b", "give a tuple such as ('one', 'two')"],
+    ),
+    "list given twice": (
+        ["--config.data.train=('a:',)", "--config.data.train=('b:',)"],
+        ["config.data.train is given 2 times (('a:',) and ('b:',))", "give it once"],
+    ),
+    "nothing to train": (
+        ["--config.loss.itc.weight=0"],
+        ["config.loss: every weight is 0", "config.loss.itc.weight=1"],
+    ),
+    "nothing to train at the end": (
+        [
+            *("--config.loss.itc.weight=0", "--config.mix.mixer=random_window"),
+            "--config.mix.until=50%",
+        ],
+        ["config.mix.until", "nothing is trained", "config.loss.itc.weight=1"],
+    ),
+    "fraction of no image": (
+        ["--config.mix.mixer=random_window", "--config.mix.fraction=0.1"],
+        ["config.mix.fraction=0.1", "not two of 8 images", "at least 0.25"],
+    ),
+    "workdir that cannot be": (
+        ["--workdir=tiny.py/run"],
+        ["--workdir=tiny.py/run cannot be written", "choose another --workdir"],
+    ),
     "section": (["--config.mesh=3"], ["config.mesh=3", "data, fsdp, "]),
     "mistyped number": (
         ["--config.seed=1", "--config.optim.lr=fast"],
@@ -120,7 +147,7 @@ REFUSED = {
     ),
     "mistyped whole number": (
         ["--config.train.batch_size=8.5"],
-        ["config.train.batch_size=8.5", "give a int such as 1024"],
+        ["config.train.batch_size=8.5", "give an int such as 1024"],
     ),
     "mistyped choice": (["--config.model.scan=maybe"], ["config.model.scan=maybe", "bool"]),
     "mistyped duration": (
@@ -269,6 +296,19 @@ def test_a_field_that_a_recipe_of_its_own_making_gets_wrong(refused, files):
         (files / "own.py").write_text(text.format(fields))
         message = refused("--config=own.py")
         assert all(word in message for word in words), message
+
+
+def test_ctrl_c_is_one_line(monkeypatch, capfd):
+    def interrupt(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "_main", interrupt)
+    monkeypatch.setattr(sys, "argv", ["main"])
+    with pytest.raises(SystemExit) as ended:
+        main.run()
+    forget_flags()
+    assert ended.value.code == 130
+    assert "interrupted; the same command resumes" in capfd.readouterr().err
 
 
 def test_no_recipe(refused):

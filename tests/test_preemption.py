@@ -81,3 +81,27 @@ def test_a_thread_that_is_not_the_main_one_leaves_the_signal_alone():
     thread.start()
     thread.join()
     assert seen == [(before, False)]
+
+
+def test_ctrl_c_is_a_request_and_the_second_one_an_end():
+    before = signal.getsignal(signal.SIGINT)
+    with Preemption() as preemption:
+        signal.raise_signal(signal.SIGINT)
+        assert preemption.reached(1)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_asked_during_the_last_evaluation_a_run_ends_by_itself(tmp_path, monkeypatch):
+    run_evaluators = train.run_evaluators
+
+    def interrupted(evaluators, params):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return run_evaluators(evaluators, params)
+
+    monkeypatch.setattr(train, "run_evaluators", interrupted)
+    results = train_and_evaluate(tiny_config(1, **OPTIONS), str(tmp_path / "run"))
+    assert results
+    assert (tmp_path / "run" / "results.json").exists()
+    assert (tmp_path / "run" / "checkpoints" / "00000001").is_dir()

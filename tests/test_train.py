@@ -21,7 +21,7 @@ from tiny_run import (
 from timix_jax import experiment, start, step_programs, train
 from timix_jax.checkpointing import Checkpointer
 from timix_jax.config import complete
-from timix_jax.data.tokenizers import Tokenizer
+from timix_jax.data.tokenizers import Tokenizer, train_tokenizer
 from timix_jax.errors import UserError
 from timix_jax.models.position_embeddings import interpolate_grid
 from timix_jax.train import train_and_evaluate
@@ -235,9 +235,45 @@ def test_what_saves_memory_may_change_on_resuming(whole, tmp_path):
     workdir = copy_run(whole[0], tmp_path / "smaller")
     shutil.rmtree(workdir / "checkpoints" / f"{STEPS:08d}")
     (workdir / "results.json").unlink()
-    config = tiny_config(STEPS, train__accumulate=2, model__remat="full", model__scan=True)
+    config = tiny_config(
+        STEPS,
+        **{"train__accumulate": 2, "mesh__data": 4, "mesh__tensor": 2},
+        **{"model__remat": "full", "model__scan": True},
+    )
     train_and_evaluate(config, str(workdir))
     for part in ("params", "ema_params"):
         pairs = zip(arrays(workdir, STEPS, part), arrays(whole[0], STEPS, part), strict=True)
         for a, b in pairs:
             np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("left", [None, ""])
+def test_a_lost_tokenizer_is_that_of_the_checkpoint(whole, tmp_path, monkeypatch, left):
+    workdir = copy_run(whole[0], tmp_path / "lost")
+    shutil.rmtree(workdir / "checkpoints" / f"{STEPS:08d}")
+    (workdir / "results.json").unlink()
+    file = workdir / "tokenizer.json"
+    text = file.read_text()
+    file.unlink() if left is None else file.write_text(left)
+    monkeypatch.setattr(experiment.data, "train_tokenizer", None)
+    train_and_evaluate(tiny_config(STEPS), str(workdir))
+    assert file.read_text() == text
+    assert_same_run(workdir, whole[0], STEPS)
+
+
+def test_another_tokenizer_is_refused(whole, tmp_path):
+    workdir = copy_run(whole[0], tmp_path / "other_words")
+    other = train_tokenizer(["one two", "three"], vocab_size=32).to_json()
+    (workdir / "tokenizer.json").write_text(other)
+    with pytest.raises(UserError, match=rf"not the tokenizer of checkpoint {STEPS}: delete it"):
+        train_and_evaluate(tiny_config(STEPS), str(workdir))
+
+
+def test_other_data_under_the_same_name_are_refused(whole, tmp_path, monkeypatch):
+    workdir = copy_run(whole[0], tmp_path / "other_data")
+    before = (workdir / "results.json").read_text()
+    monkeypatch.setattr(start, "describe_sources", lambda _: [{"examples": 599, "digest": ""}])
+    message = r"trained on other data \(synthetic:.*: 48 examples there, 599 others now\)"
+    with pytest.raises(UserError, match=message):
+        train_and_evaluate(tiny_config(STEPS), str(workdir))
+    assert (workdir / "results.json").read_text() == before

@@ -17,6 +17,7 @@ from timix_jax.metrics import write_results
 from timix_jax.parallel.sharding import with_shardings
 from timix_jax.phases import Phases
 from timix_jax.remote import as_path, check_reachable
+from timix_jax.shared_folder import check_same_config, check_shared
 from timix_jax.watchdog import watched_phases
 from timix_jax.workdir import absolute, config_differences
 
@@ -74,6 +75,8 @@ def evaluate_checkpoint(config: ConfigDict, workdir: str) -> dict[str, float]:
     config = complete(config)
     part = evaluated_part(config)
     check_reachable(as_path(workdir), "--workdir=")
+    check_same_config(flatten(config))
+    check_shared(as_path(workdir))
     path = checkpointing.find_checkpoint(workdir)
     with watched_phases() as watch:
         measured = _evaluate(config, path, part, watch)

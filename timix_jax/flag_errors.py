@@ -3,6 +3,7 @@
 absl and ml_collections raise errors of many kinds; those of a recipe name neither the field's path nor the line.
 """
 
+import ast
 import linecache
 import re
 import traceback
@@ -44,10 +45,37 @@ def flag_error(error: Exception, argv: Sequence[str]) -> UserError:
                 default = default_of(field, value)
             except UserError as known:
                 return known
-            if str(error).startswith(f"flag --config.{field}="):
+            unreadable = isinstance(default, tuple) and not _is_literal(value)
+            if unreadable or str(error).startswith(f"flag --config.{field}="):
                 kind = type(default).__name__
-                return UserError(f"config.{field}={value}: give a {kind} such as {default!r}")
+                such = ("one", "two") if isinstance(default, tuple) and not default else default
+                article = "an" if kind == "int" else "a"
+                return UserError(f"config.{field}={value}: give {article} {kind} such as {such!r}")
     return UserError(_reason(error))
+
+
+def check_given_once(argv: Sequence[str]) -> None:
+    """Raises a UserError for a tuple that is given twice: ml_collections would join the two."""
+    fields = [
+        m["field"] for m in map(_OVERRIDE.fullmatch, argv[1:]) if m and m["value"] is not None
+    ]
+    for field in dict.fromkeys(fields):
+        values = [
+            a.partition("=")[2] for a in argv[1:] if a.lstrip("-").startswith(f"config.{field}=")
+        ]
+        if len(values) > 1 and isinstance(default_of(field, values[0]), tuple):
+            raise UserError(
+                f"config.{field} is given {len(values)} times ({' and '.join(values)}): give it once, with"
+                " all its values"
+            )
+
+
+def _is_literal(value: str | None) -> bool:
+    try:
+        ast.literal_eval(value or "")
+    except (SyntaxError, ValueError):
+        return False
+    return True
 
 
 def recipe_path(argv: Sequence[str]) -> str:
@@ -68,7 +96,8 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 def _place_in_recipe(error: BaseException, path: str) -> str | None:
     """``configs/demo.py:12: the line`` where the recipe, or one that it imports, raised the error."""
-    if isinstance(error, SyntaxError) and error.filename:
+    # The value of a flag is no file.
+    if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith("<"):
         return f"{error.filename}:{error.lineno}: {(error.text or '').strip()}"
     frames = list(traceback.walk_tb(error.__traceback__))
     begin = next((i for i, (frame, _) in enumerate(frames) if _is_file(frame, path)), None)

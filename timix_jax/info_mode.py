@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from timix_jax import experiment, info, train_state
+from timix_jax import experiment, info, processes, train_state
 from timix_jax.config import complete, default_config, flatten
 from timix_jax.data.tokenizers import Tokenizer, load_tokenizer
 from timix_jax.errors import UserError
@@ -32,7 +32,9 @@ def print_info(config: ConfigDict, workdir: str) -> None:
     Raises:
       UserError: as training would, save for missing data.
     """
-    print(describe(complete(config), workdir))
+    text = describe(complete(config), workdir)
+    if processes.is_first():
+        print(text)
 
 
 def describe(config: ConfigDict, workdir: str) -> str:

@@ -20,7 +20,7 @@ from timix_jax import cluster, failure_watch, processes
 from timix_jax.compile_cache import use_cache
 from timix_jax.config import complete
 from timix_jax.errors import UserError
-from timix_jax.flag_errors import flag_error
+from timix_jax.flag_errors import check_given_once, flag_error
 from timix_jax.log import only_warnings, print_error, show_own_lines
 from timix_jax.phases import CONNECT
 from timix_jax.watchdog import watched_phases
@@ -124,6 +124,7 @@ def _mode_options() -> dict[str, Any]:
 
 def _parse_flags(argv: list[str]) -> list[str]:
     try:
+        check_given_once(argv)
         rest = FLAGS(argv)
         # A recipe that could not be opened raises its error on use, here by hasattr.
         if hasattr(_CONFIG.value, "items"):
@@ -143,6 +144,9 @@ def run() -> None:
     except UserError as error:
         print_error(str(error))
         sys.exit(2)
+    except KeyboardInterrupt:
+        print_error("interrupted; the same command resumes from the newest checkpoint")
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""SIGTERM, as a Cloud TPU, Slurm or Kubernetes sends it before it takes a machine: save and leave."""
+"""SIGTERM, as a Cloud TPU, Slurm or Kubernetes sends it before it takes a machine, and Ctrl-C: save and leave."""
 
 import signal
 import threading
@@ -20,10 +20,11 @@ def stopped_line(step: int, workdir: epath.PathLike) -> str:
 
 
 class Preemption:
-    """Whether this run is to end early. Use as a context manager round the training loop.
+    """Whether this run is to end early. Use as a context manager round the whole run.
 
-    With several processes JAX catches the signal, whichever of them gets it, and chooses a step that all of them can
-    still reach. A single one has its own handler, which goes with the context.
+    With several processes JAX catches SIGTERM, whichever of them gets it, and chooses a step that all of them can
+    still reach. A single one has its own handler, which goes with the context. Outside the training loop, where a run
+    ends by itself, nothing happens. The first Ctrl-C is a SIGTERM, the second a KeyboardInterrupt.
 
     Example:
       with Preemption() as preemption:
@@ -36,10 +37,7 @@ class Preemption:
 
     def __init__(self) -> None:
         self._asked = False
-        self._before: Any = None
-        # A handler can be set by the main thread only; elsewhere the signal keeps its meaning.
-        main = threading.current_thread() is threading.main_thread()
-        self._alone = not jax.distributed.is_initialized() and main
+        self._before: dict[int, Any] = {}
 
     def reached(self, step: int) -> bool:
         """True if the run is to save and end after ``step``: on all processes at the same one.
@@ -51,8 +49,11 @@ class Preemption:
         return self._asked
 
     def __enter__(self) -> Self:
-        if self._alone:
-            self._before = signal.signal(signal.SIGTERM, self._handle)
+        # A handler can be set by the main thread only; elsewhere the signals keep their meaning.
+        if threading.current_thread() is threading.main_thread():
+            self._set(signal.SIGINT, self._interrupt)
+            if not jax.distributed.is_initialized():
+                self._set(signal.SIGTERM, self._handle)
         return self
 
     def __exit__(
@@ -61,9 +62,17 @@ class Preemption:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._alone:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _set(self, number: signal.Signals, handler: Any) -> None:
+        self._before[number] = signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
         logging.warning("SIGTERM: saving after this step")
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        logging.warning("Ctrl-C: leaving as with SIGTERM; once more ends the run without saving")
+        signal.raise_signal(signal.SIGTERM)

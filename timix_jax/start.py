@@ -11,6 +11,7 @@ from etils import epath
 
 from timix_jax import checkpointing
 from timix_jax.checkpointing import Checkpointer
+from timix_jax.data.sources import describe_sources
 from timix_jax.errors import UserError, located
 from timix_jax.experiment import Experiment
 from timix_jax.models.position_embeddings import fit_position_embeddings
@@ -31,6 +32,7 @@ def initial_state(experiment: Experiment, checkpointer: Checkpointer) -> tuple[T
         shardings = experiment.layout.shardings(abstract)
     step = checkpointer.latest_valid()
     if step is not None:
+        _check_same_data(experiment, step, checkpointer)
         state, _ = checkpointer.restore(step, with_shardings(abstract, shardings))
         logging.info("resumed from checkpoint %d in %s", step, checkpointer.directory)
         return state, True
@@ -44,6 +46,35 @@ def initial_state(experiment: Experiment, checkpointer: Checkpointer) -> tuple[T
     else:
         logging.info("fresh parameters from seed %d", experiment.config.seed)
     return state, False
+
+
+def stored_tokenizer(workdir: epath.PathLike) -> str:
+    """The tokenizer of the newest checkpoint of a working folder; empty where there is none."""
+    try:
+        return checkpointing.read_meta(checkpointing.find_checkpoint(workdir))["tokenizer"]
+    except UserError:
+        return ""
+
+
+def _check_same_data(experiment: Experiment, step: int, checkpointer: Checkpointer) -> None:
+    """Examples or words that are not those of the steps before would go unnoticed."""
+    meta = checkpointer.read_meta(step)
+    there, now = meta["data"].get("sources"), describe_sources(experiment.sources)
+    if there is not None and there != now:
+        changed = [
+            f"{source.name}: {old['examples']:,} examples there, {new['examples']:,} others now"
+            for source, old, new in zip(experiment.sources, there, now, strict=True)
+            if old != new
+        ]
+        raise UserError(
+            f"checkpoint {step} in {checkpointer.directory} was trained on other data ({'; '.join(changed)}): put the"
+            " data back, or choose another --workdir"
+        )
+    if meta["tokenizer"] != experiment.tokenizer.to_json():
+        raise UserError(
+            f"tokenizer.json beside {checkpointer.directory} is not the tokenizer of checkpoint {step}: delete it, and"
+            " it is taken from there"
+        )
 
 
 def check_init_from(experiment: Experiment, path: epath.PathLike) -> None:

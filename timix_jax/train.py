@@ -12,11 +12,10 @@ from ml_collections import ConfigDict
 from timix_jax import experiment as experiments
 from timix_jax import phases, processes
 from timix_jax import workdir as workdirs
-from timix_jax.analysis.curves import training_curves
-from timix_jax.analysis.mixing_examples import draw_mixing_sheet
 from timix_jax.checkpointing import Checkpointer
 from timix_jax.compile_cache import cache_use
 from timix_jax.config import MUTABLE_FIELDS, complete, flatten
+from timix_jax.data.sources import describe_sources
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import located
 from timix_jax.evaluate import evaluated_part, flat_results, format_results, run_evaluators
@@ -25,7 +24,6 @@ from timix_jax.experiment import Experiment
 from timix_jax.finite_check import FiniteCheck
 from timix_jax.flops import peak_flops
 from timix_jax.metrics import RESULTS_FILE, MetricsWriter, write_results
-from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.parallel.device_batches import DeviceBatches
 from timix_jax.peak_memory import peak_memory
 from timix_jax.phases import Phases
@@ -33,14 +31,14 @@ from timix_jax.preemption import Preemption, stopped_line
 from timix_jax.profiling import StepProfiler, Window, check_window, parse_window
 from timix_jax.progress import Chrono, ProgressPrinter, under_way
 from timix_jax.remote import as_path, check_reachable
+from timix_jax.run_lock import only_run
+from timix_jax.run_pictures import draw_run
 from timix_jax.shared_folder import check_same_config, check_shared
-from timix_jax.start import check_init_from, initial_state
+from timix_jax.start import check_init_from, initial_state, stored_tokenizer
 from timix_jax.step_programs import run_programs
 from timix_jax.summary import run_summary
 from timix_jax.train_state import TrainState
 from timix_jax.watchdog import watched_phases
-
-PICTURES_FOLDER = "pictures"
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str, *, profile: str = "") -> dict[str, float]:
@@ -75,6 +73,8 @@ def _train(
             keep_last=config.checkpoint.keep_last,
             keep_every=config.checkpoint.keep_every or None,
         ) as checkpointer,
+        only_run(folder),
+        Preemption() as preemption,
     ):
         with watch(phases.INITIAL_STATE):
             state, _ = initial_state(run, checkpointer)
@@ -84,7 +84,7 @@ def _train(
             folder, first_step=first_step, tensorboard=config.log.tensorboard
         ) as writer:
             loop = Loop(run, evaluators, checkpointer, writer, folder, part, watch, window)
-            state = loop.run(state)
+            state = loop.run(state, preemption)
             if loop.preempted:
                 return {}
             with watch(phases.EVALUATE):
@@ -97,7 +97,7 @@ def _train(
     params = processes.on_host(getattr(state, part))
     if processes.is_first():
         with watch(phases.DRAW):
-            _draw(run, params, folder)
+            draw_run(run, params, folder)
         print(f"\n{format_results(measured)}\nwritten to {folder}")
     return results
 
@@ -115,7 +115,10 @@ def _open_run(
         begun = (folder / workdirs.CONFIG_FILE).exists()
         if begun:
             workdirs.open_workdir(folder, flat, ignore=MUTABLE_FIELDS)
-        return begun, tokenizer_file.read_text() if begun and tokenizer_file.exists() else ""
+        if not begun:
+            return False, ""
+        text = tokenizer_file.read_text() if tokenizer_file.exists() else ""
+        return True, text or stored_tokenizer(folder)
 
     begun, tokenizer = processes.from_first(stored)
     run = experiments.build(config, tokenizer=Tokenizer.from_json(tokenizer) if tokenizer else None)
@@ -128,7 +131,7 @@ def _open_run(
     processes.gather("built")  # an error of another process leaves nothing behind either
     if processes.is_first():
         workdirs.open_workdir(folder, flat, ignore=MUTABLE_FIELDS)
-        if not tokenizer_file.exists():
+        if not tokenizer_file.exists() or not tokenizer_file.read_text():
             workdirs.atomic_write_text(tokenizer_file, run.tokenizer.to_json())
     return run, evaluators
 
@@ -169,8 +172,8 @@ class Loop:
         self.preempted = False
         self._meta = {"config": flatten(config), "tokenizer": run.tokenizer.to_json()}
 
-    def run(self, state: TrainState) -> TrainState:
-        """Trains to the last step; the state given is consumed."""
+    def run(self, state: TrainState, preemption: Preemption) -> TrainState:
+        """Trains to the last step, or to the one at which it is to end early; the state given is consumed."""
         self._printer.text(run_summary(self._run, state, str(self._folder)))
         first_step = step = int(state.step)
         self._saved = first_step or None
@@ -179,7 +182,7 @@ class Loop:
         batches = self._run.train_iterator(step)
         ahead = DeviceBatches(batches, self._run.mesh, self._run.total_steps - step)
         finite = FiniteCheck(self._folder)
-        with contextlib.closing(batches), self._profiler, Preemption() as preemption:
+        with contextlib.closing(batches), self._profiler:
             while step < self._run.total_steps:
                 self._profile(step, state)
                 first = step == first_step
@@ -257,8 +260,8 @@ class Loop:
     def _save(self, step: int, state: TrainState) -> None:
         with self._chrono.pause(), self._watch(phases.SAVE):
             self._writer.flush()  # resumed from this step, a run would lack lines that are missing now
-            position = {"next_index": step}
-            self._checkpointer.save(step, state, {"step": step, "data": position, **self._meta})
+            data = {"next_index": step, "sources": describe_sources(self._run.sources)}
+            self._checkpointer.save(step, state, {"step": step, "data": data, **self._meta})
         self._saved = step
 
     def _save_and_leave(self, step: int, state: TrainState) -> None:
@@ -274,25 +277,3 @@ class Loop:
             measured = run_evaluators(self._evaluators, getattr(state, self._part))
         self._writer.write(step, flat_results(measured))
         self._printer.text(format_results(measured))
-
-
-def _draw(run: Experiment, params: Any, folder: epath.Path) -> None:
-    """Training curves, and the mixing sheet where windows are mixed; ``params`` is on the host."""
-    pictures = folder / PICTURES_FOLDER
-    curves = pictures / "training_curves.png"
-    training_curves(folder / workdirs.METRICS_FILE, curves, f"Training of {folder.name}")
-    for objective in run.objectives:
-        if isinstance(objective, MixedContrastive):
-            batch = run.first_batch()
-            batch.pop("example_id")
-            draw_mixing_sheet(
-                pictures / "mixing.png",
-                model=run.model,
-                objective=objective,
-                params=params,
-                batch=batch,
-                captions=[run.tokenizer.decode(row) for row in batch["tokens"]],
-                examples=run.config.pictures.examples,
-                seed=run.config.seed,
-                title=f"{type(objective.mixer).__name__} on {run.sources[0].name}",
-            )

@@ -127,8 +127,13 @@ def open_workdir(
         raise UserError(f"--workdir={workdir} is a file: choose a folder")
     path = workdir / CONFIG_FILE
     if not path.exists():
-        workdir.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(path, json.dumps(dict(config), indent=2, ensure_ascii=False) + "\n")
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            atomic_write_text(path, json.dumps(dict(config), indent=2, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"--workdir={workdir} cannot be written ({error.strerror or error}): choose another --workdir"
+            ) from error
         return False
     differences = config_differences(read_config(workdir), config, ignore)
     if differences:

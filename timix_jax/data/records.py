@@ -163,6 +163,8 @@ class RecordSource:
             raise UserError(f"{folder}: holds no examples; see its {MANIFEST} for what was skipped")
         self.name = f"records:{folder}"
         self.manifest = manifest
+        sums = " ".join(entry["sha256"] for entry in manifest["shards"])
+        self.digest = hashlib.sha256(sums.encode()).hexdigest()
         if cache:
             if not is_remote(folder):
                 raise UserError(f"{folder}?cache={cache}: is local already; drop cache=")

@@ -104,3 +104,10 @@ def _unknown(what: str, name: str, valid: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1)
     hint = f", did you mean {close[0]!r}?" if close else ";"
     return f"unknown {what} {name!r}{hint} valid: {', '.join(names) or 'none'}"
+
+
+def describe_sources(sources: Iterable[Source]) -> list[dict[str, Any]]:
+    """What tells whether the same data are read again: number of examples, and a digest where a source has one."""
+    return [
+        {"examples": len(source), "digest": getattr(source, "digest", "")} for source in sources
+    ]

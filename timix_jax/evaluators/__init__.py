@@ -42,7 +42,7 @@ def evaluator_class(name: str) -> type[Evaluator]:
     return EVALUATORS[name]
 
 
-def build_evaluator(name: str, inputs: EvaluationInputs, **options: Any) -> Evaluator:
+def build_evaluator(name: str, inputs: EvaluationInputs, /, **options: Any) -> Evaluator:
     """Makes the evaluator ``name`` for one model and one data source.
 
     Args:

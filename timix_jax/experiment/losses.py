@@ -74,6 +74,20 @@ def build_objectives(
     return objectives
 
 
+def check_objectives(objectives: Sequence[Objective], total_steps: int) -> None:
+    """Raises a UserError where nothing is trained, or nothing any more at the end."""
+    if not objectives:
+        raise UserError(
+            "config.loss: every weight is 0 and config.mix.mixer='none', so that nothing is trained; set"
+            " config.loss.itc.weight=1"
+        )
+    if not objectives_at(objectives, total_steps - 1):
+        raise UserError(
+            "config.mix.until: no other loss has a weight, so that nothing is trained from there on; set"
+            " config.loss.itc.weight=1, or config.mix.until='100%'"
+        )
+
+
 def check_teacher(config: ConfigDict) -> None:
     """Raises a UserError unless the momentum teacher (paper §5) has what it needs."""
     alpha, ema = config.loss.itc.alpha, config.optim.ema

@@ -29,6 +29,7 @@ from timix_jax.experiment.data import (
 from timix_jax.experiment.losses import (
     build_objectives,
     build_pair_loss,
+    check_objectives,
     check_teacher,
     step_flops,
     training_flops,
@@ -153,7 +154,14 @@ def _check_rows(config: ConfigDict, mesh: Mesh) -> None:
                 f"devices; use a multiple of {shards * parts}"
             )
     mix = config.mix
-    if mix.mixer != "none" and mix.placement == "extra" and 0 < mix.fraction < 1:
+    if mix.mixer == "none" or not 0 < mix.fraction < 1:
+        return
+    if mix.fraction * config.train.batch_size < 2:
+        raise UserError(
+            f"config.mix.fraction={mix.fraction}: not two of {config.train.batch_size} images, and one has no partner; "
+            f"give at least {2 / config.train.batch_size:g}"
+        )
+    if mix.placement == "extra":
         rows = len(select_rows(config.train.batch_size, mix.fraction))
         if rows % (shards * parts):
             raise UserError(
@@ -196,6 +204,7 @@ def build(config: ConfigDict, *, tokenizer: Tokenizer | None = None) -> Experime
         )
     params = abstract_params(model)
     objectives = tuple(build_objectives(config, model, within))
+    check_objectives(objectives, total)
     _warn_of_untrained_scores(config, objectives)
     return Experiment(
         config=config,

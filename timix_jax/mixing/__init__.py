@@ -24,7 +24,7 @@ MIXERS: dict[str, type | None] = {
 }
 
 
-def build_mixer(name: str, *, grid: int, shards: int = 1, **options: Any) -> Mixer | None:
+def build_mixer(name: str, /, *, grid: int, shards: int = 1, **options: Any) -> Mixer | None:
     """The mixer called ``name``, or None for "none".
 
     Args:

@@ -22,7 +22,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
 }
 
 
-def build_objective(name: str, *, pairs: PairLoss = DENSE_SOFTMAX, **options: Any) -> Objective:
+def build_objective(name: str, /, *, pairs: PairLoss = DENSE_SOFTMAX, **options: Any) -> Objective:
     """The objective called ``name``.
 
     Args:
