@@ -114,10 +114,14 @@ def _open_run(
         begun = (folder / workdirs.CONFIG_FILE).exists()
         if begun:
             workdirs.open_workdir(folder, flat, ignore=MUTABLE_FIELDS)
-        return begun, tokenizer_file.read_text() if begun and tokenizer_file.exists() else ""
+        if not begun or not tokenizer_file.exists():
+            return begun, ""
+        return begun, tokenizer_file.read_bytes().decode(errors="replace")
 
     begun, tokenizer = processes.from_first(stored)
-    run = experiments.build(config, tokenizer=Tokenizer.from_json(tokenizer) if tokenizer else None)
+    with located(f"{tokenizer_file}: "):
+        begun_with = Tokenizer.from_json(tokenizer) if tokenizer else None
+    run = experiments.build(config, tokenizer=begun_with)
     evaluators = experiments.build_evaluators(config, run.model, run.tokenizer, run.mesh)
     check_window(window, run.total_steps)
     run.train_iterator(0).close()  # refuses what the input pipeline cannot do

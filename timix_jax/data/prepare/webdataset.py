@@ -199,7 +199,8 @@ def _open(tar: Path) -> tarfile.TarFile:
 
 def _ends_early(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
     """Whether the file ends before the member does, where that can be told without reading it."""
-    if not isinstance(archive.fileobj, io.BufferedReader) or member.issparse():  # compressed
+    # A compressed file is opened as another class; a sparse member is larger than what is stored of it.
+    if not isinstance(archive.fileobj, io.BufferedReader) or member.issparse():
         return False
     return member.offset_data + member.size > os.fstat(archive.fileobj.fileno()).st_size
 
