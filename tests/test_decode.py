@@ -84,6 +84,26 @@ def test_sixteen_bit_grey_is_scaled():
     np.testing.assert_array_equal(decoded[..., 1], [[0, 0x12], [0x80, 0xFF]])
 
 
+def test_portable_greymaps_are_scaled_by_their_maximum():
+    decoded = decode_image(b"P5\n3 1\n1000\n\0\0\0\2\3\xe8")  # 0, 2 and 1000 of 1000
+    np.testing.assert_array_equal(decoded[0, :, 0], [0, 0, 255])
+    assert decode_image(b"P5\n1 1\n65535\n\0\x63").max() == 0
+
+
+@pytest.mark.parametrize("values", [[0, 70_000], [0, 200], [-1, 300], [0, 2**31 - 1]])
+def test_wide_integers_of_unknown_range_are_no_image(values):
+    data = encoded(Image.fromarray(np.array([values], np.int32)), "TIFF")
+    with pytest.raises(CorruptExample, match=rf"^scan: .*values of {values[0]} to {values[1]}, "):
+        decode_image(data, "scan")
+
+
+def test_sixteen_bits_stored_wide_are_scaled():
+    values = np.array([[0, 0x1234, 0xFFFF]])
+    for dtype in (np.uint16, np.int32):
+        decoded = decode_image(encoded(Image.fromarray(values.astype(dtype)), "TIFF"))
+        np.testing.assert_array_equal(decoded[0, :, 2], [0, 0x12, 0xFF])
+
+
 def test_cmyk_jpeg_agrees_with_pillow():
     data = encoded(Image.new("CMYK", (40, 30), (10, 120, 30, 40)), "JPEG", quality=95)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)

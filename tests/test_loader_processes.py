@@ -2,11 +2,13 @@
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
 import time
 
+import cloudpickle
 import numpy as np
 import pytest
 from absl import logging
@@ -19,6 +21,7 @@ from listed_sources import (
     tokenizer_of,
 )
 
+from timix_jax.data.corrupt_examples import CorruptExamples
 from timix_jax.errors import UserError
 
 
@@ -207,3 +210,20 @@ def test_processes_end_with_a_caller_that_is_killed():
     while any(map(is_running, pids)):
         assert time.monotonic() < deadline, "the processes have outlived their caller"
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("sent", ["an index", "half of the data set"])
+def test_a_process_whose_caller_is_gone_leaves_quietly(sent):
+    payload = cloudpickle.dumps(([np.zeros(1 << 20)], CorruptExamples()))
+    requests = struct.pack("<Q", len(payload)) + payload
+    requests = requests + struct.pack("<Q", 0) if sent == "an index" else requests[:1000]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "timix_jax.data.loader_processes"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )  # fmt: skip
+    process.stdout.close()  # as when the caller is killed
+    process.stdout = None
+    _, messages = process.communicate(requests, timeout=120)
+    assert messages == b""
+    assert process.returncode == 0

@@ -2,15 +2,12 @@
 
 import csv
 import json
-import os
-import tarfile
 
 import pytest
-from prepare_inputs import all_records, entry, fails, karpathy, many_examples, picture, write_tar
+from prepare_inputs import all_records, entry, fails, karpathy, many_examples, picture
 
 from timix_jax.data.manifest import read_manifest
 from timix_jax.data.prepare.__main__ import main
-from timix_jax.data.prepare.webdataset import expand_braces
 from timix_jax.data.record_schema import Region
 from timix_jax.data.records import RecordSource
 
@@ -103,71 +100,6 @@ def test_table_without_header(tmp_path):
     assert all_records(tmp_path / "out")[0].captions == ("a caption",)
 
 
-def test_webdataset(tmp_path):
-    image = picture(0)
-    write_tar(
-        tmp_path / "00000.tar",
-        [
-            ("000.jpg", image), ("000.txt", b"a  dog\n"), ("000.json", b'{"caption": "a dog"}'),
-            ("001.png", picture(1, kind="PNG")), ("001.json", b'{"caption": ["b", "c"]}'),
-            ("002.json", b'{"caption": "download failed"}'),
-            ("003.jpg", image), ("003.txt", b"kept"), ("003.json", b"{broken"),
-            ("004.jpg", image), ("004.txt", b" "),
-            ("../005.jpg", image), ("/006.jpg", image), ("007.jpg", None),
-        ],
-    )  # fmt: skip
-    write_tar(tmp_path / "00001.tar", [("d/1.x.jpg", b"no key of this"), ("d/1.txt", b"q")])
-    out = tmp_path / "out"
-    regions = tmp_path / "r.jsonl"
-    regions.write_text(
-        '{"key": "000", "regions": [{"text": "ear", "box": [0, 0, 4, 4]}]}\n\n'
-        '{"file": "003.jpg", "regions": [{"text": "leg", "box": [1, 1, 4, 4]}]}\n'
-    )
-    shards = f"--shards={tmp_path}/{{00000..00001}}.tar"
-    assert main(["webdataset", shards, f"--out={out}", f"--regions={regions}", "--workers=1"]) == 0
-    got = {r.key: (r.captions, [region.text for region in r.regions]) for r in all_records(out)}
-    assert got == {
-        "000": (("a dog",), ["ear"]), "001": (("b", "c"), []), "003": (("kept",), ["leg"]),
-    }  # fmt: skip
-    manifest = read_manifest(out)
-    assert len(manifest["shards"]) == 2
-    named = {reason: found["first"] for reason, found in manifest["skipped"].items()}
-    assert named["unsafe tar path"] == ["00000.tar/../005.jpg", "00000.tar//006.jpg"]
-    assert named["not a regular file"] == ["00000.tar/007.jpg"]
-    assert named["no caption"] == ["004: all of them are empty"]
-    assert named["missing image"] == [
-        "00000.tar/002: only json", "00001.tar/d/1: only x.jpg, txt",
-    ]  # fmt: skip
-    assert manifest["dropped"]["unreadable JSON"]["count"] == 1
-
-
-@pytest.mark.parametrize("where", ["in an image", "between members", "in a header"])
-def test_truncated_tar_keeps_what_was_read(tmp_path, where):
-    members = [
-        (f"{i}.{e}", picture(i) if e == "jpg" else b"c") for i in range(4) for e in ("jpg", "txt")
-    ]
-    tar = tmp_path / "0.tar"
-    write_tar(tar, members)
-    with tarfile.open(tar) as archive:
-        third = archive.getmembers()[4]
-    cut = {"in an image": third.offset_data + 700, "between members": third.offset}
-    os.truncate(tar, cut.get(where, third.offset + 100))
-    write_tar(tmp_path / "1.tar", [("9.jpg", picture(9)), ("9.txt", b"c")])
-    out = tmp_path / "out"
-    assert main(["webdataset", f"--shards={tmp_path}/*.tar", f"--out={out}", "--workers=1"]) == 0
-    assert [record.key for record in all_records(out)] == ["0", "1", "9"]
-    truncated = read_manifest(out)["dropped"]["truncated tar"]
-    assert truncated["count"] == 1
-    assert truncated["first"][0].startswith("0.tar: ")
-
-
-def test_braces_expand_as_in_a_shell():
-    pattern = "a/{x,yz}-{08..11}.tar"
-    expected = [f"a/{s}-{n}.tar" for s in ("x", "yz") for n in ("08", "09", "10", "11")]
-    assert expand_braces(pattern) == expected
-    assert expand_braces("plain*.tar") == ["plain*.tar"]
-
-
 def test_side_file_in_a_list_and_split_over_entries(tmp_path, many):
     file = tmp_path / "r.json"
     parts = [{"text": "ear", "box": [0, 0, 4, 4]}, {"text": "tail", "box": [5, 5, 4, 4]}]
@@ -232,10 +164,18 @@ def test_text_that_utf8_cannot_hold(tmp_path):
         entry("a.jpg", "a \ud83d dog", "a \ud83d\udc15", regions=half),
         entry("b\ud800.jpg", "x"),
         entry("a.jpg", "y", regions=[{"text": "far", "box": [10**400, 0, 5, 5]}]),
-        entry("a.jpg", "none", regions=None),
+        entry("c.jpg", "none", regions=None),
     ]
     out = tmp_path / "out"
-    assert main([*karpathy(tmp_path, entries, {"a.jpg": picture(0)}), f"--out={out}"]) == 0
+    assert (
+        main(
+            [
+                *karpathy(tmp_path, entries, dict.fromkeys(["a.jpg", "c.jpg"], picture(0))),
+                f"--out={out}",
+            ]
+        )
+        == 0
+    )
     first, last = all_records(out)
     assert first.captions == ("a � dog", "a 🐕")
     assert first.regions[0].text == "� tail"
@@ -247,27 +187,64 @@ def test_text_that_utf8_cannot_hold(tmp_path):
     }
 
 
-def test_tar_members_without_a_key_and_damaged_headers(tmp_path, capsys):
-    good = [("0.jpg", picture(0)), ("0.txt", b"c")]
-    hidden = [("._0.jpg", b"finder"), ("d/.jpg", picture(1)), (".txt", b"q")]
-    write_tar(
-        tmp_path / "0.tar", [*hidden, *good, ("1.json", b"[" * 100_000), ("1.jpg", picture(1))]
-    )
-    # A size in base 256, as GNU tar writes it, of 2**80 bytes.
-    write_tar(tmp_path / "1.tar", good)
-    data = bytearray((tmp_path / "1.tar").read_bytes())
-    data[124:136] = b"\x80" + (2**80).to_bytes(11, "big")
-    data[156:157] = b"x"  # an extended header, which is read at once
-    data[148:156] = b" " * 8
-    data[148:156] = b"%06o\0 " % sum(data[:512])
-    (tmp_path / "1.tar").write_bytes(data)
+def test_entries_of_one_file_are_one_example(tmp_path):
+    """As two examples they would count as wrong for each other, in the loss and in retrieval."""
+    images = {"sub/a.jpg": picture(0), "b.jpg": picture(1)}
+    part = lambda text: [{"text": text, "box": [0, 0, 5, 5]}]
+    entries = [
+        entry("a.jpg", "one", filepath="sub", regions=part("ear")),
+        entry("b.jpg", "other"),
+        entry("sub/a.jpg", "two", regions=part("tail")),
+        entry("./sub/a.jpg", "of another split") | {"split": "val"},
+    ]
+    side = tmp_path / "r.jsonl"
+    side.write_text(json.dumps({"key": "sub/a.jpg", "regions": part("leg")}))
     out = tmp_path / "out"
-    assert main(["webdataset", f"--shards={tmp_path}/*.tar", f"--out={out}", "--workers=1"]) == 0
-    assert [record.key for record in all_records(out)] == ["0"]
-    manifest = read_manifest(out)
-    assert manifest["skipped"]["hidden file"]["count"] == 3
-    assert manifest["dropped"]["unreadable JSON"]["count"] == 1
-    assert manifest["dropped"]["truncated tar"]["first"][0].startswith("1.tar")
-    (tmp_path / "no.tar").write_bytes(b"hello" * 1000)
-    shards = f"--shards={tmp_path}/no.tar"
-    fails(capsys, ["webdataset", shards, f"--out={tmp_path / 'o'}", "--workers=1"], "truncated tar")
+    assert main([*karpathy(tmp_path, entries, images), f"--out={out}", f"--regions={side}"]) == 0
+    first, second = all_records(out)
+    assert (first.key, first.captions) == ("sub/a.jpg", ("one", "two"))
+    assert [region.text for region in first.regions] == ["ear", "leg", "tail"]
+    assert second.key == "b.jpg"
+
+
+def test_malformed_entries_are_told_in_words(tmp_path, capsys):
+    bad = [{"filename": "a.jpg"}, {"sentences": []}, {"filename": "b.jpg", "sentences": ["text"]}]
+    argv = karpathy(tmp_path, [{"split": "train", **e} for e in bad], {})
+    end = f"--out={tmp_path / 'out'}"
+    fails(capsys, [*argv, end], 'the first: malformed entry a.jpg: has no list "sentences"')
+    argv = karpathy(
+        tmp_path,
+        [entry("c.jpg", "c"), *({"split": "train", **e} for e in bad)],
+        {"c.jpg": picture(0)},
+    )
+    assert main([*argv, end]) == 0
+    assert read_manifest(tmp_path / "out")["skipped"]["malformed entry"]["first"] == [
+        'a.jpg: has no list "sentences"',
+        'images[2]: "filepath" \'\' and "filename" None must be strings',
+        'b.jpg: one of its "sentences" has no string "raw"',
+    ]
+
+
+def test_side_file_with_a_mark_before_it_and_a_line_separator_inside(tmp_path, many):
+    file = tmp_path / "r.jsonl"
+    line = '{"key": "03.jpg", "regions": [{"text": "ear\u2028left", "box": [0, 0, 4, 4]}]}'
+    for text in (line, f"[\n{line}\n]"):
+        file.write_text("\ufeff" + text, encoding="utf-8")
+        out = tmp_path / f"out{len(text)}"
+        assert main([*many, f"--out={out}", f"--regions={file}"]) == 0
+        assert [region.text for region in RecordSource(out)[3].regions] == ["ear left"]
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ('{"key": "a", "regions": []}\n\n{"key" "b"}\n', "line 3 column 8: Expecting ':'"),
+        ('\n[\n{"key": "a", "regions": []},\n{"key" "b"}]', "line 4 column 8: Expecting ':'"),
+        ('{"key": "a", "regions": []}\n' + "[" * 100_000, "line 2: "),
+    ],
+)
+def test_broken_json_of_a_side_file_is_named_by_its_line(tmp_path, many, capsys, text, where):
+    file = tmp_path / "r.jsonl"
+    file.write_text(text)
+    argv = [*many, f"--out={tmp_path / 'out'}", f"--regions={file}"]
+    fails(capsys, argv, f"--regions {file}: {where}", "JSON lines")

@@ -176,3 +176,17 @@ def test_a_full_disk_is_one_line_and_the_same_command_continues(tmp_path, many, 
 
 def test_a_name_is_no_path(tmp_path, many, capsys):
     fails(capsys, [*many, f"--out={tmp_path / 'out'}", "--name=../x"], "--name ../x")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe garbage", b"[1]"])
+def test_a_damaged_command_file_is_one_line(tmp_path, many, capsys, data):
+    out = tmp_path / "out"
+    assert main([*many, f"--out={out}"]) == 0
+    (out / ".prepare" / "command.json").write_bytes(data)
+    fails(capsys, [*many, f"--out={out}"], "command.json is damaged", f"delete the folder {out}")
+
+
+def test_a_folder_that_no_source_can_name_is_refused(tmp_path, many, capsys):
+    """``records:DIR?cache=…``: what comes after the question mark would be read as options."""
+    fails(capsys, [*many, f"--out={tmp_path / 'a?b'}"], "--out", "a?b", "without one")
+    assert not (tmp_path / "a?b").exists()

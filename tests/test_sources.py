@@ -74,6 +74,7 @@ def test_options_have_the_types_of_the_factory(spec, argument, expected):
         ("probe:?noisy=1", "noisy='1' is not true or false"),
         ("probe:?size", "'size' has no value"),
         ("probe:?size=1&size=2", "'size' given twice"),
+        ("synthetic:?seed=-1", "seed=-1: needs examples >= 1"),
         ("records:", "names no folder"),
         ("records:/nowhere/at/all", "no manifest.json"),
     ],

@@ -181,12 +181,32 @@ def test_lines_of_a_vocabulary_end_with_line_feeds_alone(tmp_path):
         ("vocab.txt", b"\xff\xfe[UNK]", "vocab.txt is not in UTF-8"),
         ("tokenizer.json", b"\x80\x81", "tokenizer.json is no JSON"),
         ("tokenizer.json", b"[" * 100_000, "tokenizer.json is no JSON"),
+        ("tokenizer.json", b'{"model": 1}', r"vocabulary .*tokenizer\.json: not a .*; give one"),
     ],
 )
 def test_vocabularies_that_are_no_text(tmp_path, name, data, message):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError, match=message):
         load_tokenizer(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("wordpeice", "wordpiece"), ("BPE", None), ("pbe", "bpe")]
+)
+def test_a_misspelt_kind_is_offered(name, meant):
+    with pytest.raises(UserError, match=r"or train wordpiece or bpe$") as error:
+        load_tokenizer(name)
+    assert str(error.value).startswith(f"vocabulary {name} does not exist; ")
+    assert meant is None or f"did you mean {meant!r}? " in str(error.value)
+
+
+def test_a_vocabulary_without_the_tokens_of_a_text_is_named(tmp_path):
+    (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1, "ab": 2}')
+    (tmp_path / "merges.txt").write_text("a b\n")
+    with pytest.raises(
+        UserError, match=r"^vocabulary .*vocab\.json: the vocabulary has no cls token"
+    ):
+        load_tokenizer(tmp_path / "vocab.json")
 
 
 def test_merges_that_are_no_text(tmp_path):

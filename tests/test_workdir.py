@@ -5,9 +5,14 @@ import math
 import os
 
 import pytest
+from etils import epath
+from tiny_run import tiny_config
 
-from timix_jax import workdir
+from timix_jax import checkpointing, workdir
+from timix_jax.config import complete, flatten
 from timix_jax.errors import UserError
+from timix_jax.evaluate import evaluate_checkpoint
+from timix_jax.train import train_and_evaluate
 
 CONFIG = {"lr": 0.1, "sizes": (1, 2), "data.threads": 4, "log.every": 10, "logger": "x", "n": None}
 
@@ -127,3 +132,19 @@ def test_no_file_and_an_empty_file_stay_so(tmp_path):
     assert not os.listdir(tmp_path)
     (tmp_path / "empty.jsonl").touch()
     assert workdir.truncate_jsonl(tmp_path / "empty.jsonl", 3) == 0
+
+
+@pytest.mark.parametrize("data", [b"garbage", b"\xff\xfe\x00"])
+def test_a_damaged_tokenizer_of_a_run_is_named(tmp_path, data):
+    config = complete(tiny_config())
+    workdir.open_workdir(tmp_path, flatten(config))
+    (tmp_path / workdir.TOKENIZER_FILE).write_bytes(data)
+    with pytest.raises(UserError, match=rf"^{tmp_path}/tokenizer\.json: not a tokenizer\.json \("):
+        train_and_evaluate(config, str(tmp_path))
+
+
+def test_a_damaged_tokenizer_of_a_checkpoint_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpointing, "find_checkpoint", lambda folder: epath.Path(folder) / "7")
+    monkeypatch.setattr(checkpointing, "read_meta", lambda path: {"tokenizer": "garbage"})
+    with pytest.raises(UserError, match=rf"^checkpoint {tmp_path}/7: not a tokenizer\.json \("):
+        evaluate_checkpoint(tiny_config(), str(tmp_path))

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from timix_jax import checkpointing, experiment, phases
 from timix_jax.config import complete, flatten
 from timix_jax.data.tokenizers import Tokenizer
-from timix_jax.errors import UserError
+from timix_jax.errors import UserError, located
 from timix_jax.evaluators import Evaluator
 from timix_jax.metrics import write_results
 from timix_jax.parallel.sharding import with_shardings
@@ -94,7 +94,8 @@ def evaluate_checkpoint(config: ConfigDict, workdir: str) -> dict[str, float]:
 
 def _evaluate(config: ConfigDict, path: epath.Path, part: str, watch: Phases) -> list[Measured]:
     with watch(phases.OPEN):
-        tokenizer = Tokenizer.from_json(checkpointing.read_meta(path)["tokenizer"])
+        with located(f"checkpoint {path}: "):
+            tokenizer = Tokenizer.from_json(checkpointing.read_meta(path)["tokenizer"])
         layout = experiment.build_layout(config)
         model = experiment.build_model(
             config, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id, layout=layout

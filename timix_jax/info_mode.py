@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from timix_jax import experiment, info, processes, train_state
 from timix_jax.config import complete, default_config, flatten
-from timix_jax.data.tokenizers import Tokenizer, load_tokenizer
+from timix_jax.data.tokenizers import TRAINED, Tokenizer, load_tokenizer
 from timix_jax.errors import UserError
 from timix_jax.flops import peak_flops
 from timix_jax.models.dual_encoder import DualEncoder
@@ -78,7 +78,7 @@ def describe(config: ConfigDict, workdir: str) -> str:
 def vocabulary(config: ConfigDict) -> tuple[int, str]:
     """Number of token ids as far as it is known without the data, and where the number comes from."""
     kind = config.data.tokenizer
-    if kind in ("wordpiece", "bpe"):
+    if kind in TRAINED:
         return config.data.vocab_size, "config.data.vocab_size; fewer where the captions have fewer"
     try:
         tokenizer: Tokenizer = load_tokenizer(kind)

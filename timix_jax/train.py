@@ -117,11 +117,14 @@ def _open_run(
             workdirs.open_workdir(folder, flat, ignore=MUTABLE_FIELDS)
         if not begun:
             return False, ""
-        text = tokenizer_file.read_text() if tokenizer_file.exists() else ""
+        there = tokenizer_file.exists()
+        text = tokenizer_file.read_bytes().decode(errors="replace") if there else ""
         return True, text or stored_tokenizer(folder)
 
     begun, tokenizer = processes.from_first(stored)
-    run = experiments.build(config, tokenizer=Tokenizer.from_json(tokenizer) if tokenizer else None)
+    with located(f"{tokenizer_file}: "):
+        begun_with = Tokenizer.from_json(tokenizer) if tokenizer else None
+    run = experiments.build(config, tokenizer=begun_with)
     evaluators = experiments.build_evaluators(config, run.model, run.tokenizer, run.mesh)
     check_window(window, run.total_steps)
     run.train_iterator(0).close()  # refuses what the input pipeline cannot do

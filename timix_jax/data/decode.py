@@ -102,12 +102,23 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips instead of scaling
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((_sixteen_bits(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _sixteen_bits(image: Image.Image) -> np.ndarray:
+    """Integers (H, W) of 0 to 65535. Raises ValueError for 32-bit values of which no one says their range."""
+    values = np.asarray(image)
+    if image.mode == "I" and image.format != "PPM":  # Pillow scales PPM's to 16 bits
+        low, high = int(values.min()), int(values.max())
+        # Up to 255 they may be bytes stored wide, which the shift would turn into black.
+        if low < 0 or not 255 < high <= 0xFFFF:
+            raise ValueError(f"32-bit grey values of {low} to {high}, not plainly 8 or 16 bits")
+    return values
 
 
 def _one_line(error: Exception) -> str:

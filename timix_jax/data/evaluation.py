@@ -212,7 +212,7 @@ def _read(source: Source, index: int, use: Callable[[Record], Any]) -> Any:
     except CorruptExample as error:
         raise UserError(
             f"{source.name}: example {index} cannot be evaluated: {error}; prepare the data again "
-            "without it"
+            "without it, in another folder"
         ) from error
 
 

@@ -63,7 +63,7 @@ class Reader:
                 self.corrupt.add(self.source.name, index, str(error))
         raise UserError(
             f"{self.source.name}: {tries} examples in a row are corrupt, the last is "
-            f"{self.corrupt.reason(self.source.name, index)}; prepare the data again"
+            f"{self.corrupt.reason(self.source.name, index)}; prepare the data again, in another folder"
         )
 
 

@@ -7,6 +7,7 @@ Run as ``python -m timix_jax.data.loader_processes`` this is the worker: from it
 reads the pickled ``(batches, corrupt)`` and then one index after another.
 """
 
+import contextlib
 import os
 import pickle
 import queue
@@ -170,9 +171,14 @@ def _work() -> None:
         logging.ERROR
     )  # corrupt examples are named by the parent, which counts over all
     requests = sys.stdin.buffer
-    with worker_process.results_stream() as out:
-        batches, corrupt = pickle.loads(_read(requests, struct.unpack("<Q", _read(requests, 8))[0]))
-        while request := requests.read(8):
+    # BrokenPipeError: the caller was killed, and nobody is left to be told.
+    with contextlib.suppress(BrokenPipeError), worker_process.results_stream() as out:
+        try:
+            payload = _read(requests, struct.unpack("<Q", _read(requests, 8))[0])
+        except EOFError:
+            return  # likewise, before it had sent the data set
+        batches, corrupt = pickle.loads(payload)
+        while len(request := requests.read(8)) == 8:
             try:
                 result = batches[struct.unpack("<Q", request)[0]]
             except UserError as error:

@@ -13,6 +13,7 @@ import numpy as np
 from etils import epath
 
 from timix_jax.errors import UserError
+from timix_jax.remote import is_remote
 
 MANIFEST = "manifest.json"
 FORMAT = "timix_jax.records"
@@ -123,7 +124,7 @@ def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
     if not known:
         raise UserError(
             f"{path}: format {manifest['format']!r} version {manifest['version']!r}, expected "
-            f"{FORMAT!r} version {VERSION}; prepare the data again"
+            f"{FORMAT!r} version {VERSION}; {_mend(folder)}"
         )
     with ThreadPoolExecutor(_THREADS) as pool:
         found = list(pool.map(lambda file: _size(folder / file), sizes))
@@ -131,9 +132,15 @@ def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
         if now != size:
             state = "missing" if now is None else f"{now} bytes"
             raise UserError(
-                f"{folder / file}: {state}, the manifest says {size} bytes; prepare the data again"
+                f"{folder / file}: {state}, the manifest says {size} bytes; {_mend(folder)}"
             )
     return manifest
+
+
+def _mend(folder: epath.Path) -> str:
+    if is_remote(folder):
+        return "upload the prepared folder again"
+    return "delete the folder and prepare it again"  # prepare leaves a finished folder alone
 
 
 def _size(path: epath.Path) -> int | None:

@@ -94,7 +94,10 @@ def make_train_iterator(
     readers = open_readers(sources, everything, corrupt)
     count = sum(map(len, everything))
     if count < batch_size:
-        raise UserError(f"{_names(sources)}: {count} examples, fewer than batch_size={batch_size}")
+        raise UserError(
+            f"{_names(sources)}: {count} examples, fewer than batch_size={batch_size}; "
+            f"set it to {count} or less, or give more data"
+        )
 
     def host_batches(dataset: grain.MapDataset, global_size: int) -> grain.MapDataset:
         rows = own_rows(global_size)
@@ -109,7 +112,7 @@ def make_train_iterator(
         if count < region_batch_size:
             raise UserError(
                 f"{_names(sources)}: {count} annotated examples, fewer than "
-                f"region_batch_size={region_batch_size}"
+                f"region_batch_size={region_batch_size}; set it to {count} or less, or give more data with regions"
             )
         readers = open_readers(sources, annotated, corrupt)
         stream = shuffled_examples(readers, None, seeds[2])

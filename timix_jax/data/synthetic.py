@@ -41,10 +41,10 @@ class SyntheticSource:
     def __init__(
         self, *, examples: int, size: int, captions: int, regions: int, annotated: float, seed: int
     ):
-        if examples < 1 or size < 16 or captions < 1 or regions not in (0, 1, 2):
+        if examples < 1 or size < 16 or captions < 1 or regions not in (0, 1, 2) or seed < 0:
             raise UserError(
-                f"synthetic source examples={examples} size={size} captions={captions} "
-                f"regions={regions}: needs examples >= 1, size >= 16, captions >= 1, regions 0 to 2"
+                f"synthetic source examples={examples} size={size} captions={captions} regions={regions} "
+                f"seed={seed}: needs examples >= 1, size >= 16, captions >= 1, regions 0 to 2, seed >= 0"
             )
         self.name = f"synthetic:?examples={examples}&size={size}&seed={seed}"
         self._examples, self._size, self._captions = examples, size, captions
@@ -144,7 +144,7 @@ def open_synthetic(
       captions: an image; the second says the same from the other shape's side.
       regions: annotated shapes an image, 0 to 2.
       annotated: share of the examples whose regions are given to the trainer.
-      seed: another seed draws other examples.
+      seed: 0 or more; another seed draws other examples.
 
     Raises:
       UserError: a value out of range.

@@ -7,6 +7,7 @@
     tokenizer == Tokenizer.from_json(tokenizer.to_json())
 """
 
+import difflib
 import functools
 import json
 from collections import Counter
@@ -18,13 +19,14 @@ import tokenizers as hf
 from etils import epath
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from timix_jax.errors import UserError
+from timix_jax.errors import UserError, located
 from timix_jax.remote import as_path
 
 # Letters beyond the most frequent become [UNK]: web captions have thousands, each once or twice.
 _MAX_ALPHABET = 1000
 # Texts whose words are kept: those of regions come again and again, and so do the captions of a small data set.
 _REMEMBERED = 2**16
+TRAINED = ("wordpiece", "bpe")  # the kinds that are trained on captions
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # What published vocabularies call the roles, in the order in which they are looked for.
 _ROLE_NAMES = {
@@ -108,7 +110,10 @@ class Tokenizer:
         except UserError:
             raise
         except Exception as error:  # the library raises bare Exception
-            raise UserError(f"not a tokenizer.json: {' '.join(str(error).split())}") from error
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"not a tokenizer.json ({reason}); give one that the tokenizers library has written"
+            ) from error
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Tokenizer) and self.to_json() == other.to_json()
@@ -136,7 +141,7 @@ def train_tokenizer(
     Raises:
       UserError: unknown kind, no text, or a vocabulary too small for the alphabet.
     """
-    if kind not in ("wordpiece", "bpe"):
+    if kind not in TRAINED:
         raise UserError(f"tokenizer kind {kind!r} is not known; choose wordpiece or bpe")
     if vocab_size < 64:
         raise UserError(f"vocab_size={vocab_size} leaves no room for words; give 64 or more")
@@ -217,7 +222,11 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer:
     """
     path = as_path(path)
     if not path.is_file():
-        raise UserError(f"vocabulary {path} does not exist; give a vocab.txt or tokenizer.json")
+        close = difflib.get_close_matches(str(path), TRAINED, n=1)
+        meant = f"did you mean {close[0]!r}? " if close else ""
+        raise UserError(
+            f"vocabulary {path} does not exist; {meant}give a vocab.txt or tokenizer.json, or train wordpiece or bpe"
+        )
     if path.suffix == ".txt":
         return _load_wordpiece(path)
     try:
@@ -227,11 +236,13 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer:
             f"vocabulary {path} is no JSON; give a vocab.txt or tokenizer.json"
         ) from error
     if isinstance(content, dict) and "model" in content:
-        return Tokenizer.from_json(json.dumps(content))
+        with located(f"vocabulary {path}: "):
+            return Tokenizer.from_json(json.dumps(content))
     merges = path.with_name("merges.txt")
     if not isinstance(content, dict) or not merges.is_file():
         raise UserError(f"vocabulary {path} is no tokenizer.json and has no merges.txt beside it")
-    return _load_bpe(path, merges, content)
+    with located(f"vocabulary {path}: "):
+        return Tokenizer(_load_bpe(path, merges, content))
 
 
 def _lines(path: epath.Path) -> list[str]:
@@ -253,7 +264,9 @@ def _load_wordpiece(path: epath.Path) -> Tokenizer:
     return Tokenizer(_bert(models.WordPiece(vocabulary, unk_token="[UNK]"), lowercase=not cased))
 
 
-def _load_bpe(path: epath.Path, merges_path: epath.Path, vocabulary: dict[str, int]) -> Tokenizer:
+def _load_bpe(
+    path: epath.Path, merges_path: epath.Path, vocabulary: dict[str, int]
+) -> hf.Tokenizer:
     merges = [
         (line.split()[0], line.split()[1])
         for line in _lines(merges_path)
@@ -265,7 +278,9 @@ def _load_bpe(path: epath.Path, merges_path: epath.Path, vocabulary: dict[str, i
         model = models.BPE(vocabulary, merges, **({"end_of_word_suffix": "</w>"} if clip else {}))
     except Exception as error:  # the library raises bare Exception
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"vocabulary {path} and its merges.txt disagree: {reason}") from error
+        raise UserError(
+            f"it and its merges.txt disagree ({reason}); take both from one model"
+        ) from error
     tokenizer = hf.Tokenizer(model)
     if clip:
         tokenizer.normalizer = normalizers.Sequence(
@@ -280,4 +295,4 @@ def _load_bpe(path: epath.Path, merges_path: epath.Path, vocabulary: dict[str, i
     else:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return Tokenizer(tokenizer)
+    return tokenizer

@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 from timix_jax import processes
 from timix_jax.data.record_schema import CorruptExample
 from timix_jax.data.sources import Source, open_source
-from timix_jax.data.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
+from timix_jax.data.tokenizers import TRAINED, Tokenizer, load_tokenizer, train_tokenizer
 from timix_jax.errors import UserError, located
 
 TOKENIZER_EXAMPLES = 200_000  # captions of so many examples a source train a tokenizer
@@ -35,7 +35,7 @@ def open_training_sources(config: ConfigDict) -> tuple[Source, ...]:
 def build_tokenizer(config: ConfigDict, sources: tuple[Source, ...]) -> Tokenizer:
     """Trains ``wordpiece`` or ``bpe`` on the captions at hand, or loads a file."""
     kind = config.data.tokenizer
-    if kind not in ("wordpiece", "bpe"):
+    if kind not in TRAINED:
         with located(f"config.data.tokenizer={kind!r}: "):
             return load_tokenizer(kind)
     # Evenly spaced where there are many: the vocabulary does not gain from more captions than these.

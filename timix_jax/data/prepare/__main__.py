@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         sub = subparsers.add_parser(name, help=form.help, description=form.help)
         form.add_options(sub)
         sub.add_argument(
-            "--out", type=_local, required=True, help="folder to write; run again to continue"
+            "--out", type=_output, required=True, help="folder to write; run again to continue"
         )
         sub.add_argument("--name", help="of the data set; default: the name of --out")
         sub.add_argument(
@@ -146,6 +146,15 @@ def _positive(text: str) -> int:
 
 def _local(text: str) -> Path:
     return Path(_local_pattern(text))
+
+
+def _output(text: str) -> Path:
+    if "?" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} has a '?', where a data source's options begin (records:DIR?annotated=0.5); "
+            "give a name without one"
+        )
+    return _local(text)
 
 
 def _local_pattern(text: str) -> str:

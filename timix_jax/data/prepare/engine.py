@@ -171,7 +171,7 @@ def _check_ours(out: Path, stored: Path, command: Mapping[str, Any]) -> None:
         if any(path.name != STATE_FOLDER for path in out.iterdir()):
             raise UserError(f"--out {out}: not empty and not made by prepare; give another folder")
         return
-    before = json.loads(stored.read_bytes())
+    before = _read_command(out, stored)
     for field in sorted({*before, *command}):
         old, new = before.get(field), command.get(field)
         if old != new:
@@ -179,3 +179,17 @@ def _check_ours(out: Path, stored: Path, command: Mapping[str, Any]) -> None:
                 f"--out {out}: was begun with {field} = {old!r}, this command has {new!r}; "
                 "give another --out or delete the folder"
             )
+
+
+def _read_command(out: Path, stored: Path) -> dict[str, Any]:
+    try:
+        command = json.loads(stored.read_bytes())
+    except OSError as error:
+        raise UserError(f"--out {out}: {stored} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError):
+        command = None
+    if not isinstance(command, dict):
+        raise UserError(
+            f"--out {out}: {stored} is damaged; delete the folder {out} to make it again, or give another --out"
+        )
+    return command

@@ -22,7 +22,8 @@ def karpathy_tasks(
 ) -> list[ListedTask]:
     """Reads ``{"images": [{"filename", "split", "sentences": [{"raw"}], …}]}``.
 
-    The key of an example is its path below ``images``: ``filepath/filename``, or ``filename``.
+    The key of an example is its path below ``images``: ``filepath/filename``, or ``filename``. Entries of one key
+    become one example with the captions and regions of all.
 
     Args:
       file: the JSON file.
@@ -40,26 +41,29 @@ def karpathy_tasks(
         if split not in found:
             have = ", ".join(f"{name} ({count})" for name, count in sorted(found.items()))
             raise UserError(f"--split {split}: not in {file}, which has {have or 'no images'}")
-    examples: list[Listed] = []
+    examples: dict[str, Listed] = {}
     problems: list[Problem] = []
     for index, entry in enumerate(entries):
         if str(entry.get("split")) not in splits:
             continue
         try:
             listed = _listed(entry, images, regions)
-        except (KeyError, TypeError, ValueError) as error:
+        except ValueError as error:
             name = str(entry.get("filename", f"images[{index}]"))
-            problems.append(Problem("malformed entry", name, repr(error)[:200]))
+            problems.append(Problem("malformed entry", name, str(error)[:200]))
             continue
         if unsafe_path(listed.key):
             problems.append(Problem("unsafe path", listed.key))
             continue
-        examples.append(listed)
+        before = examples.get(listed.key)
+        examples[listed.key] = _joined(before, listed) if before else listed
     if not examples:
+        reason, key, detail, _ = problems[0]
         raise UserError(
-            f"{file}: none of the {len(problems)} entries of {splits} is usable: {problems[0]}"
+            f"--json {file}: none of the {len(problems)} entries of --split {','.join(splits)} is usable; "
+            f"the first: {reason} {key}: {detail}".removesuffix(": ")
         )
-    return listed_tasks(examples, problems, num_shards)
+    return listed_tasks(list(examples.values()), problems, num_shards)
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
@@ -77,10 +81,30 @@ def _read(file: Path) -> list[dict[str, Any]]:
 def _listed(
     entry: dict[str, Any], images: Path, regions: Mapping[str, tuple[Region, ...]]
 ) -> Listed:
-    key = str(PurePosixPath(entry.get("filepath", ""), entry["filename"]))
-    captions = tuple(sentence["raw"] for sentence in entry["sentences"])
-    if not all(isinstance(caption, str) for caption in captions):
-        raise TypeError("a caption is no string")
+    folder, name, sentences = (
+        entry.get("filepath", ""),
+        entry.get("filename"),
+        entry.get("sentences"),
+    )
+    if not isinstance(name, str) or not isinstance(folder, str):
+        raise ValueError(f'"filepath" {folder!r} and "filename" {name!r} must be strings')
+    if not isinstance(sentences, list):
+        raise ValueError('has no list "sentences"')
+    captions = tuple(map(_caption, sentences))
+    key = str(PurePosixPath(folder, name))
     own = parse_regions(entry.get("regions") or [])
-    beside = regions.get(key) or regions.get(entry["filename"], ())
+    beside = regions.get(key) or regions.get(name, ())
     return Listed(key, images / key, captions, own + beside)
+
+
+def _caption(sentence: Any) -> str:
+    caption = sentence.get("raw") if isinstance(sentence, dict) else None
+    if not isinstance(caption, str):
+        raise ValueError('one of its "sentences" has no string "raw"')
+    return caption
+
+
+def _joined(first: Listed, second: Listed) -> Listed:
+    """Two entries of one file: as two examples, each would count as wrong for the other."""
+    regions = dict.fromkeys(first.regions + second.regions)  # those of the side file come with both
+    return first._replace(captions=first.captions + second.captions, regions=tuple(regions))

@@ -51,7 +51,7 @@ def read_regions(path: Path) -> dict[str, tuple[Region, ...]]:
       UserError: a file that cannot be read, or an entry of another form.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--regions {path}: cannot be read: {error}") from error
     regions: dict[str, tuple[Region, ...]] = {}
@@ -69,13 +69,25 @@ def read_regions(path: Path) -> dict[str, tuple[Region, ...]]:
 
 
 def _entries(path: Path, text: str) -> Iterable[tuple[str, Any]]:
+    if text.lstrip().startswith("["):
+        return [(f"entry {i}", entry) for i, entry in enumerate(_parse(path, text, 1))]
+    # JSON allows U+2028 and its like inside strings, where splitlines() would cut.
+    lines = enumerate(text.split("\n"), start=1)
+    return [(f"line {i}", _parse(path, line, i)) for i, line in lines if line.strip()]
+
+
+def _parse(path: Path, text: str, line: int) -> Any:
+    """The JSON value of ``text``, which begins in that line of the file."""
     try:
-        if text.lstrip().startswith("["):
-            return [(f"entry {i}", entry) for i, entry in enumerate(json.loads(text))]
-        lines = enumerate(text.splitlines(), start=1)
-        return [(f"line {i}", json.loads(line)) for i, line in lines if line.strip()]
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"--regions {path}: neither JSON nor JSON lines: {error}") from error
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"line {line + error.lineno - 1} column {error.colno}"
+        reason = error.msg
+    except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's limits
+        where, reason = f"line {line}", str(error)
+    raise UserError(
+        f'--regions {path}: {where}: {reason}; give JSON lines of {{"key", "regions"}}, or a JSON list of them'
+    )
 
 
 def clean_regions(

@@ -1,11 +1,14 @@
 """webdataset tar shards as img2dataset writes them: ``NNN.jpg`` with ``NNN.txt``, ``NNN.json``."""
 
 import hashlib
+import io
+import itertools
 import json
+import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from glob import glob
 from pathlib import Path
 from typing import NamedTuple
@@ -22,8 +25,10 @@ from timix_jax.errors import UserError
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
+_MAX_FILES = 1_000_000  # that braces may name
 _BLOCK = 512  # bytes; a tar file is made of them, and a zero one ends it
+_MAX_MEMBER = 1 << 30  # bytes; a header may say anything, and a member is held in memory
 
 
 class TarTask(NamedTuple):
@@ -44,11 +49,19 @@ class TarTask(NamedTuple):
 
     def items(self) -> Iterator[Example | Problem]:
         for tar in self.tars:
+            keys = set[str]()  # of this tar: many data sets number each tar's samples from 0
             for item in _samples(tar):
                 if isinstance(item, Problem):
                     yield item
-                else:
-                    yield from _example(tar, *item, self.caption_field, self.regions)
+                    continue
+                for found in _example(tar, *item, self.caption_field, self.regions):
+                    if isinstance(found, Problem):
+                        yield found
+                    elif found.key in keys:
+                        yield Problem("duplicate key", f"{tar.name}/{found.key}")
+                    else:
+                        keys.add(found.key)
+                        yield found
 
 
 def webdataset_tasks(
@@ -63,14 +76,16 @@ def webdataset_tasks(
       num_shards: number of output shards, at most the number of tar files; None: one for each.
 
     Raises:
-      UserError: a file that is named without ``*`` is missing, nothing matches, or too many shards.
+      UserError: a file that is named without ``*`` is missing, nothing matches, braces name too many files, or
+        too many shards.
     """
-    tars: list[Path] = []
+    found: dict[Path, None] = {}
     for pattern in expand_braces(shards):
         matches = sorted(glob(pattern))
         if not matches:
             raise UserError(f"--shards {shards}: no file {pattern}")
-        tars.extend(Path(match) for match in matches if Path(match) not in tars)
+        found.update(dict.fromkeys(map(Path, matches)))
+    tars = list(found)
     count = num_shards or len(tars)
     if count > len(tars):
         raise UserError(
@@ -85,19 +100,35 @@ def webdataset_tasks(
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """Expands ``{a,b}`` and ``{000..099}`` (leading zeros kept), as a shell does."""
+    """Expands ``{a,b}`` and ``{000..099}`` (leading zeros kept), as a shell does.
+
+    Raises:
+      UserError: more than a million results.
+    """
+    expanded = list(itertools.islice(_expand(pattern), _MAX_FILES + 1))
+    if len(expanded) > _MAX_FILES:
+        raise UserError(
+            f"--shards {pattern}: its braces name more than {_MAX_FILES:,} files; give a smaller range, or *"
+        )
+    return expanded
+
+
+def _expand(pattern: str) -> Iterator[str]:
     match = _BRACES.search(pattern)
     if match is None:
-        return [pattern]
+        yield pattern
+        return
+    choices: Iterable[str]
     span = _RANGE.fullmatch(match[1])
     if span:
         first, last = int(span[1]), int(span[2])
         step = 1 if last >= first else -1
-        choices = [str(i).zfill(len(span[1])) for i in range(first, last + step, step)]
+        choices = (str(i).zfill(len(span[1])) for i in range(first, last + step, step))
     else:
         choices = match[1].split(",")
     start, end = pattern[: match.start()], pattern[match.end() :]
-    return [expanded for choice in choices for expanded in expand_braces(start + choice + end)]
+    for choice in choices:
+        yield from _expand(start + choice + end)
 
 
 def _samples(tar: Path) -> Iterator[tuple[str, dict[str, bytes]] | Problem]:
@@ -117,7 +148,10 @@ def _samples(tar: Path) -> Iterator[tuple[str, dict[str, bytes]] | Problem]:
             if members:
                 yield key, members
             key, members = folder + slash + stem, {}
-        members[extension.lower()] = data
+        if extension.lower() in members:
+            yield Problem("duplicate member", f"{tar.name}/{name}", skipped=False)
+        else:
+            members[extension.lower()] = data
     if members:
         yield key, members
 
@@ -125,7 +159,7 @@ def _samples(tar: Path) -> Iterator[tuple[str, dict[str, bytes]] | Problem]:
 def _members(tar: Path) -> Iterator[tuple[str, bytes] | Problem]:
     """Name and bytes of the regular files; nothing is unpacked to disk."""
     try:
-        with tarfile.open(tar) as archive:
+        with _open(tar) as archive:
             for member in archive:
                 where = f"{tar.name}/{member.name}"
                 if unsafe_path(member.name):
@@ -135,16 +169,50 @@ def _members(tar: Path) -> Iterator[tuple[str, bytes] | Problem]:
                 elif not member.isfile():
                     if not member.isdir():
                         yield Problem("not a regular file", where)
+                elif member.size > _MAX_MEMBER and not _ends_early(archive, member):
+                    yield Problem("member above 1 GiB", where)
                 else:
-                    file = archive.extractfile(member)
-                    data = file.read() if file else b""
-                    if len(data) != member.size:
-                        raise tarfile.ReadError(f"{member.name} ends early")
-                    yield member.name, data
+                    yield member.name, _read(archive, member)
             if not _has_end(archive):
                 yield Problem("truncated tar", tar.name, "no end-of-archive mark", skipped=False)
-    except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError, OverflowError) as error:
-        yield Problem("truncated tar", tar.name, " ".join(str(error).split()), skipped=False)
+    # MemoryError: the library reads an extended header at once, whatever size it says it has.
+    except (
+        tarfile.TarError,
+        EOFError,
+        zlib.error,
+        OSError,
+        ValueError,
+        OverflowError,
+        MemoryError,
+    ) as error:
+        detail = " ".join(str(error).split()) or "a header asks for more memory than there is"
+        yield Problem("truncated tar", tar.name, detail, skipped=False)
+
+
+def _open(tar: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(tar)
+    except tarfile.ReadError as error:  # it lists what each method of compression has to say
+        empty = not tar.stat().st_size
+        raise tarfile.ReadError("is empty" if empty else "is no tar file") from error
+
+
+def _ends_early(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bool:
+    """Whether the file ends before the member does, where that can be told without reading it."""
+    # A compressed file is opened as another class; a sparse member is larger than what is stored of it.
+    if not isinstance(archive.fileobj, io.BufferedReader) or member.issparse():
+        return False
+    return member.offset_data + member.size > os.fstat(archive.fileobj.fileno()).st_size
+
+
+def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if _ends_early(archive, member):
+        raise tarfile.ReadError(f"{member.name} ends early")
+    file = archive.extractfile(member)
+    data = file.read() if file else b""
+    if len(data) != member.size:
+        raise tarfile.ReadError(f"{member.name} ends early")
+    return data
 
 
 def _has_end(archive: tarfile.TarFile) -> bool:
