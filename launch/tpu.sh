@@ -93,7 +93,9 @@ stop_command='cd timix_jax && if test -s run.pid; then pid=$(cat run.pid); kill 
 while kill -0 "$pid" 2>/dev/null; do sleep 1; done; rm -f run.pid; fi'
 
 train() {
-  local flags=(--distributed=on)
+  local flags=(--distributed=on) wait
+  wait=$(longer_wait "$@")
+  flags+=(${wait:+"$wait"})
   # Compiled once, read by every worker and after every preemption.
   [[ -n $(flag_value compile_cache "$@") ]] || flags+=("--compile_cache=${workdir%/}/compiled")
   on_all_workers "$stop_command; echo \$\$ > run.pid; export PYTHON=.venv/bin/python
