@@ -44,7 +44,7 @@ code=$?
 stop_file=stop-${SLURM_JOB_ID:-}
 case $code in
   0) echo "finished" ;;
-  75)
+  75 | 143) # 143: SIGTERM came before srun or a worker could answer it
     if [[ -e $stop_file ]]; then
       rm "$stop_file"
       echo "stopped; the same sbatch goes on"

@@ -202,6 +202,8 @@ def wait_for(path, seconds=30):
         (0, False, [], 0),
         (75, False, ["requeue 7"], 0),
         (75, True, [], 0),
+        (143, False, ["requeue 7"], 0),
+        (143, True, [], 0),
         (2, False, [], 2),
         (134, False, [], 134),
     ],
@@ -293,6 +295,7 @@ def test_local_all_finish(stand_in):
     [
         ("(folder / 'results.json').write_text('{}')", 0),
         ("pass", 75),
+        ("signal.signal(15, signal.SIG_DFL); signal.raise_signal(15)", 75),
         ("sys.exit(2)", 2),
         ("import os; os.kill(os.getpid(), 9)", 137),
     ],
@@ -300,6 +303,17 @@ def test_local_all_finish(stand_in):
 def test_worker_tells_finished_from_preempted(tmp_path, stand_in, body, code):
     done = launch(["worker.sh", "--config=a.py", f"--workdir={tmp_path}"], stand_in(body))
     assert done.returncode == code
+
+
+def test_worker_told_to_stop_before_anything_could_be_saved(tmp_path, stand_in):
+    body = "signal.signal(15, signal.SIG_DFL); (folder / 'deaf').touch(); time.sleep(60)"
+    process = subprocess.Popen(
+        ["bash", str(LAUNCH / "worker.sh"), "--config=a.py", f"--workdir={tmp_path}"],
+        env=environment(stand_in(body)),
+    )
+    wait_for(tmp_path / "deaf")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 75
 
 
 def test_worker_passes_sigterm_on_and_waits(tmp_path, stand_in):
