@@ -48,6 +48,11 @@ flag_value() {
   printf '%s' "$value"
 }
 
+# longer_wait FLAG…: a --connect_timeout for pods and machines that start minutes apart; empty where one is given.
+longer_wait() {
+  [[ -n $(flag_value connect_timeout "$@") ]] || printf '%s' --connect_timeout=900
+}
+
 # Ends the script unless the flags of a run are there; a folder that machines share must be named.
 require_run_flags() {
   local flag

@@ -35,7 +35,7 @@ number() { # NAME VALUE
 yaml() { printf "'%s'" "${1//\'/\'\'}"; }
 
 manifest() {
-  local resource selector="" flags
+  local resource selector="" flags wait
   if [[ -n ${GPUS:-} ]]; then
     resource="nvidia.com/gpu: $GPUS"
     selector="cloud.google.com/gke-accelerator: $(yaml "$ACCELERATOR")"
@@ -47,6 +47,8 @@ manifest() {
                 cloud.google.com/gke-tpu-topology: $(yaml "$TOPOLOGY")"
     flags="--distributed=on"
   fi
+  wait=$(longer_wait "$@")
+  flags+=${wait:+ $wait}
   [[ -n $(flag_value compile_cache "$@") ]] || flags+=" $(quoted "--compile_cache=${workdir%/}/compiled")"
   cat <<YAML
 apiVersion: jobset.x-k8s.io/v1alpha2

@@ -36,14 +36,15 @@ if [[ -z ${PYTHON:-} && -x .venv/bin/python ]]; then
 fi
 export PYTHON=${PYTHON:-python}
 
+wait=$(longer_wait "$@")
 trap : TERM # srun passes it on to the tasks; the script must outlive them
 # One that ends early leaves the others time to save; after a crash JAX's own heartbeat ends them.
-act srun --kill-on-bad-exit=0 --wait=300 launch/worker.sh --distributed=on "$@"
+act srun --kill-on-bad-exit=0 --wait=300 launch/worker.sh --distributed=on ${wait:+"$wait"} "$@"
 code=$?
 stop_file=stop-${SLURM_JOB_ID:-}
 case $code in
   0) echo "finished" ;;
-  75)
+  75 | 143) # 143: SIGTERM came before srun or a worker could answer it
     if [[ -e $stop_file ]]; then
       rm "$stop_file"
       echo "stopped; the same sbatch goes on"

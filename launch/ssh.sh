@@ -40,13 +40,14 @@ stop_all() {
 }
 
 run() {
-  local index host remote code
+  local index host remote code wait
+  wait=$(longer_wait "$@")
   trap 'trap "" INT TERM; stop_all; exit 130' INT TERM
   for index in "${!hosts[@]}"; do
     host=${hosts[index]}
     remote="cd $(quoted "$directory") && echo \$\$ > $pid_file && export PYTHON=$(quoted "${PYTHON:-.venv/bin/python}")"
     remote+=" && exec launch/worker.sh --coordinator=$(quoted "${COORDINATOR:-${hosts[0]}}:$port")"
-    remote+=" --processes=${#hosts[@]} --process=$index $(quoted "$@")"
+    remote+=" --processes=${#hosts[@]} --process=$index${wait:+ $wait} $(quoted "$@")"
     if [[ -n ${DRY_RUN:-} ]]; then
       act ssh -o BatchMode=yes "$host" "$remote"
     else

@@ -17,7 +17,8 @@
 #
 # Single steps: create, wait, install, train, status, stop, clean.
 # Settings: ZONE, TYPE (both needed to create), PROJECT, VERSION (runtime; guessed from TYPE), SPOT=1 (preemptible),
-# TRIES (failures without a new checkpoint before it gives up, default 3), POLL (seconds, default 30).
+# TRIES (failures without a new checkpoint, or to get a TPU, before it gives up; default 3), POLL (seconds, default 30).
+# Where gcloud fails to say how the TPU is, it is asked again, 120 times in a row at most (an hour).
 # DRY_RUN=1 prints the commands, as if the TPU came at once and the run finished.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -30,7 +31,7 @@ command=$1 name=$2
 shift 2
 [[ $name =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] || die "NAME '$name': lower-case letters, digits and '-'; $usage"
 [[ -n ${ZONE:-} ]] || die "ZONE is not set, such as ZONE=us-west4-a"
-tries=${TRIES:-3} poll=${POLL:-30}
+tries=${TRIES:-3} poll=${POLL:-30} asks=120
 where=("--zone=$ZONE" ${PROJECT:+"--project=$PROJECT"})
 queued=(gcloud compute tpus queued-resources)
 vm=(gcloud compute tpus tpu-vm)
@@ -54,23 +55,47 @@ create() {
     "--runtime-version=$version" ${SPOT:+--spot}
 }
 
-# state ANSWER: ACTIVE, WAITING_FOR_RESOURCES, …; empty where there is none. ANSWER: for a dry run.
-state() {
-  ask "$1" "${queued[@]}" describe "$name" "${where[@]}" '--format=value(state.state)' 2>/dev/null || true
+# look ANSWER: sets `state` to ACTIVE, WAITING_FOR_RESOURCES, …; empty where there is none. ANSWER: for a dry run.
+# Not in a subshell, which a signal would have to wait for.
+state=""
+look() {
+  local said asked
+  for ((asked = 1; asked <= asks; asked++)); do
+    if said=$(ask "$1" "${queued[@]}" describe "$name" "${where[@]}" '--format=value(state.state)' 2>&1); then
+      # gcloud's notices may stand before and after it.
+      state=$(grep -xE '[A-Z_]+' <<<"$said" | tail -n 1 || true)
+      [[ -z $state && -z ${DRY_RUN:-} ]] || return 0
+    elif [[ $said == *NOT_FOUND* ]]; then
+      state=""
+      return 0
+    fi
+    said=$(grep -m 1 ERROR <<<"$said" || tail -n 1 <<<"$said")
+    echo "$name: asking again in $poll s, as gcloud says: $said" >&2
+    sleep "$poll"
+  done
+  die "$name: gcloud has not told the state of the TPU $asks times in a row; mend what it says, and run this again"
 }
 
 await() {
-  local now before=""
+  local before=""
   while true; do
-    now=$(state ACTIVE)
-    case $now in
+    look ACTIVE
+    case $state in
       ACTIVE) return 0 ;;
       FAILED | SUSPENDED | "") return 1 ;;
     esac
-    [[ $now == "$before" ]] || echo "$name: $now"
-    before=$now
+    [[ $state == "$before" ]] || echo "$name: $state"
+    before=$state
     sleep "$poll"
   done
+}
+
+# Gets a TPU, unless one is there, and waits until it is.
+provide() {
+  case $state in
+    FAILED | SUSPENDED) clean && create ;;
+    "") create ;;
+  esac && await
 }
 
 clean() {
@@ -79,8 +104,9 @@ clean() {
 
 install() {
   local archive=${TMPDIR:-/tmp}/timix_jax-$name.tar.gz
-  act git -C "$here/.." archive --format=tar.gz "--output=$archive" HEAD
-  act "${vm[@]}" scp "$archive" "$name:timix_jax.tar.gz" "${where[@]}" --worker=all
+  # Where this fails, an older checkout may still be there.
+  act git -C "$here/.." archive --format=tar.gz "--output=$archive" HEAD || return
+  act "${vm[@]}" scp "$archive" "$name:timix_jax.tar.gz" "${where[@]}" --worker=all || return
   # The images' Python is older than 3.11: uv brings one.
   on_all_workers 'set -e; mkdir -p timix_jax; tar -xzf timix_jax.tar.gz -C timix_jax; cd timix_jax
 python3 -m pip install --quiet --user uv; test -d .venv || python3 -m uv venv --quiet --python 3.12 .venv
@@ -93,7 +119,9 @@ stop_command='cd timix_jax && if test -s run.pid; then pid=$(cat run.pid); kill 
 while kill -0 "$pid" 2>/dev/null; do sleep 1; done; rm -f run.pid; fi'
 
 train() {
-  local flags=(--distributed=on)
+  local flags=(--distributed=on) wait
+  wait=$(longer_wait "$@")
+  flags+=(${wait:+"$wait"})
   # Compiled once, read by every worker and after every preemption.
   [[ -n $(flag_value compile_cache "$@") ]] || flags+=("--compile_cache=${workdir%/}/compiled")
   on_all_workers "$stop_command; echo \$\$ > run.pid; export PYTHON=.venv/bin/python
@@ -112,38 +140,38 @@ newest_checkpoint() {
 }
 
 run() {
-  local failures=0 checkpoint before="" current training=""
+  local failures=0 refusals=0 checkpoint before="" training="" code
   trap 'trap "" INT TERM; echo "$name: stopping all workers" >&2; stop || true; wait; exit 130' INT TERM
   if finished ""; then
     echo "$name: $workdir/results.json is there: finished"
     return 0
   fi
   [[ -n ${DRY_RUN:-} ]] || before=$(newest_checkpoint)
-  current=$(state "")
+  look ""
   while true; do
-    case $current in
-      FAILED | SUSPENDED) clean && create ;;
-      "") create ;;
-    esac
-    if ! await; then
-      current=$(state "")
-      failures=$((failures + 1))
-      ((failures < tries)) || die "$name: no TPU after $tries tries (state ${current:-none}); see launch/tpu.sh status"
+    if ! provide; then
+      refusals=$((refusals + 1))
+      ((refusals < tries)) || die "$name: no TPU after $tries tries (state ${state:-none}); see launch/tpu.sh status"
+      sleep "$poll"
+      look ""
       continue
     fi
+    refusals=0
     if install; then
       # In the background, so that a signal is acted on at once and Ctrl-C does not cut the connection.
       train "$@" &
       training=$!
-      wait "$training" || true
+      code=0
+      wait "$training" || code=$?
+      ((code != 2)) || die "$name: a mistake in flags or configuration, or a loss that is not finite; read the log above"
     fi
     if finished "$workdir/results.json"; then
       echo "$name: finished; launch/tpu.sh clean $name gives the TPU back"
       return 0
     fi
-    current=$(state ACTIVE)
+    look ACTIVE
     checkpoint=$(newest_checkpoint)
-    if [[ $current == ACTIVE && $checkpoint == "$before" ]]; then
+    if [[ $state == ACTIVE && $checkpoint == "$before" ]]; then
       failures=$((failures + 1))
       ((failures < tries)) ||
         die "$name: $tries failures without a new checkpoint, while the TPU is there; read the log above"
@@ -151,7 +179,7 @@ run() {
       failures=0
     fi
     before=$checkpoint
-    echo "$name: not finished (TPU: ${current:-gone}, newest checkpoint: ${checkpoint:-none}); going on"
+    echo "$name: not finished (TPU: ${state:-gone}, newest checkpoint: ${checkpoint:-none}); going on"
     sleep "$poll"
   done
 }

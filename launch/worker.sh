@@ -4,8 +4,8 @@
 #   launch/worker.sh --config=configs/vitb16.py --workdir=gs://BUCKET/run [flags of timix_jax.main]
 #
 # Exit code: 0 = the run has finished (WORKDIR/results.json exists); 75 = it was told to stop (SIGTERM, which it
-# answers by a checkpoint and exit code 0) and goes on when started again; 2 = a mistake in flags or configuration,
-# which no restart mends; anything else = a failure.
+# answers by a checkpoint and exit code 0, or by its end before there is anything to save) and goes on when started
+# again; 2 = a mistake in flags or configuration, which no restart mends; anything else = a failure.
 # SIGTERM and SIGINT are passed on, so that this may be process 1 of a container. PYTHON: the interpreter.
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -31,6 +31,7 @@ while kill -0 "$child" 2>/dev/null; do
   wait "$child"
   code=$?
 done
+((code != 143)) || exit 75 # ended by SIGTERM itself: it came before the program could answer it
 ((code == 0)) || exit "$code"
 "$python" - "$(flag_value workdir "$@")" <<'PYTHON' || exit 75
 import sys

@@ -16,7 +16,7 @@ from checkpoint_states import abstract, assert_same, make_state, two_checkpoints
 
 from timix_jax import checkpointing, checksums, step_folders
 from timix_jax.checkpointing import Checkpointer
-from timix_jax.errors import UserError
+from timix_jax.errors import RunError, UserError
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_a_failed_background_save_raises_at_the_next_call(tmp_path, monkeypatch,
         patch.setattr(checksums, "write_manifest", no_space)
         checkpointer.save(2, state, {})
         arguments = (3, state, {}) if call == "save" else ()
-        with pytest.raises(UserError, match=r"checkpoint 2 .*No space left.* bytes are free"):
+        with pytest.raises(RunError, match=r"checkpoint 2 .*No space left.* bytes are free"):
             getattr(checkpointer, call)(*arguments)
     assert os.listdir(tmp_path) == ["00000001"]
     if call != "close":
@@ -152,7 +152,7 @@ def test_a_save_that_cannot_start_names_the_folder(tmp_path):
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
     with (
         Checkpointer(tmp_path / "checkpoints") as checkpointer,
-        pytest.raises(UserError, match=r"checkpoint 1 could not be saved to .*checkpoints/0*1: "),
+        pytest.raises(RunError, match=r"checkpoint 1 could not be saved to .*checkpoints/0*1: "),
     ):
         checkpointer.save(1, {"x": jnp.zeros(4)}, {})
 

@@ -4,13 +4,14 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
 import pytest
 
 from timix_jax import cluster
-from timix_jax.errors import UserError
+from timix_jax.errors import FAULT_CODE, MISTAKE_CODE, RunError, UserError
 
 ROOT = Path(__file__).parents[1]
 NO_CLUSTER = ValueError("coordinator_address should be defined.")
@@ -64,14 +65,27 @@ def test_a_single_task_of_slurm_keeps_all_its_devices(joined, monkeypatch):
 
 def test_required_cluster_is_missing(joined):
     joined.error = NO_CLUSTER
-    with pytest.raises(UserError, match="--distributed=on: the other processes cannot be joined"):
+    said = "--distributed=on: the other processes cannot be joined"
+    with pytest.raises(UserError, match=said) as caught:
         cluster.join("on")
+    assert caught.value.exit_code == MISTAKE_CODE
 
 
 def test_a_cluster_that_cannot_be_joined_is_never_ignored(joined):
     joined.error = RuntimeError("Kubernetes API Error: 403\nforbidden")
-    with pytest.raises(UserError, match=r"Error: 403 forbidden.*--distributed=off"):
+    with pytest.raises(RunError, match=r"Error: 403 forbidden.*--distributed=off"):
         cluster.join("auto")
+
+
+def test_who_waits_in_vain_ends_as_after_a_fault(monkeypatch, capfd):
+    """Where the cluster tells who the others are, JAX waits for them: no roll is called."""
+    ended = threading.Event()
+    codes = []
+    monkeypatch.setattr(cluster.os, "_exit", lambda code: (codes.append(code), ended.set()))
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **timeouts: ended.wait(30))
+    cluster.join("on", connect_timeout_s=1)
+    assert codes == [FAULT_CODE]
+    assert "not all processes have come within --connect_timeout=1 s" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,27 @@
-"""The watcher of one process, when another announces its end."""
+"""One process, when another announces its end; and with which code it ends itself."""
 
 import threading
 
+import jax
 import pytest
 
-from timix_jax import failure_watch
+from timix_jax import failure_watch, processes
+from timix_jax.errors import RunError, UserError
 
 
 class Store:
-    """Where process 1 has announced its end."""
+    """Where process 1 has announced its end, if it has."""
+
+    def __init__(self, announced="1 1 no space left"):
+        self.announced = announced
 
     def key_value_try_get(self, key):
-        return "1 2 no space left"
+        if not self.announced:
+            raise jax.errors.JaxRuntimeError("NOT_FOUND")
+        return self.announced
+
+    def key_value_set(self, key, value):
+        self.announced = self.announced or value
 
 
 @pytest.fixture
@@ -32,7 +42,31 @@ def said(monkeypatch):
 def test_who_waits_for_ever_ends_with_the_others_cause(monkeypatch, said):
     monkeypatch.setattr(failure_watch, "_GRACE_S", 0.01)
     failure_watch._watch(Store())
-    assert said == ["process 1 has stopped: no space left", 2]
+    assert said == ["process 1 has stopped: no space left", 1]
+
+
+MISTAKE, FAULT, OTHER = UserError("lr=-1"), RunError("disk full"), ZeroDivisionError()
+
+
+@pytest.mark.parametrize(
+    ("announced", "error", "code"),
+    [
+        ("", MISTAKE, 2),
+        ("", FAULT, 1),
+        ("", OTHER, 1),
+        ("1 1 no space left", FAULT, 1),
+        ("1 1 no space left", MISTAKE, 2),
+        ("1 1 no space left", OTHER, 1),
+        ("1 2 lr=-1", FAULT, 2),
+        ("1 2 lr=-1", OTHER, 2),
+    ],
+)
+def test_only_a_mistake_somewhere_ends_with_code_2(monkeypatch, said, announced, error, code):
+    monkeypatch.setattr(processes, "store", lambda: Store(announced))
+    monkeypatch.setattr(failure_watch, "_POLL_S", 60)  # the watcher stays out of it
+    with failure_watch.shared_fate():
+        raise error
+    assert said[-1] == code
 
 
 def test_who_finds_the_cause_itself_is_left_alone(monkeypatch, said):

@@ -21,7 +21,7 @@ from timix_jax.data import corrupt_examples
 from timix_jax.data.manifest import shard_name, write_manifest
 from timix_jax.data.records import RecordSource, RecordWriter
 from timix_jax.data.synthetic import open_synthetic
-from timix_jax.errors import UserError
+from timix_jax.errors import RunError, UserError
 from timix_jax.step_folders import complete_steps
 from timix_jax.train import train_and_evaluate
 
@@ -107,7 +107,7 @@ def test_a_disk_that_fills_up_while_saving(whole, shards, small_disk, monkeypatc
 
     with monkeypatch.context() as patch:
         at_log_line(patch, 3, fill)
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(RunError) as caught:
             train_and_evaluate(config_of(shards), str(workdir))
     message = str(caught.value)
     assert "\n" not in message
@@ -194,7 +194,7 @@ def test_a_reader_that_fails(whole, shards, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(RecordSource, "__getitem__", fail)
         at_log_line(patch, 2, broken.append)
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(RunError) as caught:
             train_and_evaluate(config_of(shards), str(workdir))
     message = str(caught.value)
     assert "the input pipeline has stopped at the batch of step " in message

@@ -22,7 +22,7 @@ from timix_jax.data.records import RecordSource, RecordWriter
 from timix_jax.data.sources import open_source
 from timix_jax.data.synthetic import open_synthetic
 from timix_jax.data.tokenizers import load_tokenizer
-from timix_jax.errors import UserError
+from timix_jax.errors import MISTAKE_CODE, RunError, UserError
 from timix_jax.evaluate import evaluate_checkpoint
 from timix_jax.metrics import MetricsWriter
 from timix_jax.train import train_and_evaluate
@@ -278,11 +278,23 @@ def test_client_is_missing(monkeypatch):
 
 
 def test_bucket_that_cannot_be_read_is_one_line(store):
-    with pytest.raises(UserError, match=r"--workdir=gs://other/run: bucket gs://other cannot be"):
+    said = r"--workdir=gs://other/run: bucket gs://other cannot be"
+    with pytest.raises(UserError, match=said) as missing:
         train_and_evaluate(tiny_config(2), "gs://other/run")
     store.refuse = "GET"
-    with pytest.raises(UserError, match=r"cannot be read \(Forbidden"):
+    with pytest.raises(UserError, match=r"cannot be read \(Forbidden") as forbidden:
         evaluate_checkpoint(tiny_config(2), "gs://bucket/run")
+    assert missing.value.exit_code == forbidden.value.exit_code == MISTAKE_CODE
+
+
+def test_bucket_that_may_answer_later(monkeypatch):
+    class Silent:
+        def iterdir(self):
+            raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(remote.epath, "Path", lambda text: Silent())
+    with pytest.raises(RunError, match=r"cannot be read \(no route to host\)"):
+        remote.check_reachable("gs://bucket/run", "--workdir=")
 
 
 @pytest.mark.parametrize("option", ["--file", "--images", "--out"])

@@ -60,6 +60,14 @@ def test_every_expectation_is_used():
     assert {file.stem for file in EXPECTED.iterdir()} == set(DRY_RUNS)
 
 
+@pytest.mark.parametrize("name", ["tpu_run", "ssh_run", "gke_tpu", "gke_gpu", "slurm"])
+def test_machines_that_start_minutes_apart_wait_for_one_another(name):
+    settings, arguments = DRY_RUNS[name]
+    for given, wanted in ([], "900"), (["--connect_timeout=33"], "33"):
+        printed = launch([*arguments, *given], {"DRY_RUN": "1", **settings}).stdout
+        assert set(re.findall(r"--connect_timeout=(\d+)", printed)) == {wanted}
+
+
 @pytest.mark.parametrize("name", ["tpu_run", "ssh_run", "gke_tpu", "gke_gpu", "slurm", "local"])
 def test_flags_reach_the_process_as_they_were_given(name, tmp_path):
     """The printed command is run by the shells that would run it, down to a Python that prints its arguments."""

@@ -22,7 +22,7 @@ from listed_sources import (
 )
 
 from timix_jax.data.corrupt_examples import CorruptExamples
-from timix_jax.errors import UserError
+from timix_jax.errors import MISTAKE_CODE, RunError, UserError
 
 
 @pytest.fixture(scope="module")
@@ -135,14 +135,14 @@ def test_a_killed_process_is_named_at_once(open_train):
     for pid in worker_pids(iterator):
         os.kill(pid, signal.SIGKILL)
     start = time.monotonic()
-    with pytest.raises(UserError, match=r"ended with code -9 .*config\.data\.processes"):
+    with pytest.raises(RunError, match=r"ended with code -9 .*config\.data\.processes"):
         take(iterator, 20)  # some are made already
     assert time.monotonic() - start < 30
 
 
 def test_an_unforeseen_error_keeps_its_name_and_traceback(open_train, capfd):
     iterator = open_train([Failing()])
-    with pytest.raises(UserError, match=r"batch of step 0: KeyError: 'no such bucket'") as caught:
+    with pytest.raises(RunError, match=r"batch of step 0: KeyError: 'no such bucket'") as caught:
         next(iterator)
     notes = "".join(getattr(caught.value.__cause__, "__notes__", ()))
     assert "in a loader process" in notes
@@ -150,8 +150,9 @@ def test_an_unforeseen_error_keeps_its_name_and_traceback(open_train, capfd):
 
 
 def test_a_mistake_of_the_user_stays_one(open_train):
-    with pytest.raises(UserError, match="photos: 8 examples in a row are corrupt"):
+    with pytest.raises(UserError, match="photos: 8 examples in a row are corrupt") as caught:
         next(open_train([flat_source(8, "photos", bad=range(8))]))
+    assert caught.value.exit_code == MISTAKE_CODE
 
 
 def test_a_source_that_cannot_be_sent_is_named(open_train):
@@ -172,7 +173,7 @@ def test_no_process_before_the_first_batch_or_after_closing(open_train):
     iterator = open_train([shapes_source()])
     assert not worker_pids(iterator)
     iterator.close()
-    with pytest.raises(UserError, match="were closed"):
+    with pytest.raises(RunError, match="were closed"):
         iterator._processes.make(0)
     assert not worker_pids(iterator)
 

@@ -15,6 +15,7 @@ from command_line import start
 from timix_jax import main
 from timix_jax.config import complete, flatten
 from timix_jax.data.manifest import FORMAT, VERSION
+from timix_jax.errors import RunError, UserError
 
 RECIPE = """
 from timix_jax.config import default_config
@@ -322,6 +323,25 @@ def test_an_evaluation_set_larger_than_memory(refused, monkeypatch):
     line = refused("--config=tiny.py", "--config.eval.sets=big=synthetic:?examples=20000")
     for word in ("config.eval, big", "20000 images", "GiB", "evaluate fewer examples"):
         assert word in line
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(UserError("lr=-1: give more"), 2), (RunError("disk full: free space"), 1)]
+)
+def test_a_fault_of_the_run_has_another_code_than_a_mistake(files, monkeypatch, capfd, error, code):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("timix_jax.train.train_and_evaluate", fail)
+    monkeypatch.chdir(files)
+    monkeypatch.setattr(sys, "argv", ["main", "--config=tiny.py", "--compile_cache="])
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main.run()
+    finally:
+        forget_flags()
+    assert ended.value.code == code
+    assert capfd.readouterr().err == f"error: {error}\n"
 
 
 def test_a_process_ends_with_code_2_and_one_line(files):

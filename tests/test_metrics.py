@@ -1,13 +1,17 @@
 """What the files hold after writing, resuming and failing."""
 
 import json
+import pathlib
 import struct
+import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX import record_writer
 
+from timix_jax.errors import RunError
 from timix_jax.metrics import MetricsWriter, json_number, write_results
 
 
@@ -93,6 +97,23 @@ def test_tensorboard(tmp_path):
         (5, "loss/itc", 0.25),
         (6, "loss/itc", 0.125),
     ]
+
+
+@pytest.mark.parametrize("file", ["metrics.jsonl", "tensorboard"])
+def test_a_full_disk_is_one_line_whichever_file_meets_it_first(tmp_path, monkeypatch, capfd, file):
+    full = pathlib.Path("/dev/full")
+    if file == "tensorboard":
+        monkeypatch.setattr(record_writer, "open_file", lambda path: full.open("wb"))
+    before = threading.active_count()
+    with MetricsWriter(tmp_path, first_step=0) as writer:
+        if file == "metrics.jsonl":
+            writer._file = full.open("w")
+        said = rf"^{tmp_path}/{file} cannot be written \(No space left on device\): free space"
+        with pytest.raises(RunError, match=said):
+            writer.write(1, {"loss": 1.0})
+        writer.write(2, {"loss": 1.0})  # closed: nothing happens
+    assert capfd.readouterr() == ("", "")
+    assert threading.active_count() == before
 
 
 def test_other_processes_write_nothing(tmp_path, monkeypatch):

@@ -71,7 +71,7 @@ def test_a_reader_that_fails_and_a_process_that_is_killed(recipe, tmp_path):
     # The reader of process 1 fails in step 6, counted from 1: 8 examples a step, and all 48 for the tokenizer of 0.
     environment = [{}, {"READ_FAILS_AFTER": "40"}]
     ended = Run(recipe, workdir, processes=2, devices=1, environment=environment).wait()
-    assert_codes(ended, [2, 2])
+    assert_codes(ended, [1, 1])
     cause = "the input pipeline has stopped at the batch of step 5: ZeroDivisionError: a bug in the reader"
     assert f"error in process 1: {cause}" in ended[1].err
     assert "slow_source.py" in ended[1].err  # the traceback

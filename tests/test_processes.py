@@ -28,7 +28,7 @@ _PROCESS = """
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
     from timix_jax import checksums, processes
     from timix_jax.checkpointing import Checkpointer
-    from timix_jax.errors import UserError
+    from timix_jax.errors import RunError, UserError
 
     mesh = Mesh(np.array(jax.devices()), ("data",))
 
@@ -43,13 +43,22 @@ _PROCESS = """
     def refuse():
         raise UserError("no räison")
 
+    def fail():
+        raise OSError(5, "broken disk")
+
     assert processes.is_first() == (index == 0)
     assert processes.gather_flags(index == 1) == [False, True]
     assert processes.from_first(lambda: [1, "ü" * 300, index]) == [1, "ü" * 300, 0]
     try:
         processes.from_first(refuse)
     except UserError as error:
+        assert type(error) is UserError
         print("refused:", error)
+    for compute in (fail, lambda: processes._read("nobody", 1, 0.1)):
+        try:
+            processes.from_first(compute)
+        except RunError as error:
+            print("fault:", error)
 
     with Checkpointer(folder, timeout_s=30) as checkpointer:
         assert checkpointer.latest_valid() is None
@@ -64,7 +73,7 @@ _PROCESS = """
         checkpointer.save(4, state_of(4), {})
         try:
             checkpointer.wait()
-        except UserError as error:
+        except RunError as error:
             print("failed:", error)
         checksums.write_manifest = write
         assert checkpointer.latest_valid() == 3
@@ -117,8 +126,11 @@ def test_two_processes_agree_and_share_checkpoints_with_one(tmp_path, where, req
             process.kill()
     for index, (printed, errors) in enumerate(outputs):
         assert printed.splitlines()[-1:] == ["done"], errors
-        said = [line for line in printed.splitlines() if line.startswith(("refu", "fail", "local"))]
-        refused, failed, local = said  # Gloo writes to the standard output, too
+        kinds = ("refu", "fault", "fail", "local")  # Gloo writes to the standard output, too
+        said = [line for line in printed.splitlines() if line.startswith(kinds)]
+        refused, broken, silent, failed, local = said
+        assert broken == "fault: [Errno 5] broken disk"
+        assert silent.startswith("fault: process 1 did not answer within 0.1 s")
         assert refused == "refused: no räison"
         cause = "No space left" if index == 0 else "the log of process 0 names the cause"
         assert cause in failed

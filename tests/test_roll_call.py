@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from timix_jax.errors import UserError
+from timix_jax.errors import FAULT_CODE, MISTAKE_CODE, UserError
 from timix_jax.roll_call import call_roll
 
 LONG, SHORT = 60, 2
@@ -18,10 +18,13 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def call(*processes, timeout_s, coordinator=None):
-    """Calls the roll as each (process, processes) at once; what each of them was told, "" for nothing."""
+def call(*processes, timeout_s, coordinator=None, code=MISTAKE_CODE):
+    """Calls the roll as each (process, processes) at once; what each of them was told, "" for nothing.
+
+    ``code``: of the exit that each error must mean.
+    """
     coordinator = coordinator or f"127.0.0.1:{free_port()}"
-    told = [None] * len(processes)
+    told, codes = [None] * len(processes), set()
 
     def one(place, process, count):
         try:
@@ -29,6 +32,7 @@ def call(*processes, timeout_s, coordinator=None):
             told[place] = ""
         except UserError as error:
             told[place] = str(error)
+            codes.add(error.exit_code)
 
     threads = [
         threading.Thread(target=one, args=(place, *who)) for place, who in enumerate(processes)
@@ -38,6 +42,7 @@ def call(*processes, timeout_s, coordinator=None):
     for thread in threads:
         thread.join(2 * timeout_s + 30)
     assert None not in told
+    assert codes <= {code}
     assert not any("\n" in text for text in told)
     return told
 
@@ -56,14 +61,16 @@ def test_one_process_waits_for_nobody():
 
 
 def test_the_missing_one_is_named_to_all_that_came():
-    told = call((0, 4), (1, 4), (3, 4), timeout_s=SHORT)
+    told = call((0, 4), (1, 4), (3, 4), timeout_s=SHORT, code=FAULT_CODE)
     assert len(set(told)) == 1
     assert "--processes=4: process 2 did not come to --coordinator=127.0.0.1:" in told[0]
     assert "within --connect_timeout=2 s" in told[0]
 
 
 def test_the_missing_ones_are_named_where_the_address_is_another_machine_s():
-    (told,) = call((0, 20), timeout_s=SHORT, coordinator=f"192.0.2.1:{free_port()}")
+    (told,) = call(
+        (0, 20), timeout_s=SHORT, coordinator=f"192.0.2.1:{free_port()}", code=FAULT_CODE
+    )
     assert "processes 1, 2, 3, 4, 5, … did not come" in told
     assert "192.0.2.1 is no address of this machine, where process 0 runs" in told
 
@@ -84,17 +91,19 @@ def test_the_same_index_twice():
 
 def test_nobody_at_the_coordinator():
     port = free_port()
-    (told,) = call((1, 2), timeout_s=SHORT, coordinator=f"127.0.0.1:{port}")
+    (told,) = call((1, 2), timeout_s=SHORT, coordinator=f"127.0.0.1:{port}", code=FAULT_CODE)
     assert f"--coordinator=127.0.0.1:{port}: process 1 of 2 did not reach process 0" in told
     assert "refused" in told
-    (told,) = call((1, 2), timeout_s=SHORT, coordinator="nowhere.invalid:1234")
+    (told,) = call((1, 2), timeout_s=SHORT, coordinator="nowhere.invalid:1234", code=FAULT_CODE)
     assert "--coordinator=nowhere.invalid:1234: process 1 of 2 did not reach process 0" in told
 
 
 def test_a_port_in_use():
     with socket.create_server(("", free_port())) as other:
         port = other.getsockname()[1]
-        told = call((0, 2), (1, 2), timeout_s=SHORT, coordinator=f"127.0.0.1:{port}")
+        told = call(
+            (0, 2), (1, 2), timeout_s=SHORT, coordinator=f"127.0.0.1:{port}", code=FAULT_CODE
+        )
     assert f"process 0 cannot listen at port {port} (Address already in use)" in told[0]
     assert "did not reach process 0" in told[1]
 
@@ -113,7 +122,7 @@ def test_another_program_answers():
     threading.Thread(target=serve, args=(server,), daemon=True).start()
     with server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        (told,) = call((1, 2), timeout_s=SHORT, coordinator=address)
+        (told,) = call((1, 2), timeout_s=SHORT, coordinator=address, code=FAULT_CODE)
     assert "what answers is not process 0 at its start, but another program or run" in told
 
 

@@ -10,7 +10,7 @@ import jax
 from absl import logging
 
 from timix_jax import roll_call
-from timix_jax.errors import UserError
+from timix_jax.errors import FAULT_CODE, RunError, UserError
 
 MODES = ("auto", "on", "off")
 _SPARE_S = 30
@@ -43,7 +43,8 @@ def join(
       heartbeat_timeout_s: how long after its last sign of life a process counts as dead, which ends the others.
 
     Raises:
-      UserError: the flags contradict each other, or there is a cluster that cannot be joined.
+      UserError: the flags contradict each other, or "on" finds no cluster.
+      RunError: there is a cluster, and it cannot be joined.
     """
     if coordinator:
         if mode == "off":
@@ -68,7 +69,7 @@ def join(
         cause = " ".join(str(error).split())
         found = not any(text in cause for text in _NO_CLUSTER)
         if mode == "on" or found:
-            raise UserError(
+            raise (RunError if found else UserError)(
                 f"--distributed={mode}: the other processes cannot be joined ({cause[:300]}); give --coordinator, "
                 "--processes and --process, or --distributed=off for a single process"
             ) from error
@@ -86,7 +87,7 @@ def _initialize(connect_timeout_s: int, heartbeat_timeout_s: int, *address: Any)
             file=sys.stderr,
             flush=True,
         )
-        os._exit(2)
+        os._exit(FAULT_CODE)
 
     initialize: Callable[..., None] = jax.distributed.initialize
     timer = threading.Timer(connect_timeout_s, give_up)

@@ -1,15 +1,28 @@
-"""The one error type that a user is meant to read, and where in the configuration it belongs."""
+"""The errors that a user is meant to read, and where in the configuration they belong."""
 
 import contextlib
 from collections.abc import Iterator
+
+FAULT_CODE, MISTAKE_CODE = 1, 2
 
 
 class UserError(ValueError):
     """A problem that the user can mend: one line that names the thing, its value and the mend.
 
-    ``main.py`` prints the message without a traceback and exits with code 2; in a library call it is an ordinary
+    ``main.py`` prints the message without a traceback and exits with ``exit_code``; in a library call it is an ordinary
     ``ValueError``.
     """
+
+    exit_code = MISTAKE_CODE
+
+
+class RunError(UserError):
+    """A fault of a machine, a disk or a process, not of flags and configuration: the same command may well succeed.
+
+    The launchers start a run again after its exit code, and not after that of other UserErrors.
+    """
+
+    exit_code = FAULT_CODE
 
 
 @contextlib.contextmanager
@@ -24,4 +37,4 @@ def located(place: str) -> Iterator[None]:
     except UserError as error:
         if str(error).startswith("config."):
             raise
-        raise UserError(f"{place}{error}") from error
+        raise type(error)(f"{place}{error}") from error

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from timix_jax import processes
-from timix_jax.errors import UserError
+from timix_jax.errors import FAULT_CODE, MISTAKE_CODE, UserError
 from timix_jax.log import print_error
 
 _KEY = "timix/failed"
@@ -55,7 +55,10 @@ def shared_fate() -> Iterator[None]:
         if not isinstance(error, UserError):
             cause = f"{type(error).__name__}: {cause[:300]}"
         print_error(cause, jax.process_index())
-        _leave(store, 2 if isinstance(error, UserError) else 1, cause)
+        code = error.exit_code if isinstance(error, UserError) else FAULT_CODE
+        if announced is not None and announced[1] == MISTAKE_CODE:
+            code = MISTAKE_CODE  # the fault here may be its consequence, and starting again would not help
+        _leave(store, code, cause)
     finally:
         _leaving.set()
 

@@ -138,12 +138,12 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 
 def run() -> None:
-    """Entry point: a user's mistake is one line and exit code 2."""
+    """Entry point: a user's mistake is one line and exit code 2, a fault of the run one line and 1."""
     try:
         app.run(_main, flags_parser=_parse_flags)
     except UserError as error:
         print_error(str(error))
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print_error("interrupted; the same command resumes from the newest checkpoint")
         sys.exit(130)

@@ -4,32 +4,25 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import numpy as np
 from etils import epath
 
-from timix_jax.errors import UserError
+from timix_jax.errors import RunError
 from timix_jax.remote import Mirror, as_path, is_remote
 from timix_jax.workdir import METRICS_FILE, atomic_write_text, truncate_jsonl
+
+if TYPE_CHECKING:
+    from timix_jax.tensorboard import EventFile
 
 RESULTS_FILE = "results.json"
 TENSORBOARD_DIR = "tensorboard"
 
 Number = int | float | bool | None
-
-
-class _ScalarWriter(Protocol):
-    """The part of a TensorBoard writer that is used here."""
-
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
-
-    def flush(self) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def json_number(name: str, value: Any) -> Number:
@@ -73,7 +66,7 @@ class MetricsWriter:
             tensorboard: whether to write TensorBoard events too.
         """
         self._file = None
-        self._tensorboard: _ScalarWriter | None = None
+        self._tensorboard: EventFile | None = None
         self._mirror: Mirror | None = None
         if jax.process_index():
             return
@@ -88,11 +81,9 @@ class MetricsWriter:
         self._file = epath.Path(path).open("a", encoding="utf-8")
         if tensorboard:
             # Imported here: it takes a second, and only one process of a training run needs it.
-            from tensorboardX import SummaryWriter
+            from timix_jax import tensorboard as events
 
-            # It hides this step and all after it; step ``first_step`` itself is done and stays.
-            purge = {"purge_step": first_step + 1} if first_step else {}
-            self._tensorboard = SummaryWriter(logdir=str(folder / TENSORBOARD_DIR), **purge)
+            self._tensorboard = events.EventFile(folder / TENSORBOARD_DIR, first_step=first_step)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes scalars under a step; what has been written survives a kill of the process.
@@ -103,7 +94,7 @@ class MetricsWriter:
 
         Raises:
             ValueError: a value is not a scalar number.
-            UserError: the file cannot be written, as on a full disk.
+            RunError: a file cannot be written, as on a full disk.
         """
         if self._file is None:
             return
@@ -111,22 +102,13 @@ class MetricsWriter:
         if step == self._first_step and numbers.keys() <= self._logged:
             return  # a finished run, evaluated again
         line = json.dumps({"step": int(step), **numbers}, allow_nan=False) + "\n"
-        try:
+        with self._named_where_it_fails(self._path):
             self._file.write(line)
             self._file.flush()
-        except OSError as error:
-            with contextlib.suppress(OSError):  # closing tries to write once more
-                self._file.close()
-            self._file = None
-            raise UserError(
-                f"{self._path} cannot be written ({error.strerror}): free space or mend what it says, and the same"
-                " command resumes"
-            ) from error
         if self._tensorboard is not None:
-            for name, number in numbers.items():
-                if number is not None:
-                    self._tensorboard.add_scalar(name, float(number), int(step))
-            self._tensorboard.flush()
+            finite = {name: float(n) for name, n in numbers.items() if n is not None}
+            with self._named_where_it_fails(self._path.parent / TENSORBOARD_DIR):
+                self._tensorboard.write(int(step), finite)
         if self._mirror is not None:
             self._mirror.tick()
 
@@ -137,15 +119,29 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Closes the files; further calls do nothing."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-            self._tensorboard = None
+        self._close_files()
         if self._mirror is not None:
             mirror, self._mirror = self._mirror, None
             mirror.close()
+
+    @contextlib.contextmanager
+    def _named_where_it_fails(self, path: epath.Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._close_files()
+            raise RunError(
+                f"{path} cannot be written ({error.strerror}): free space or mend what it says, and the same command"
+                " resumes"
+            ) from error
+
+    def _close_files(self) -> None:
+        for file in (self._file, self._tensorboard):
+            if file is not None:
+                # All lines are written; after a failure it tries the same once more.
+                with contextlib.suppress(OSError):
+                    file.close()
+        self._file = self._tensorboard = None
 
     def __enter__(self) -> Self:
         return self

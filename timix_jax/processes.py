@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
-from timix_jax.errors import UserError
+from timix_jax.errors import MISTAKE_CODE, RunError, UserError
 
 _POLL_S = 5  # a blocking read cannot be interrupted by Ctrl-C
 _REMIND_S = 60
@@ -38,7 +38,7 @@ def gather(value: Any, *, timeout_s: float = 600) -> list[Any]:
     """The value (JSON) of each process, on all of them.
 
     Raises:
-      UserError: a process has not given its value after ``timeout_s`` seconds.
+      RunError: a process has not given its value after ``timeout_s`` seconds.
     """
     if jax.process_count() == 1:
         return [value]
@@ -60,7 +60,8 @@ def from_first(compute: Callable[[], Any], *, timeout_s: float = 3600) -> Any:
     """What ``compute`` (JSON) gives on the first process, on all of them.
 
     Raises:
-      UserError: ``compute`` raised one, or an OSError, on the first process; or took longer than ``timeout_s`` seconds.
+      UserError: ``compute`` raised one on the first process.
+      RunError: ``compute`` raised one, or an OSError, there; or took longer than ``timeout_s`` seconds.
     """
     if jax.process_count() == 1:
         return compute()
@@ -70,14 +71,15 @@ def from_first(compute: Callable[[], Any], *, timeout_s: float = 3600) -> Any:
         try:
             answer = {"value": compute()}
         except (UserError, OSError) as error:  # sent, or the others would wait for it
-            answer = {"error": str(error)}
+            mistake = isinstance(error, UserError) and error.exit_code == MISTAKE_CODE
+            answer = {"error": str(error), "mistake": mistake}
         text = json.dumps(answer)
         store().key_value_set(key, text)
     else:
         text = _read(key, 0, timeout_s)
     answer = json.loads(text)
     if "error" in answer:
-        raise UserError(answer["error"])
+        raise (UserError if answer["mistake"] else RunError)(answer["error"])
     return answer["value"]
 
 
@@ -109,7 +111,7 @@ def _read(key: str, process: int, timeout_s: float) -> str:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
         if time.monotonic() - begin >= timeout_s:
-            raise UserError(
+            raise RunError(
                 f"process {process} did not answer within {timeout_s:g} s: look into its log, stop all processes and"
                 " run the same command again to resume"
             )

@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import logging
 from etils import epath
 
-from timix_jax.errors import UserError
+from timix_jax.errors import RunError, UserError
 
 _SCHEME = "gs://"
 
@@ -52,7 +52,7 @@ def check_reachable(path: epath.Path, option: str) -> None:
     """Raises a UserError unless a remote path can be asked for; a local one is not touched.
 
     A bucket that does not exist or is not ours to read would otherwise look like a folder without files, or end the
-    run with the client's traceback.
+    run with the client's traceback. A RunError where it may be there when asked again.
     """
     if not is_remote(path):
         return
@@ -61,7 +61,9 @@ def check_reachable(path: epath.Path, option: str) -> None:
         next(bucket.iterdir(), None)
     except Exception as error:  # the client raises its own types, aiohttp's and google.auth's
         cause = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(
+        # A pod's credentials may come seconds after its start, and a network comes back.
+        final = isinstance(error, FileNotFoundError) or cause.startswith("Forbidden")
+        raise (UserError if final else RunError)(
             f"{option}{path}: bucket {bucket} cannot be read ({cause}): check its name, and the credentials by gcloud "
             "auth application-default login"
         ) from error

@@ -13,7 +13,7 @@ import socket
 import time
 from typing import Any, BinaryIO
 
-from timix_jax.errors import UserError
+from timix_jax.errors import RunError, UserError
 
 _RETRY_S = 0.2
 _ANSWER_S = 5.0  # beyond the time limit, for the answer to arrive
@@ -30,8 +30,8 @@ def call_roll(coordinator: str, processes: int, process: int, *, timeout_s: floa
       timeout_s: how long to wait for the others.
 
     Raises:
-      UserError: no such address, a port that is in use, a process that did not come in time, or processes that do not
-        fit together; on all processes that can be reached.
+      UserError: no such address, or processes that do not fit together; on all processes that can be reached.
+      RunError: a port that is in use, or a process that did not come in time; likewise.
     """
     host, port = split_address(coordinator)
     if process == 0:
@@ -54,7 +54,7 @@ def _listen(host: str, port: int, processes: int, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     connections: list[socket.socket] = []
     present: dict[int, socket.socket] = {}
-    problem = ""
+    problem, missing = "", False
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(_server(port))
         while len(present) < processes - 1 and not problem:
@@ -62,7 +62,7 @@ def _listen(host: str, port: int, processes: int, timeout_s: float) -> None:
             try:
                 connection = stack.enter_context(server.accept()[0])
             except TimeoutError:
-                problem = _missing(host, port, processes, set(present), timeout_s)
+                problem, missing = _missing(host, port, processes, set(present), timeout_s), True
                 break
             connection.settimeout(_ANSWER_S)
             said = _read_line(connection.makefile("rb"))
@@ -74,9 +74,9 @@ def _listen(host: str, port: int, processes: int, timeout_s: float) -> None:
             problem = _misfit(said, processes, present)
             present[said["process"]] = connection
         for connection in connections:
-            _send(connection, {"problem": problem})
+            _send(connection, {"problem": problem, "missing": missing})
     if problem:
-        raise UserError(problem)
+        raise (RunError if missing else UserError)(problem)
 
 
 def _server(port: int) -> socket.socket:
@@ -89,7 +89,7 @@ def _server(port: int) -> socket.socket:
         return socket.create_server(("", port), backlog=1024)
     except OSError as error:
         why = os.strerror(error.errno or 0)
-        raise UserError(
+        raise RunError(
             f"--coordinator=…:{port}: process 0 cannot listen at port {port} ({why}); stop what uses it, or give all"
             " processes another port"
         ) from error
@@ -134,7 +134,7 @@ def _report(host: str, port: int, processes: int, process: int, timeout_s: float
     deadline = time.monotonic() + timeout_s
     while True:
         left = max(_RETRY_S, deadline - time.monotonic())
-        reason, problem = "", None
+        reason, answer = "", dict[str, Any]()
         try:
             with socket.create_connection((host, port), timeout=left) as connection:
                 _send(connection, {"process": process, "processes": processes})
@@ -142,7 +142,7 @@ def _report(host: str, port: int, processes: int, process: int, timeout_s: float
                 if _read_line(lines).get("heard"):
                     # Process 0 may have been started later than this one, and has its own time limit.
                     connection.settimeout(timeout_s + _ANSWER_S)
-                    problem = _read_line(lines).get("problem")
+                    answer = _read_line(lines)
                     reason = "process 0 went away while it waited for the others"
                 else:
                     reason = (
@@ -150,12 +150,12 @@ def _report(host: str, port: int, processes: int, process: int, timeout_s: float
                     )
         except OSError as error:
             reason = error.strerror or str(error)
-        if problem == "":
+        if answer.get("problem") == "":
             return
-        if problem:
-            raise UserError(problem)
+        if answer.get("problem"):
+            raise (RunError if answer.get("missing") else UserError)(answer["problem"])
         if time.monotonic() + _RETRY_S > deadline:
-            raise UserError(
+            raise RunError(
                 f"--coordinator={host}:{port}: process {process} of {processes} did not reach process 0 there within"
                 f" --connect_timeout={timeout_s:g} s ({reason}); start process 0, open the port, or mend --coordinator"
             )

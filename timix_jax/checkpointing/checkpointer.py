@@ -14,7 +14,7 @@ from orbax.checkpoint import v1 as ocp
 from timix_jax import checksums, processes, step_folders, tree_diff
 from timix_jax.background_priority import SAVE, give_way
 from timix_jax.checkpointing.step_reader import STATE, load, read_meta, require_whole
-from timix_jax.errors import UserError
+from timix_jax.errors import RunError, UserError
 from timix_jax.workdir import absolute, free_bytes
 
 PyTree = Any
@@ -81,8 +81,8 @@ class Checkpointer:
           meta: a dict that JSON can hold (data position, config, tokenizer, …).
 
         Raises:
-          UserError: this save cannot start, or the one before failed (the cause is in the message);
-            or there is such a checkpoint, or a newer one, of another run.
+          UserError: there is such a checkpoint, or a newer one, of another run.
+          RunError: this save cannot start, or the one before failed (the cause is in the message).
         """
         self.wait()
         if step in self._whole:
@@ -114,7 +114,7 @@ class Checkpointer:
         return self._pending is not None and not self._pending.done()
 
     def wait(self) -> None:
-        """Waits until the running save is complete; UserError with the cause where it failed."""
+        """Waits until the running save is complete; RunError with the cause where it failed."""
         if self._pending is None:
             return
         step, error = self._pending_step, self._pending.exception()
@@ -124,7 +124,7 @@ class Checkpointer:
         if error is not None:
             raise self._failure(step, error) from error
         if any(failed):
-            raise UserError(
+            raise RunError(
                 f"checkpoint {step} could not be saved to {self._path(step)}: the log of process"
                 f" {failed.index(True)} names the cause"
             )
@@ -253,11 +253,11 @@ class Checkpointer:
         except OSError:
             logging.exception("old checkpoints in %s could not be deleted", self.directory)
 
-    def _failure(self, step: int, error: BaseException) -> UserError:
+    def _failure(self, step: int, error: BaseException) -> RunError:
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         free = free_bytes(self.directory)
         space = "" if free is None else f", {free:,} bytes are free there"
-        return UserError(
+        return RunError(
             f"checkpoint {step} could not be saved to {self._path(step)}: {cause} (the state takes"
             f" {self._state_bytes:,} bytes{space}); free space or mend what it says, or choose"
             " another --workdir"

@@ -257,7 +257,7 @@ def _in_threads(count: int, load: Callable[[int], Batch], num_threads: int) -> I
     try:
         yield from iterator
     except UserError as error:
-        raise UserError(first_line(error)) from error
+        raise type(error)(first_line(error)) from error
     finally:
         iterator.close()
 

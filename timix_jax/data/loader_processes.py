@@ -26,7 +26,7 @@ from absl import flags, logging
 from timix_jax.background_priority import LOADER
 from timix_jax.data import worker_process
 from timix_jax.data.corrupt_examples import CorruptExamples
-from timix_jax.errors import UserError
+from timix_jax.errors import RunError, UserError
 
 _CLOSE_S = 5.0
 
@@ -64,8 +64,9 @@ class LoaderProcesses:
         """Element ``index``, made by the next process that is free; to be called by several threads.
 
         Raises:
-          UserError: as raised by the process, or that it has died. Any other error of the process,
-            with its traceback there as a note.
+          UserError: as raised by the process. Any other error of the process, with its traceback
+            there as a note.
+          RunError: the process has died.
         """
         self._start()
         process = self._free.get()
@@ -77,7 +78,7 @@ class LoaderProcesses:
             result, corrupt = _receive(process.stdout)
         except (EOFError, OSError, ValueError) as error:
             end = "was closed" if self._closed else worker_process.describe_end(process)
-            raise UserError(
+            raise RunError(
                 f"a process of the input pipeline {end}; if memory is short, set config.data.processes lower"
                 " (0: threads); the same command resumes"
             ) from error
@@ -103,7 +104,7 @@ class LoaderProcesses:
             if self._processes:
                 return
             if self._closed:
-                raise UserError("the processes of the input pipeline were closed")
+                raise RunError("the processes of the input pipeline were closed")
             self._processes = [worker_process.start(__spec__.name) for _ in range(self._count)]
             for process in self._processes:
                 # A large payload is read only once the process has started.

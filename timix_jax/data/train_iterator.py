@@ -9,7 +9,7 @@ from absl import logging
 from timix_jax.data.corrupt_examples import CorruptExamples
 from timix_jax.data.evaluation import first_line
 from timix_jax.data.loader_processes import LoaderProcesses
-from timix_jax.errors import UserError
+from timix_jax.errors import RunError, UserError
 
 Batch = dict[str, Any]
 
@@ -34,11 +34,11 @@ class TrainIterator:
         try:
             return next(self._iterator)
         except UserError as error:
-            raise UserError(first_line(error)) from error
+            raise type(error)(first_line(error)) from error
         except Exception as error:
             step = self.state["next_index"]
             logging.exception("the input pipeline has stopped at the batch of step %d", step)
-            raise UserError(
+            raise RunError(
                 f"the input pipeline has stopped at the batch of step {step}: {type(error).__name__}:"
                 f" {first_line(error)} (its traceback is in the log); mend it, and the same command resumes"
             ) from error

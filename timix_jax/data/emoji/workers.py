@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from timix_jax.data import worker_process
-from timix_jax.errors import UserError
+from timix_jax.errors import RunError, UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,7 +32,8 @@ def map_unordered(
       The results as they come.
 
     Raises:
-      UserError: what the function raised, or that a worker died.
+      UserError: what the function raised.
+      RunError: a worker died.
     """
     if workers == 1:
         yield from map(function, items)
@@ -71,7 +72,7 @@ def _feed(
             for _ in items:
                 results.put(pickle.load(stdout))
     except (EOFError, OSError, pickle.UnpicklingError):
-        results.put(UserError(f"a worker process {worker_process.describe_end(process)}"))
+        results.put(RunError(f"a worker process {worker_process.describe_end(process)}"))
 
 
 def _work() -> None:
