@@ -12,6 +12,7 @@ import jax
 import pytest
 from absl import flags
 from places import loopback, namespaces  # noqa: F401 - fixtures
+from refusals import files, refused  # noqa: F401 - fixtures
 from tiny_model import compiler_settings
 
 # XLA reads its flags now. The TPU compiler, which is loaded later, would end the process over those it does not know.

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -29,3 +30,11 @@ def executable(folder, name, script):
     path.write_text(f"#!/bin/bash\n{script}\n")
     path.chmod(0o755)
     return path
+
+
+def wait_for(path, seconds=30):
+    for _ in range(seconds * 20):
+        if path.exists():
+            return
+        time.sleep(0.05)
+    raise TimeoutError(path)

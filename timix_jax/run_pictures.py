@@ -30,6 +30,6 @@ def draw_run(run: Experiment, params: Any, folder: epath.Path) -> None:
                 batch=batch,
                 captions=[run.tokenizer.decode(row) for row in batch["tokens"]],
                 examples=run.config.pictures.examples,
-                seed=run.config.seed,
+                seed=run.seed,
                 title=f"{type(objective.mixer).__name__} on {run.sources[0].name}",
             )

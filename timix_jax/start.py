@@ -37,14 +37,14 @@ def initial_state(experiment: Experiment, checkpointer: Checkpointer) -> tuple[T
         logging.info("resumed from checkpoint %d in %s", step, checkpointer.directory)
         return state, True
     # As data: a key would have to be on the devices of this process only.
-    key_data = np.asarray(jax.random.key_data(jax.random.key(experiment.config.seed)))
+    key_data = np.asarray(jax.random.key_data(jax.random.key(experiment.seed)))
     create = lambda data: experiment.create_state(jax.random.wrap_key_data(data))
     state = jax.jit(create, out_shardings=shardings)(key_data)
-    if experiment.config.init_from:
-        state = _with_weights(state, experiment.config.init_from, abstract.params)
-        logging.info("initial weights from %s", experiment.config.init_from)
+    if experiment.init_from:
+        state = _with_weights(state, experiment.init_from, abstract.params)
+        logging.info("initial weights from %s", experiment.init_from)
     else:
-        logging.info("fresh parameters from seed %d", experiment.config.seed)
+        logging.info("fresh parameters from seed %d", experiment.seed)
     return state, False
 
 

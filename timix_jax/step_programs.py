@@ -51,8 +51,8 @@ def run_programs(run: Experiment) -> StepPrograms:
             objectives,
             run.optimizer,
             schedule=run.schedule,
-            ema_decay=run.config.optim.ema,
-            seed=run.config.seed,
+            ema_decay=run.ema_decay,
+            seed=run.seed,
         )
         return jit_train_step(step, run.layout, run.abstract_state)
 

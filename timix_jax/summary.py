@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import jax
 
 from timix_jax.experiment import Experiment
-from timix_jax.flops import peak_flops
 from timix_jax.info import parameters_by_tower
 from timix_jax.progress import format_quantity
 from timix_jax.train_state import TrainState
@@ -24,12 +23,12 @@ def run_summary(run: Experiment, state: TrainState, workdir: str) -> str:
             for tower, size in parameters_by_tower(state.params).items()
             if tower not in ("log_temperature", "logit_bias")
         },
-        batch_size=run.config.train.batch_size,
+        batch_size=run.batch_size,
         total_steps=run.total_steps,
         examples=run.examples,
         flops_per_step=run.step_flops(),
         flops=run.training_flops(0, run.total_steps),
-        peak_flops=peak_flops(run.mesh.devices.flat[0], run.config.log.peak_tflops),
+        peak_flops=run.peak_flops,
         workdir=workdir,
     )
 

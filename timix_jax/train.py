@@ -22,7 +22,6 @@ from timix_jax.evaluate import evaluated_part, flat_results, format_results, run
 from timix_jax.evaluators import Evaluator
 from timix_jax.experiment import Experiment
 from timix_jax.finite_check import FiniteCheck
-from timix_jax.flops import peak_flops
 from timix_jax.metrics import RESULTS_FILE, MetricsWriter, write_results
 from timix_jax.parallel.device_batches import DeviceBatches
 from timix_jax.peak_memory import peak_memory
@@ -157,13 +156,12 @@ class Loop:
         self._watch, self._profiler = watch, StepProfiler(window, folder)
         self._run, self._evaluators, self._part = run, evaluators, part
         self._checkpointer, self._writer, self._folder = checkpointer, writer, folder
-        config = run.config
         self._chrono = Chrono(
             total_steps=run.total_steps,
-            batch_size=config.train.batch_size,
+            batch_size=run.batch_size,
             devices=run.mesh.size,
             flops=run.training_flops,
-            peak_flops=peak_flops(run.mesh.devices.flat[0], config.log.peak_tflops),
+            peak_flops=run.peak_flops,
         )
         later = (o.successor for o in run.objectives)
         terms = [*run.objectives, *(o for o in later if o is not None)]
@@ -173,7 +171,7 @@ class Loop:
         self._programs = run_programs(run)
         self._saved: int | None = None
         self.preempted = False
-        self._meta = {"config": flatten(config), "tokenizer": run.tokenizer.to_json()}
+        self._meta = {"config": flatten(run.config), "tokenizer": run.tokenizer.to_json()}
 
     def run(self, state: TrainState, preemption: Preemption) -> TrainState:
         """Trains to the last step, or to the one at which it is to end early; the state given is consumed."""

@@ -12,7 +12,7 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from timix_jax import schedule, train_state
+from timix_jax import flops, schedule, train_state
 from timix_jax.data.augment import Augment
 from timix_jax.data.cores import worker_per_core
 from timix_jax.data.pipeline import make_train_iterator
@@ -71,10 +71,34 @@ class Experiment:
         """The mesh of the layout."""
         return self.layout.mesh
 
+    @property
+    def seed(self) -> int:
+        """Of initialisation, data order, augmentation and the step's random streams."""
+        return self.config.seed
+
+    @property
+    def batch_size(self) -> int:
+        """Images a step, over all devices."""
+        return self.config.train.batch_size
+
+    @property
+    def ema_decay(self) -> float:
+        """Of the average of the parameters; 0 for none."""
+        return self.config.optim.ema
+
+    @property
+    def init_from(self) -> str:
+        """Another run whose weights it starts from; empty for none."""
+        return self.config.init_from
+
+    @property
+    def peak_flops(self) -> float | None:
+        """FLOP/s of a device at best, given or known; None where neither."""
+        return flops.peak_flops(self.mesh.devices.flat[0], self.config.log.peak_tflops)
+
     def create_state(self, key: jax.Array) -> train_state.TrainState:
         """A fresh training state, pure in ``key``."""
-        ema = self.config.optim.ema > 0
-        return train_state.create(self.model, self.optimizer, key, ema=ema)
+        return train_state.create(self.model, self.optimizer, key, ema=self.ema_decay > 0)
 
     def step_flops(self) -> float:
         """Analytic FLOPs of one step over all devices, before mixing ends."""
