@@ -8,7 +8,9 @@ import numpy as np
 import optax
 import pytest
 from command_line import ROOT, start
+from tiny_run import tiny_config
 
+from timix_jax import info_mode
 from timix_jax.info import (
     format_bytes,
     memory_estimate,
@@ -140,3 +142,28 @@ def test_info_of_the_paper_s_recipe_without_data(tmp_path):
     ):
         assert words in ended.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("train.duration=abc", "config.train.duration='abc'"),
+        ("optim.warmup=abc", "config.optim.warmup='abc'"),
+        ("eval.every=zzz", "config.eval.every='zzz'"),
+        ("augment.crop_min=5.0", "config.augment.crop_min=5.0"),
+        ("eval.evaluators=('nope',)", "Unknown evaluator 'nope'"),
+        ("mix.until=often", "config.mix.until='often'"),
+    ],
+)
+def test_info_refuses_what_training_would(refused, setting, words):
+    mixer = "--config.mix.mixer=random_window"
+    assert words in refused("--config=tiny.py", "--mode=info", mixer, f"--config.{setting}")
+
+
+def test_info_is_printed_by_the_first_process_only(monkeypatch, capsys):
+    config = tiny_config(2)
+    info_mode.print_info(config, "runs/x")
+    assert "== parameters" in capsys.readouterr().out
+    monkeypatch.setattr(info_mode.processes, "is_first", lambda: False)
+    info_mode.print_info(config, "runs/x")
+    assert capsys.readouterr().out == ""

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from timix_jax import experiment, hlo, info, schedule, train_state
+from timix_jax import experiment, hlo, info, train_state
 from timix_jax.config import complete
 from timix_jax.errors import UserError
 from timix_jax.flops import peak_flops
@@ -25,9 +25,6 @@ from timix_jax.parallel.sharding import with_shardings
 from timix_jax.progress import format_quantity
 from timix_jax.topology import EXAMPLES, hbm_bytes, slice_devices
 from timix_jax.train_step import jit_train_step, make_train_step
-
-# The compiled step does not depend on how long the training is; durations need some length.
-NOMINAL_EXAMPLES, NOMINAL_STEPS = 1_000_000, 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,13 +107,7 @@ def compile_step(config: ConfigDict, topology: str) -> Compiled:
     layout = experiment.check_shapes(config, devices)
     vocab_size, _ = vocabulary(config)
     model = experiment.build_model(config, vocab_size=vocab_size, pad_id=0, layout=layout)
-    to_steps = functools.partial(
-        schedule.steps,
-        batch_size=config.train.batch_size,
-        examples=NOMINAL_EXAMPLES,
-        total_steps=NOMINAL_STEPS,
-    )
-    objectives = experiment.build_objectives(config, model, to_steps)
+    objectives = experiment.build_objectives(config, model, experiment.nominal_steps(config))
     rate = lambda step: jnp.asarray(config.optim.lr, jnp.float32)
     optimizer = experiment.build_optimizer(config, experiment.abstract_params(model), rate)
     create = functools.partial(train_state.create, model, optimizer, ema=config.optim.ema > 0)

@@ -41,10 +41,10 @@ def describe(config: ConfigDict, workdir: str) -> str:
     """The text of `print_info` for a complete configuration."""
     vocab_size, origin = vocabulary(config)
     layout = experiment.check_shapes(config)
+    experiment.check_settings(config)
     mesh = layout.mesh
     model = experiment.build_model(config, vocab_size=vocab_size, pad_id=0)
-    # No step is taken: how many there are, which the data would tell, changes nothing here.
-    objectives = experiment.build_objectives(config, model, lambda value, field: 0)
+    objectives = experiment.build_objectives(config, model, experiment.nominal_steps(config))
     state = _abstract_state(config, model)
     shardings = layout.shardings(state)
     batch = experiment.abstract_batch(config)

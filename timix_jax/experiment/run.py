@@ -20,6 +20,7 @@ from timix_jax.data.sources import Source
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.data.train_iterator import TrainIterator
 from timix_jax.errors import UserError, located
+from timix_jax.experiment.checks import check_shapes
 from timix_jax.experiment.data import (
     build_tokenizer,
     needs_boxes,
@@ -28,20 +29,17 @@ from timix_jax.experiment.data import (
 )
 from timix_jax.experiment.losses import (
     build_objectives,
-    build_pair_loss,
     check_objectives,
-    check_teacher,
     step_flops,
     training_flops,
 )
-from timix_jax.experiment.model import abstract_params, build_layout, build_model
+from timix_jax.experiment.model import abstract_params, build_model
 from timix_jax.experiment.optimizer import build_optimizer
-from timix_jax.mixing.fraction import select_rows
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.objectives import Objective
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.parallel.layout import Layout
-from timix_jax.parallel.mesh import batch_shards, check_batch_size, own_rows
+from timix_jax.parallel.mesh import own_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,52 +143,6 @@ class Experiment:
                 num_threads=c.data.threads,
                 num_processes=num_processes,
                 start_step=start_step,
-            )
-
-
-def check_shapes(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Layout:
-    """The layout, once batches and model are found to be possible; no data is read.
-
-    Raises:
-      UserError: the first field that cannot work.
-    """
-    layout = build_layout(config, devices)
-    _check_rows(config, layout.mesh)
-    params = abstract_params(build_model(config, vocab_size=1, pad_id=0))
-    with located("config.mesh: "):
-        layout.shardings(params)
-    check_teacher(config)
-    build_pair_loss(config, None)
-    return layout
-
-
-def _check_rows(config: ConfigDict, mesh: Mesh) -> None:
-    """Every batch of a step divides over the devices, and each microbatch of it."""
-    batches = {"config.train.batch_size": config.train.batch_size}
-    if uses_regions(config):
-        batches["config.regions.batch_size"] = config.regions.batch_size
-    shards, parts = batch_shards(mesh), config.train.accumulate
-    for field, rows in batches.items():
-        check_batch_size(rows, mesh, field=field)
-        if rows % (shards * parts):
-            raise UserError(
-                f"{field}={rows}: does not divide into config.train.accumulate={parts} parts on each of {shards} "
-                f"devices; use a multiple of {shards * parts}"
-            )
-    mix = config.mix
-    if mix.mixer == "none" or not 0 < mix.fraction < 1:
-        return
-    if mix.fraction * config.train.batch_size < 2:
-        raise UserError(
-            f"config.mix.fraction={mix.fraction}: not two of {config.train.batch_size} images, and one has no partner; "
-            f"give at least {2 / config.train.batch_size:g}"
-        )
-    if mix.placement == "extra":
-        rows = len(select_rows(config.train.batch_size, mix.fraction))
-        if rows % (shards * parts):
-            raise UserError(
-                f"config.mix.fraction={mix.fraction}: {rows} of {config.train.batch_size} images do not divide over "
-                f"{shards} devices × {parts} parts; choose a share that gives a multiple of {shards * parts}"
             )
 
 
