@@ -103,11 +103,11 @@ def test_numbers_are_those_of_one_program_in_which_mixing_weighs_nothing(whole, 
         run.objectives,
         run.optimizer,
         schedule=run.schedule,
-        ema_decay=run.config.optim.ema,
-        seed=run.config.seed,
+        ema_decay=run.ema_decay,
+        seed=run.seed,
     )
     jitted = jit_train_step(step, run.layout, run.abstract_state)
-    state = jax.jit(run.create_state)(jax.random.key(run.config.seed))
+    state = jax.jit(run.create_state)(jax.random.key(run.seed))
     batches = run.train_iterator(0)
     losses = []
     for _ in range(STEPS):
@@ -128,17 +128,14 @@ def test_numbers_are_those_of_one_program_in_which_mixing_weighs_nothing(whole, 
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("stopped_at", [2, 3, 4])
-def test_resumed_before_at_and_behind_the_end_is_uninterrupted(
-    whole, placement, stopped_at, tmp_path
-):
-    folder = copy_run(whole, tmp_path / "resumed")
-    for later in (3, 4, 5):
-        if later > stopped_at:
+def test_resumed_before_at_and_behind_the_end_is_uninterrupted(whole, placement, tmp_path):
+    for stopped_at in (2, 4) if placement == "extra" else (3,):
+        folder = copy_run(whole, tmp_path / f"resumed-{stopped_at}")
+        for later in range(stopped_at + 1, STEPS + 1):
             shutil.rmtree(folder / "checkpoints" / f"{later:08d}")
-    (folder / "results.json").unlink()
-    train_and_evaluate(tiny_config(STEPS, **fields(placement)), str(folder))
-    assert_same_run(folder, whole, STEPS)
+        (folder / "results.json").unlink()
+        train_and_evaluate(tiny_config(STEPS, **fields(placement)), str(folder))
+        assert_same_run(folder, whole, STEPS)
 
 
 def test_the_program_behind_the_end_holds_no_mixed_view(placement):
