@@ -45,6 +45,10 @@ def assert_same_within_rounding(workdir, whole):
             if name in want:
                 np.testing.assert_allclose(line[name], want[name], rtol=RELATIVE, err_msg=name)
     for got, want in zip(arrays(workdir, STEPS), arrays(whole, STEPS), strict=True):
+        if got.ndim == 4 and got.shape[1] == 3:
+            # A bias of the keys moves no attention weight: its gradient is rounding alone, of which Adam makes whole
+            # steps. (layers, 3, heads, channels), the keys second.
+            got[:, 1], want[:, 1] = 0, 0
         np.testing.assert_allclose(got, want, atol=1e-3)
 
 

@@ -135,7 +135,9 @@ def test_flipped_byte_in_the_newest_checkpoint(whole, tmp_path, monkeypatch):
     steps = []
     run = train.Loop.run
     monkeypatch.setattr(
-        train.Loop, "run", lambda self, state: steps.append(int(state.step)) or run(self, state)
+        train.Loop,
+        "run",
+        lambda self, state, ask: steps.append(int(state.step)) or run(self, state, ask),
     )
     train_and_evaluate(tiny_config(STEPS), str(workdir))
     assert steps == [4]
@@ -263,7 +265,7 @@ def test_a_lost_tokenizer_is_that_of_the_checkpoint(whole, tmp_path, monkeypatch
 
 def test_another_tokenizer_is_refused(whole, tmp_path):
     workdir = copy_run(whole[0], tmp_path / "other_words")
-    other = train_tokenizer(["one two", "three"], vocab_size=32).to_json()
+    other = train_tokenizer(["one two", "three"], vocab_size=64).to_json()
     (workdir / "tokenizer.json").write_text(other)
     with pytest.raises(UserError, match=rf"not the tokenizer of checkpoint {STEPS}: delete it"):
         train_and_evaluate(tiny_config(STEPS), str(workdir))
