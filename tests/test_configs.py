@@ -80,7 +80,7 @@ def test_vitb16_takes_a_real_step(tmp_path, monkeypatch):
     config.train.duration = "4 steps"
     config.optim.warmup = "1 step"
     one_device = Layout(make_mesh(jax.devices()[:1]))
-    monkeypatch.setattr(experiment.run, "build_layout", lambda config, devices: one_device)
+    monkeypatch.setattr(experiment.checks, "build_layout", lambda config, devices: one_device)
     run = experiment.build(complete(config))
     towers = parameters_by_tower(run.abstract_state.params)
     assert 85e6 < towers["image"] < 88e6
