@@ -1,5 +1,6 @@
 """What every objective sees of a step, and what it gives back."""
 
+import abc
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -41,7 +42,7 @@ class Forward(NamedTuple):
         return rng.stream(self.seed_key, name, self.step)
 
 
-class Objective:
+class Objective(abc.ABC):
     """A term of the one summed loss; an implementation is a frozen dataclass of its settings.
 
     What is a property here may be a ``ClassVar`` there.
@@ -94,9 +95,9 @@ class Objective:
         del model, batch
         return ()
 
+    @abc.abstractmethod
     def __call__(self, model: DualEncoder, forward: Forward) -> tuple[Array, dict[str, Array]]:
         """The unweighted loss, a float32 scalar, and further scalars for the log."""
-        raise NotImplementedError
 
 
 def objectives_at(objectives: Sequence[Objective], step: int) -> list[Objective]:
