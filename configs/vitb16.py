@@ -64,7 +64,7 @@ def get_config() -> ConfigDict:
     c.mix.options.timix.low = 0.35  # smallest side of the window, of the image's
     c.mix.options.timix.high = 0.75  # largest
     c.mix.options.timix.partner = "flip"  # image k with image B-1-k
-    c.mix.options.timix.area = "area"  # what the label weight measures; or "mass" of relevance
+    c.mix.options.timix.lambda_by = "area"  # what the label weight measures; or "mass" of relevance
     c.mix.score = "tpp"  # the patch predictor; "similarity" where no data have regions
     c.mix.target = "hard"  # or pred, pred_shared (released code), blend
     c.mix.label_smoothing = 0.0  # of the hard target

@@ -67,18 +67,22 @@ def test_a_thread_that_stands_further_back_stays_there():
     assert found == [15]
 
 
-def test_a_save_gives_way_and_its_caller_does_not(tmp_path, monkeypatch):
+@pytest.mark.parametrize("backend", ["cpu", "tpu"])
+def test_a_save_gives_way_and_its_caller_does_not(tmp_path, monkeypatch, backend):
     before, found = own_niceness(), []
+    monkeypatch.setattr(checkpointer.jax, "default_backend", lambda: backend)
     start = checkpointer.ocp.save_checkpointables_async
 
     def watched(*args, **kwargs):
-        found.append(own_niceness())
+        found.append((own_niceness(), os.sched_getscheduler(0)))
         return start(*args, **kwargs)
 
     monkeypatch.setattr(checkpointer.ocp, "save_checkpointables_async", watched)
     with Checkpointer(tmp_path / "checkpoints") as saved:
         saved.save(1, {"weights": jnp.ones(3)}, {})
         assert own_niceness() == before
+        assert os.sched_getscheduler(0) == os.SCHED_OTHER
         saved.wait()
         assert saved.latest_valid() == 1
-    assert found == [max(before, SAVE)]
+    # Steps on a CPU leave gaps only; an accelerator's host has cores to spare.
+    assert found == [(max(before, SAVE), os.SCHED_IDLE if backend == "cpu" else os.SCHED_OTHER)]

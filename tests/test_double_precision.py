@@ -17,18 +17,18 @@ RNG = np.random.default_rng(3)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
-@pytest.mark.parametrize("lambda_of", ["area", "mass"])
-def test_lambda_has_the_precision_of_the_scores(dtype, lambda_of):
+@pytest.mark.parametrize("lambda_by", ["area", "mass"])
+def test_lambda_has_the_precision_of_the_scores(dtype, lambda_by):
     """Scores decide, whatever the images are: photographs are bytes."""
     grid, r, batch = 7, 3, 4
     inputs = jnp.asarray(RNG.integers(0, 255, (batch, grid * grid, 3)).astype(dtype))
     relevance = RNG.normal(size=(batch, grid * grid))
-    mixer = TiMix(grid, area=lambda_of)
+    mixer = TiMix(grid, lambda_by=lambda_by)
     partner = np.arange(batch)[::-1].astype(np.int32)
     mixed = mixer.mix(inputs, jnp.asarray(relevance), jnp.asarray(partner), r)
     assert mixed.inputs.dtype == dtype
     assert mixed.lam.dtype == jnp.float64
-    if lambda_of == "area":
+    if lambda_by == "area":
         expected = np.full(batch, 1 - 9 / 49)
     else:
         mass = np.exp(relevance) / np.exp(relevance).sum(1, keepdims=True)
@@ -40,7 +40,7 @@ def test_lambda_has_the_precision_of_the_scores(dtype, lambda_of):
     np.testing.assert_allclose(mixed.lam, expected, rtol=1e-12)
 
 
-def test_lambda_of_bytes_without_scores():
+def test_lambda_by_bytes_without_scores():
     inputs = jnp.asarray(RNG.integers(0, 255, (4, 49, 3)).astype(np.uint8))
     mixed = RandomWindow(7)(jax.random.key(0), inputs, None)
     np.testing.assert_allclose(mixed.lam, 1 - int(mixed.window) ** 2 / 49, rtol=1e-14)

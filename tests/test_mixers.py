@@ -157,16 +157,16 @@ def test_bf16_tokens_stay_bf16():
 def test_registry_errors():
     assert build_mixer("none", grid=GRID) is None
     assert build_mixer("mixup", grid=GRID, alpha=0.4) == Mixup(alpha=0.4)
-    assert build_mixer("timix", grid=GRID, area="mass") == TiMix(GRID, area="mass")
+    assert build_mixer("timix", grid=GRID, lambda_by="mass") == TiMix(GRID, lambda_by="mass")
     for name, options, message in [
         ("timx", {}, "'timx' is unknown; use one of none, timix"),
         (
             "timix",
             {"hihg": 0.5},
-            "no option 'hihg'; its options: partner, within_shard, low, high, area",
+            "no option 'hihg'; its options: partner, within_shard, low, high, lambda_by",
         ),
         ("none", {"low": 0.5}, "no option 'low'; its options: none"),
-        ("timix", {"area": "pixels"}, "area='pixels'"),
+        ("timix", {"lambda_by": "pixels"}, "lambda_by='pixels'"),
         ("timix", {"partner": "roll"}, "'roll' is unknown"),
         ("random_window", {"low": 0.9}, "low=0.9, high=0.75"),
         ("mixup", {"alpha": 0}, "alpha=0"),

@@ -39,10 +39,11 @@ def errors(ended):
     return [[line for line in one.err.splitlines() if line.startswith("error")] for one in ended]
 
 
-def test_a_folder_that_is_not_shared(recipe, tmp_path):
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_a_folder_that_is_not_shared(recipe, tmp_path, mode):
     folders = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
     begin = time.monotonic()
-    ended = Run(recipe, folders, processes=2).wait()
+    ended = Run(recipe, folders, processes=2, flags=[f"--mode={mode}"]).wait()
     assert_codes(ended, [2, 2])
     said = f"--workdir={folders[0]} is not shared: process 1 does not see in its --workdir={folders[1]}"
     for process, lines in enumerate(errors(ended)):
@@ -52,9 +53,10 @@ def test_a_folder_that_is_not_shared(recipe, tmp_path):
     assert not (tmp_path / "b").exists()
 
 
-def test_processes_with_other_settings(recipe, tmp_path):
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_processes_with_other_settings(recipe, tmp_path, mode):
     """And an error that only one of them can see."""
-    flags = [[], ["--config.optim.lr=0.5"]]
+    flags = [[f"--mode={mode}"], [f"--mode={mode}", "--config.optim.lr=0.5"]]
     ended = Run(recipe, tmp_path / "run", processes=2, flags=flags).wait()
     assert_codes(ended, [2, 2])
     for lines in errors(ended):

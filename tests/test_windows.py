@@ -180,9 +180,9 @@ def test_a_new_size_does_not_retrace():
 
 
 @pytest.mark.parametrize("partner", ["flip", "derangement"])
-@pytest.mark.parametrize("area", ["area", "mass"])
-def test_same_numbers_on_1_2_and_8_devices(partner, area):
-    mixer = TiMix(grid=6, partner=partner, area=area)
+@pytest.mark.parametrize("lambda_by", ["area", "mass"])
+def test_same_numbers_on_1_2_and_8_devices(partner, lambda_by):
+    mixer = TiMix(grid=6, partner=partner, lambda_by=lambda_by)
     tokens = jax.random.normal(jax.random.key(0), (16, 36, 5))
     scores = jax.random.normal(jax.random.key(1), (16, 36))
 

@@ -16,10 +16,16 @@ LOADER, SAVE = 10, 19
 _thread = threading.local()
 
 
-def give_way(niceness: int) -> None:
+def give_way(niceness: int, *, only_gaps: bool = False) -> None:
     """Lowers the scheduling priority of the calling thread, once; Linux only, and never that of the main thread.
 
     Threads that it starts afterwards inherit it.
+
+    Args:
+      niceness: 0 to 19, as of ``nice``.
+      only_gaps: whether any other thread that can run takes its core at once (``SCHED_IDLE``). A nice one may first use
+        up its milliseconds, for which a step on all cores waits. Not for a thread whose work another one needs soon
+        while the cores are busy: there it does not come to an end.
     """
     if getattr(_thread, "asked", False):
         return
@@ -30,3 +36,5 @@ def give_way(niceness: int) -> None:
         with contextlib.suppress(OSError):  # a sandbox that forbids it costs speed, nothing else
             behind = max(niceness, os.getpriority(os.PRIO_PROCESS, own))
             os.setpriority(os.PRIO_PROCESS, own, behind)
+            if only_gaps:
+                os.sched_setscheduler(own, os.SCHED_IDLE, os.sched_param(0))

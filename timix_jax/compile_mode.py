@@ -4,7 +4,6 @@ python -m timix_jax.main --config=configs/vitb16.py --mode=compile --topology=v5
 """
 
 import dataclasses
-import functools
 import re
 import tempfile
 import time
@@ -13,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from timix_jax import experiment, hlo, info, train_state
+from timix_jax import experiment, hlo, info
 from timix_jax.config import complete
 from timix_jax.errors import UserError
 from timix_jax.flops import peak_flops
@@ -106,24 +104,19 @@ def compile_step(config: ConfigDict, topology: str) -> Compiled:
     devices = slice_devices(topology)
     layout = experiment.check_shapes(config, devices)
     vocab_size, _ = vocabulary(config)
-    model = experiment.build_model(config, vocab_size=vocab_size, pad_id=0, layout=layout)
-    objectives = experiment.build_objectives(config, model, experiment.nominal_steps(config))
-    rate = lambda step: jnp.asarray(config.optim.lr, jnp.float32)
-    optimizer = experiment.build_optimizer(config, experiment.abstract_params(model), rate)
-    create = functools.partial(train_state.create, model, optimizer, ema=config.optim.ema > 0)
-    state = jax.eval_shape(create, jax.random.key(0))
-    state = with_shardings(state, layout.shardings(state))
+    plan = experiment.nominal_plan(config, layout, vocab_size=vocab_size)
+    state = with_shardings(plan.abstract_state, layout.shardings(plan.abstract_state))
     batch = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.batch),
         experiment.abstract_batch(config),
     )
     step = make_train_step(
-        model,
-        objectives,
-        optimizer,
-        schedule=rate,
-        ema_decay=config.optim.ema,
-        seed=config.seed,
+        plan.model,
+        plan.objectives,
+        plan.optimizer,
+        schedule=plan.schedule,
+        ema_decay=plan.ema_decay,
+        seed=plan.seed,
     )
     start = time.monotonic()
     lowered = jit_train_step(step, layout, state).lower(state, batch)
@@ -153,7 +146,7 @@ def compile_step(config: ConfigDict, topology: str) -> Compiled:
         - memory.alias_size_in_bytes
         + memory.generated_code_size_in_bytes,
         hbm=hbm_bytes(devices[0]),
-        flops=experiment.step_flops(config, model, objectives) / len(devices),
+        flops=plan.step_flops() / len(devices),
         peak_flops=peak_flops(devices[0]),
         collectives=tuple(hlo.collectives(text)),
         seconds=seconds,

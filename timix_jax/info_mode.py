@@ -1,23 +1,19 @@
 """``--mode=info``: what a configuration means, without its data, in seconds and with nothing written."""
 
-import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from timix_jax import experiment, info, processes, train_state
+from timix_jax import experiment, info, processes
 from timix_jax.config import complete, default_config, flatten
 from timix_jax.data.tokenizers import TRAINED, Tokenizer, load_tokenizer
 from timix_jax.errors import UserError
-from timix_jax.flops import peak_flops
-from timix_jax.models.dual_encoder import DualEncoder
+from timix_jax.experiment import Plan
 from timix_jax.parallel.mesh import batch_sharding, batch_shards
 from timix_jax.parallel.paths import path_names
 from timix_jax.progress import format_quantity
-from timix_jax.train_state import TrainState
 
 BERT_VOCABULARY = 30522  # assumed for a vocabulary file that is not here
 
@@ -41,11 +37,8 @@ def describe(config: ConfigDict, workdir: str) -> str:
     """The text of `print_info` for a complete configuration."""
     vocab_size, origin = vocabulary(config)
     layout = experiment.check_shapes(config)
-    experiment.check_settings(config)
-    mesh = layout.mesh
-    model = experiment.build_model(config, vocab_size=vocab_size, pad_id=0)
-    objectives = experiment.build_objectives(config, model, experiment.nominal_steps(config))
-    state = _abstract_state(config, model)
+    plan = experiment.nominal_plan(config, layout, vocab_size=vocab_size)
+    mesh, state = plan.mesh, plan.abstract_state
     shardings = layout.shardings(state)
     batch = experiment.abstract_batch(config)
     estimate = info.memory_estimate(
@@ -67,9 +60,7 @@ def describe(config: ConfigDict, workdir: str) -> str:
         "parameters": info.parameter_table(state.params),
         "sharding of parameters, moments and averages": sharding_table(state, shardings),
         "memory": info.memory_table(estimate),
-        "compute": _compute(
-            experiment.step_flops(config, model, objectives), mesh, config.log.peak_tflops
-        ),
+        "compute": _compute(plan),
         "versions": info.versions_table(info.package_versions()),
     }
     return "\n\n".join(f"== {title}\n{text}" for title, text in sections.items())
@@ -119,13 +110,6 @@ def sharding_table(state: Any, shardings: Any) -> str:
     )
 
 
-def _abstract_state(config: ConfigDict, model: DualEncoder) -> TrainState:
-    params = experiment.abstract_params(model)
-    optimizer = experiment.build_optimizer(config, params, lambda step: jnp.zeros(()))
-    create = functools.partial(train_state.create, model, optimizer, ema=config.optim.ema > 0)
-    return jax.eval_shape(create, jax.random.key(0))
-
-
 def _devices(config: ConfigDict, mesh: Mesh) -> str:
     devices = list(mesh.devices.flat)
     processes = len({device.process_index for device in devices})
@@ -138,11 +122,11 @@ def _devices(config: ConfigDict, mesh: Mesh) -> str:
     )
 
 
-def _compute(flops: float, mesh: Mesh, peak_tflops: float) -> str:
-    each = flops / mesh.size
-    text = f"{format_quantity(flops, 'FLOP')} a step, "
+def _compute(plan: Plan) -> str:
+    total = plan.step_flops()
+    each, peak = total / plan.mesh.size, plan.peak_flops
+    text = f"{format_quantity(total, 'FLOP')} a step, "
     text += f"{format_quantity(each, 'FLOP')} a step and device"
-    peak = peak_flops(mesh.devices.flat[0], peak_tflops)
     if peak:
         text += (
             f"; at best {each / peak:.3g} s a step at its peak of {format_quantity(peak, 'FLOP/s')}"

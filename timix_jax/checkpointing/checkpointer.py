@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
+import jax
 from absl import logging
 from etils import epath
 from orbax.checkpoint import v1 as ocp
@@ -214,7 +215,8 @@ class Checkpointer:
 
     def _start(self, step: int, state: PyTree, meta: dict[str, Any]) -> ocp.AsyncResponse[None]:
         """In the background, for its priority: Orbax's own threads inherit it."""
-        give_way(SAVE)
+        # Steps on a CPU take all cores; beside those on an accelerator there is room.
+        give_way(SAVE, only_gaps=jax.default_backend() == "cpu")
         with self._context:
             return ocp.save_checkpointables_async(
                 self._path(step),

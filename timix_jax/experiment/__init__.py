@@ -7,10 +7,12 @@ from timix_jax.experiment.evaluation import build_evaluators
 from timix_jax.experiment.losses import build_objectives, step_flops
 from timix_jax.experiment.model import abstract_params, build_layout, build_model
 from timix_jax.experiment.optimizer import build_optimizer
+from timix_jax.experiment.plan import Plan, nominal_plan
 from timix_jax.experiment.run import Experiment, build
 
 __all__ = [
     "Experiment",
+    "Plan",
     "abstract_batch",
     "abstract_params",
     "build",
@@ -22,6 +24,7 @@ __all__ = [
     "check_settings",
     "check_shapes",
     "needs_boxes",
+    "nominal_plan",
     "nominal_steps",
     "step_flops",
     "uses_regions",

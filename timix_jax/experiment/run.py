@@ -6,13 +6,10 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import optax
 from absl import logging
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from timix_jax import flops, schedule, train_state
+from timix_jax import schedule
 from timix_jax.data.augment import Augment
 from timix_jax.data.cores import worker_per_core
 from timix_jax.data.pipeline import make_train_iterator
@@ -27,23 +24,15 @@ from timix_jax.experiment.data import (
     open_training_sources,
     uses_regions,
 )
-from timix_jax.experiment.losses import (
-    build_objectives,
-    check_objectives,
-    step_flops,
-    training_flops,
-)
-from timix_jax.experiment.model import abstract_params, build_model
-from timix_jax.experiment.optimizer import build_optimizer
-from timix_jax.models.dual_encoder import DualEncoder
+from timix_jax.experiment.losses import check_objectives
+from timix_jax.experiment.plan import Plan, build_plan
 from timix_jax.objectives import Objective
 from timix_jax.objectives.mixed import MixedContrastive
-from timix_jax.parallel.layout import Layout
 from timix_jax.parallel.mesh import own_rows
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
+class Experiment(Plan):
     """Everything of a run that does not change while it runs.
 
     Attributes:
@@ -52,64 +41,11 @@ class Experiment:
       every: periods in steps of "log", "eval" and "checkpoint"; 0 = never.
     """
 
-    config: ConfigDict
-    layout: Layout
-    model: DualEncoder
     tokenizer: Tokenizer
     sources: tuple[Source, ...]
-    objectives: tuple[Objective, ...]
-    optimizer: optax.GradientTransformation
-    schedule: schedule.Schedule
     examples: int
     total_steps: int
     every: dict[str, int]
-
-    @property
-    def mesh(self) -> Mesh:
-        """The mesh of the layout."""
-        return self.layout.mesh
-
-    @property
-    def seed(self) -> int:
-        """Of initialisation, data order, augmentation and the step's random streams."""
-        return self.config.seed
-
-    @property
-    def batch_size(self) -> int:
-        """Images a step, over all devices."""
-        return self.config.train.batch_size
-
-    @property
-    def ema_decay(self) -> float:
-        """Of the average of the parameters; 0 for none."""
-        return self.config.optim.ema
-
-    @property
-    def init_from(self) -> str:
-        """Another run whose weights it starts from; empty for none."""
-        return self.config.init_from
-
-    @property
-    def peak_flops(self) -> float | None:
-        """FLOP/s of a device at best, given or known; None where neither."""
-        return flops.peak_flops(self.mesh.devices.flat[0], self.config.log.peak_tflops)
-
-    def create_state(self, key: jax.Array) -> train_state.TrainState:
-        """A fresh training state, pure in ``key``."""
-        return train_state.create(self.model, self.optimizer, key, ema=self.ema_decay > 0)
-
-    def step_flops(self) -> float:
-        """Analytic FLOPs of one step over all devices, before mixing ends."""
-        return step_flops(self.config, self.model, self.objectives)
-
-    def training_flops(self, start: int, stop: int) -> float:
-        """Analytic FLOPs of the steps ``start`` to ``stop - 1``, over all devices."""
-        return training_flops(self.config, self.model, self.objectives, start, stop)
-
-    @functools.cached_property
-    def abstract_state(self) -> train_state.TrainState:
-        """Shapes and dtypes of the state; nothing is computed."""
-        return jax.eval_shape(self.create_state, jax.random.key(0))
 
     def train_iterator(self, start_step: int) -> TrainIterator:
         """The input pipeline; its element s is the batch of step s."""
@@ -159,9 +95,6 @@ def build(config: ConfigDict, *, tokenizer: Tokenizer | None = None) -> Experime
     layout = check_shapes(config)
     sources = open_training_sources(config)
     tokenizer = tokenizer or build_tokenizer(config, sources)
-    model = build_model(
-        config, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id, layout=layout
-    )
     examples = sum(len(source) for source in sources)
     to_steps = functools.partial(
         schedule.steps, batch_size=config.train.batch_size, examples=examples
@@ -178,19 +111,20 @@ def build(config: ConfigDict, *, tokenizer: Tokenizer | None = None) -> Experime
             config.optim.start_lr,
             config.optim.end_lr,
         )
-    params = abstract_params(model)
-    objectives = tuple(build_objectives(config, model, within))
-    check_objectives(objectives, total)
-    _warn_of_untrained_scores(config, objectives)
+    plan = build_plan(
+        config,
+        layout,
+        vocab_size=tokenizer.vocab_size,
+        pad_id=tokenizer.pad_id,
+        to_steps=within,
+        rate=rate,
+    )
+    check_objectives(plan.objectives, total)
+    _warn_of_untrained_scores(config, plan.objectives)
     return Experiment(
-        config=config,
-        layout=layout,
-        model=model,
+        **{field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)},
         tokenizer=tokenizer,
         sources=sources,
-        objectives=objectives,
-        optimizer=build_optimizer(config, params, rate),
-        schedule=rate,
         examples=examples,
         total_steps=total,
         every={

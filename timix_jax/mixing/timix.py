@@ -21,7 +21,7 @@ class TiMix(Paired):
       grid: patches a side, g.
       low, high: smallest and largest side of the window, as shares of the image's side.
       partner, within_shard, shards: who is paired with whom (`partners.Paired`).
-      area: what λ measures: the "area" that stays, or the relevance "mass" that stays.
+      lambda_by: what λ measures: the "area" that stays, or the relevance "mass" that stays.
 
     Raises:
       UserError: a setting out of range.
@@ -34,7 +34,7 @@ class TiMix(Paired):
     grid: int
     low: float = 0.35
     high: float = 0.75
-    area: Literal["area", "mass"] = "area"
+    lambda_by: Literal["area", "mass"] = "area"
 
     needs_scores: ClassVar[bool] = True
     space: ClassVar[Space] = "patches"
@@ -42,8 +42,8 @@ class TiMix(Paired):
     def __post_init__(self) -> None:
         window_bounds(self.grid, self.low, self.high)
         super().__post_init__()
-        if self.area not in ("area", "mass"):
-            raise UserError(f"mixing area={self.area!r} is unknown; use 'area' or 'mass'")
+        if self.lambda_by not in ("area", "mass"):
+            raise UserError(f"mixing lambda_by={self.lambda_by!r} is unknown; use 'area' or 'mass'")
 
     def __call__(self, key: jax.Array, inputs: jax.Array, scores: jax.Array | None) -> Mixed:
         """Draw one window size and the partners, then `mix`.
@@ -81,7 +81,7 @@ class TiMix(Paired):
             self.grid,
         )
         dtype = lambda_dtype(inputs, scores)
-        if self.area == "mass":
+        if self.lambda_by == "mass":
             lam = relevance_mass_lambda(scores, low, high, partner, r, self.grid, self.partners)
         else:
             lam = area_lambda(r, self.grid, partner, dtype)
