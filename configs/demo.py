@@ -78,7 +78,7 @@ def get_config() -> ConfigDict:
 
     # Optimiser and duration.
     c.train.batch_size = 128
-    c.train.duration = "1700 steps"
+    c.train.duration = "1600 steps"
     c.optim.name = (
         "muon"  # for the blocks' matrices; learns from half the examples that AdamW needs here
     )

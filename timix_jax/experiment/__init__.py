@@ -1,10 +1,9 @@
 """From a configuration to the objects of a run: the one place where config fields become arguments."""
 
 from timix_jax.experiment.batch import abstract_batch
-from timix_jax.experiment.checks import check_settings, check_shapes, nominal_steps
-from timix_jax.experiment.data import needs_boxes, uses_regions
+from timix_jax.experiment.checks import check_shapes
 from timix_jax.experiment.evaluation import build_evaluators
-from timix_jax.experiment.losses import build_objectives, step_flops
+from timix_jax.experiment.losses import build_objectives
 from timix_jax.experiment.model import abstract_params, build_layout, build_model
 from timix_jax.experiment.optimizer import build_optimizer
 from timix_jax.experiment.plan import Plan, nominal_plan
@@ -21,11 +20,6 @@ __all__ = [
     "build_model",
     "build_objectives",
     "build_optimizer",
-    "check_settings",
     "check_shapes",
-    "needs_boxes",
     "nominal_plan",
-    "nominal_steps",
-    "step_flops",
-    "uses_regions",
 ]
