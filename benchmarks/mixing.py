@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cases: list[tuple[str, dict[str, Any], TargetName]] = [
         ("timix", {}, "hard"),
         ("timix", {}, "pred"),
-        ("timix", {"area": "mass"}, "hard"),
+        ("timix", {"lambda_by": "mass"}, "hard"),
         ("timix", {"partner": "derangement"}, "hard"),
         ("random_window", {}, "hard"),
         ("mixup", {}, "hard"),

@@ -17,7 +17,7 @@ SCORES = ("tpp", "similarity", "attention", "random", "oracle")
 
 
 def mixed(name="timix", score="tpp", **options):
-    known = ("partner", "area", "alpha", "low", "high")
+    known = ("partner", "lambda_by", "alpha", "low", "high")
     mixer = build_mixer(name, grid=GRID, **{k: options.pop(k) for k in known if k in options})
     source = build_score_source(score, MODEL) if mixer.needs_scores else None
     return MixedContrastive(mixer, source, **options)

@@ -57,7 +57,7 @@ def check_against_pixels(objective, params, batch, step, gamma=1.0):
         assert partner.tolist() == list(range(BATCH))[::-1]
     assert sorted(partner) == list(range(BATCH))
     lam = np.full(BATCH, 1 - r * r / GRID**2)
-    if getattr(objective.mixer, "area", "area") == "area":
+    if getattr(objective.mixer, "lambda_by", "area") == "area":
         np.testing.assert_allclose(how.lam, lam, rtol=1e-6)
     lam = np.float64(how.lam)
     assert log["lambda"] == pytest.approx(lam.mean(), rel=1e-6)
@@ -81,7 +81,7 @@ def check_against_pixels(objective, params, batch, step, gamma=1.0):
     [
         {"target": "hard", "score": "tpp"},
         {"target": "pred", "score": "similarity"},
-        {"target": "pred_shared", "score": "oracle", "area": "mass"},
+        {"target": "pred_shared", "score": "oracle", "lambda_by": "mass"},
         {"target": "blend", "score": "attention", "beta": 0.3, "partner": "derangement"},
     ],
     ids=lambda options: options["target"],
