@@ -21,8 +21,8 @@ from timix_jax.flops import peak_flops
 from timix_jax.info_mode import vocabulary
 from timix_jax.parallel.sharding import with_shardings
 from timix_jax.progress import format_quantity
+from timix_jax.step_programs import run_programs
 from timix_jax.topology import EXAMPLES, hbm_bytes, slice_devices
-from timix_jax.train_step import jit_train_step, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,16 +110,9 @@ def compile_step(config: ConfigDict, topology: str) -> Compiled:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.batch),
         experiment.abstract_batch(config),
     )
-    step = make_train_step(
-        plan.model,
-        plan.objectives,
-        plan.optimizer,
-        schedule=plan.schedule,
-        ema_decay=plan.ema_decay,
-        seed=plan.seed,
-    )
+    step, _ = run_programs(plan).at(0)
     start = time.monotonic()
-    lowered = jit_train_step(step, layout, state).lower(state, batch)
+    lowered = step.lower(state, batch)
     try:
         program, text = _compile(lowered)
     except jax.errors.JaxRuntimeError as error:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from timix_jax.experiment import Experiment
+from timix_jax.experiment import Plan
 from timix_jax.objectives.base import Objective, objectives_at
 from timix_jax.train_step import jit_train_step, make_train_step
 
@@ -42,18 +42,18 @@ class StepPrograms:
         return [o.name for o in self._objectives if o not in present]
 
 
-def run_programs(run: Experiment) -> StepPrograms:
-    """The programs of a run, on its mesh; the state that they take is donated."""
+def run_programs(plan: Plan) -> StepPrograms:
+    """The programs of a training, on its mesh; the state that they take is donated."""
 
     def build(objectives: Sequence[Objective]) -> Any:
         step = make_train_step(
-            run.model,
+            plan.model,
             objectives,
-            run.optimizer,
-            schedule=run.schedule,
-            ema_decay=run.ema_decay,
-            seed=run.seed,
+            plan.optimizer,
+            schedule=plan.schedule,
+            ema_decay=plan.ema_decay,
+            seed=plan.seed,
         )
-        return jit_train_step(step, run.layout, run.abstract_state)
+        return jit_train_step(step, plan.layout, plan.abstract_state)
 
-    return StepPrograms(build, run.objectives)
+    return StepPrograms(build, plan.objectives)
