@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import pytest
 from listed_sources import ListSource, flat_source, tokenizer_of
 
-from timix_jax.background_priority import LOADER, SAVE, give_way
+from timix_jax import checksums
+from timix_jax.background_priority import LOADER, SAVE, all_give_way, give_way, stand_apart
 from timix_jax.checkpointing import Checkpointer, checkpointer
 from timix_jax.data.augment import Augment
 from timix_jax.data.pipeline import make_train_iterator
@@ -67,22 +68,108 @@ def test_a_thread_that_stands_further_back_stays_there():
     assert found == [15]
 
 
-@pytest.mark.parametrize("backend", ["cpu", "tpu"])
-def test_a_save_gives_way_and_its_caller_does_not(tmp_path, monkeypatch, backend):
-    before, found = own_niceness(), []
-    monkeypatch.setattr(checkpointer.jax, "default_backend", lambda: backend)
-    start = checkpointer.ocp.save_checkpointables_async
+@pytest.fixture
+def watched_saves(tmp_path, monkeypatch):
+    """A checkpointer, and the niceness at which each of its saves began and at which it ended."""
+    found = []
+    start, finish = checkpointer.ocp.save_checkpointables_async, checksums.write_manifest
 
-    def watched(*args, **kwargs):
-        found.append((own_niceness(), os.sched_getscheduler(0)))
+    def watched_start(*args, **kwargs):
+        found.append(own_niceness())
         return start(*args, **kwargs)
 
-    monkeypatch.setattr(checkpointer.ocp, "save_checkpointables_async", watched)
+    def watched_finish(folder):
+        found.append(own_niceness())
+        finish(folder)
+
+    monkeypatch.setattr(checkpointer.ocp, "save_checkpointables_async", watched_start)
+    monkeypatch.setattr(checksums, "write_manifest", watched_finish)
     with Checkpointer(tmp_path / "checkpoints") as saved:
-        saved.save(1, {"weights": jnp.ones(3)}, {})
-        assert own_niceness() == before
-        assert os.sched_getscheduler(0) == os.SCHED_OTHER
+        yield saved, found
+
+
+STATE = {"weights": jnp.ones(3)}
+
+
+def apart() -> int:
+    """The niceness of a thread that stands apart."""
+    found = []
+    thread = threading.Thread(target=lambda: (stand_apart(), found.append(own_niceness())))
+    thread.start()
+    thread.join()
+    assert found[0] - own_niceness() in (1, 2)
+    return found[0]
+
+
+def test_saves_give_way_once_nobody_waits_for_them(watched_saves):
+    saved, found = watched_saves
+    before = own_niceness()
+    for step in (1, 2):
+        saved.save(step, STATE, {})
         saved.wait()
-        assert saved.latest_valid() == 1
-    # Steps on a CPU leave gaps only; an accelerator's host has cores to spare.
-    assert found == [(max(before, SAVE), os.SCHED_IDLE if backend == "cpu" else os.SCHED_OTHER)]
+    # One place back is all while ``save`` is waited for; the second save is no further back than the first.
+    assert found == [apart(), SAVE] * 2
+    assert own_niceness() == before
+    assert saved.latest_valid() == 2
+
+
+def test_a_save_that_is_waited_for_at_once_does_not_give_way(watched_saves):
+    saved, found = watched_saves
+    saved.save(1, STATE, {}, give_way=False)
+    saved.wait()
+    assert found == [apart()] * 2
+
+
+def test_after_a_save_that_was_waited_for_none_gives_way(watched_saves, monkeypatch):
+    saved, found = watched_saves
+    begun, write = threading.Event(), checksums.write_manifest
+
+    def waiting(folder):
+        begun.wait()
+        write(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checksums, "write_manifest", waiting)
+        saved.save(1, STATE, {})
+        wait = saved.wait
+        patch.setattr(saved, "wait", lambda: (begun.set(), wait()))
+        saved.save(2, STATE, {})
+        saved.wait()
+    assert found == [apart(), SAVE, apart(), apart()]
+
+
+def test_all_threads_that_a_thread_has_started_give_way_with_it():
+    """And no other: neither the caller nor a loader thread."""
+    before, end, found = own_niceness(), threading.Event(), {}
+
+    def note(name):
+        found[name] = own_niceness()
+
+    def child():
+        end.wait()
+        note("child")
+
+    def parent():
+        apart.append(stand_apart())
+        children.append(threading.Thread(target=child))
+        children[0].start()
+        started.set()
+        end.wait()
+        note("parent")
+
+    def loader():
+        give_way(LOADER)
+        end.wait()
+        note("loader")
+
+    apart, children, started = [], [], threading.Event()
+    others = [threading.Thread(target=target) for target in (parent, loader)]
+    for thread in others:
+        thread.start()
+    started.wait()
+    all_give_way(apart[0], SAVE)
+    end.set()
+    for thread in [*others, *children]:
+        thread.join()
+    assert found == {"child": SAVE, "parent": SAVE, "loader": max(before, LOADER)}
+    assert own_niceness() == before

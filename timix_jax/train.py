@@ -213,11 +213,13 @@ class Loop:
                 # Before the save: a run killed in between would be resumed without these figures.
                 if due["eval"] and step < self._run.total_steps:
                     self._evaluate(step, state)
-                if due["checkpoint"]:
-                    self._save(step, state)
-                if preemption.reached(step) and step < self._run.total_steps:
+                leaving = preemption.reached(step) and step < self._run.total_steps
+                if leaving:
                     finite.check(leave=0, saved=self._saved)
-                    self._save_and_leave(step, state)
+                if due["checkpoint"] or leaving:
+                    self._save(step, state, last=leaving or step == self._run.total_steps)
+                if leaving:
+                    self._leave(step)
                     break
             self._profile(step, state)
         self._watch.end_steps()
@@ -258,15 +260,15 @@ class Loop:
         self._writer.write(step, values)
         self._printer.line(step, values, speed)
 
-    def _save(self, step: int, state: TrainState) -> None:
+    def _save(self, step: int, state: TrainState, *, last: bool) -> None:
         with self._chrono.pause(), self._watch(phases.SAVE):
             self._writer.flush()  # resumed from this step, a run would lack lines that are missing now
             data = {"next_index": step, "sources": describe_sources(self._run.sources)}
-            self._checkpointer.save(step, state, {"step": step, "data": data, **self._meta})
+            meta = {"step": step, "data": data, **self._meta}
+            self._checkpointer.save(step, state, meta, give_way=not last)
         self._saved = step
 
-    def _save_and_leave(self, step: int, state: TrainState) -> None:
-        self._save(step, state)
+    def _leave(self, step: int) -> None:
         with self._watch(phases.LAST_CHECKPOINT):
             self._checkpointer.wait()
         self.preempted = True

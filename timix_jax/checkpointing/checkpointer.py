@@ -7,13 +7,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
-import jax
 from absl import logging
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from timix_jax import checksums, processes, step_folders, tree_diff
-from timix_jax.background_priority import SAVE, give_way
+from timix_jax.background_priority import SAVE, all_give_way, stand_apart
 from timix_jax.checkpointing.step_reader import STATE, load, read_meta, require_whole
 from timix_jax.errors import RunError, UserError
 from timix_jax.workdir import absolute, free_bytes
@@ -62,29 +61,34 @@ class Checkpointer:
         self._context.asynchronous.create_directories_asynchronously = False
         # Weights shrink by 8% only, at three times the CPU time, which the steps meanwhile lack.
         self._context.array.saving.use_compression = False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self._pending_step = -1
         self._state_bytes = 0
+        self._waited_for = False  # a save that had to come to its end before the next one
         self._whole: set[int] = set()  # checked or written by this object
         self._broken: set[int] = set()  # found wanting by this object: deleted by a later save
 
-    def save(self, step: int, state: PyTree, meta: dict[str, Any]) -> None:
+    def save(
+        self, step: int, state: PyTree, meta: dict[str, Any], *, give_way: bool = True
+    ) -> None:
         """Starts to save; returns when the arrays are copied, so that ``state`` may be donated.
 
-        Waits first for the save before, if that still runs. A step that this object has saved or
-        restored is there already and not saved again. Meta comes back as JSON gives it: tuples as
-        lists.
+        Waits first for the save before, if that still runs; later ones then no longer give way. A
+        step that this object has saved or restored is there already and not saved again. Meta comes
+        back as JSON gives it: tuples as lists.
 
         Args:
           step: the number of the checkpoint.
           state: a tree of jax.Arrays, none of them empty; with several processes all global.
           meta: a dict that JSON can hold (data position, config, tokenizer, …).
+          give_way: whether what is left to do stands behind the training that goes on meanwhile; not for a save
+            that is waited for at once, which takes long where other programs keep the cores busy.
 
         Raises:
           UserError: there is such a checkpoint, or a newer one, of another run.
           RunError: this save cannot start, or the one before failed (the cause is in the message).
         """
+        self._waited_for = self._waited_for or self.saving
         self.wait()
         if step in self._whole:
             logging.info("checkpoint %d is saved already", step)
@@ -100,14 +104,19 @@ class Checkpointer:
         tree_diff.check_savable(arrays)
         self._state_bytes = sum(leaf.nbytes for leaf in arrays.values())
         meta = json.loads(json.dumps(meta))
+        # A thread of its own for each: one that has given way cannot come back.
+        thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         try:
-            response = self._thread.submit(
-                self._start, step, tree_diff.nested(arrays), meta
-            ).result()
+            apart = thread.submit(stand_apart).result()  # Orbax's threads inherit it
+            response = thread.submit(self._start, step, tree_diff.nested(arrays), meta).result()
+            if give_way and not self._waited_for:
+                all_give_way(apart, SAVE)
+            self._pending_step = step
+            self._pending = thread.submit(self._finish, step, response)
         except Exception as error:
             raise self._failure(step, error) from error
-        self._pending_step = step
-        self._pending = self._thread.submit(self._finish, step, response)
+        finally:
+            thread.shutdown(wait=False)  # once it has done its work
 
     @property
     def saving(self) -> bool:
@@ -132,11 +141,8 @@ class Checkpointer:
         self._whole.add(step)
 
     def close(self) -> None:
-        """Waits like ``wait`` and ends the background thread."""
-        try:
-            self.wait()
-        finally:
-            self._thread.shutdown()
+        """Waits like ``wait``."""
+        self.wait()
 
     def __enter__(self) -> Self:
         return self
@@ -161,7 +167,6 @@ class Checkpointer:
             )
             self._pending.exception()  # in the log already
             self._pending = None
-        self._thread.shutdown()
 
     def latest_valid(self) -> int | None:
         """The newest step whose files all have the sums that they were saved with.
@@ -214,9 +219,7 @@ class Checkpointer:
         return step_folders.step_path(self.directory, step)
 
     def _start(self, step: int, state: PyTree, meta: dict[str, Any]) -> ocp.AsyncResponse[None]:
-        """In the background, for its priority: Orbax's own threads inherit it."""
-        # Steps on a CPU take all cores; beside those on an accelerator there is room.
-        give_way(SAVE, only_gaps=jax.default_backend() == "cpu")
+        """On the save's thread; ``save`` waits for it."""
         with self._context:
             return ocp.save_checkpointables_async(
                 self._path(step),
