@@ -6,9 +6,8 @@
 
 Rows "plain", "plain, fsdp" and "TiMix" are the size of the public JAX reference that the project compares itself with:
 ViT-B/16 and a text tower of size B with 64 tokens, 224 px, sigmoid loss, bfloat16 products, scan, full remat.
-Row "vitb16" is configs/vitb16.py: 256 px, TiMix as an extra view, patch-text alignment, a moving-average teacher.
-Row "vitb16, regions with the batch" has an annotated image for every four examples on every slice, as the recipe has
-at its own batch of 1,024; elsewhere regions.batch_size is the recipe's 256 in all, a smaller share of a larger batch.
+Row "vitb16" is configs/vitb16.py: 256 px, TiMix as an extra view, patch-text alignment with an annotated image for
+every four examples, a moving-average teacher.
 Each row is compiled in a process of its own; one that is in the JSON file already is not compiled again.
 """
 
@@ -43,7 +42,6 @@ class Row(NamedTuple):
 
 TIMIX = {"mix.mixer": "timix", "mix.score": "similarity", "mix.placement": "extra"}
 RING = {"contrastive.method": "ring"}
-WEAK = "vitb16, regions with the batch"  # constant work a chip, for weak scaling
 
 ROWS = (
     Row("plain", "v5e:2x2", 4, 128, RING),
@@ -57,10 +55,7 @@ ROWS = (
     Row("vitb16", "v5e:4x4", 16, 128),
     Row("vitb16", "v5e:16x16", 256, 128),
     Row("vitb16", "v5p:2x2x1", 4, 1024),
-    # The recipe's 256 annotated images do not divide over so many chips.
-    Row("vitb16", "v5p:8x8x16", 1024, 128, {"regions.batch_size": 1024}),
-    Row(WEAK, "v5e:4x4", 16, 128, {"regions.batch_size": 16 * 128 // 4}),
-    Row(WEAK, "v5e:16x16", 256, 128, {"regions.batch_size": 256 * 128 // 4}),
+    Row("vitb16", "v5p:8x8x16", 1024, 128),
 )
 
 
@@ -84,7 +79,7 @@ def row_config(row: Row) -> ConfigDict:
     """The configuration of a row."""
     config = (
         runpy.run_path("configs/vitb16.py")["get_config"]()
-        if row.name in ("vitb16", WEAK)
+        if row.name == "vitb16"
         else reference_config()
     )
     config.train.batch_size = row.chips * row.per_chip

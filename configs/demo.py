@@ -72,7 +72,8 @@ def get_config() -> ConfigDict:
 
     # Patch-text alignment on the annotated scenes.
     c.loss.pta.weight = 1.0
-    c.regions.batch_size = 32  # annotated scenes a step
+    # Annotated scenes a step: a quarter of the batch, also of another one that is given.
+    c.regions.batch_size = c.train.get_ref("batch_size") // 4
     c.regions.max_regions = 3  # (text, box) a scene, drawn anew each time
     c.regions.max_tokens = 8  # of a region's text, which is short
 

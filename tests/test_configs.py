@@ -60,6 +60,17 @@ def test_the_recipes_of_the_paper_s_scale_differ_in_the_mixer_alone():
     assert differing == {"mix.mixer"}
 
 
+@pytest.mark.parametrize("name", ["demo", "vitb16", "vitb16_nomix"])
+def test_annotated_images_follow_the_batch_unless_given(name):
+    config = recipe(name)
+    config.train.batch_size = 4096
+    assert complete(config).regions.batch_size == 1024
+    config.regions.batch_size = 64
+    config.train.batch_size = 2048
+    followed = complete(config)
+    assert (followed.regions.batch_size, followed.train.batch_size) == (64, 2048)
+
+
 def bert_vocabulary(path):
     """A vocab.txt of BERT's size; its words are letters and numbers."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
