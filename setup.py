@@ -15,6 +15,7 @@ REQUIREMENTS = [
     "optax>=0.2.8",
     "chex>=0.1.92",
     "numpy>=2.4.6",
+    "scipy>=1.17.1",
     "orbax-checkpoint>=0.12.8,<1.0",  # 1.0 changes the checkpointing interface
     # Configuration, command line, files.
     "absl-py>=2.5.1",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
 
 
 def roc_auc(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -16,6 +15,8 @@ def roc_auc(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     Returns:
       float64 (K,).
     """
+    from scipy import stats  # half a second that no start of the program has to wait
+
     _check(scores, labels)
     ranks = stats.rankdata(scores, axis=1)  # average ranks of ties; NaN in a row gives NaN
     positives = labels.sum(1)
