@@ -7,9 +7,17 @@ import threading
 import jax.numpy as jnp
 import pytest
 from listed_sources import ListSource, flat_source, tokenizer_of
+from tiny_run import tiny_config
 
-from timix_jax import checksums
-from timix_jax.background_priority import LOADER, SAVE, all_give_way, give_way, stand_apart
+from timix_jax import checksums, experiment
+from timix_jax.background_priority import (
+    LOADER,
+    SAVE,
+    all_give_way,
+    give_way,
+    loader_niceness,
+    stand_apart,
+)
 from timix_jax.checkpointing import Checkpointer, checkpointer
 from timix_jax.data.augment import Augment
 from timix_jax.data.pipeline import make_train_iterator
@@ -35,12 +43,13 @@ class WatchedSource(ListSource):
         return super().__getitem__(index)
 
 
-@pytest.mark.parametrize("threads", [0, 2])
-def test_only_loader_threads_give_way(threads):
+@pytest.mark.parametrize(("threads", "niceness"), [(0, LOADER), (2, LOADER), (2, 0)])
+def test_only_loader_threads_give_way(threads, niceness):
     before, source = own_niceness(), WatchedSource()
     iterator = make_train_iterator(
         [source], batch_size=4, image_size=16, max_tokens=8, tokenizer=tokenizer_of(flat_source(1)),
         seed=0, augment=Augment(crop_min=1.0, flip=False), num_threads=threads,
+        niceness=niceness,
     )  # fmt: skip
     try:
         for _ in range(4):
@@ -50,8 +59,17 @@ def test_only_loader_threads_give_way(threads):
     others = {thread: n for thread, n in source.seen.items() if thread != threading.get_native_id()}
     assert own_niceness() == before
     # Without threads of its own the loader works in the caller's, which keeps its priority.
-    assert set(others.values()) == ({max(before, LOADER)} if threads else set())
+    assert set(others.values()) == ({max(before, niceness)} if threads else set())
     assert bool(others) == bool(threads)
+
+
+def test_the_loader_gives_way_to_steps_on_a_cpu_alone(monkeypatch):
+    given = []
+    run = experiment.build(tiny_config())
+    monkeypatch.setattr(experiment.run, "make_train_iterator", lambda *_, **o: given.append(o))
+    run.train_iterator(0)
+    assert given[0]["niceness"] == LOADER == loader_niceness("cpu")
+    assert loader_niceness("tpu") == loader_niceness("gpu") == 0
 
 
 def test_a_thread_that_stands_further_back_stays_there():

@@ -3,6 +3,8 @@
 On a CPU backend both share the cores, and an operation that is split over all cores is as slow as its slowest part: a
 loader thread on one of them stops all. Batches are made ahead of time, and a checkpoint may take a few steps, so both
 can wait. Nobody must wait for them, though: where other programs keep the cores busy, a thread far behind hardly runs.
+Beside an accelerator, whose host has cores to spare, the loader stands where every program stands.
+
 All of it is Linux only, where threads have priorities of their own; elsewhere nothing is changed.
 """
 
@@ -17,6 +19,11 @@ from pathlib import Path
 LOADER, SAVE = 10, 19
 _TASKS = Path("/proc/self/task")
 _thread = threading.local()
+
+
+def loader_niceness(platform: str) -> int:
+    """Of what makes the batches for devices of this platform, as JAX calls it."""
+    return LOADER if platform == "cpu" else 0
 
 
 def give_way(niceness: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import grain
 import numpy as np
 
-from timix_jax.background_priority import LOADER, give_way
+from timix_jax.background_priority import give_way
 from timix_jax.data.corrupt_examples import CorruptExamples
 from timix_jax.data.examples import ExampleSpec, Reader
 from timix_jax.data.record_schema import Record
@@ -18,14 +18,17 @@ MakeExample = Callable[[Record, np.random.Generator, ExampleSpec], dict[str, np.
 class MakeExamples:
     """Position in the concatenated readers and generator -> arrays of one example."""
 
-    def __init__(self, readers: Sequence[Reader], make: MakeExample, spec: ExampleSpec):
+    def __init__(
+        self, readers: Sequence[Reader], make: MakeExample, spec: ExampleSpec, niceness: int
+    ):
         self._readers = readers
         self._starts = np.cumsum([0, *(len(reader.indices) for reader in readers)]).tolist()
         self._make = make
         self._spec = spec
+        self._niceness = niceness
 
     def __call__(self, position: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        give_way(LOADER)
+        give_way(self._niceness)
         which = bisect.bisect_right(self._starts, position) - 1
         state = rng.bit_generator.state
 

@@ -10,6 +10,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from timix_jax import schedule
+from timix_jax.background_priority import loader_niceness
 from timix_jax.data.augment import Augment
 from timix_jax.data.cores import worker_per_core
 from timix_jax.data.pipeline import make_train_iterator
@@ -78,6 +79,7 @@ class Experiment(Plan):
                 own_rows=functools.partial(own_rows, self.mesh),
                 num_threads=c.data.threads,
                 num_processes=num_processes,
+                niceness=loader_niceness(self.mesh.devices.flat[0].platform),
                 start_step=start_step,
             )
 
