@@ -191,3 +191,15 @@ def test_all_threads_that_a_thread_has_started_give_way_with_it():
         thread.join()
     assert found == {"child": SAVE, "parent": SAVE, "loader": max(before, LOADER)}
     assert own_niceness() == before
+
+
+def test_a_sandbox_that_forbids_it_stops_nothing(watched_saves, monkeypatch):
+    def forbidden(*_):
+        raise PermissionError("not here")
+
+    monkeypatch.setattr(os, "setpriority", forbidden)
+    saved, found = watched_saves
+    saved.save(1, STATE, {})
+    saved.wait()
+    assert saved.latest_valid() == 1
+    assert found == [own_niceness()] * 2

@@ -37,38 +37,46 @@ def give_way(niceness: int) -> None:
     if getattr(_thread, "asked", False):
         return
     _thread.asked = True
-    if _threads_have_priorities() and threading.current_thread() is not threading.main_thread():
+    if _may_be_lowered():
         own = threading.get_native_id()
-        _set_niceness(own, max(niceness, _niceness(own)))
+        with _where_allowed():
+            _set_niceness(own, max(niceness, _niceness(own)))
 
 
 def stand_apart() -> int:
     """Puts the calling thread one place back: the threads that it starts inherit that, and are known by it.
 
     Returns:
-      The niceness by which ``all_give_way`` knows them.
+      The niceness by which ``all_give_way`` knows them; -1 where it cannot.
     """
-    own = threading.get_native_id()
-    if not _threads_have_priorities() or threading.current_thread() is threading.main_thread():
-        return -1
-    apart = _niceness(own) + 1
-    apart += apart == LOADER
-    _set_niceness(own, apart)
-    return apart
+    if _may_be_lowered():
+        own = threading.get_native_id()
+        with _where_allowed():
+            apart = _niceness(own) + 1
+            apart += apart == LOADER
+            _set_niceness(own, apart)
+            return apart
+    return -1
 
 
 def all_give_way(apart: int, niceness: int) -> None:
     """Lowers the priority of all threads that stand apart at ``apart``, of ``stand_apart``."""
     if not 0 <= apart < niceness:
         return
-    for name in os.listdir(_TASKS):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            if _niceness(int(name)) == apart:
-                _set_niceness(int(name), niceness)
+    with _where_allowed():
+        for name in os.listdir(_TASKS):
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                if _niceness(int(name)) == apart:
+                    _set_niceness(int(name), niceness)
 
 
-def _threads_have_priorities() -> bool:
-    return sys.platform == "linux"
+def _may_be_lowered() -> bool:
+    return sys.platform == "linux" and threading.current_thread() is not threading.main_thread()
+
+
+def _where_allowed() -> contextlib.suppress:
+    """A sandbox that forbids it costs speed, nothing else."""
+    return contextlib.suppress(OSError)
 
 
 def _niceness(thread: int) -> int:
@@ -76,5 +84,4 @@ def _niceness(thread: int) -> int:
 
 
 def _set_niceness(thread: int, niceness: int) -> None:
-    with contextlib.suppress(OSError):  # a sandbox that forbids it costs speed, nothing else
-        os.setpriority(os.PRIO_PROCESS, thread, niceness)
+    os.setpriority(os.PRIO_PROCESS, thread, niceness)
