@@ -53,6 +53,7 @@ class KillTest:
         options = SMALL | {
             "data__train": ("slow:?examples=48&size=16&captions=2",),
             "eval__every": "1000 steps",
+            "mix__until": "60%",  # the step's program changes on the way
         }
         self._recipe = write_config(self.folder / "recipe.py", steps=self.steps, **options)
         self._recipe.write_text("import slow_source\n" + self._recipe.read_text())
