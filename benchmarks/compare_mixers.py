@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from timix_jax.analysis.comparison import comparison_chart
+from timix_jax.atomic_write import atomic_write_text
 from timix_jax.config import complete, flatten
 from timix_jax.errors import UserError
 from timix_jax.metrics import RESULTS_FILE
-from timix_jax.workdir import CONFIG_FILE, METRICS_FILE, atomic_write_text, config_differences
+from timix_jax.workdir import CONFIG_FILE, METRICS_FILE, config_differences
 
 METHODS: dict[str, dict[str, Any]] = {
     "none": {"mix.mixer": "none", "loss.pta.weight": 0.0},

@@ -12,8 +12,9 @@ from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
 from tiny_run import assert_same_run, tiny_config
 
-from timix_jax import checkpointing, remote, workdir
+from timix_jax import checkpointing, remote
 from timix_jax.analysis.curves import read_curves
+from timix_jax.atomic_write import atomic_write_text
 from timix_jax.checkpointing import Checkpointer
 from timix_jax.data import local_copy
 from timix_jax.data.manifest import read_manifest, shard_name, write_manifest
@@ -258,8 +259,8 @@ def test_remote_vocabulary(store):
 
 
 def test_replaced_whole(store):
-    workdir.atomic_write_text("gs://bucket/run/a.json", "ü")
-    workdir.atomic_write_text("gs://bucket/run/a.json", "ö")
+    atomic_write_text("gs://bucket/run/a.json", "ü")
+    atomic_write_text("gs://bucket/run/a.json", "ö")
     assert store.names("run") == ["run/a.json"]
     assert store.read("run/a.json") == "ö".encode()
 

@@ -17,28 +17,6 @@ from timix_jax.train import train_and_evaluate
 CONFIG = {"lr": 0.1, "sizes": (1, 2), "data.threads": 4, "log.every": 10, "logger": "x", "n": None}
 
 
-def test_atomic_write_replaces_and_leaves_nothing_behind(tmp_path):
-    path = tmp_path / "file.json"
-    workdir.atomic_write_text(path, "old")
-    workdir.atomic_write_text(path, "néw\n")
-    assert path.read_bytes() == "néw\n".encode()
-    assert os.listdir(tmp_path) == ["file.json"]
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "file.json"
-    workdir.atomic_write_text(path, "old")
-
-    def fail(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(workdir.os, "fsync", fail)
-    with pytest.raises(OSError, match="No space"):
-        workdir.atomic_write_text(path, "new")
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["file.json"]
-
-
 def test_first_start_writes_the_config_and_a_second_finds_it(tmp_path):
     folder = tmp_path / "runs" / "demo"
     assert workdir.open_workdir(folder, CONFIG) is False

@@ -7,7 +7,7 @@ from typing import Any
 
 from etils import epath
 
-from timix_jax.workdir import atomic_write_text
+from timix_jax.atomic_write import atomic_write_text
 
 MANIFEST_FILE = "CHECKSUMS.json"
 

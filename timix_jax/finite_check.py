@@ -10,8 +10,8 @@ import numpy as np
 from etils import epath
 
 from timix_jax import processes
+from timix_jax.atomic_write import atomic_write_text
 from timix_jax.errors import UserError
-from timix_jax.workdir import atomic_write_text
 
 _SHOWN_IDS = 8
 

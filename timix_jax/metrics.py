@@ -12,9 +12,10 @@ import jax
 import numpy as np
 from etils import epath
 
+from timix_jax.atomic_write import atomic_write_text
 from timix_jax.errors import RunError
 from timix_jax.remote import Mirror, as_path, is_remote
-from timix_jax.workdir import METRICS_FILE, atomic_write_text, truncate_jsonl
+from timix_jax.workdir import METRICS_FILE, truncate_jsonl
 
 if TYPE_CHECKING:
     from timix_jax.tensorboard import EventFile

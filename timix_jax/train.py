@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from timix_jax import experiment as experiments
 from timix_jax import phases, processes
 from timix_jax import workdir as workdirs
+from timix_jax.atomic_write import atomic_write_text
 from timix_jax.checkpointing import Checkpointer
 from timix_jax.compile_cache import cache_use
 from timix_jax.config import MUTABLE_FIELDS, complete, flatten
@@ -134,7 +135,7 @@ def _open_run(
     if processes.is_first():
         workdirs.open_workdir(folder, flat, ignore=MUTABLE_FIELDS)
         if not tokenizer_file.exists() or not tokenizer_file.read_text():
-            workdirs.atomic_write_text(tokenizer_file, run.tokenizer.to_json())
+            atomic_write_text(tokenizer_file, run.tokenizer.to_json())
     return run, evaluators
 
 

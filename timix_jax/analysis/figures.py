@@ -11,8 +11,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from timix_jax.atomic_write import atomic_write_bytes
 from timix_jax.remote import as_path
-from timix_jax.workdir import atomic_write_bytes
 
 INK = "#222222"
 MUTED = "#6b6b6b"

@@ -12,8 +12,9 @@ from absl import logging
 from etils import epath
 from tqdm import tqdm
 
+from timix_jax.atomic_write import atomic_write_bytes
 from timix_jax.data.lock import exclusive
-from timix_jax.data.manifest import MANIFEST, sha256_file, write_atomically
+from timix_jax.data.manifest import MANIFEST, sha256_file
 from timix_jax.errors import UserError
 from timix_jax.remote import local_only
 
@@ -67,7 +68,7 @@ def local_copy(folder: epath.Path, manifest: dict[str, Any], cache: str) -> Path
                     copy.result()
             finally:
                 pool.shutdown(cancel_futures=True)
-        write_atomically(manifest_file, stored)
+        atomic_write_bytes(manifest_file, stored)
     return target
 
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from timix_jax.data.manifest import MANIFEST, shard_name, write_atomically, write_manifest
+from timix_jax.atomic_write import atomic_write_bytes
+from timix_jax.data.manifest import MANIFEST, shard_name, write_manifest
 from timix_jax.data.prepare.pool import map_shards
 from timix_jax.data.prepare.shards import (
     STATE_FOLDER,
@@ -157,7 +158,7 @@ def _claimed(out: Path, command: Mapping[str, Any]) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"--out {out}: another prepare is writing here; wait for it") from error
-        write_atomically(stored, json.dumps(command, indent=2).encode())
+        atomic_write_bytes(stored, json.dumps(command, indent=2).encode())
         for leftover in (*out.glob("*.tmp"), *state.glob("*.tmp")):
             leftover.unlink()
         yield

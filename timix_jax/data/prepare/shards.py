@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from timix_jax.data.manifest import ShardSummary, sha256_file, write_atomically
+from timix_jax.atomic_write import atomic_write_bytes
+from timix_jax.data.manifest import ShardSummary, sha256_file
 from timix_jax.data.prepare.cleaning import clean
 from timix_jax.data.prepare.tasks import Problem, ShardTask, well_formed
 from timix_jax.data.records import RecordWriter
@@ -113,7 +114,7 @@ def write_shard(
         "summary": dataclasses.asdict(writer.summary),
         "tally": tally._asdict(),
     }
-    write_atomically(_receipt_path(path), json.dumps(receipt).encode())
+    atomic_write_bytes(_receipt_path(path), json.dumps(receipt).encode())
     return Receipt(writer.summary, tally)
 
 
