@@ -12,6 +12,7 @@ import pytest
 from tiny_model import compiler_settings
 from tiny_run import (
     arrays,
+    assert_close_weights,
     assert_same_run,
     copy_run,
     metrics,
@@ -244,9 +245,7 @@ def test_what_saves_memory_may_change_on_resuming(whole, tmp_path):
     )
     train_and_evaluate(config, str(workdir))
     for part in ("params", "ema_params"):
-        pairs = zip(arrays(workdir, STEPS, part), arrays(whole[0], STEPS, part), strict=True)
-        for a, b in pairs:
-            np.testing.assert_allclose(a, b, atol=1e-5)
+        assert_close_weights(workdir, whole[0], STEPS, part, atol=1e-5)
 
 
 @pytest.mark.parametrize("left", [None, ""])
