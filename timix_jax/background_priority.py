@@ -14,7 +14,7 @@ import sys
 import threading
 from pathlib import Path
 
-# Niceness of 0 to 19. A thread at 10 gets a tenth of a core where the others are busy, one at 19 a sixtieth; both get
+# Niceness of 0 to 19. A thread at 10 gets a tenth of a core where the others are busy, one at 19 a seventieth; both get
 # all of it where the others wait.
 LOADER, SAVE = 10, 19
 _TASKS = Path("/proc/self/task")
