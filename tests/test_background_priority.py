@@ -21,6 +21,7 @@ from timix_jax.background_priority import (
 from timix_jax.checkpointing import Checkpointer, checkpointer
 from timix_jax.data.augment import Augment
 from timix_jax.data.pipeline import make_train_iterator
+from timix_jax.preemption import Preemption
 from timix_jax.train import train_and_evaluate
 
 pytestmark = pytest.mark.skipif(
@@ -158,17 +159,20 @@ def test_after_a_save_that_was_waited_for_none_gives_way(watched_saves, monkeypa
 
 
 @pytest.mark.usefixtures("fast_compilation")
-def test_the_last_save_of_a_training_keeps_its_priority(tmp_path, monkeypatch):
+@pytest.mark.parametrize("preempted", [False, True])
+def test_the_last_save_of_a_training_keeps_its_priority(tmp_path, monkeypatch, preempted):
     given, save = {}, Checkpointer.save
+    reached = lambda self, step: preempted and step == 3
 
     def watched(self, step, state, meta, **options):
         given[step] = options["give_way"]
         save(self, step, state, meta, **options)
 
     monkeypatch.setattr(Checkpointer, "save", watched)
+    monkeypatch.setattr(Preemption, "reached", reached)
     options = {"mix__mixer": "none", "loss__pta__weight": 0.0, "eval__sets": ()}
     train_and_evaluate(tiny_config(4, **options), str(tmp_path / "run"))
-    assert given == {2: True, 4: False}
+    assert given == {2: True, 3 if preempted else 4: False}
 
 
 def test_all_threads_that_a_thread_has_started_give_way_with_it():
