@@ -38,6 +38,23 @@ ask() {
 }
 exec 3>&1
 
+# For ssh: a machine that no longer answers ends the connection after two minutes; without them, after hours.
+# shellcheck disable=SC2034 # for those that source this
+alive=("ConnectTimeout=30" "ServerAliveInterval=30" "ServerAliveCountMax=4")
+
+# leave SECONDS PID…: asks these children to leave, waits, and kills who has not left after as many seconds.
+leave() {
+  local seconds=$1 until=$((SECONDS + $1)) child
+  shift
+  kill "$@" 2>/dev/null || true
+  while ((SECONDS < until)) && kill -0 "$@" 2>/dev/null; do # true as long as one of them is there
+    sleep 0.2
+  done
+  for child in "$@"; do
+    ! kill -KILL "$child" 2>/dev/null || echo "error: process $child had not left after $seconds s: killed" >&2
+  done
+}
+
 # flag_value NAME FLAG…: the value of the last --NAME=VALUE among the flags; empty where there is none.
 flag_value() {
   local name=$1 flag value=""

@@ -4,7 +4,8 @@
 #   launch/local.sh 2 --config=configs/demo.py --workdir=runs/two_processes
 #
 # Needs nothing but the package. PORT: of process 0, default 12355. PYTHON: the interpreter.
-# Stop: Ctrl-C or SIGTERM reaches all of them; run again to resume. Nothing to clean up.
+# Stop: Ctrl-C or SIGTERM reaches all of them; run again to resume. Nothing to clean up. STOP_WAIT: seconds they have for
+# their checkpoint before they are killed, default 900.
 # One that fails takes the others along, and its exit code is the script's. DRY_RUN=1 prints the commands only.
 set -euo pipefail
 # shellcheck source=commands.sh
@@ -17,20 +18,23 @@ processes=$1
 shift
 port=${PORT:-12355}
 [[ $port =~ ^[1-9][0-9]{0,4}$ ]] || die "PORT='$port': give a number"
+patience=${STOP_WAIT:-900}
+[[ $patience =~ ^[0-9]+$ ]] || die "STOP_WAIT='$patience': give a number of seconds"
 [[ -n $(flag_value config "$@") ]] || die "--config=FILE is missing, such as --config=configs/demo.py"
 
 children=()
 # Once: a second SIGTERM could cut off what the first one has them save.
-stop() {
+stop() { # SECONDS
   local told=("${children[@]}")
   children=()
   ((${#told[@]})) || return 0
-  kill "${told[@]}" 2>/dev/null || true
+  leave "$1" "${told[@]}"
   wait "${told[@]}" 2>/dev/null || true
 }
-trap stop EXIT
-trap 'stop; exit 130' INT
-trap 'stop; exit 143' TERM
+# Behind a failure there is nothing to save: they find it by themselves, or stand still.
+trap 'stop $((patience < 120 ? patience : 120))' EXIT
+trap 'stop "$patience"; exit 130' INT
+trap 'stop "$patience"; exit 143' TERM
 
 for ((process = 0; process < processes; process++)); do
   command=("${PYTHON:-python}" -m timix_jax.main "--coordinator=127.0.0.1:$port"

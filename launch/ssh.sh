@@ -33,7 +33,7 @@ stop_all() {
   local told=("${children[@]}") host
   children=()
   for host in "${hosts[@]}"; do
-    act ssh -o BatchMode=yes "$host" "$stop_command" || true
+    act ssh -o BatchMode=yes "${alive[@]/#/-o}" "$host" "$stop_command" || true
   done
   ((${#told[@]})) || return 0
   wait "${told[@]}" || true
@@ -49,9 +49,9 @@ run() {
     remote+=" && exec launch/worker.sh --coordinator=$(quoted "${COORDINATOR:-${hosts[0]}}:$port")"
     remote+=" --processes=${#hosts[@]} --process=$index${wait:+ $wait} $(quoted "$@")"
     if [[ -n ${DRY_RUN:-} ]]; then
-      act ssh -o BatchMode=yes "$host" "$remote"
+      act ssh -o BatchMode=yes "${alive[@]/#/-o}" "$host" "$remote"
     else
-      ssh -o BatchMode=yes "$host" "$remote" &
+      ssh -o BatchMode=yes "${alive[@]/#/-o}" "$host" "$remote" &
       children+=($!)
     fi
   done

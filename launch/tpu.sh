@@ -37,7 +37,7 @@ queued=(gcloud compute tpus queued-resources)
 vm=(gcloud compute tpus tpu-vm)
 
 on_all_workers() { # SHELL_COMMAND
-  act "${vm[@]}" ssh "$name" "${where[@]}" --worker=all "--command=$1"
+  act "${vm[@]}" ssh "$name" "${where[@]}" --worker=all "${alive[@]/#/--ssh-flag=-o}" "--command=$1"
 }
 
 create() {

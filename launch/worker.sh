@@ -6,12 +6,15 @@
 # Exit code: 0 = the run has finished (WORKDIR/results.json exists); 75 = it was told to stop (SIGTERM, which it
 # answers by a checkpoint and exit code 0, or by its end before there is anything to save) and goes on when started
 # again; 2 = a mistake in flags or configuration, which no restart mends; anything else = a failure.
-# SIGTERM and SIGINT are passed on, so that this may be process 1 of a container. PYTHON: the interpreter.
+# SIGTERM and SIGINT are passed on, so that this may be process 1 of a container. PYTHON: the interpreter. STOP_WAIT:
+# seconds it has for its checkpoint before it is killed, default 900.
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=commands.sh
 source "$here/commands.sh"
 require_run_flags "$@"
+patience=${STOP_WAIT:-900}
+[[ $patience =~ ^[0-9]+$ ]] || die "STOP_WAIT='$patience': give a number of seconds"
 cd "$here/.." || exit 1
 python=${PYTHON:-python}
 
@@ -23,14 +26,15 @@ fi
 
 "${command[@]}" &
 child=$!
-trap 'kill -TERM "$child" 2>/dev/null' TERM INT
+told=
+trap 'told=1; trap "" TERM INT; leave "$patience" "$child"' TERM INT
 wait "$child"
 code=$?
-# A signal cuts the wait short while the process still saves.
-while kill -0 "$child" 2>/dev/null; do
+if [[ -n $told ]]; then # the signal has cut the wait short
   wait "$child"
   code=$?
-done
+  ((code != 137)) || exit 75 # it never answered
+fi
 ((code != 143)) || exit 75 # ended by SIGTERM itself: it came before the program could answer it
 ((code == 0)) || exit "$code"
 "$python" - "$(flag_value workdir "$@")" <<'PYTHON' || exit 75

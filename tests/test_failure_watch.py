@@ -45,6 +45,32 @@ def test_who_waits_for_ever_ends_with_the_others_cause(monkeypatch, said):
     assert said == ["process 1 has stopped: no space left", 1]
 
 
+def test_a_coordinator_that_is_silent_is_named(monkeypatch, said):
+    lines = []
+    told = threading.Event()
+    monkeypatch.setattr(failure_watch, "_SILENT_S", 0.2)
+    monkeypatch.setattr(
+        failure_watch.logging,
+        "warning",
+        lambda text, *values: (lines.append(text % values), told.set()),
+    )
+
+    class Silent:
+        answers = 0
+
+        def key_value_try_get(self, key):
+            if self.answers == 3:
+                assert told.wait(30)
+                failure_watch._leaving.set()
+            self.answers += 1
+            raise jax.errors.JaxRuntimeError("NOT_FOUND")
+
+    failure_watch._watch(Silent())
+    (line,) = lines
+    assert line.startswith("process 0 has not answered process 0 for 0 s")
+    assert said == []
+
+
 MISTAKE, FAULT, OTHER = UserError("lr=-1"), RunError("disk full"), ZeroDivisionError()
 
 

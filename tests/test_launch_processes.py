@@ -101,6 +101,17 @@ def test_local_stops_all_and_waits_until_they_have_saved(tmp_path, stand_in, sen
     assert {p.name for p in tmp_path.glob("saved-*")} == {"saved-0", "saved-1"}
 
 
+FROZEN = "import os; os.kill(os.getpid(), signal.SIGSTOP)"  # as of a machine that hangs
+
+
+def test_local_one_that_stands_still_is_killed(tmp_path, stand_in):
+    settings = stand_in(f"time.sleep(1)\nif index == '1': sys.exit(7)\n{FROZEN}")
+    done = launch(["local.sh", "2", "--config=a.py"], {**settings, "STOP_WAIT": "2"})
+    assert done.returncode == 7
+    assert "had not left after 2 s: killed" in done.stderr
+    assert not list(tmp_path.glob("saved-*"))
+
+
 def test_local_all_finish(stand_in):
     assert launch(["local.sh", "2", "--config=a.py"], stand_in("")).returncode == 0
 
@@ -129,6 +140,17 @@ def test_worker_told_to_stop_before_anything_could_be_saved(tmp_path, stand_in):
     wait_for(tmp_path / "deaf")
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 75
+
+
+def test_worker_told_to_stop_that_stands_still(tmp_path, stand_in):
+    process = subprocess.Popen(
+        ["bash", str(LAUNCH / "worker.sh"), "--config=a.py", f"--workdir={tmp_path}"],
+        env=environment({**stand_in(f"(folder / 'asleep').touch(); {FROZEN}"), "STOP_WAIT": "2"}),
+    )
+    wait_for(tmp_path / "asleep")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 75
+    assert not (tmp_path / "saved-0").exists()
 
 
 def test_worker_passes_sigterm_on_and_waits(tmp_path, stand_in):

@@ -1,6 +1,7 @@
 """When one process stops with an error, the others say so and stop too, where they would wait for it for ever.
 
-A process that is killed cannot announce anything: JAX's heartbeats find it, and end the others.
+A process that is killed cannot announce anything, nor one whose machine stands still: JAX's heartbeats find it, and end
+the others.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+from absl import logging
 
 from timix_jax import processes
 from timix_jax.errors import FAULT_CODE, MISTAKE_CODE, UserError
@@ -23,6 +25,7 @@ _POLL_S = 1.0
 _GRACE_S = 8.0  # for those that find the error by themselves, and to finish what is being written
 _LAST_S = 5.0
 _EXIT_S = 1.0  # from a process's last word to its end
+_SILENT_S = 20.0  # until the coordinator's silence is told
 
 _leaving = threading.Event()
 
@@ -76,7 +79,8 @@ def _leave(store: Any, code: int, cause: str) -> None:
 def _watch(store: Any) -> None:
     me = jax.process_index()
     while not _leaving.wait(_POLL_S):
-        announced = _announced(store)
+        with _told_if_silent(me):
+            announced = _announced(store)
         if announced is None:
             continue
         if _leaving.wait(_GRACE_S):
@@ -84,6 +88,26 @@ def _watch(store: Any) -> None:
         process, code, cause = announced
         print_error(f"process {process} has stopped: {cause}", me)
         _exit(store, me, code)
+
+
+@contextlib.contextmanager
+def _told_if_silent(me: int) -> Iterator[None]:
+    """A line in the log where the coordinator does not answer; what JAX says later names nobody."""
+
+    def tell() -> None:
+        logging.warning(
+            "process 0 has not answered process %d for %.0f s: look at its machine and its log; if it stays silent, JAX"
+            " ends this process, and the same command resumes from the last checkpoint",
+            *(me, _SILENT_S),
+        )
+
+    timer = threading.Timer(_SILENT_S, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _announced(store: Any) -> tuple[int, int, str] | None:
