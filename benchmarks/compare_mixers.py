@@ -3,8 +3,9 @@
     python -m benchmarks.compare_mixers --seeds 3 --seconds 120
     python -m benchmarks.compare_mixers --steps 3200 --parallel 4     # equal examples in place of equal time
 
-First a short run of each method tells its pace (compilation and evaluation left out, the ramp and the end of mixing in
-their places), then each method trains for as many steps as take ``--seconds``, one process a seed. With ``--steps`` all
+First short runs of each method tell its pace (compilation and evaluation left out, the ramp and the end of mixing in
+their places), ``--pace-turns`` of each in turn, back and forth, so that what changes on the machine meets all of them.
+Then each method trains for as many steps as take ``--seconds``, one process a seed. With ``--steps`` all
 train for so many, and ``--parallel`` of them run at once (set XLA_PYTHON_CLIENT_PREALLOCATE=false where they share a
 GPU). PTA is part of TiMix's recipe and reads boxes that the plain rows do not see, so ``none + PTA`` stands between
 them. Stopped, it goes on where it was: finished runs are read, not run.
@@ -83,14 +84,20 @@ class Comparison:
                 raise UserError(f"training in {folder} failed: {last} (all of it in {log})")
         return folder
 
-    def pace(self, method: str, steps: int) -> tuple[float, int]:
-        """(Images a second, batch size) of a method over a short run."""
-        fields = METHODS[method] | AT_THE_END
-        fields |= {"train.duration": f"{steps} steps", "log.every": f"{max(1, steps // 10)} steps"}
-        folder = self.train(f"pace {method}", fields | {"eval.sets": "()"})
-        batch_size = json.loads((folder / CONFIG_FILE).read_text())["train.batch_size"]
-        count, seconds = training_seconds(folder)
-        return count * batch_size / seconds, batch_size
+    def step_seconds(self, methods: Sequence[str], steps: int, turns: int) -> dict[str, float]:
+        """Seconds a step of each method, over short runs in turn."""
+        timed: dict[str, list[tuple[int, float]]] = {method: [] for method in methods}
+        for turn in range(turns):
+            for method in methods if turn % 2 == 0 else reversed(methods):
+                fields = METHODS[method] | AT_THE_END | {"eval.sets": "()"}
+                fields |= {"train.duration": f"{steps} steps"}
+                fields |= {"log.every": f"{max(1, steps // 10)} steps"}
+                folder = self.train(f"pace {method} {turn}", fields)
+                timed[method].append(training_seconds(folder))
+        return {
+            method: sum(seconds for _, seconds in runs) / sum(count for count, _ in runs)
+            for method, runs in timed.items()
+        }
 
     def results(self, method: str, steps: int, seed: int, eval_set: str) -> dict[str, float]:
         """``METRICS`` of one run on ``eval_set`` ("" = the first), and its training seconds."""
@@ -153,9 +160,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=120, help="training time of each run")
     parser.add_argument("--steps", type=int, default=0, help="of each run, in place of --seconds")
     parser.add_argument("--parallel", type=int, default=1, help="runs at a time, with --steps")
-    parser.add_argument(
-        "--pace-steps", type=int, default=100, help="of the run that tells the pace"
-    )
+    parser.add_argument("--pace-steps", type=int, default=100, help="of a run that tells the pace")
+    parser.add_argument("--pace-turns", type=int, default=2, help="such runs of each method")
     parser.add_argument("--set", default="", help="evaluation set; default: the recipe's first")
     parser.add_argument("--out", type=Path, default=Path("runs/comparison"))
     args, overrides = parser.parse_known_args(argv)
@@ -164,14 +170,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     comparison = Comparison(args.config, overrides, args.out)
     methods: dict[str, dict[str, Any]] = {}
-    for method in args.methods:
-        if args.steps:
-            methods[method] = {"steps": args.steps}
-            continue
-        rate, batch_size = comparison.pace(method, args.pace_steps)
-        steps = max(2, round(rate * args.seconds / batch_size))
-        methods[method] = {"steps": steps, "pace_images_per_s": rate}
-        print(f"{method}: {rate:.0f} images/s, {steps} steps in {args.seconds:g} s", flush=True)
+    if args.steps:
+        methods = {method: {"steps": args.steps} for method in args.methods}
+    else:
+        pace = comparison.step_seconds(args.methods, args.pace_steps, args.pace_turns)
+        for method, seconds in pace.items():
+            steps = max(2, round(args.seconds / seconds))
+            methods[method] = {"steps": steps, "pace_step_seconds": seconds}
+            print(
+                f"{method}: {1e3 * seconds:.0f} ms a step, {steps} in {args.seconds:g} s",
+                flush=True,
+            )
     # Seed by seed, so that what has changed on the machine meanwhile meets all methods.
     with ThreadPoolExecutor(args.parallel) as pool:
         runs = {

@@ -17,6 +17,7 @@ import json
 import multiprocessing
 import runpy
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,8 +138,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not wanted or row.key in measured:
             continue
         # A process a row: the compiler's memory is given back, and times do not lean on one another.
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            measured[row.key] = pool.apply(measure, (row,))
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            measured[row.key] = pool.submit(measure, row).result()
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(measured, indent=1) + "\n")
         print(f"{row.key}: compiled in {measured[row.key]['seconds']:.0f} s", flush=True)

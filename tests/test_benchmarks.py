@@ -211,10 +211,15 @@ def test_first_step_tells_why_a_run_ended_before_it():
 
 
 class FakeTraining:
-    """In place of the training process: writes what a run leaves, at 80 images a second for timix."""
+    """In place of the training process: writes what a run leaves, at 80 images a second for timix.
 
-    def __init__(self):
+    Args:
+      slower: how much slower the machine becomes with each run, in shares of its first pace.
+    """
+
+    def __init__(self, slower=0.0):
         self.commands = []
+        self._slower = slower
 
     def __call__(self, command, **_):
         fields = dict(part.split("=", 1) for part in command if part.startswith("--"))
@@ -223,6 +228,7 @@ class FakeTraining:
         mixer = fields["--config.mix.mixer"]
         steps = int(fields["--config.train.duration"].split()[0])
         rate = 80.0 if mixer == "timix" else 160.0
+        rate /= 1 + self._slower * len(self.commands)
         (folder / "config.json").write_text(json.dumps({"train.batch_size": 8}))
         logged = [{"step": step, "images_per_s": rate} for step in (1 + steps // 2, steps)]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in logged))
@@ -253,7 +259,7 @@ def test_comparison_is_of_equal_time_and_goes_on_where_it_was(
     assert body[0][3] == "15.0 ± 7.1"  # 10% and 20%
     assert json.loads((out / "comparison.json").read_text())["methods"]["timix"]["steps"] == 100
     assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
-    assert len(training.commands) == 4 + 4 * 2
+    assert len(training.commands) == 2 * 4 + 4 * 2
     weights = {
         next(p for p in command if "workdir" in p).split("/")[-1].split(" seed")[0]: [
             p for p in command if "pta.weight" in p
@@ -264,7 +270,23 @@ def test_comparison_is_of_equal_time_and_goes_on_where_it_was(
     assert weights["none + PTA 200 steps"] == weights["timix 100 steps"] == []
 
     compare_mixers.main([*arguments, "--seeds", "3"])  # only the third seed is new
-    assert len(training.commands) == 4 + 4 * 3
+    assert len(training.commands) == 2 * 4 + 4 * 3
+
+
+def test_a_machine_that_becomes_slower_meets_all_methods(recipe, tmp_path, monkeypatch):
+    from benchmarks import compare_mixers
+
+    monkeypatch.setattr(compare_mixers.subprocess, "run", FakeTraining(slower=0.1))
+    arguments = ["--config", recipe, "--seconds", "10", "--seeds", "1", "--out", str(tmp_path)]
+    compare_mixers.main(arguments)
+    methods = json.loads((tmp_path / "comparison.json").read_text())["methods"]
+    # Over there and back, steps took 1.35 times as long for each of them.
+    assert {name: row["steps"] for name, row in methods.items()} == {
+        "none": 148,
+        "none + PTA": 148,
+        "random_window": 148,
+        "timix": 74,
+    }
 
 
 def test_comparison_is_of_equal_steps_when_told_so(recipe, tmp_path, capsys, monkeypatch):
