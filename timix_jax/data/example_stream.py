@@ -32,9 +32,15 @@ class MakeExamples:
         which = bisect.bisect_right(self._starts, position) - 1
         state = rng.bit_generator.state
 
+        tried = False
+
         def make(record: Record) -> dict[str, np.ndarray]:
-            # A replacement gets the same draws whether or not the corrupt example was tried first.
-            rng.bit_generator.state = state
+            nonlocal tried
+            if (
+                tried
+            ):  # a replacement gets the draws that it gets where the corrupt one is known before
+                rng.bit_generator.state = state
+            tried = True
             return self._make(record, rng, self._spec)
 
         example_id, example = self._readers[which].read(position - self._starts[which], make)

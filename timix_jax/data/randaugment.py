@@ -38,6 +38,9 @@ _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 
 
+_Row = tuple[float, float, float]
+
+
 class Operation(NamedTuple):
     """A drawn operation and its strength in the operation's own unit (see ``_RANGES``)."""
 
@@ -124,43 +127,46 @@ def move_boxes(
     Returns:
       (..., 4): the box round the four moved corners, not yet clipped to the image.
     """
-    matrix = np.eye(3)
+    x, y = boxes[..., [0, 2, 0, 2]] * width, boxes[..., [1, 1, 3, 3]] * height
     for name, value in operations:
         if name in GEOMETRIC:
-            matrix = np.vstack([_affine(name, value, height, width), [0, 0, 1]]) @ matrix
-    size = np.array([width, height])
-    corners = boxes[..., [[0, 1], [2, 1], [0, 3], [2, 3]]] * size
-    moved = (corners @ matrix[:2, :2].T + matrix[:2, 2]) / size
-    return np.concatenate([moved.min(-2), moved.max(-2)], -1).astype(boxes.dtype)
+            (xx, xy, x0), (yx, yy, y0) = _affine(name, value, height, width)
+            x, y = xx * x + xy * y + x0, yx * x + yy * y + y0
+    x, y = x / width, y / height
+    return np.stack([x.min(-1), y.min(-1), x.max(-1), y.max(-1)], -1).astype(boxes.dtype)
 
 
-def _affine(name: str, value: float, height: int, width: int) -> np.ndarray:
-    """(2, 3) matrix from input to output coordinates; the image covers [0, W] × [0, H]."""
-    centre = np.array([width / 2, height / 2])
-    linear, shift = np.eye(2), np.zeros(2)
+def _affine(name: str, value: float, height: int, width: int) -> tuple[_Row, _Row]:
+    """(2, 3) matrix from input to output coordinates; the image covers [0, W] × [0, H].
+
+    In Python's own numbers: an image's worth of small arrays would take longer than its warp.
+    """
+    xx, xy, yx, yy = 1.0, 0.0, 0.0, 1.0
+    right, down = 0.0, 0.0
     if name == "shear_x":
-        linear[0, 1] = value
+        xy = value
     elif name == "shear_y":
-        linear[1, 0] = value
+        yx = value
     elif name == "translate_x":
-        shift[0] = value * width
+        right = value * width
     elif name == "translate_y":
-        shift[1] = value * height
+        down = value * height
     elif name == "rotate":
         cos, sin = math.cos(math.radians(value)), math.sin(math.radians(value))
-        linear = np.array([[cos, sin], [-sin, cos]])  # y points down
+        xx, xy, yx, yy = cos, sin, -sin, cos  # y points down
     else:
         raise ValueError(f"no geometric operation: {name}")
-    return np.column_stack([linear, centre - linear @ centre + shift])
+    x, y = width / 2, height / 2  # the centre stays where it is
+    return (xx, xy, x - xx * x - xy * y + right), (yx, yy, y - yx * x - yy * y + down)
 
 
-def _warp(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def _warp(image: np.ndarray, matrix: tuple[_Row, _Row]) -> np.ndarray:
     # OpenCV's coordinates have pixel centres on whole numbers, ours on halves.
-    shifted = matrix.copy()
-    shifted[:, 2] += matrix[:, :2] @ np.array([0.5, 0.5]) - 0.5
+    (xx, xy, x0), (yx, yy, y0) = matrix
+    shifted = [[xx, xy, x0 + 0.5 * (xx + xy) - 0.5], [yx, yy, y0 + 0.5 * (yx + yy) - 0.5]]
     return cv2.warpAffine(
         image,
-        shifted,
+        np.array(shifted),
         (image.shape[1], image.shape[0]),
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_CONSTANT,

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import msgpack
 
 VERSION = 1
+_NUMBER = (int, float)  # made once: every record that is read is checked
 
 
 class Region(NamedTuple):
@@ -72,7 +73,7 @@ def validate_record(record: Record) -> None:
 def _validate_region(region: Region, num_captions: int) -> None:
     if not isinstance(region.text, str) or not region.text.strip():
         raise ValueError(f"region text must be a non-empty string, got {region.text!r}")
-    numbers = all(isinstance(v, int | float) and math.isfinite(v) for v in region.box)
+    numbers = all(isinstance(v, _NUMBER) and math.isfinite(v) for v in region.box)
     if len(region.box) != 4 or not numbers or region.box[2] <= 0 or region.box[3] <= 0:
         raise ValueError(f"region box must be x, y, width > 0, height > 0, got {region.box!r}")
     if not all(isinstance(i, int) and 0 <= i < num_captions for i in region.captions):
