@@ -42,6 +42,12 @@ exec 3>&1
 # shellcheck disable=SC2034 # for those that source this
 alive=("ConnectTimeout=30" "ServerAliveInterval=30" "ServerAliveCountMax=4")
 
+# Sets `patience`: for how many seconds a process that is told to stop may save.
+read_patience() {
+  patience=${STOP_WAIT:-900}
+  [[ $patience =~ ^(0|[1-9][0-9]*)$ ]] || die "STOP_WAIT='$patience': give a number of seconds"
+}
+
 # leave SECONDS PID…: asks these children to leave, waits, and kills who has not left after as many seconds.
 leave() {
   local seconds=$1 until=$((SECONDS + $1)) child

@@ -18,8 +18,7 @@ processes=$1
 shift
 port=${PORT:-12355}
 [[ $port =~ ^[1-9][0-9]{0,4}$ ]] || die "PORT='$port': give a number"
-patience=${STOP_WAIT:-900}
-[[ $patience =~ ^[0-9]+$ ]] || die "STOP_WAIT='$patience': give a number of seconds"
+read_patience
 [[ -n $(flag_value config "$@") ]] || die "--config=FILE is missing, such as --config=configs/demo.py"
 
 children=()

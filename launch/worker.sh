@@ -13,8 +13,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=commands.sh
 source "$here/commands.sh"
 require_run_flags "$@"
-patience=${STOP_WAIT:-900}
-[[ $patience =~ ^[0-9]+$ ]] || die "STOP_WAIT='$patience': give a number of seconds"
+read_patience
 cd "$here/.." || exit 1
 python=${PYTHON:-python}
 
@@ -30,9 +29,10 @@ told=
 trap 'told=1; trap "" TERM INT; leave "$patience" "$child"' TERM INT
 wait "$child"
 code=$?
-if [[ -n $told ]]; then # the signal has cut the wait short
+if [[ -n $told ]]; then # the signal has cut the wait short; 127: it came right behind its end
   wait "$child"
-  code=$?
+  again=$?
+  ((again == 127)) || code=$again
   ((code != 137)) || exit 75 # it never answered
 fi
 ((code != 143)) || exit 75 # ended by SIGTERM itself: it came before the program could answer it
