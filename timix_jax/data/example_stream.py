@@ -36,9 +36,8 @@ class MakeExamples:
 
         def make(record: Record) -> dict[str, np.ndarray]:
             nonlocal tried
-            if (
-                tried
-            ):  # a replacement gets the draws that it gets where the corrupt one is known before
+            # A replacement gets the same draws whether or not the corrupt example was tried first.
+            if tried:
                 rng.bit_generator.state = state
             tried = True
             return self._make(record, rng, self._spec)
