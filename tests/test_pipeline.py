@@ -20,7 +20,9 @@ from listed_sources import (
 from PIL import Image
 
 from timix_jax.data.augment import Augment
-from timix_jax.data.record_schema import Record, Region
+from timix_jax.data.corrupt_examples import CorruptExamples
+from timix_jax.data.example_stream import MakeExamples, open_readers
+from timix_jax.data.record_schema import CorruptExample, Record, Region
 from timix_jax.data.synthetic import open_synthetic
 from timix_jax.errors import UserError
 
@@ -286,3 +288,27 @@ def test_empty_sources_are_named(open_train):
         open_train([ListSource([], "nothing")])
     with pytest.raises(UserError, match="no data source"):
         open_train([])
+
+
+def test_a_replacement_has_the_same_draws_whether_or_not_the_corrupt_one_was_tried_first():
+    class Source:
+        name = "two"
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return index
+
+    def draw(record, rng, spec):
+        drawn = rng.random(3)
+        if record == 0:  # found to be corrupt behind its draws, as an image that cannot be decoded
+            raise CorruptExample("0", "cannot be decoded")
+        return {"drawn": drawn}
+
+    readers = open_readers([Source()], [range(2)], CorruptExamples())
+    make = MakeExamples(readers, draw, None, 0)
+    tried, known, itself = (make(at, np.random.default_rng(0)) for at in (0, 0, 1))
+    assert tried["example_id"] == known["example_id"] == 1
+    np.testing.assert_array_equal(tried["drawn"], itself["drawn"])
+    np.testing.assert_array_equal(known["drawn"], itself["drawn"])
