@@ -14,7 +14,6 @@ Other arguments go to timix_jax.main, such as --config.train.batch_size=64.
 
 import argparse
 import json
-import runpy
 import statistics
 import subprocess
 import sys
@@ -23,9 +22,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from benchmarks import program, recipes
 from timix_jax.analysis.comparison import comparison_chart
 from timix_jax.atomic_write import atomic_write_text
-from timix_jax.config import complete, flatten
+from timix_jax.config import flatten
 from timix_jax.errors import UserError
 from timix_jax.metrics import RESULTS_FILE
 from timix_jax.workdir import CONFIG_FILE, METRICS_FILE, config_differences
@@ -51,7 +51,7 @@ class Comparison:
           UserError: the folder is that of another recipe or other flags.
         """
         self._recipe, self._overrides, self._out = recipe, list(overrides), out
-        config = flatten(complete(runpy.run_path(recipe)["get_config"]()))
+        config = flatten(recipes.load(recipe))
         plan = {**config, "flags": self._overrides}
         path = out / "plan.json"
         if path.exists():
@@ -209,7 +209,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    program.run(main)

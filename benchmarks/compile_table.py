@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from benchmarks import program
 from timix_jax.config import default_config
 
 
@@ -148,4 +149,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

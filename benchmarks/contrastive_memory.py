@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from benchmarks import program
 from timix_jax.errors import UserError
 from timix_jax.mixing import build_mixer
 from timix_jax.mixing.partners import Partners
@@ -162,4 +163,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks import recipes
+from benchmarks import program, recipes
 from benchmarks.interleaved import CLOCKS, Clock, interleaved_seconds, median_ratio
 from timix_jax import experiment
 from timix_jax.data.record_schema import Record
@@ -110,4 +110,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

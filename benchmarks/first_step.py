@@ -8,7 +8,6 @@ each run is stopped after its first step. Phases end where the program says so.
 
 import argparse
 import os
-import runpy
 import subprocess
 import sys
 import tempfile
@@ -18,8 +17,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from benchmarks import program, recipes
 from timix_jax import phases
-from timix_jax.config import complete
 from timix_jax.data.sources import open_source
 from timix_jax.errors import UserError
 
@@ -87,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--config", default="configs/demo.py")
     args, overrides = parser.parse_known_args(argv)
-    prepare(complete(runpy.run_path(args.config)["get_config"]()))
+    prepare(recipes.load(args.config))
     with tempfile.TemporaryDirectory() as temporary:
         runs = {}
         for run in TARGETS:
@@ -107,4 +106,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -1,6 +1,6 @@
 """Training images a second: this pipeline beside webdataset + PyTorch DataLoader, same cores.
 
-    python benchmarks/input_pipeline.py FOLDER    # made by python -m timix_jax.data.prepare
+    python -m benchmarks.input_pipeline FOLDER    # made by python -m timix_jax.data.prepare
 
 Both read the same JPEGs (the other side from tar shards written for the purpose), cut the same kind
 of random window, resize it bicubically, flip, tokenize a random caption with the same tokenizer and
@@ -28,6 +28,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
+from benchmarks import program
 from timix_jax.data.augment import Augment
 from timix_jax.data.pipeline import make_train_iterator
 from timix_jax.data.records import RecordSource
@@ -206,4 +207,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import jax
 
+from benchmarks import program
+
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from process_runs import SMALL, Run, logged_lines
@@ -164,4 +166,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from etils import epath
 from ml_collections import ConfigDict
 
-from benchmarks import recipes
+from benchmarks import program, recipes
 from timix_jax import experiment
 from timix_jax.checkpointing import Checkpointer
 from timix_jax.experiment import Experiment
@@ -264,4 +264,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -15,6 +15,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
+from benchmarks import program
 from timix_jax.mixing import Mixer, build_mixer
 from timix_jax.mixing.targets import TargetName, mixed_targets
 from timix_jax.models.vit import VIT_SIZES, VisionTransformer, VitShape
@@ -125,4 +126,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import program
 from benchmarks.open_clip_shared import ARCHITECTURES
 from benchmarks.pinned_worker import ROOT, Worker
 
@@ -149,4 +150,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

@@ -8,7 +8,6 @@ device; both have all cores, in one process and in turn.
 """
 
 import argparse
-import runpy
 import statistics
 import time
 from collections.abc import Sequence
@@ -17,9 +16,9 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
+from benchmarks import program, recipes
 from benchmarks.interleaved import interleaved_seconds, median_ratio
 from timix_jax import experiment
-from timix_jax.config import complete
 from timix_jax.parallel.mesh import put_batch
 from timix_jax.train_step import make_train_step
 
@@ -96,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("| recipe | pipeline, images/s | step, images/s | ratio | target |")
     print("|---|---|---|---|---|", flush=True)
     for path in args.config:
-        config = complete(runpy.run_path(path)["get_config"]())
+        config = recipes.load(path)
         if args.train:
             config.data.train = (args.train,)
         times = measure(config, seconds=args.seconds, repeats=args.repeats)
@@ -113,4 +112,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

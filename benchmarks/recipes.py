@@ -8,8 +8,34 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from benchmarks.step import small_config
-from timix_jax.config import complete
+from timix_jax.config import complete, default_config
+from timix_jax.flag_errors import flag_error
+from timix_jax.models.vit import VIT_SIZES
+
+
+def load(path: str) -> ConfigDict:
+    """The complete configuration of a recipe.
+
+    Raises:
+      UserError: there is no such file, or it cannot be run; the message names its line.
+    """
+    try:
+        return complete(runpy.run_path(path)["get_config"]())
+    except Exception as error:  # a recipe is the user's own code
+        raise flag_error(error, ["", f"--config={path}"]) from error
+
+
+def small_config() -> ConfigDict:
+    """Both towers of size S at 224 px, as the paper's are both of size B."""
+    c = default_config()
+    width, depth, heads, mlp_dim = VIT_SIZES["S"]
+    tower = {"width": width, "depth": depth, "heads": heads, "mlp_dim": mlp_dim}
+    c.model.image.update({"size": 224, "patch": 16, **tower})
+    c.model.text.update(tower)
+    c.train.batch_size = 8
+    c.regions.batch_size = 2
+    c.model.scan = False  # as for the CPU; --scan for the other
+    return c
 
 
 def parse(
@@ -34,9 +60,9 @@ def parse(
         recipe.data.train = ("synthetic:?examples=1024&size=256&regions=2",)
         recipe.log.every = "10 steps"
         recipe.optim.warmup = "0 steps"  # runs of a few steps
+        config = complete(recipe)
     else:
-        recipe = runpy.run_path(args.config)["get_config"]()
-    config = complete(recipe)
+        config = load(args.config)
     config.train.batch_size = args.batch or config.train.batch_size
     image, device = config.model.image, jax.devices()[0]
     print(

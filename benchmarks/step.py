@@ -11,7 +11,6 @@ turns, and ratios are medians over pairs of the same turn.
 import argparse
 import dataclasses
 import functools
-import runpy
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -21,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from benchmarks import program, recipes
 from benchmarks.interleaved import CLOCKS, Clock, interleaved_seconds, median_ratio
 from timix_jax import experiment, schedule, train_state
-from timix_jax.config import complete, default_config
+from timix_jax.config import complete
 from timix_jax.models.dual_encoder import DualEncoder
-from timix_jax.models.vit import VIT_SIZES
 from timix_jax.objectives import Forward, Objective, Pass
 from timix_jax.objectives.passes import Batch
 from timix_jax.train_step import TrainStep, make_train_step
@@ -89,19 +88,6 @@ CASES = (
     Case("TiMix replace, random", REPLACE | WITHOUT_PTA | {"mix.score": "random"}, "plain", 1.03),
     Case("TiMix replace, oracle", REPLACE | WITHOUT_PTA | {"mix.score": "oracle"}, "plain", 1.03),
 )
-
-
-def small_config() -> ConfigDict:
-    """Both towers of size S at 224 px, as the paper's are both of size B."""
-    c = default_config()
-    width, depth, heads, mlp_dim = VIT_SIZES["S"]
-    tower = {"width": width, "depth": depth, "heads": heads, "mlp_dim": mlp_dim}
-    c.model.image.update({"size": 224, "patch": 16, **tower})
-    c.model.text.update(tower)
-    c.train.batch_size = 8
-    c.regions.batch_size = 2
-    c.model.scan = False  # as for the CPU; --scan for the other
-    return c
 
 
 def random_batch(config: ConfigDict, rng: np.random.Generator) -> dict[str, Any]:
@@ -232,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     small = args.size == "S16"
-    config = complete(small_config() if small else runpy.run_path(args.config)["get_config"]())
+    config = complete(recipes.small_config()) if small else recipes.load(args.config)
     config.regions.batch_size = config.regions.batch_size or max(1, config.train.batch_size // 4)
     if args.batch:
         share = config.regions.batch_size / config.train.batch_size
@@ -258,4 +244,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run(main)

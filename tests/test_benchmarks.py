@@ -60,10 +60,10 @@ def test_step_prints_a_case_with_what_it_is_compared_with(recipe, capsys):
 
 
 def test_step_cases_do_what_their_names_say(recipe):
-    from benchmarks import step
+    from benchmarks import recipes, step
     from timix_jax import experiment
 
-    config = step.small_config()
+    config = recipes.small_config()
     model = experiment.build_model(config, vocab_size=8, pad_id=0)
     terms = {
         case.name: sorted(o.name for o in step.case_objectives(config, model, case))
