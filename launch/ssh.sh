@@ -6,7 +6,8 @@
 # Needs: ssh without a password to every host; the checkout at DIRECTORY on each (default: this one's path), installed
 # with `pip install -e '.[cuda]'` into PYTHON (default .venv/bin/python there); --workdir on a shared file system or
 # gs://; a port of the first host that the others reach (PORT, default 12355; COORDINATOR if its address differs from
-# its ssh name). The NAME in `NAME=… launch/ssh.sh` keeps several runs on the same hosts apart (default: run).
+# its ssh name). The NAME in `NAME=… launch/ssh.sh` keeps several runs on the same hosts apart (default: run); STOP_WAIT
+# is worker.sh's.
 # Stop: Ctrl-C, or `launch/ssh.sh stop` with the same HOSTS: all save and leave; run again to resume. A host that fails
 # takes the others along. Clean up: rm -r WORKDIR. DRY_RUN=1 prints the commands.
 # Exit code: 0 = finished; 75 = stopped before the end; else that of the first host to fail.
@@ -24,6 +25,7 @@ read -r -a hosts <<<"${HOSTS:-}"
 directory=${DIRECTORY:-$(dirname "$here")}
 port=${PORT:-12355}
 [[ $port =~ ^[1-9][0-9]{0,4}$ ]] || die "PORT='$port': give a number"
+read_patience
 pid_file=/tmp/timix_jax-${NAME:-run}.pid
 [[ ${NAME:-run} =~ ^[A-Za-z0-9_.-]+$ ]] || die "NAME='$NAME': letters, digits, '.', '_' and '-'"
 stop_command="test ! -s $pid_file || kill \"\$(cat $pid_file)\""
@@ -45,7 +47,8 @@ run() {
   trap 'trap "" INT TERM; stop_all; exit 130' INT TERM
   for index in "${!hosts[@]}"; do
     host=${hosts[index]}
-    remote="cd $(quoted "$directory") && echo \$\$ > $pid_file && export PYTHON=$(quoted "${PYTHON:-.venv/bin/python}")"
+    remote="cd $(quoted "$directory") && echo \$\$ > $pid_file && export STOP_WAIT=$patience"
+    remote+=" PYTHON=$(quoted "${PYTHON:-.venv/bin/python}")"
     remote+=" && exec launch/worker.sh --coordinator=$(quoted "${COORDINATOR:-${hosts[0]}}:$port")"
     remote+=" --processes=${#hosts[@]} --process=$index${wait:+ $wait} $(quoted "$@")"
     if [[ -n ${DRY_RUN:-} ]]; then

@@ -17,7 +17,8 @@
 #
 # Single steps: create, wait, install, train, status, stop, clean.
 # Settings: ZONE, TYPE (both needed to create), PROJECT, VERSION (runtime; guessed from TYPE), SPOT=1 (preemptible),
-# TRIES (failures without a new checkpoint, or to get a TPU, before it gives up; default 3), POLL (seconds, default 30).
+# TRIES (failures without a new checkpoint, or to get a TPU, before it gives up; default 3), POLL (seconds, default 30),
+# STOP_WAIT (of worker.sh).
 # Where gcloud fails to say how the TPU is, it is asked again, 120 times in a row at most (an hour).
 # DRY_RUN=1 prints the commands, as if the TPU came at once and the run finished.
 set -euo pipefail
@@ -31,6 +32,7 @@ command=$1 name=$2
 shift 2
 [[ $name =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] || die "NAME '$name': lower-case letters, digits and '-'; $usage"
 [[ -n ${ZONE:-} ]] || die "ZONE is not set, such as ZONE=us-west4-a"
+read_patience
 tries=${TRIES:-3} poll=${POLL:-30} asks=120
 where=("--zone=$ZONE" ${PROJECT:+"--project=$PROJECT"})
 queued=(gcloud compute tpus queued-resources)
@@ -124,7 +126,7 @@ train() {
   flags+=(${wait:+"$wait"})
   # Compiled once, read by every worker and after every preemption.
   [[ -n $(flag_value compile_cache "$@") ]] || flags+=("--compile_cache=${workdir%/}/compiled")
-  on_all_workers "$stop_command; echo \$\$ > run.pid; export PYTHON=.venv/bin/python
+  on_all_workers "$stop_command; echo \$\$ > run.pid; export STOP_WAIT=$patience PYTHON=.venv/bin/python
 exec launch/worker.sh $(quoted "${flags[@]}" "$@")"
 }
 

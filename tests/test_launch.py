@@ -68,6 +68,13 @@ def test_machines_that_start_minutes_apart_wait_for_one_another(name):
         assert set(re.findall(r"--connect_timeout=(\d+)", printed)) == {wanted}
 
 
+@pytest.mark.parametrize("name", ["tpu_run", "ssh_run"])
+def test_how_long_a_process_may_save_reaches_the_other_machines(name):
+    settings, arguments = DRY_RUNS[name]
+    printed = launch(arguments, {"DRY_RUN": "1", "STOP_WAIT": "33", **settings}).stdout
+    assert set(re.findall(r"export STOP_WAIT=(\S+)", printed)) == {"33"}
+
+
 @pytest.mark.parametrize("name", ["tpu_run", "ssh_run", "gke_tpu", "gke_gpu", "slurm", "local"])
 def test_flags_reach_the_process_as_they_were_given(name, tmp_path):
     """The printed command is run by the shells that would run it, down to a Python that prints its arguments."""
@@ -138,6 +145,8 @@ REFUSED = [
     ({}, ["ssh.sh", "run", *FLAGS], "HOSTS is not set"),
     (SSH | {"PORT": "http"}, ["ssh.sh", "run", *FLAGS], "PORT='http'"),
     (SSH | {"NAME": "a/b"}, ["ssh.sh", "stop"], "NAME='a/b'"),
+    (SSH | {"STOP_WAIT": "soon"}, ["ssh.sh", "run", *FLAGS], "STOP_WAIT='soon'"),
+    (TPU | {"STOP_WAIT": "-1"}, ["tpu.sh", "run", "big", *FLAGS], "STOP_WAIT='-1'"),
     (SSH, ["ssh.sh", "run", "--workdir=/x"], "--config=FILE is missing"),
     ({}, ["local.sh"], "usage: "),
     ({}, ["local.sh", "two", "--config=a.py"], "usage: "),
