@@ -1,5 +1,6 @@
 """The step through the TPU compiler without a TPU: its report, and what it refuses. Needs libtpu (Linux x86-64)."""
 
+import dataclasses
 import importlib.util
 
 import pytest
@@ -28,12 +29,22 @@ def small_config():
     c.train.batch_size = 64
     c.mesh.fsdp = 2
     c.mesh.small = 1024
+    c.contrastive.method = "ring"
     return c
 
 
 @pytest.fixture(scope="module")
-def compiled():
-    return compile_mode.compile_step(complete(small_config()), "v5e:2x2")
+def compiled_and_lowered():
+    with pytest.MonkeyPatch.context() as patch:
+        lowered, compile_ = [], compile_mode._compile
+        patch.setattr(compile_mode, "_compile", lambda low: lowered.append(low) or compile_(low))
+        compiled = compile_mode.compile_step(complete(small_config()), "v5e:2x2")
+    return compiled, lowered[0].as_text()
+
+
+@pytest.fixture(scope="module")
+def compiled(compiled_and_lowered):
+    return compiled_and_lowered[0]
 
 
 def test_memory_and_flops_of_a_chip(compiled):
@@ -62,6 +73,23 @@ def test_layers_are_gathered_and_partners_exchanged(compiled):
     assert 2 in in_the_loop  # once a layer
 
 
+def test_every_exchange_of_the_ring_is_counted(compiled_and_lowered):
+    compiled, lowered = compiled_and_lowered
+    ring = [c for c in compiled.collectives if compile_mode.purpose(c) == "contrastive loss"]
+    permutes = [one for one in ring if one.kind == "collective-permute"]
+    assert len(permutes) == lowered.count("stablehlo.collective_permute") > 1
+    assert {one.runs for one in permutes} == {3}  # of four devices
+    assert all(one.passes_on for one in permutes)
+
+
+def test_a_ring_of_two_devices_is_no_exchange_of_partners():
+    source = "jit(train_step)/jvp(pair_sums)/shard_map/while/body/closed_call/ppermute"
+    one = Collective("collective-permute", 64, 1, source, ((0, 1), (1, 0)))
+    assert compile_mode.purpose(one) == "contrastive loss"
+    exchange = one._replace(source="jit(train_step)/transpose(jvp(pair_sums))/shard_map")
+    assert compile_mode.purpose(exchange) == "mixing partners"
+
+
 def test_report_names_what_a_person_looks_for(compiled):
     text = compile_mode.report(compiled, step_time=0.01)
     for words in (
@@ -86,7 +114,7 @@ def test_a_step_that_does_not_fit_says_so_with_the_mend():
         compile_mode.compile_for(config, "", topology="v5e:2x2")
 
 
-@pytest.mark.parametrize("name", ["", "v5e:3x77", "v99:2x2"])
+@pytest.mark.parametrize("name", ["", "v5e:3x77", "v99:2x2", "v5e:0x2", "v5e"])
 def test_slices_that_do_not_exist(name):
     with pytest.raises(UserError, match=r"--topology.*such as v5e:4x4"):
         compile_mode.compile_for(small_config(), "", topology=name)
@@ -99,8 +127,39 @@ def test_batches_are_checked_against_the_slice():
         compile_mode.compile_for(config, "", topology="v5e:2x2")
 
 
-def test_memory_of_chips():
-    assert topology.hbm_bytes(topology.slice_devices("v5p:2x2x1")[0]) == 95 * 2**30
+@pytest.mark.parametrize(("name", "gib"), [("v4:2x2x1", 32), ("v5p:2x2x1", 95)])
+def test_a_chip_is_a_device_and_its_memory_known(name, gib):
+    devices = topology.slice_devices(name)
+    assert len(devices) == 4
+    assert topology.hbm_bytes(devices[0]) == gib * 2**30
+
+
+def test_what_makes_a_step_smaller_names_what_is_not_done_yet():
+    config = complete(small_config())
+    assert "method" not in compile_mode.mends(config, 4)
+    assert "remat" not in compile_mode.mends(config, 4)
+    assert "config.mesh.fsdp=4" in compile_mode.mends(config, 4)
+    config.contrastive.method, config.model.remat, config.mesh.fsdp = "dense", "none", 1
+    said = compile_mode.mends(config, 1)
+    assert "config.contrastive.method='ring'" in said
+    assert "config.model.remat='full'" in said
+    assert "fsdp" not in said
+
+
+def test_a_chip_that_is_not_in_the_tables_is_said_to_be_unknown(compiled):
+    unknown = dataclasses.replace(compiled, hbm=None, peak_flops=None)
+    assert "memory is not known" in compile_mode.report(unknown)
+
+
+def test_examples_on_a_chip_are_those_that_it_holds(compiled):
+    assert "64, 16 a chip" in compile_mode.report(compiled)
+    assert compiled.rows == 16
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
+def test_a_step_takes_a_time(seconds):
+    with pytest.raises(UserError, match="--step_time="):
+        compile_mode.compile_for(small_config(), "", topology="v5e:2x2", step_time=seconds)
 
 
 def test_a_weights_gradient_that_goes_round_is_told_from_resharding():

@@ -91,6 +91,66 @@ def test_pieces_of_one_asynchronous_collective_count_once_and_loops_by_their_con
     assert not gather.mirrors
 
 
+def test_collectives_that_a_program_writes_itself_share_a_channel_and_count_each():
+    mesh = make_mesh(jax.devices()[:4])
+    round_ = [(i, (i + 1) % 4) for i in range(4)]
+
+    def function(x):
+        once = jax.lax.ppermute(x, "data", round_)
+        turn = lambda carry, _: (jnp.sin(jax.lax.ppermute(carry, "data", round_)), None)
+        return jax.lax.scan(turn, jnp.cos(once), None, length=5)[0] + jax.lax.psum(x, "data")
+
+    spec = PartitionSpec("data")
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    text = jax.jit(mapped).lower(jax.ShapeDtypeStruct((16,), np.float32)).compile().as_text()
+    assert text.count("channel_id=1,") == 3
+    found = sorted((one.kind, one.runs, one.bytes) for one in collectives(text))
+    assert found == [
+        ("all-reduce", 1, 16),
+        ("collective-permute", 1, 16),
+        ("collective-permute", 5, 16),
+    ]
+
+
+def test_pieces_of_a_collective_on_the_shared_channel_count_once():
+    """Two gathers of one shape and origin, as a TPU program overlaps them with computation."""
+    gather = (
+        'f32[16,8]{1,0:T(8,128)} all-gather(%p), channel_id=1, metadata={op_name="step/all_gather"}'
+    )
+    pieces = "".join(
+        f"""
+        %{name} (p: f32[4,8]) -> f32[16,8] {{
+          %p = f32[4,8]{{1,0}} parameter(0)
+          ROOT %all-gather.{number} = {gather}
+        }}
+        """
+        for number, name in enumerate(
+            [
+                *("fused_computation.1", "async_collective_fusion.2", "fused_computation.3"),
+                *("fused_computation.4", "fused_computation.5"),
+            ]
+        )
+    )
+    text = (
+        "HloModule jit_step\n"
+        + textwrap.dedent(pieces)
+        + textwrap.dedent(
+            """
+            ENTRY %main (x: f32[4,8]) -> f32[16,8] {
+              %async-collective-start.7 = (f32[4,8]{1,0}) fusion(%x), kind=kCustom, calls=%fused_computation.1
+              %fusion.2 = (f32[16,8]{1,0}) fusion(%y), kind=kOutput, calls=%async_collective_fusion.2
+              %async-collective-done.7 = f32[16,8]{1,0} fusion(%y), kind=kCustom, calls=%fused_computation.3
+              %async-collective-start.8 = (f32[4,8]{1,0}) fusion(%z), kind=kCustom, calls=%fused_computation.4
+              ROOT %async-collective-done.8 = f32[16,8]{1,0} fusion(%z), kind=kCustom, calls=%fused_computation.5
+            }
+            """
+        )
+    )
+    assert [(one.kind, one.bytes, one.runs) for one in collectives(text)] == [
+        ("all-gather", 16 * 8 * 4, 1)
+    ] * 2
+
+
 def test_a_reversal_between_devices_is_told_from_a_shift():
     text = compiled_text(
         lambda x: jax.lax.with_sharding_constraint(x[::-1], CUT), ((8,), ("data",))

@@ -11,6 +11,7 @@ from command_line import ROOT, start
 from tiny_run import tiny_config
 
 from timix_jax import info_mode
+from timix_jax.config import complete
 from timix_jax.info import (
     format_bytes,
     memory_estimate,
@@ -153,11 +154,26 @@ def test_info_of_the_paper_s_recipe_without_data(tmp_path):
         ("augment.crop_min=5.0", "config.augment.crop_min=5.0"),
         ("eval.evaluators=('nope',)", "Unknown evaluator 'nope'"),
         ("mix.until=often", "config.mix.until='often'"),
+        ("train.duration=0", "config.train.duration='0'"),
+        ("optim.lr=-1.0", "config.optim.lr=-1.0"),
+        ("optim.end_lr=1.0", "end_lr=1.0"),
+        ("data.vocab_size=0", "config.data.vocab_size=0"),
     ],
 )
 def test_info_refuses_what_training_would(refused, setting, words):
     mixer = "--config.mix.mixer=random_window"
     assert words in refused("--config=tiny.py", "--mode=info", mixer, f"--config.{setting}")
+
+
+def test_info_refuses_a_training_of_nothing(refused):
+    said = refused("--config=tiny.py", "--mode=info", "--config.loss.itc.weight=0")
+    assert "every weight is 0" in said
+
+
+def test_info_does_not_take_a_nominal_epoch_for_the_length_of_the_data():
+    """A warm-up of more steps than one epoch of the nominal million."""
+    config = complete(tiny_config(2, train__duration="1 epochs", optim__warmup="100000 steps"))
+    assert "FLOP a step" in info_mode.describe(config, "x")
 
 
 def test_info_is_printed_by_the_first_process_only(monkeypatch, capsys):

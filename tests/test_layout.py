@@ -140,7 +140,9 @@ def test_default_cuts_heads_and_hidden_units_over_tensor_and_never_layers():
 
 def test_heads_that_do_not_divide_are_named():
     layout = Layout(make_mesh(tensor=8), small=SMALL)
-    with pytest.raises(UserError, match=r"attention.*2 does not divide into 8 parts"):
+    with pytest.raises(
+        UserError, match=r"tensor=8: the 2 heads of .*attention.* use a divisor of 2"
+    ):
         layout.shardings(jax.eval_shape(tiny_model().init, jax.random.key(0)))
 
 

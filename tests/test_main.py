@@ -42,6 +42,31 @@ REFUSED = {
         ["--config.mix.mixer=random_window", "--config.mix.fraction=0.1"],
         ["config.mix.fraction=0.1", "not two of 8 images", "at least 0.25"],
     ),
+    "no partner on the device": (
+        [
+            "--config.mix.mixer=random_window",
+            "--config.mix.options.random_window.within_shard=True",
+        ],
+        ["config.mix.options.random_window.within_shard=True", "8 mixed images over 8 devices"],
+    ),
+    "one mixed image a device": (
+        [
+            *("--config.train.batch_size=16", "--config.mix.mixer=random_window"),
+            *("--config.mix.fraction=0.5", "--config.mix.options.random_window.within_shard=True"),
+        ],
+        ["within_shard=True", "8 mixed images over 8 devices", "set it to False"],
+    ),
+    "mixed images that train nothing": (
+        ["--config.mix.mixer=random_window", "--config.mix.weight=0"],
+        ["config.mix.weight=0", "config.mix.mixer='none'"],
+    ),
+    "weight of a loss that has given way": (
+        [
+            *("--config.mix.mixer=random_window", "--config.mix.placement=replace"),
+            "--config.loss.itc.weight=0.5",
+        ],
+        ["config.loss.itc.weight=0.5", "config.mix.placement='replace'", "config.mix.weight"],
+    ),
     "workdir that cannot be": (
         ["--workdir=tiny.py/run"],
         ["--workdir=tiny.py/run cannot be written", "choose another --workdir"],
@@ -73,6 +98,11 @@ REFUSED = {
         ["--config.model.image.size=36"],
         ["config.model.image.size=36", "model.image.patch=8", "32"],
     ),
+    "heads and tensor": (
+        ["--config.mesh.tensor=8"],
+        ["config.mesh: tensor=8", "the 2 heads of", "use a divisor of 2"],
+    ),
+    "words": (["--config.data.vocab_size=0"], ["config.data.vocab_size=0", "at least 64"]),
     "heads": (["--config.model.text.heads=3"], ["config.model.text.width=32", "heads=3"]),
     "no data": (["--config.data.train=()"], ["config.data.train=()", "records:DIR"]),
     "missing data": (

@@ -98,6 +98,10 @@ def test_sharded_init_holds_the_same_numbers(abstract):
         (("mlp/kernel", (None, None, "model")), "'model' is not an axis.*data, fsdp, tensor"),
         (("mlp/kernel", ("fsdp", None, None)), "3 does not divide into 4 parts"),
         (("mlp/(", (None,)), "not a regular expression"),
+        (("mlp/kernel", (None, "data", "data")), "two dimensions over 'data'; use each axis once"),
+        (("mlp/kernel", (None, ("fsdp", "data"), "fsdp")), "two dimensions over 'fsdp'"),
+        (("mlp/kernel", (None, 4, None)), "4 is no entry for a dimension"),
+        (("mlp/kernel", (None, ("data", None), None)), "is no entry for a dimension"),
     ],
 )
 def test_rules_that_do_not_fit(abstract, rule, message):

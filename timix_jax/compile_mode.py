@@ -4,6 +4,7 @@ python -m timix_jax.main --config=configs/vitb16.py --mode=compile --topology=v5
 """
 
 import dataclasses
+import math
 import re
 import tempfile
 import time
@@ -17,8 +18,8 @@ from ml_collections import ConfigDict
 from timix_jax import experiment, hlo, info
 from timix_jax.config import complete
 from timix_jax.errors import UserError
-from timix_jax.flops import peak_flops
 from timix_jax.info_mode import vocabulary
+from timix_jax.parallel.mesh import batch_shards
 from timix_jax.parallel.sharding import with_shardings
 from timix_jax.progress import format_quantity
 from timix_jax.step_programs import run_programs
@@ -33,6 +34,7 @@ class Compiled:
       arguments, temporaries: bytes on a chip: state and batch; what the step needs beside them.
       peak: bytes on a chip at the worst moment.
       hbm: bytes of a chip; None where the kind is unknown.
+      rows: examples of the global batch on a chip.
       flops: analytic FLOPs of a step and chip, without rematerialised passes.
       peak_flops: bfloat16 FLOP/s of a chip.
       seconds: of compilation, lowering included.
@@ -42,6 +44,7 @@ class Compiled:
     chips: int
     mesh: dict[str, int]
     batch_size: int
+    rows: int
     parameters: int
     arguments: int
     temporaries: int
@@ -75,24 +78,37 @@ def compile_for(
     del workdir
     if not topology:
         raise UserError(f"--mode=compile needs --topology, such as {EXAMPLES}")
-    if step_time < 0:
+    if not 0 <= step_time < math.inf:
         raise UserError(f"--step_time={step_time}: give seconds a step")
-    compiled = compile_step(complete(config), topology)
+    config = complete(config)
+    compiled = compile_step(config, topology)
     print(report(compiled, step_time))
     if not compiled.fits:
         raise UserError(
             f"--topology={topology}: the step takes {info.format_bytes(compiled.peak)} of a chip's "
-            f"{info.format_bytes(compiled.hbm or 0)}; {MENDS}"
+            f"{info.format_bytes(compiled.hbm or 0)}; {mends(config, compiled.chips)}"
         )
 
 
 _OUT_OF_MEMORY = re.compile(
     r"Used ([\d.]+\w+) of ([\d.]+\w+) hbm|temporaries \(([\d.]+\w+)\) exceeds available HBM \(([\d.]+\w+)\)"
 )
-MENDS = (
-    "lower config.train.batch_size, or set config.train.accumulate=2, config.model.remat='full', or "
-    "config.mesh.fsdp above 1"
-)
+
+
+def mends(config: ConfigDict, devices: int) -> str:
+    """What makes a step smaller, of what the configuration does not do yet."""
+    ways = [
+        "config.train.accumulate=2"
+        if config.train.accumulate == 1
+        else "a higher config.train.accumulate"
+    ]
+    if config.model.remat != "full":
+        ways.append("config.model.remat='full'")
+    if config.contrastive.method == "dense":
+        ways.append("config.contrastive.method='ring'")
+    if config.mesh.fsdp < devices:
+        ways.append(f"config.mesh.fsdp={devices}")
+    return f"lower config.train.batch_size, or set {', or '.join(ways)}"
 
 
 def compile_step(config: ConfigDict, topology: str) -> Compiled:
@@ -121,7 +137,8 @@ def compile_step(config: ConfigDict, topology: str) -> Compiled:
             raise
         needed, there = (figure for figure in used.groups() if figure)
         raise UserError(
-            f"--topology={topology}: the step takes {needed}iB of the {there}iB that a chip leaves to it; {MENDS}"
+            f"--topology={topology}: the step takes {needed}iB of the {there}iB that a chip leaves to it;"
+            f" {mends(config, len(devices))}"
         ) from error
     seconds = time.monotonic() - start
     memory = program.memory_analysis()
@@ -130,6 +147,7 @@ def compile_step(config: ConfigDict, topology: str) -> Compiled:
         chips=len(devices),
         mesh=dict(layout.mesh.shape),
         batch_size=config.train.batch_size,
+        rows=config.train.batch_size // batch_shards(layout.mesh),
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
@@ -140,7 +158,7 @@ def compile_step(config: ConfigDict, topology: str) -> Compiled:
         + memory.generated_code_size_in_bytes,
         hbm=hbm_bytes(devices[0]),
         flops=plan.step_flops() / len(devices),
-        peak_flops=peak_flops(devices[0]),
+        peak_flops=plan.peak_flops,
         collectives=tuple(hlo.collectives(text)),
         seconds=seconds,
     )
@@ -160,10 +178,14 @@ def report(compiled: Compiled, step_time: float = 0.0) -> str:
     """What `compile_for` prints."""
     c = compiled
     axes = ", ".join(f"{axis} {size}" for axis, size in c.mesh.items())
-    share = f" of {info.format_bytes(c.hbm)}: {c.peak / c.hbm:.0%}" if c.hbm else ""
+    share = (
+        f" of {info.format_bytes(c.hbm)}: {c.peak / c.hbm:.0%}"
+        if c.hbm
+        else "; the chip's memory is not known"
+    )
     lines = [
         f"slice           {c.topology}: {c.chips} chips; mesh {axes}",
-        f"global batch    {c.batch_size:,}, {c.batch_size / c.chips:g} a chip",
+        f"global batch    {c.batch_size:,}, {c.rows:,} a chip",
         f"parameters      {format_quantity(c.parameters, '')}",
         f"state and batch {info.format_bytes(c.arguments)} a chip",
         f"temporaries     {info.format_bytes(c.temporaries)} a chip",
@@ -205,7 +227,10 @@ def collective_table(collectives: Sequence[hlo.Collective]) -> str:
 def purpose(collective: hlo.Collective) -> str:
     """What a collective is for, by the operation that it comes from."""
     source, kind = collective.source, collective.kind
-    if "partner_exchange" in source or collective.mirrors:
+    passed_on = source.endswith(
+        "ppermute"
+    )  # by a ring, which mirrors, too, where it is of two devices
+    if "partner_exchange" in source or (collective.mirrors and not passed_on):
         return "mixing partners"
     if "pair_sums" in source:
         return "contrastive loss"

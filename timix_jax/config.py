@@ -39,6 +39,7 @@ _AT_LEAST = {
     "seed": 0,
     "data.threads": 1,
     "data.processes": -1,
+    "data.vocab_size": 64,
     "model.embed_dim": 1,
     "model.image.size": 1,
     "model.image.patch": 1,

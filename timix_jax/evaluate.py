@@ -107,7 +107,9 @@ def _evaluate(config: ConfigDict, path: epath.Path, part: str, watch: Phases) ->
         )
     with watch(phases.INITIAL_STATE) as phase:
         abstract = jax.eval_shape(model.init, jax.random.key(0))
-        abstract = with_shardings(abstract, layout.shardings(abstract))
+        with located("config.mesh: "):
+            shardings = layout.shardings(abstract)
+        abstract = with_shardings(abstract, shardings)
         params = checkpointing.restore_params(path, abstract, part=part)
         phase.detail = f"{part} of {path}"
         _check_same_model(config, path)

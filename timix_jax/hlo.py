@@ -20,6 +20,11 @@ _ARRAY = re.compile(r"\b(pred|[sufc]\d+|bf16|f8\w*)\[([\d,]*)\]")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _PAIRS = re.compile(r"source_target_pairs=\{([{}\d,]*)\}")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
+# The partitioner gives each of its collectives a channel; those that a program writes itself, in shard_map, share this.
+_WRITTEN = "1"
+# TPU programs hold a collective that overlaps with computation in pieces: a start, any number in between, and an end.
+_BETWEEN = "async_collective_fusion"
+_END = re.compile(r"^\s+(?:ROOT )?%?async-collective-done[\w.\-]* = .*calls=%?([\w.\-]+)")
 
 
 class Collective(NamedTuple):
@@ -61,6 +66,9 @@ def collectives(text: str) -> list[Collective]:
     """
     computations, entry = _computations(text)
     runs = _runs(computations, entry)
+    ends = {
+        end[1] for lines in computations.values() for line in lines if (end := _END.match(line))
+    }
     found: dict[str, Collective] = {}
     for name, lines in computations.items():
         for number, line in enumerate(lines):
@@ -76,8 +84,11 @@ def collectives(text: str) -> list[Collective]:
                 source[1] if source else "",
                 _pairs(line),
             )
-            # TPU programs hold one collective several times, as the pieces of what overlaps with computation.
-            key = channel[1] if channel else f"{name}:{number}"
+            key = channel[1] if channel else _WRITTEN
+            if key == _WRITTEN:
+                if name.startswith(_BETWEEN) or name in ends:
+                    continue
+                key = f"{name}:{number}"
             found[key] = max(found.get(key, one), one, key=lambda each: each.runs)
     return list(found.values())
 

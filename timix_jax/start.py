@@ -14,7 +14,9 @@ from timix_jax.checkpointing import Checkpointer
 from timix_jax.data.sources import describe_sources
 from timix_jax.errors import UserError, located
 from timix_jax.experiment import Experiment
+from timix_jax.experiment.checks import within_shard
 from timix_jax.models.position_embeddings import fit_position_embeddings
+from timix_jax.parallel.mesh import batch_shards
 from timix_jax.parallel.sharding import with_shardings
 from timix_jax.train_state import TrainState
 
@@ -33,6 +35,7 @@ def initial_state(experiment: Experiment, checkpointer: Checkpointer) -> tuple[T
     step = checkpointer.latest_valid()
     if step is not None:
         _check_same_data(experiment, step, checkpointer)
+        _warn_of_other_partners(experiment, checkpointer.read_meta(step))
         state, _ = checkpointer.restore(step, with_shardings(abstract, shardings))
         logging.info("resumed from checkpoint %d in %s", step, checkpointer.directory)
         return state, True
@@ -74,6 +77,16 @@ def _check_same_data(experiment: Experiment, step: int, checkpointer: Checkpoint
         raise UserError(
             f"tokenizer.json beside {checkpointer.directory} is not the tokenizer of checkpoint {step}: delete it, and"
             " it is taken from there"
+        )
+
+
+def _warn_of_other_partners(experiment: Experiment, meta: dict[str, Any]) -> None:
+    there, now = meta.get("batch_shards"), batch_shards(experiment.mesh)
+    if within_shard(experiment.config) and there not in (None, now):
+        logging.warning(
+            "config.mix.options.%s.within_shard=True: images are mixed within %d shards of the batch now and were"
+            " within %d before, so that the losses are not those of a run that stayed there",
+            *(experiment.config.mix.mixer, now, there),
         )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 
 import jax
@@ -35,9 +36,14 @@ def slice_devices(name: str) -> list[jax.Device]:
     """
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
+    # libtpu dies of slices with a side of 0.
+    if not re.fullmatch(r"\w+:[1-9]\d*(x[1-9]\d*)*", name):
+        raise UserError(f"--topology={name!r}: give a slice such as {EXAMPLES}")
+    # The two cores of a v4 chip are one device to JAX.
+    options = {"chip_config_name": "megacore"} if name.startswith("v4:") else {}
     try:
         with _quiet():
-            topology = topologies.get_topology_desc(platform="tpu", topology_name=name)
+            topology = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
     except Exception as error:
         cause = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
         raise UserError(

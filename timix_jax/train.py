@@ -25,6 +25,7 @@ from timix_jax.experiment import Experiment
 from timix_jax.finite_check import FiniteCheck
 from timix_jax.metrics import RESULTS_FILE, MetricsWriter, write_results
 from timix_jax.parallel.device_batches import DeviceBatches
+from timix_jax.parallel.mesh import batch_shards
 from timix_jax.peak_memory import peak_memory
 from timix_jax.phases import Phases
 from timix_jax.preemption import Preemption, stopped_line
@@ -172,7 +173,11 @@ class Loop:
         self._programs = run_programs(run)
         self._saved: int | None = None
         self.preempted = False
-        self._meta = {"config": flatten(run.config), "tokenizer": run.tokenizer.to_json()}
+        self._meta = {
+            "config": flatten(run.config),
+            "tokenizer": run.tokenizer.to_json(),
+            "batch_shards": batch_shards(run.mesh),
+        }
 
     def run(self, state: TrainState, preemption: Preemption) -> TrainState:
         """Trains to the last step, or to the one at which it is to end early; the state given is consumed."""

@@ -12,7 +12,7 @@ from timix_jax.data.augment import Augment
 from timix_jax.errors import UserError, located
 from timix_jax.evaluators import evaluator_class
 from timix_jax.experiment.data import uses_regions
-from timix_jax.experiment.losses import build_pair_loss, check_teacher
+from timix_jax.experiment.losses import build_pair_loss, check_teacher, check_weights
 from timix_jax.experiment.model import abstract_params, build_layout, build_model
 from timix_jax.mixing.fraction import select_rows
 from timix_jax.parallel.layout import Layout
@@ -59,6 +59,7 @@ def check_shapes(config: ConfigDict, devices: Sequence[jax.Device] | None = None
     params = abstract_params(build_model(config, vocab_size=1, pad_id=0))
     with located("config.mesh: "):
         layout.shardings(params)
+    check_weights(config)
     check_teacher(config)
     build_pair_loss(config, None)
     return layout
@@ -77,18 +78,37 @@ def _check_rows(config: ConfigDict, mesh: Mesh) -> None:
                 f"{field}={rows}: does not divide into config.train.accumulate={parts} parts on each of {shards} "
                 f"devices; use a multiple of {shards * parts}"
             )
-    mix = config.mix
-    if mix.mixer == "none" or not 0 < mix.fraction < 1:
+    _check_mixed_rows(config, shards)
+
+
+def within_shard(config: ConfigDict) -> bool:
+    """Whether images are mixed with those of the same device only."""
+    return bool(config.mix.options.get(config.mix.mixer, {}).get("within_shard", False))
+
+
+def _check_mixed_rows(config: ConfigDict, shards: int) -> None:
+    """The mixed rows divide as the batch does, and each has another one to be paired with."""
+    mix, parts, batch_size = config.mix, config.train.accumulate, config.train.batch_size
+    if mix.mixer == "none" or not 0 < mix.fraction <= 1:
         return
-    if mix.fraction * config.train.batch_size < 2:
+    if batch_size < 2:
         raise UserError(
-            f"config.mix.fraction={mix.fraction}: not two of {config.train.batch_size} images, and one has no partner; "
-            f"give at least {2 / config.train.batch_size:g}"
+            f"config.train.batch_size={batch_size}: one image has no partner to be mixed with; give at least 2, or"
+            " set config.mix.mixer='none'"
         )
-    if mix.placement == "extra":
-        rows = len(select_rows(config.train.batch_size, mix.fraction))
-        if rows % (shards * parts):
-            raise UserError(
-                f"config.mix.fraction={mix.fraction}: {rows} of {config.train.batch_size} images do not divide over "
-                f"{shards} devices × {parts} parts; choose a share that gives a multiple of {shards * parts}"
-            )
+    if mix.fraction * batch_size < 2:
+        raise UserError(
+            f"config.mix.fraction={mix.fraction}: not two of {batch_size} images, and one has no partner; "
+            f"give at least {2 / batch_size:g}"
+        )
+    rows = len(select_rows(batch_size, mix.fraction)) if mix.placement == "extra" else batch_size
+    if rows % (shards * parts):
+        raise UserError(
+            f"config.mix.fraction={mix.fraction}: {rows} of {batch_size} images do not divide over "
+            f"{shards} devices × {parts} parts; choose a share that gives a multiple of {shards * parts}"
+        )
+    if within_shard(config) and rows // shards < 2:
+        raise UserError(
+            f"config.mix.options.{mix.mixer}.within_shard=True: {rows} mixed images over {shards} devices leave each of"
+            " them one, which has no partner there; set it to False, or raise config.train.batch_size"
+        )

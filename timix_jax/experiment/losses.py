@@ -74,6 +74,23 @@ def build_objectives(
     return objectives
 
 
+def check_weights(config: ConfigDict) -> None:
+    """Raises a UserError for a weight that would do nothing."""
+    mix, itc = config.mix, config.loss.itc.weight
+    if mix.mixer == "none":
+        return
+    if not mix.weight:
+        raise UserError(
+            f"config.mix.weight=0 with config.mix.mixer={mix.mixer!r}: mixed images would train nothing; set"
+            " config.mix.mixer='none'"
+        )
+    if mix.placement == "replace" and itc not in (0, 1):
+        raise UserError(
+            f"config.loss.itc.weight={itc}: with config.mix.placement='replace' the mixed images' loss takes its place;"
+            " set config.mix.weight in its stead"
+        )
+
+
 def check_objectives(objectives: Sequence[Objective], total_steps: int) -> None:
     """Raises a UserError where nothing is trained, or nothing any more at the end."""
     if not objectives:

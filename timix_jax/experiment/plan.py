@@ -5,18 +5,24 @@ import functools
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from timix_jax import flops, train_state
-from timix_jax.experiment.checks import check_settings, nominal_steps
-from timix_jax.experiment.losses import build_objectives, step_flops, training_flops
+from timix_jax import flops, schedule, train_state
+from timix_jax.errors import UserError, located
+from timix_jax.experiment.checks import NOMINAL_STEPS, check_settings, nominal_steps
+from timix_jax.experiment.losses import (
+    build_objectives,
+    check_objectives,
+    step_flops,
+    training_flops,
+)
 from timix_jax.experiment.model import abstract_params, build_model
 from timix_jax.experiment.optimizer import build_optimizer
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.objectives import Objective
+from timix_jax.objectives.base import objectives_at
 from timix_jax.parallel.layout import Layout
 from timix_jax.schedule import Schedule
 
@@ -72,8 +78,8 @@ class Plan:
         return jax.eval_shape(self.create_state, jax.random.key(0))
 
     def step_flops(self) -> float:
-        """Analytic FLOPs of one step over all devices, before mixing ends."""
-        return step_flops(self.config, self.model, self.objectives)
+        """Analytic FLOPs of the first step over all devices."""
+        return step_flops(self.config, self.model, objectives_at(self.objectives, 0))
 
     def training_flops(self, start: int, stop: int) -> float:
         """Analytic FLOPs of the steps ``start`` to ``stop - 1``, over all devices."""
@@ -104,10 +110,29 @@ def build_plan(
     return Plan(config, layout, model, objectives, optimizer, rate)
 
 
+def training_steps(config: ConfigDict, to_steps: Callable[..., int]) -> int:
+    """Length of the training; ``to_steps`` is given a duration and its ``field``."""
+    total = to_steps(config.train.duration, field="config.train.duration")
+    if total < 1:
+        raise UserError(f"config.train.duration={config.train.duration!r}: give at least 1 step")
+    return total
+
+
+def build_schedule(config: ConfigDict, total_steps: int, to_steps: Callable[..., int]) -> Schedule:
+    """The learning rate of ``config.optim`` over a training of so many steps."""
+    o = config.optim
+    warmup = to_steps(o.warmup, field="config.optim.warmup")
+    with located("config.optim."):
+        return schedule.warmup_cosine(o.lr, total_steps, warmup, o.start_lr, o.end_lr)
+
+
 def nominal_plan(config: ConfigDict, layout: Layout, *, vocab_size: int) -> Plan:
-    """The plan of a complete configuration whose data are not there: durations are nominal, the rate is constant."""
+    """The plan of a complete configuration whose data are not there: durations are nominal."""
     check_settings(config)
-    rate = lambda step: jnp.asarray(config.optim.lr, jnp.float32)
-    return build_plan(
-        config, layout, vocab_size=vocab_size, pad_id=0, to_steps=nominal_steps(config), rate=rate
-    )
+    to_steps = nominal_steps(config)
+    # A nominal epoch may be shorter than the data's: a warm-up that seems too long need not be.
+    warmup = to_steps(config.optim.warmup, field="config.optim.warmup")
+    rate = build_schedule(config, max(training_steps(config, to_steps), warmup), to_steps)
+    plan = build_plan(config, layout, vocab_size=vocab_size, pad_id=0, to_steps=to_steps, rate=rate)
+    check_objectives(plan.objectives, NOMINAL_STEPS)
+    return plan

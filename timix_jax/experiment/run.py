@@ -17,7 +17,7 @@ from timix_jax.data.pipeline import make_train_iterator
 from timix_jax.data.sources import Source
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.data.train_iterator import TrainIterator
-from timix_jax.errors import UserError, located
+from timix_jax.errors import located
 from timix_jax.experiment.checks import check_shapes
 from timix_jax.experiment.data import (
     build_tokenizer,
@@ -26,7 +26,7 @@ from timix_jax.experiment.data import (
     uses_regions,
 )
 from timix_jax.experiment.losses import check_objectives
-from timix_jax.experiment.plan import Plan, build_plan
+from timix_jax.experiment.plan import Plan, build_plan, build_schedule, training_steps
 from timix_jax.objectives import Objective
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.parallel.mesh import own_rows
@@ -101,25 +101,15 @@ def build(config: ConfigDict, *, tokenizer: Tokenizer | None = None) -> Experime
     to_steps = functools.partial(
         schedule.steps, batch_size=config.train.batch_size, examples=examples
     )
-    total = to_steps(config.train.duration, field="config.train.duration")
-    if total < 1:
-        raise UserError(f"config.train.duration={config.train.duration!r}: give at least 1 step")
+    total = training_steps(config, to_steps)
     within = functools.partial(to_steps, total_steps=total)
-    with located("config.optim."):
-        rate = schedule.warmup_cosine(
-            config.optim.lr,
-            total,
-            within(config.optim.warmup, field="config.optim.warmup"),
-            config.optim.start_lr,
-            config.optim.end_lr,
-        )
     plan = build_plan(
         config,
         layout,
         vocab_size=tokenizer.vocab_size,
         pad_id=tokenizer.pad_id,
         to_steps=within,
-        rate=rate,
+        rate=build_schedule(config, total, within),
     )
     check_objectives(plan.objectives, total)
     _warn_of_untrained_scores(config, plan.objectives)

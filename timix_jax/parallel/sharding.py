@@ -89,7 +89,7 @@ def spec_of(
         for text, axis in TENSOR_AXES:
             if _pattern(text).fullmatch(name):
                 axes[axis] = "tensor"
-                _check_fit(name, shape, (text, tuple(axes)), mesh)
+                _check_tensor(name, shape[axis], mesh)
     parts = mesh.shape["fsdp"]
     if parts > 1 and np.prod(shape) >= small:
         stacked = re.fullmatch(STACKED, name) is not None
@@ -107,8 +107,17 @@ def _pattern(text: str) -> re.Pattern[str]:
     return compile_pattern(f"(?:.*/)?(?:{text})", "sharding rule")
 
 
+def _check_tensor(name: str, size: int, mesh: Mesh) -> None:
+    parts = mesh.shape["tensor"]
+    if size % parts:
+        what = "heads" if "attention" in name else "hidden units"
+        raise UserError(
+            f"tensor={parts}: the {size} {what} of {name} do not divide into {parts} parts; use a divisor of {size}"
+        )
+
+
 def _check_fit(name: str, shape: tuple[int, ...], rule: Rule, mesh: Mesh) -> None:
-    """Raises a UserError unless the rule's axes exist and divide the dimensions of the array."""
+    """Raises a UserError unless the rule's axes exist, each once, and divide the dimensions of the array."""
     pattern, axes = rule
     what = f"sharding rule {pattern!r} → {axes}"
     if len(axes) != len(shape):
@@ -116,8 +125,14 @@ def _check_fit(name: str, shape: tuple[int, ...], rule: Rule, mesh: Mesh) -> Non
             f"{what}: {name} has shape {tuple(shape)}; give one entry for each of its {len(shape)} "
             "dimensions"
         )
+    used: list[str] = []
     for size, axis in zip(shape, axes, strict=True):
         names = () if axis is None else (axis,) if isinstance(axis, str) else axis
+        if not isinstance(names, (tuple, list)) or not all(isinstance(n, str) for n in names):
+            raise UserError(
+                f"{what}: {axis!r} is no entry for a dimension; give the name of a mesh axis, a tuple of names, or None"
+            )
+        used += names
         unknown = [each for each in names if each not in mesh.shape]
         if unknown:
             raise UserError(
@@ -129,6 +144,9 @@ def _check_fit(name: str, shape: tuple[int, ...], rule: Rule, mesh: Mesh) -> Non
                 f"{what}: {name} has shape {tuple(shape)}, and {size} does not divide into {parts} "
                 "parts; use None there or a smaller mesh axis"
             )
+    twice = [each for each in mesh.shape if used.count(each) > 1]
+    if twice:
+        raise UserError(f"{what}: cuts two dimensions over {twice[0]!r}; use each axis once")
 
 
 def with_shardings(abstract_tree: Any, shardings: Any) -> Any:
