@@ -22,7 +22,7 @@ read_patience
 [[ -n $(flag_value config "$@") ]] || die "--config=FILE is missing, such as --config=configs/demo.py"
 
 children=()
-# Once: a second SIGTERM could cut off what the first one has them save.
+# Once, and not cut short by a second signal: it could end this script, and with it what the first one has them save.
 stop() { # SECONDS
   local told=("${children[@]}")
   children=()
@@ -32,8 +32,8 @@ stop() { # SECONDS
 }
 # Behind a failure there is nothing to save: they find it by themselves, or stand still.
 trap 'stop $((patience < 120 ? patience : 120))' EXIT
-trap 'stop "$patience"; exit 130' INT
-trap 'stop "$patience"; exit 143' TERM
+trap 'trap "" INT TERM; stop "$patience"; exit 130' INT
+trap 'trap "" INT TERM; stop "$patience"; exit 143' TERM
 
 for ((process = 0; process < processes; process++)); do
   command=("${PYTHON:-python}" -m timix_jax.main "--coordinator=127.0.0.1:$port"

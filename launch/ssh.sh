@@ -28,7 +28,8 @@ port=${PORT:-12355}
 read_patience
 pid_file=/tmp/timix_jax-${NAME:-run}.pid
 [[ ${NAME:-run} =~ ^[A-Za-z0-9_.-]+$ ]] || die "NAME='$NAME': letters, digits, '.', '_' and '-'"
-stop_command="test ! -s $pid_file || kill \"\$(cat $pid_file)\""
+# The number may be another program's by now.
+stop_command="test ! -s $pid_file || { pid=\$(cat $pid_file); ! grep -qs launch/worker.sh /proc/\$pid/cmdline || kill \$pid; }"
 
 children=()
 stop_all() {

@@ -34,6 +34,8 @@ shift 2
 [[ -n ${ZONE:-} ]] || die "ZONE is not set, such as ZONE=us-west4-a"
 read_patience
 tries=${TRIES:-3} poll=${POLL:-30} asks=120
+[[ $tries =~ ^[1-9][0-9]*$ ]] || die "TRIES='$tries': give a number"
+[[ $poll =~ ^[0-9]+$ ]] || die "POLL='$poll': give a number of seconds"
 where=("--zone=$ZONE" ${PROJECT:+"--project=$PROJECT"})
 queued=(gcloud compute tpus queued-resources)
 vm=(gcloud compute tpus tpu-vm)
@@ -117,15 +119,17 @@ VIRTUAL_ENV=.venv python3 -m uv pip install --quiet --editable ".[tpu,gcs]"'
 
 # What a lost connection has left is stopped first: two runs must not share a working folder.
 # shellcheck disable=SC2016 # expanded on the workers
-stop_command='cd timix_jax && if test -s run.pid; then pid=$(cat run.pid); kill "$pid" 2>/dev/null
-while kill -0 "$pid" 2>/dev/null; do sleep 1; done; rm -f run.pid; fi'
+# The number may be another program's by now.
+stop_command='cd timix_jax && if test -s run.pid; then pid=$(cat run.pid)
+if grep -qs launch/worker.sh "/proc/$pid/cmdline"; then kill "$pid" 2>/dev/null
+while kill -0 "$pid" 2>/dev/null; do sleep 1; done; fi; rm -f run.pid; fi'
 
 train() {
   local flags=(--distributed=on) wait
   wait=$(longer_wait "$@")
   flags+=(${wait:+"$wait"})
   # Compiled once, read by every worker and after every preemption.
-  [[ -n $(flag_value compile_cache "$@") ]] || flags+=("--compile_cache=${workdir%/}/compiled")
+  [[ -n $(flag_value compile_cache "$@") ]] || flags+=("--compile_cache=$workdir/compiled")
   on_all_workers "$stop_command; echo \$\$ > run.pid; export STOP_WAIT=$patience PYTHON=.venv/bin/python
 exec launch/worker.sh $(quoted "${flags[@]}" "$@")"
 }
@@ -190,6 +194,10 @@ case $command in
   run | train)
     require_run_flags "$@"
     workdir=$(flag_value workdir "$@")
+    workdir=${workdir%/}
+    mode=$(flag_value mode "$@")
+    [[ $command == train || ${mode:-train} == train ]] ||
+      die "--mode=$mode: run goes on until a training has finished; give it to: $0 train $name"
     [[ $workdir == gs://?* ]] || die "--workdir=$workdir: the workers share no disk; give gs://BUCKET/FOLDER"
     "$command" "$@"
     ;;

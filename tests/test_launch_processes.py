@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from launch_scripts import LAUNCH, environment, executable, launch, wait_for
@@ -101,6 +102,22 @@ def test_local_stops_all_and_waits_until_they_have_saved(tmp_path, stand_in, sen
     assert {p.name for p in tmp_path.glob("saved-*")} == {"saved-0", "saved-1"}
 
 
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.usefixtures("interruptible")
+def test_local_told_twice_waits_all_the_same(tmp_path, stand_in, sent, code):
+    process = subprocess.Popen(
+        ["bash", str(LAUNCH / "local.sh"), "2", "--config=a.py"],
+        env=environment(stand_in("time.sleep(60)")),
+    )
+    for index in range(2):
+        wait_for(tmp_path / f"started-{index}")
+    process.send_signal(sent)
+    time.sleep(0.1)  # the children take 0.3 s to save
+    process.send_signal(sent)
+    assert process.wait(timeout=30) == code
+    assert {p.name for p in tmp_path.glob("saved-*")} == {"saved-0", "saved-1"}
+
+
 FROZEN = "import os; os.kill(os.getpid(), signal.SIGSTOP)"  # as of a machine that hangs
 
 
@@ -129,6 +146,12 @@ def test_local_all_finish(stand_in):
 def test_worker_tells_finished_from_preempted(tmp_path, stand_in, body, code):
     done = launch(["worker.sh", "--config=a.py", f"--workdir={tmp_path}"], stand_in(body))
     assert done.returncode == code
+
+
+def test_worker_in_another_mode_has_finished_when_its_program_has(tmp_path, stand_in):
+    flags = ["--config=a.py", f"--workdir={tmp_path}", "--mode=eval"]
+    assert launch(["worker.sh", *flags], stand_in("pass")).returncode == 0
+    assert launch(["worker.sh", *flags], stand_in("sys.exit(2)")).returncode == 2
 
 
 def test_worker_told_to_stop_before_anything_could_be_saved(tmp_path, stand_in):
@@ -201,3 +224,16 @@ def test_ssh_stop_lets_the_workers_save(hosts, stand_in):
     assert launch(["ssh.sh", "stop"], settings).returncode == 0
     assert process.wait(timeout=30) == 75
     assert (hosts / "saved-0").exists()
+
+
+def test_ssh_stop_leaves_another_program_of_that_number_alone(hosts, stand_in):
+    settings = run_by_ssh(hosts, stand_in("pass"))
+    with subprocess.Popen(["sleep", "60"]) as another:
+        left = Path(f"/tmp/timix_jax-{hosts.name}.pid")
+        left.write_text(str(another.pid))
+        try:
+            assert launch(["ssh.sh", "stop"], settings).returncode == 0
+            assert another.poll() is None
+        finally:
+            left.unlink()
+            another.kill()

@@ -41,7 +41,7 @@ case "$*" in
     log create; echo ACTIVE > {state} ;;
   *"queued-resources delete"*) log delete; rm {state} ;;
   *"tpu-vm scp"*) log copy ;;
-  *"tpu-vm ssh"*worker.sh*) log train; {tmp_path}/train ;;
+  *"tpu-vm ssh"*"exec launch/worker.sh"*) log train; {tmp_path}/train ;;
   *"tpu-vm ssh"*uv*) log install ;;
   *"tpu-vm ssh"*) log stop; touch {tmp_path}/stop ;;
   *) log "unknown: $*"; exit 1 ;;
@@ -75,6 +75,13 @@ def test_tpu_is_created_again_after_a_preemption(cloud):
     assert again.returncode == 0
     assert "finished" in again.stdout
     assert (cloud / "log").read_text().split() == log
+
+
+def test_a_workdir_that_ends_in_a_slash_is_found_finished(cloud):
+    run = [*RUN_TPU[:-1], "--workdir=gs://bucket/run/"]
+    done = launch(run, {"DRY_RUN": "1", **TPU})
+    asked = [line for line in done.stdout.splitlines() if line.startswith("gcloud storage ls")]
+    assert set(asked) == {"gcloud storage ls gs://bucket/run/results.json"}
 
 
 def test_a_program_that_fails_is_not_started_for_ever(cloud):

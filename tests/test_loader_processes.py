@@ -130,6 +130,15 @@ def test_a_process_knows_of_no_devices_and_gives_way(open_train):
     next(open_train([Reporting()], niceness=7))
 
 
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_what_stops_a_whole_service_is_for_the_caller(open_train, sent):
+    iterator = open_train([shapes_source()])
+    next(iterator)
+    for pid in worker_pids(iterator):
+        os.kill(pid, sent)
+    take(iterator, 20)
+
+
 def test_a_killed_process_is_named_at_once(open_train):
     iterator = open_train([shapes_source()])
     next(iterator)

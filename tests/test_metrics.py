@@ -124,6 +124,12 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+def test_results_that_cannot_be_written_are_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"file/results\.json cannot be written \(File exists\)"):
+        write_results(tmp_path / "file" / "results.json", {"r": 1.0})
+
+
 def test_results_are_whole_or_untouched(tmp_path):
     path = tmp_path / "run" / "results.json"
     write_results(path, {"heldout/i2t_r1": np.float64(0.125), "n": 500, "auc": float("nan")})

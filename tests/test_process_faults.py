@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+from places import Places
 from process_runs import SMALL, Run, assert_codes
 from tiny_run import assert_same_run, write_config
 
@@ -65,6 +66,62 @@ def test_processes_with_other_settings(recipe, tmp_path, mode):
     assert not (tmp_path / "run").exists()
 
 
+def test_processes_in_other_modes(recipe, tmp_path):
+    flags = [["--mode=train"], ["--mode=info"]]
+    ended = Run(recipe, tmp_path / "run", processes=2, devices=1, flags=flags).wait()
+    assert_codes(ended, [2, 2])
+    for lines in errors(ended):
+        assert (
+            "process 1 was started with --mode=info, devices=1, process 0 with --mode=train"
+            in lines[0]
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_is_a_file_is_a_mistake_on_several_processes_too(recipe, tmp_path):
+    (tmp_path / "run").write_text("")
+    ended = Run(recipe, tmp_path / "run", processes=2, devices=1).wait()
+    assert_codes(ended, [2, 2])
+    for lines in errors(ended):
+        assert f"--workdir={tmp_path / 'run'} is a file: choose a folder" in lines[0]
+
+
+def test_a_save_that_fails_on_one_process_ends_both_with_the_cause(recipe, tmp_path):
+    """The other one stands in Orbax's barrier, whose time limit is ten minutes."""
+    limit = ["bash", "-c", 'ulimit -f 3; exec "$@"', "bash"]  # KiB a file, the log too
+    begin = time.monotonic()
+    run = Run(
+        recipe, tmp_path / "run", processes=2, devices=1, places=Places([[], limit], "127.0.0.1")
+    )
+    ended = run.wait()
+    assert_codes(ended, [1, 1])
+    assert time.monotonic() - begin < 300
+    (line,) = errors(ended)[0]
+    said = f"process 1 has stopped: checkpoint 2 could not be saved to {tmp_path / 'run'}"
+    assert line.startswith(f"error in process 0: {said}")
+    assert "File too large" in line
+
+
+def test_sigterm_ends_an_evaluation_at_once(tmp_path):
+    sets = ("val=slow:?examples=48&size=16&captions=2&seed=1",)
+    recipe = write_recipe(tmp_path / "recipe.py", eval__sets=sets, train__duration="2 steps")
+    assert_codes(Run(recipe, tmp_path / "run", processes=2, devices=1).wait(), [0, 0])
+    run = Run(
+        recipe,
+        tmp_path / "run",
+        processes=2,
+        devices=1,
+        flags=["--mode=eval"],
+        environment={"READ_MS": "5000"},
+    )
+    run.wait_for(lambda: "restoring the initial state: " in run.ended()[0].err)
+    for process in run.processes:
+        process.send_signal(signal.SIGTERM)
+    begin = time.monotonic()
+    assert_codes(run.wait(), [-signal.SIGTERM, -signal.SIGTERM])
+    assert time.monotonic() - begin < 60  # reading takes two minutes
+
+
 def test_a_reader_that_fails_and_a_process_that_is_killed(recipe, tmp_path):
     whole, workdir = tmp_path / "whole", tmp_path / "run"
     ended = Run(recipe, whole, processes=2, devices=1).wait()
@@ -92,6 +149,8 @@ def test_a_reader_that_fails_and_a_process_that_is_killed(recipe, tmp_path):
     )  # by Gloo's broken connection, or by JAX's heartbeats
     assert "Connection" in ended[0].err or "task" in ended[0].err, ended[0].err
     assert latest(workdir) >= 4
+    for file in ("config.json", "tokenizer.json"):
+        (workdir / file).unlink()  # the checkpoint has both
     ended = Run(recipe, workdir, processes=2, devices=1).wait()
     assert_codes(ended, [0, 0])
     assert_same_run(workdir, whole, STEPS, parts=("params", "opt_state"))

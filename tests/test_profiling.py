@@ -40,13 +40,16 @@ def test_windows_that_are_none(text, words):
     assert "\n" not in str(caught.value)
 
 
-def test_windows():
+def test_windows(tmp_path):
     assert parse_window("") is None
     assert parse_window("10:15") == Window(10, 15)
-    check_window(None, 3)
-    check_window(Window(1, 3), 3)
+    check_window(None, 3, tmp_path)
+    check_window(Window(1, 3), 3, tmp_path)
     with pytest.raises(UserError, match=r"--profile=1:4.*after 3 steps"):
-        check_window(Window(1, 4), 3)
+        check_window(Window(1, 4), 3, tmp_path)
+    (tmp_path / "profile").write_text("")
+    with pytest.raises(UserError, match="profile is a file"):
+        check_window(Window(1, 3), 3, tmp_path)
 
 
 def test_a_run_traces_just_its_window(tmp_path, caplog):

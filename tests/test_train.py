@@ -262,6 +262,20 @@ def test_a_lost_tokenizer_is_that_of_the_checkpoint(whole, tmp_path, monkeypatch
     assert_same_run(workdir, whole[0], STEPS)
 
 
+def test_without_config_json_the_checkpoint_tells_the_configuration(whole, tmp_path):
+    workdir = copy_run(whole[0], tmp_path / "no_config")
+    (workdir / "config.json").unlink()
+    (workdir / "tokenizer.json").unlink()
+    before = sorted(path.name for path in workdir.iterdir())
+    with pytest.raises(
+        UserError, match=r"another configuration \(optim\.lr: 0\.001 there, 0\.5 now"
+    ):
+        train_and_evaluate(tiny_config(STEPS, optim__lr=0.5), str(workdir))
+    assert sorted(path.name for path in workdir.iterdir()) == before
+    train_and_evaluate(tiny_config(STEPS, log__every="2 steps"), str(workdir))
+    assert_same_run(workdir, whole[0], STEPS)
+
+
 def test_another_tokenizer_is_refused(whole, tmp_path):
     workdir = copy_run(whole[0], tmp_path / "other_words")
     other = train_tokenizer(["one two", "three"], vocab_size=64).to_json()

@@ -100,8 +100,8 @@ def test_lines_after_the_step_and_a_torn_last_line_are_dropped(tmp_path):
 
 def test_torn_lines_in_the_middle_and_broken_text_are_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b'{"step": 1}\n{"step": 2, "x\n\xff\xfe\n3\n{"step": 4}\n')
-    assert workdir.truncate_jsonl(path, 4) == 3
+    path.write_bytes(b'{"step": 1}\n{"step": 2, "x\n\xff\xfe\n3\n{"step": "x"}\n{"step": 4}\n')
+    assert workdir.truncate_jsonl(path, 4) == 4
     assert lines_of(path) == [{"step": 1}, {"step": 4}]
 
 

@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, for readers and after a crash."""
 
+import contextlib
 import os
 
 from etils import epath
@@ -30,5 +31,6 @@ def atomic_write_bytes(path: epath.PathLike, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error is the one to be told
+            temporary.unlink(missing_ok=True)
         raise

@@ -6,17 +6,25 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+from absl import logging
+from etils import epath
 
 _PREFIX = "/jax/compilation_cache/"
 _ASKED, _FOUND, _STORED = "compile_requests_use_cache", "cache_hits", "cache_misses"
 
 
 def use_cache(folder: str) -> None:
-    """Keeps compiled programs in ``folder``; not with several processes on CPUs.
+    """Keeps compiled programs in ``folder`` (``~`` is the home folder); not with several processes on CPUs.
 
     There JAX's keys differ from process to process and only the first one stores: it would run a stored program with
     the others' fresh ones, whose collectives come in another order. Gloo then ends them, or mixes up their data.
     """
+    folder = str(epath.Path(folder).expanduser())
+    if folder.startswith("~"):
+        logging.warning(
+            "no compile cache: there is no home folder for %s; see --compile_cache", folder
+        )
+        return
     if jax.process_count() > 1 and jax.default_backend() == "cpu":
         jax.config.update("jax_compilation_cache_dir", None)  # it may be set by a variable, too
         return

@@ -19,6 +19,7 @@ from timix_jax import experiment, hlo, info
 from timix_jax.config import complete
 from timix_jax.errors import UserError
 from timix_jax.info_mode import vocabulary
+from timix_jax.log import print_text
 from timix_jax.parallel.mesh import batch_shards
 from timix_jax.parallel.sharding import with_shardings
 from timix_jax.progress import format_quantity
@@ -82,7 +83,7 @@ def compile_for(
         raise UserError(f"--step_time={step_time}: give seconds a step")
     config = complete(config)
     compiled = compile_step(config, topology)
-    print(report(compiled, step_time))
+    print_text(report(compiled, step_time))
     if not compiled.fits:
         raise UserError(
             f"--topology={topology}: the step takes {info.format_bytes(compiled.peak)} of a chip's "

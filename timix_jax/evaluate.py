@@ -8,11 +8,12 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from timix_jax import checkpointing, experiment, phases
+from timix_jax import checkpointing, experiment, phases, processes
 from timix_jax.config import complete, flatten
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import UserError, located
 from timix_jax.evaluators import Evaluator
+from timix_jax.log import print_text
 from timix_jax.metrics import write_results
 from timix_jax.parallel.sharding import with_shardings
 from timix_jax.phases import Phases
@@ -84,11 +85,10 @@ def evaluate_checkpoint(config: ConfigDict, workdir: str) -> dict[str, float]:
     # A step folder lies in WORKDIR/checkpoints.
     folder = path.parent.parent if absolute(workdir) == path else epath.Path(workdir)
     target = folder / f"eval-{int(path.name)}.json"
-    if jax.process_index() == 0:
+    if processes.is_first():
+        print_text(format_results(measured))  # first: the file may not be writable
         write_results(target, _of_other_sets(target, evaluated=results) | results)
-    if jax.process_index() == 0:
-        print(format_results(measured))
-        print(f"written to {target}")
+        print_text(f"written to {target}")
     return results
 
 

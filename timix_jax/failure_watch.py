@@ -53,7 +53,8 @@ def shared_fate() -> Iterator[None]:
             print_error(f"process {process} has stopped: {cause}", jax.process_index())
             _exit(store, jax.process_index(), code)
         if not isinstance(error, UserError):
-            traceback.print_exc()
+            with contextlib.suppress(OSError):
+                traceback.print_exc()
         cause = " ".join(str(error).split())
         if not isinstance(error, UserError):
             cause = f"{type(error).__name__}: {cause[:300]}"
@@ -123,8 +124,9 @@ def _announced(store: Any) -> tuple[int, int, str] | None:
 
 def _exit(store: Any, me: int, code: int) -> None:
     """The first process goes last: JAX aborts those that lose it while they are still at something."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     if me:
         # A coordinator that is itself leaving may never answer.
         goodbye = threading.Thread(target=_say_goodbye, args=(store, me), daemon=True)

@@ -11,6 +11,7 @@ from timix_jax.config import complete, default_config, flatten
 from timix_jax.data.tokenizers import TRAINED, Tokenizer, load_tokenizer
 from timix_jax.errors import UserError
 from timix_jax.experiment import Plan
+from timix_jax.log import print_text
 from timix_jax.parallel.mesh import batch_sharding, batch_shards
 from timix_jax.parallel.paths import path_names
 from timix_jax.progress import format_quantity
@@ -30,7 +31,7 @@ def print_info(config: ConfigDict, workdir: str) -> None:
     """
     text = describe(complete(config), workdir)
     if processes.is_first():
-        print(text)
+        print_text(text)
 
 
 def describe(config: ConfigDict, workdir: str) -> str:

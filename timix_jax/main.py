@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 from absl import app, flags
-from etils import epath
 from ml_collections import config_flags
 
 from timix_jax import cluster, failure_watch, processes
@@ -23,6 +22,8 @@ from timix_jax.errors import UserError
 from timix_jax.flag_errors import check_given_once, flag_error
 from timix_jax.log import only_warnings, print_error, show_own_lines
 from timix_jax.phases import CONNECT
+from timix_jax.preemption import end_at_sigterm
+from timix_jax.shared_folder import check_same_start
 from timix_jax.watchdog import watched_phases
 
 # A mode is "module:function" of a function of (config, workdir).
@@ -103,12 +104,15 @@ def _main(argv: list[str]) -> None:
     if not processes.is_first():
         only_warnings()
     if _CACHE.value and here:
-        use_cache(str(epath.Path(_CACHE.value).expanduser()))
+        use_cache(_CACHE.value)
+    if _MODE.value != "train":
+        end_at_sigterm()
     config_path = config_flags.get_config_filename(FLAGS["config"])
     module, function = MODES[_MODE.value].split(":")
     mode = getattr(importlib.import_module(module), function)
     options = _mode_options()
     with failure_watch.shared_fate():
+        check_same_start(_MODE.value)
         mode(_CONFIG.value, _WORKDIR.value or default_workdir(config_path), **options)
 
 

@@ -46,6 +46,18 @@ def json_number(name: str, value: Any) -> Number:
     return number if array.dtype.itemsize > 4 else float(str(array.astype(np.float32)))
 
 
+@contextlib.contextmanager
+def fault_where_it_cannot_be_written(path: epath.Path) -> Iterator[None]:
+    """An OSError within becomes the RunError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be written ({error.strerror or error}): free space or mend what it says, and the same"
+            " command resumes"
+        ) from error
+
+
 class MetricsWriter:
     """Appends metrics to ``WORKDIR/metrics.jsonl`` and TensorBoard, on process 0 only.
 
@@ -74,7 +86,8 @@ class MetricsWriter:
         folder = as_path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
         self._path = path = folder / METRICS_FILE
-        truncate_jsonl(path, first_step)
+        with fault_where_it_cannot_be_written(path):
+            truncate_jsonl(path, first_step)
         self._first_step, self._logged = first_step, _names_at(path, first_step)
         if is_remote(folder):
             self._mirror = Mirror(folder)
@@ -128,13 +141,11 @@ class MetricsWriter:
     @contextlib.contextmanager
     def _named_where_it_fails(self, path: epath.Path) -> Iterator[None]:
         try:
-            yield
-        except OSError as error:
+            with fault_where_it_cannot_be_written(path):
+                yield
+        except RunError:
             self._close_files()
-            raise RunError(
-                f"{path} cannot be written ({error.strerror}): free space or mend what it says, and the same command"
-                " resumes"
-            ) from error
+            raise
 
     def _close_files(self) -> None:
         for file in (self._file, self._tensorboard):
@@ -173,11 +184,13 @@ def write_results(path: str | os.PathLike[str], results: Mapping[str, Any]) -> N
 
     Raises:
         ValueError: a value is not a scalar number; the file is left as it was.
+        RunError: it cannot be written.
     """
     if jax.process_index():
         return
     numbers = {name: json_number(name, value) for name, value in results.items()}
     text = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
     target = as_path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(target, text)
+    with fault_where_it_cannot_be_written(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(target, text)

@@ -19,6 +19,15 @@ def stopped_line(step: int, workdir: epath.PathLike) -> str:
     )
 
 
+def end_at_sigterm() -> None:
+    """SIGTERM ends this process at once: there is nothing to save.
+
+    With several processes JAX has caught it, and would do so in vain.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 class Preemption:
     """Whether this run is to end early. Use as a context manager round the whole run.
 

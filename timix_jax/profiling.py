@@ -41,9 +41,16 @@ def parse_window(text: str) -> Window | None:
     return window
 
 
-def check_window(window: Window | None, total_steps: int) -> None:
-    """Raises a UserError for a window that the run does not reach the end of."""
-    if window is not None and window.stop > total_steps:
+def check_window(window: Window | None, total_steps: int, workdir: epath.Path) -> None:
+    """Raises a UserError for a window that the run does not reach the end of, or whose trace has no place."""
+    if window is None:
+        return
+    folder = workdir / PROFILE_FOLDER
+    if folder.exists() and not folder.is_dir():
+        raise UserError(
+            f"--profile: {folder} is a file, where the trace's folder would be: move it away"
+        )
+    if window.stop > total_steps:
         raise UserError(
             f"--profile={window.start}:{window.stop}: the run ends after {total_steps} steps; choose a STOP within"
         )

@@ -2,16 +2,14 @@
 
 import contextlib
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
+from timix_jax.log import print_text
 from timix_jax.peak_memory import DEVICE_MEMORY, HOST_MEMORY
-
-_ASCII = str.maketrans({"τ": "tau", "λ": "lambda", "γ": "gamma", "·": "*", "×": "x"})
 
 
 class Speed(NamedTuple):
@@ -157,7 +155,7 @@ class ProgressPrinter:
         self._total_steps, self._weights = total_steps, dict(weights or {})
         columns = width or shutil.get_terminal_size((120, 24)).columns
         self._width = min(max(columns, 80), 140)
-        self._write = write or _print
+        self._write = write or print_text
         self._silent = jax.process_index() != 0
 
     def line(self, step: int, metrics: Mapping[str, float], speed: Speed | None = None) -> None:
@@ -169,15 +167,6 @@ class ProgressPrinter:
         """Any other text, such as the start-up summary."""
         if not self._silent:
             self._write(text)
-
-
-def _print(text: str) -> None:
-    """print(), in ASCII where the terminal cannot show Greek."""
-    try:
-        text.encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:
-        text = text.translate(_ASCII).encode("ascii", "replace").decode("ascii")
-    print(text, flush=True)
 
 
 def progress_sections(

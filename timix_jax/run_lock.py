@@ -12,6 +12,7 @@ from etils import epath
 from timix_jax import processes
 from timix_jax.errors import UserError
 from timix_jax.remote import is_remote
+from timix_jax.workdir import refused_where_it_cannot_be_written
 
 LOCK_FILE = ".lock"
 _WAIT_S = 20  # a run that was told to stop may still be saving
@@ -29,7 +30,10 @@ def only_run(workdir: epath.PathLike, *, wait_s: float | None = None) -> Iterato
         yield
         return
     # Held by the open file: the system releases it when the process dies, however it does.
-    with (Path(workdir) / LOCK_FILE).open("w") as file:
+    path = Path(workdir) / LOCK_FILE
+    with refused_where_it_cannot_be_written(epath.Path(workdir)):
+        file = path.open("w")
+    with file:
         _lock(file.fileno(), workdir, time.monotonic() + (_WAIT_S if wait_s is None else wait_s))
         yield
 

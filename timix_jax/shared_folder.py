@@ -1,4 +1,4 @@
-"""Do all processes see the same working folder, and run the same configuration?"""
+"""Do all processes see the same working folder, and run the same mode and configuration?"""
 
 import secrets
 import time
@@ -10,7 +10,11 @@ from etils import epath
 
 from timix_jax import processes
 from timix_jax.errors import UserError
-from timix_jax.workdir import config_differences
+from timix_jax.workdir import (
+    check_folder,
+    config_differences,
+    refused_where_it_cannot_be_written,
+)
 
 _POLL_S = 0.5
 _SHOWN_FIELDS = 5
@@ -32,12 +36,14 @@ def check_shared(workdir: epath.PathLike, *, timeout_s: float = 20) -> None:
 
     def leave_mark() -> str:
         name = f".shared-{secrets.token_hex(8)}"
-        missing = folder
-        while not missing.exists():
-            made.append(missing)
-            missing = missing.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
+        check_folder(folder)
+        with refused_where_it_cannot_be_written(folder):
+            missing = folder
+            while not missing.exists():
+                made.append(missing)
+                missing = missing.parent
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
         return name
 
     name = processes.from_first(leave_mark)
@@ -55,6 +61,27 @@ def check_shared(workdir: epath.PathLike, *, timeout_s: float = 20) -> None:
                 f"--workdir={answers[0][1]} is not shared: process {process} does not see in its --workdir={path} what"
                 " process 0 wrote there; give all processes one folder on storage that all of them have (NFS, gs://…)"
             )
+
+
+def check_same_start(mode: str) -> None:
+    """Raises a UserError on all processes unless all run this mode, on equally many devices; to be called by all.
+
+    In different modes they would take one another's messages for their own.
+    """
+    if jax.process_count() == 1:
+        return
+    own = {"--mode": mode, "devices": jax.local_device_count()}
+    first, *others = processes.gather(own)
+    for process, theirs in enumerate(others, 1):
+        if theirs != first:
+            raise UserError(
+                f"process {process} was started with {_listed(theirs)}, process 0 with {_listed(first)}: start all with"
+                " the same --mode on the same number of devices"
+            )
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 def check_same_config(config: Mapping[str, Any]) -> None:

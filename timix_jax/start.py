@@ -1,6 +1,7 @@
 """How a run begins: resumed, from another run's weights, or fresh."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from timix_jax import checkpointing
+from timix_jax import checkpointing, step_folders
 from timix_jax.checkpointing import Checkpointer
 from timix_jax.data.sources import describe_sources
 from timix_jax.errors import UserError, located
@@ -19,6 +20,7 @@ from timix_jax.models.position_embeddings import fit_position_embeddings
 from timix_jax.parallel.mesh import batch_shards
 from timix_jax.parallel.sharding import with_shardings
 from timix_jax.train_state import TrainState
+from timix_jax.workdir import CHECKPOINTS_FOLDER, absolute, config_differences
 
 
 def initial_state(experiment: Experiment, checkpointer: Checkpointer) -> tuple[TrainState, bool]:
@@ -51,12 +53,38 @@ def initial_state(experiment: Experiment, checkpointer: Checkpointer) -> tuple[T
     return state, False
 
 
-def stored_tokenizer(workdir: epath.PathLike) -> str:
+def resumes_checkpoint(
+    workdir: epath.Path, config: Mapping[str, Any], *, ignore: tuple[str, ...]
+) -> bool:
+    """Whether a working folder whose config.json is lost holds a checkpoint to go on from.
+
+    Raises:
+      UserError: there is one, of a run with another configuration (flat; fields in ``ignore`` may differ).
+    """
+    meta = _newest_meta(workdir)
+    if meta is None:
+        return False
+    if differences := config_differences(meta["config"], config, ignore):
+        raise UserError(
+            f"the checkpoints in --workdir={workdir} belong to a run with another configuration"
+            f" ({'; '.join(differences[:5])}): choose another --workdir, or set the fields back"
+        )
+    return True
+
+
+def stored_tokenizer(workdir: epath.Path) -> str:
     """The tokenizer of the newest checkpoint of a working folder; empty where there is none."""
-    try:
-        return checkpointing.read_meta(checkpointing.find_checkpoint(workdir))["tokenizer"]
-    except UserError:
-        return ""
+    meta = _newest_meta(workdir)
+    return "" if meta is None else meta["tokenizer"]
+
+
+def _newest_meta(workdir: epath.Path) -> dict[str, Any] | None:
+    """Of the newest valid checkpoint. To be called by one process alone, hence not by a Checkpointer."""
+    directory = absolute(workdir / CHECKPOINTS_FOLDER)
+    step = step_folders.find_latest(directory).step
+    return (
+        None if step is None else checkpointing.read_meta(step_folders.step_path(directory, step))
+    )
 
 
 def _check_same_data(experiment: Experiment, step: int, checkpointer: Checkpointer) -> None:

@@ -41,7 +41,8 @@ def steps(directory: epath.Path) -> list[int]:
     """All steps, complete or not, ascending."""
     if not directory.is_dir():
         return []
-    return sorted(int(path.name) for path in directory.iterdir() if is_step(path.name))
+    folders = (path for path in directory.iterdir() if is_step(path.name) and path.is_dir())
+    return sorted(int(path.name) for path in folders)
 
 
 def complete_steps(directory: epath.Path) -> list[int]:

@@ -23,6 +23,7 @@ from timix_jax.evaluate import evaluated_part, flat_results, format_results, run
 from timix_jax.evaluators import Evaluator
 from timix_jax.experiment import Experiment
 from timix_jax.finite_check import FiniteCheck
+from timix_jax.log import print_text
 from timix_jax.metrics import RESULTS_FILE, MetricsWriter, write_results
 from timix_jax.parallel.device_batches import DeviceBatches
 from timix_jax.parallel.mesh import batch_shards
@@ -35,11 +36,18 @@ from timix_jax.remote import as_path, check_reachable
 from timix_jax.run_lock import only_run
 from timix_jax.run_pictures import draw_run
 from timix_jax.shared_folder import check_same_config, check_shared
-from timix_jax.start import check_init_from, initial_state, stored_tokenizer
+from timix_jax.start import (
+    check_init_from,
+    initial_state,
+    resumes_checkpoint,
+    stored_tokenizer,
+)
 from timix_jax.step_programs import run_programs
 from timix_jax.summary import run_summary
 from timix_jax.train_state import TrainState
 from timix_jax.watchdog import watched_phases
+
+_OPEN_S = 24 * 3600
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str, *, profile: str = "") -> dict[str, float]:
@@ -99,7 +107,7 @@ def _train(
     if processes.is_first():
         with watch(phases.DRAW):
             draw_run(run, params, folder)
-        print(f"\n{format_results(measured)}\nwritten to {folder}")
+        print_text(f"\n{format_results(measured)}\nwritten to {folder}")
     return results
 
 
@@ -113,10 +121,9 @@ def _open_run(
     tokenizer_file = folder / workdirs.TOKENIZER_FILE
 
     def stored() -> tuple[bool, str]:
-        begun = (folder / workdirs.CONFIG_FILE).exists()
-        if begun:
+        if (folder / workdirs.CONFIG_FILE).exists():
             workdirs.open_workdir(folder, flat, ignore=MUTABLE_FIELDS)
-        if not begun:
+        elif not resumes_checkpoint(folder, flat, ignore=MUTABLE_FIELDS):
             return False, ""
         there = tokenizer_file.exists()
         text = tokenizer_file.read_bytes().decode(errors="replace") if there else ""
@@ -127,12 +134,13 @@ def _open_run(
         begun_with = Tokenizer.from_json(tokenizer) if tokenizer else None
     run = experiments.build(config, tokenizer=begun_with)
     evaluators = experiments.build_evaluators(config, run.model, run.tokenizer, run.mesh)
-    check_window(window, run.total_steps)
+    check_window(window, run.total_steps, folder)
     run.train_iterator(0).close()  # refuses what the input pipeline cannot do
     if config.init_from and not begun:
         with located("config.init_from: "):
             check_init_from(run, config.init_from)
-    processes.gather("built")  # an error of another process leaves nothing behind either
+    # An error of another process leaves nothing behind either. One may have to copy its data first.
+    processes.gather("built", timeout_s=_OPEN_S)
     if processes.is_first():
         workdirs.open_workdir(folder, flat, ignore=MUTABLE_FIELDS)
         if not tokenizer_file.exists() or not tokenizer_file.read_text():

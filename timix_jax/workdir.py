@@ -6,10 +6,11 @@ WORKDIR/metrics.jsonl     one object a logged step
 WORKDIR/checkpoints/      see checkpointing.py
 """
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from absl import logging
@@ -76,6 +77,23 @@ def _same(old: Any, new: Any) -> bool:
     return old == new or (old != old and new != new)  # NaN is itself
 
 
+def check_folder(workdir: epath.Path) -> None:
+    """Raises a UserError where the working folder is a file."""
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file: choose a folder")
+
+
+@contextlib.contextmanager
+def refused_where_it_cannot_be_written(workdir: epath.Path) -> Iterator[None]:
+    """An OSError within becomes the UserError that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} cannot be written ({error.strerror or error}): choose another --workdir"
+        ) from error
+
+
 def open_workdir(
     workdir: epath.PathLike, config: Mapping[str, Any], *, ignore: tuple[str, ...] = ()
 ) -> bool:
@@ -97,17 +115,12 @@ def open_workdir(
         broken config.json.
     """
     workdir = epath.Path(workdir)
-    if workdir.exists() and not workdir.is_dir():
-        raise UserError(f"--workdir={workdir} is a file: choose a folder")
+    check_folder(workdir)
     path = workdir / CONFIG_FILE
     if not path.exists():
-        try:
+        with refused_where_it_cannot_be_written(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
             atomic_write_text(path, json.dumps(dict(config), indent=2, ensure_ascii=False) + "\n")
-        except OSError as error:
-            raise UserError(
-                f"--workdir={workdir} cannot be written ({error.strerror or error}): choose another --workdir"
-            ) from error
         return False
     differences = config_differences(read_config(workdir), config, ignore)
     if differences:
@@ -157,7 +170,9 @@ def truncate_jsonl(path: epath.PathLike, step: int) -> int:
     for number, line in enumerate(lines, 1):
         entry = _parsed(line)
         if entry is None:
-            logging.warning("%s: line %d is not a JSON object and is dropped", path, number)
+            logging.warning(
+                "%s: line %d is not a JSON object with a step and is dropped", path, number
+            )
         if entry is None or entry.get("step", step) > step:
             dropped += 1
         else:
@@ -174,4 +189,4 @@ def _parsed(line: str) -> dict[str, Any] | None:
         entry = json.loads(line)
     except ValueError:
         return None
-    return entry if isinstance(entry, dict) else None
+    return entry if isinstance(entry, dict) and isinstance(entry.get("step", 0), int) else None

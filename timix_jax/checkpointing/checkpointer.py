@@ -1,5 +1,6 @@
 """Saving, and the checkpoints of one run in one folder."""
 
+import contextlib
 import functools
 import json
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from timix_jax.errors import RunError, UserError
 from timix_jax.workdir import absolute, free_bytes
 
 PyTree = Any
+
+_TELL_S = 10  # for the others to hear that a save has failed
 
 
 class Checkpointer:
@@ -124,15 +127,21 @@ class Checkpointer:
         return self._pending is not None and not self._pending.done()
 
     def wait(self) -> None:
-        """Waits until the running save is complete; RunError with the cause where it failed."""
+        """Waits until the running save is complete; RunError with the cause where it failed.
+
+        A process whose part has failed does not wait long for the others to hear of it: they may stand in Orbax's
+        barrier, for as long as that takes, and are ended by ``failure_watch``.
+        """
         if self._pending is None:
             return
         step, error = self._pending_step, self._pending.exception()
         self._pending = None
         # All processes must agree, or one would go on and wait for the others for ever.
-        failed = processes.gather_flags(error is not None)
         if error is not None:
+            with contextlib.suppress(RunError):
+                processes.gather_flags(True, timeout_s=_TELL_S)
             raise self._failure(step, error) from error
+        failed = processes.gather_flags(False)
         if any(failed):
             raise RunError(
                 f"checkpoint {step} could not be saved to {self._path(step)}: the log of process"

@@ -166,6 +166,7 @@ def _read(stream: Any, size: int) -> memoryview:
 
 
 def _work() -> None:
+    worker_process.leave_signals_to_the_caller()
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags
     cv2.setNumThreads(1)

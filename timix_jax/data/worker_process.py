@@ -6,6 +6,7 @@ main module again, which fails in a script without a guard and costs each worker
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,15 @@ def start(module: str) -> Process:
         env=os.environ | {"PYTHONPATH": path},
         start_new_session=True,  # an interrupt is the caller's to handle
     )
+
+
+def leave_signals_to_the_caller() -> None:
+    """In the worker: what stops a whole service or machine (SIGTERM) is for the caller, which may need batches still.
+
+    It ends with its input, or by SIGKILL.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
