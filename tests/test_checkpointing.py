@@ -108,6 +108,19 @@ def test_the_last_ones_and_every_nth_are_kept(tmp_path):
     assert os.listdir(tmp_path) == ["00000011"]
 
 
+def test_files_among_the_checkpoints_are_left_alone(tmp_path):
+    names = ["00000099", "00000098.orbax-checkpoint-tmp"]
+    for name in names:
+        (tmp_path / name).write_text("a person's own")
+    state = {"w": jnp.ones(3)}
+    with Checkpointer(tmp_path, keep_last=1) as checkpointer:
+        assert checkpointer.latest_valid() is None
+        for step in (1, 2):
+            checkpointer.save(step, state, {})
+        assert checkpointer.latest_valid() == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["00000002", *names])
+
+
 def test_a_saved_step_is_not_saved_again_and_another_run_is_not_overwritten(tmp_path):
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(5, {"x": jnp.zeros(4)}, {})

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from tiny_model import compiler_settings
 
-from timix_jax.compile_cache import cache_use
+from timix_jax.compile_cache import cache_use, use_cache
 
 
 @pytest.fixture
@@ -28,6 +28,17 @@ def test_miss_then_hit(compile_anew, tmp_path):
         jax.experimental.compilation_cache.compilation_cache.reset_cache()
         assert compile_anew() == "compile cache: miss, stored for later runs"
         assert compile_anew() == "compile cache: hit"
+
+
+def test_without_a_home_folder_there_is_no_cache_and_no_folder_of_that_name(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.chdir(tmp_path)
+    with compiler_settings(jax_compilation_cache_dir=None):
+        use_cache("~no_such_person/xla")
+        assert jax.config.values["jax_compilation_cache_dir"] is None
+    assert "no compile cache: there is no home folder for ~no_such_person/xla" in caplog.text
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_a_cache(compile_anew):

@@ -116,5 +116,5 @@ def _temporary(directory: epath.Path) -> list[epath.Path]:
     return [
         path
         for path in directory.iterdir()
-        if is_step(path.name.partition(_TEMPORARY)[0]) and _TEMPORARY in path.name
+        if is_step(path.name.partition(_TEMPORARY)[0]) and _TEMPORARY in path.name and path.is_dir()
     ]
