@@ -83,6 +83,7 @@ class KillTest:
             for victim in killed:
                 run.processes[victim].kill()
             ended = run.wait()
+            killed = [v for v in killed if ended[v].code]  # it may have come to its end just before
             if killed:
                 done += 1
                 who = "all" if len(killed) == self.processes else f"{killed[0]}"
