@@ -1,12 +1,14 @@
 """Batches made by processes: those of threads, and what happens when a process or the caller dies."""
 
 import os
+import re
 import signal
 import struct
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import cloudpickle
 import numpy as np
@@ -130,10 +132,20 @@ def test_a_process_knows_of_no_devices_and_gives_way(open_train):
     next(open_train([Reporting()], niceness=7))
 
 
+def ignores(pid, sent):
+    (mask,) = re.findall(r"SigIgn:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return bool(int(mask, 16) >> (sent - 1) & 1)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="asks /proc what a process ignores")
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_what_stops_a_whole_service_is_for_the_caller(open_train, sent):
     iterator = open_train([shapes_source()])
     next(iterator)
+    until = time.monotonic() + 60  # the first batch may come before the other process has started
+    while not all(ignores(pid, sent) for pid in worker_pids(iterator)):
+        assert time.monotonic() < until
+        time.sleep(0.05)
     for pid in worker_pids(iterator):
         os.kill(pid, sent)
     take(iterator, 20)
