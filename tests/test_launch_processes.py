@@ -88,32 +88,19 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.usefixtures("interruptible")
-def test_local_stops_all_and_waits_until_they_have_saved(tmp_path, stand_in, sent, code):
+def test_local_stops_all_and_waits_until_they_have_saved(tmp_path, stand_in, sent, code, times):
     process = subprocess.Popen(
         ["bash", str(LAUNCH / "local.sh"), "2", "--config=a.py"],
         env=environment(stand_in("time.sleep(60)")),
     )
     for index in range(2):
         wait_for(tmp_path / f"started-{index}")
-    process.send_signal(sent)
-    assert process.wait(timeout=30) == code
-    assert {p.name for p in tmp_path.glob("saved-*")} == {"saved-0", "saved-1"}
-
-
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.usefixtures("interruptible")
-def test_local_told_twice_waits_all_the_same(tmp_path, stand_in, sent, code):
-    process = subprocess.Popen(
-        ["bash", str(LAUNCH / "local.sh"), "2", "--config=a.py"],
-        env=environment(stand_in("time.sleep(60)")),
-    )
-    for index in range(2):
-        wait_for(tmp_path / f"started-{index}")
-    process.send_signal(sent)
-    time.sleep(0.1)  # the children take 0.3 s to save
-    process.send_signal(sent)
+    for _ in range(times):
+        process.send_signal(sent)
+        time.sleep(0.1)  # the children take 0.3 s to save
     assert process.wait(timeout=30) == code
     assert {p.name for p in tmp_path.glob("saved-*")} == {"saved-0", "saved-1"}
 
