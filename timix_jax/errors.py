@@ -26,6 +26,15 @@ class RunError(UserError):
 
 
 @contextlib.contextmanager
+def unwritable(kind: type[UserError], what: object, mend: str) -> Iterator[None]:
+    """An OSError within becomes an error of this kind: ``what`` cannot be written, the cause, and the mend."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{what} cannot be written ({error.strerror or error}): {mend}") from error
+
+
+@contextlib.contextmanager
 def located(place: str) -> Iterator[None]:
     """Puts ``place`` before the messages of UserErrors raised inside, unless they name their field already.
 

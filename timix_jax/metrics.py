@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from timix_jax.atomic_write import atomic_write_text
-from timix_jax.errors import RunError
+from timix_jax.errors import RunError, unwritable
 from timix_jax.remote import Mirror, as_path, is_remote
 from timix_jax.workdir import METRICS_FILE, truncate_jsonl
 
@@ -46,16 +46,11 @@ def json_number(name: str, value: Any) -> Number:
     return number if array.dtype.itemsize > 4 else float(str(array.astype(np.float32)))
 
 
-@contextlib.contextmanager
-def fault_where_it_cannot_be_written(path: epath.Path) -> Iterator[None]:
+def fault_where_it_cannot_be_written(path: epath.Path) -> contextlib.AbstractContextManager[None]:
     """An OSError within becomes the RunError that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"{path} cannot be written ({error.strerror or error}): free space or mend what it says, and the same"
-            " command resumes"
-        ) from error
+    return unwritable(
+        RunError, path, "free space or mend what it says, and the same command resumes"
+    )
 
 
 class MetricsWriter:

@@ -6,18 +6,18 @@ WORKDIR/metrics.jsonl     one object a logged step
 WORKDIR/checkpoints/      see checkpointing.py
 """
 
-import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from absl import logging
 from etils import epath
 
 from timix_jax.atomic_write import atomic_write_text
-from timix_jax.errors import UserError
+from timix_jax.errors import UserError, unwritable
 from timix_jax.remote import as_path, is_remote
 
 CONFIG_FILE = "config.json"
@@ -83,15 +83,9 @@ def check_folder(workdir: epath.Path) -> None:
         raise UserError(f"--workdir={workdir} is a file: choose a folder")
 
 
-@contextlib.contextmanager
-def refused_where_it_cannot_be_written(workdir: epath.Path) -> Iterator[None]:
+def refused_where_it_cannot_be_written(workdir: epath.Path) -> AbstractContextManager[None]:
     """An OSError within becomes the UserError that names the folder."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"--workdir={workdir} cannot be written ({error.strerror or error}): choose another --workdir"
-        ) from error
+    return unwritable(UserError, f"--workdir={workdir}", "choose another --workdir")
 
 
 def open_workdir(
