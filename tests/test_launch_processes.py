@@ -40,7 +40,7 @@ def test_slurm_queues_what_was_preempted_again(tmp_path, code, stop, asked, ends
 
 
 PROCESS = """
-import pathlib, signal, sys, time
+import os, pathlib, signal, sys, time
 folder = pathlib.Path({folder!r})
 flags = dict(word[2:].split("=", 1) for word in sys.argv[3:] if "=" in word) if sys.argv[1] == "-m" else None
 if flags is None:  # the question whether the run has finished
@@ -53,6 +53,7 @@ def leave(*_):
     sys.exit(0)
 signal.signal(signal.SIGTERM, leave)
 signal.signal(signal.SIGINT, leave)
+(folder / f"pid-{{index}}").write_text(str(os.getpid()))
 (folder / f"started-{{index}}").touch()
 {body}
 """
@@ -105,12 +106,20 @@ def test_local_stops_all_and_waits_until_they_have_saved(tmp_path, stand_in, sen
     assert {p.name for p in tmp_path.glob("saved-*")} == {"saved-0", "saved-1"}
 
 
-FROZEN = "import os; os.kill(os.getpid(), signal.SIGSTOP)"  # as of a machine that hangs
+# Stops the first process, as a machine does that hangs, and fails.
+FREEZES = """
+while index == "1" and not (folder / "started-0").exists():
+    time.sleep(0.1)
+if index == "1":
+    os.kill(int((folder / "pid-0").read_text()), signal.SIGSTOP)
+    sys.exit(7)
+time.sleep(60)
+"""
 
 
 def test_local_one_that_stands_still_is_killed(tmp_path, stand_in):
-    settings = stand_in(f"time.sleep(1)\nif index == '1': sys.exit(7)\n{FROZEN}")
-    done = launch(["local.sh", "2", "--config=a.py"], {**settings, "STOP_WAIT": "2"})
+    settings = {**stand_in(FREEZES), "STOP_WAIT": "2"}
+    done = launch(["local.sh", "2", "--config=a.py"], settings)
     assert done.returncode == 7
     assert "had not left after 2 s: killed" in done.stderr
     assert not list(tmp_path.glob("saved-*"))
@@ -155,9 +164,10 @@ def test_worker_told_to_stop_before_anything_could_be_saved(tmp_path, stand_in):
 def test_worker_told_to_stop_that_stands_still(tmp_path, stand_in):
     process = subprocess.Popen(
         ["bash", str(LAUNCH / "worker.sh"), "--config=a.py", f"--workdir={tmp_path}"],
-        env=environment({**stand_in(f"(folder / 'asleep').touch(); {FROZEN}"), "STOP_WAIT": "2"}),
+        env=environment({**stand_in("time.sleep(60)"), "STOP_WAIT": "2"}),
     )
-    wait_for(tmp_path / "asleep")
+    wait_for(tmp_path / "started-0")
+    os.kill(int((tmp_path / "pid-0").read_text()), signal.SIGSTOP)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 75
     assert not (tmp_path / "saved-0").exists()
