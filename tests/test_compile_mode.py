@@ -5,7 +5,7 @@ import importlib.util
 
 import pytest
 
-from timix_jax import compile_mode, topology
+from timix_jax import compile_mode, flops, topology
 from timix_jax.config import complete, default_config
 from timix_jax.errors import UserError
 from timix_jax.hlo import Collective
@@ -48,7 +48,7 @@ def compiled(compiled_and_lowered):
 
 
 def test_memory_and_flops_of_a_chip(compiled):
-    assert (compiled.chips, compiled.mesh) == (4, {"data": 2, "fsdp": 2, "tensor": 1})
+    assert (compiled.devices, compiled.mesh) == (4, {"data": 2, "fsdp": 2, "tensor": 1})
     state = 3 * 4 * compiled.parameters  # parameters and two moments, float32
     batch = 64 // 4 * (64 * 64 * 3 + 8 * 4)
     assert (
@@ -127,11 +127,26 @@ def test_batches_are_checked_against_the_slice():
         compile_mode.compile_for(config, "", topology="v5e:2x2")
 
 
-@pytest.mark.parametrize(("name", "gib"), [("v4:2x2x1", 32), ("v5p:2x2x1", 95)])
-def test_a_chip_is_a_device_and_its_memory_known(name, gib):
+@pytest.mark.parametrize(
+    ("name", "number", "gib", "tflops", "unit"),
+    [
+        ("v4:2x2x1", 4, 32, 275, "chip"),
+        ("v5p:2x2x1", 4, 95, 459, "chip"),
+        ("tpu7x:2x2x1", 8, 192 / 2, 2307 / 2, "core"),
+    ],
+)
+def test_what_a_device_of_a_slice_is_and_has(name, number, gib, tflops, unit):
     devices = topology.slice_devices(name)
-    assert len(devices) == 4
+    assert len(devices) == number
     assert topology.hbm_bytes(devices[0]) == gib * 2**30
+    assert flops.peak_flops(devices[0]) == tflops * 1e12
+    assert topology.unit(devices[0]) == unit
+
+
+def test_a_report_speaks_of_what_a_device_is(compiled):
+    text = compile_mode.report(dataclasses.replace(compiled, unit="core"))
+    assert "4 cores" in text
+    assert "chip" not in text
 
 
 def test_what_makes_a_step_smaller_names_what_is_not_done_yet():

@@ -24,7 +24,7 @@ from timix_jax.parallel.mesh import batch_shards
 from timix_jax.parallel.sharding import with_shardings
 from timix_jax.progress import format_quantity
 from timix_jax.step_programs import run_programs
-from timix_jax.topology import EXAMPLES, hbm_bytes, slice_devices
+from timix_jax.topology import EXAMPLES, hbm_bytes, slice_devices, unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,17 +32,19 @@ class Compiled:
     """What the compiler says of a step on one slice.
 
     Attributes:
-      arguments, temporaries: bytes on a chip: state and batch; what the step needs beside them.
-      peak: bytes on a chip at the worst moment.
-      hbm: bytes of a chip; None where the kind is unknown.
-      rows: examples of the global batch on a chip.
-      flops: analytic FLOPs of a step and chip, without rematerialised passes.
-      peak_flops: bfloat16 FLOP/s of a chip.
+      unit: what JAX sees as one device, "chip" or "core"; ``devices`` of them.
+      arguments, temporaries: bytes on a device: state and batch; what the step needs beside them.
+      peak: bytes on a device at the worst moment.
+      hbm: bytes of a device; None where the kind is unknown.
+      rows: examples of the global batch on a device.
+      flops: analytic FLOPs of a step and device, without rematerialised passes.
+      peak_flops: bfloat16 FLOP/s of a device.
       seconds: of compilation, lowering included.
     """
 
     topology: str
-    chips: int
+    unit: str
+    devices: int
     mesh: dict[str, int]
     batch_size: int
     rows: int
@@ -58,7 +60,7 @@ class Compiled:
 
     @property
     def fits(self) -> bool:
-        """Whether the peak stays within a chip's memory."""
+        """Whether the peak stays within a device's memory."""
         return self.hbm is None or self.peak <= self.hbm
 
 
@@ -86,8 +88,8 @@ def compile_for(
     print_text(report(compiled, step_time))
     if not compiled.fits:
         raise UserError(
-            f"--topology={topology}: the step takes {info.format_bytes(compiled.peak)} of a chip's "
-            f"{info.format_bytes(compiled.hbm or 0)}; {mends(config, compiled.chips)}"
+            f"--topology={topology}: the step takes {info.format_bytes(compiled.peak)} of a {compiled.unit}'s "
+            f"{info.format_bytes(compiled.hbm or 0)}; {mends(config, compiled.devices)}"
         )
 
 
@@ -138,14 +140,15 @@ def compile_step(config: ConfigDict, topology: str) -> Compiled:
             raise
         needed, there = (figure for figure in used.groups() if figure)
         raise UserError(
-            f"--topology={topology}: the step takes {needed}iB of the {there}iB that a chip leaves to it;"
+            f"--topology={topology}: the step takes {needed}iB of the {there}iB that a {unit(devices[0])} leaves to it;"
             f" {mends(config, len(devices))}"
         ) from error
     seconds = time.monotonic() - start
     memory = program.memory_analysis()
     return Compiled(
         topology=topology,
-        chips=len(devices),
+        unit=unit(devices[0]),
+        devices=len(devices),
         mesh=dict(layout.mesh.shape),
         batch_size=config.train.batch_size,
         rows=config.train.batch_size // batch_shards(layout.mesh),
@@ -182,17 +185,17 @@ def report(compiled: Compiled, step_time: float = 0.0) -> str:
     share = (
         f" of {info.format_bytes(c.hbm)}: {c.peak / c.hbm:.0%}"
         if c.hbm
-        else "; the chip's memory is not known"
+        else f"; the {c.unit}'s memory is not known"
     )
     lines = [
-        f"slice           {c.topology}: {c.chips} chips; mesh {axes}",
-        f"global batch    {c.batch_size:,}, {c.rows:,} a chip",
+        f"slice           {c.topology}: {c.devices} {c.unit}s; mesh {axes}",
+        f"global batch    {c.batch_size:,}, {c.rows:,} a {c.unit}",
         f"parameters      {format_quantity(c.parameters, '')}",
-        f"state and batch {info.format_bytes(c.arguments)} a chip",
-        f"temporaries     {info.format_bytes(c.temporaries)} a chip",
-        f"peak            {info.format_bytes(c.peak)} a chip{share}"
+        f"state and batch {info.format_bytes(c.arguments)} a {c.unit}",
+        f"temporaries     {info.format_bytes(c.temporaries)} a {c.unit}",
+        f"peak            {info.format_bytes(c.peak)} a {c.unit}{share}"
         f"{'' if c.fits else '  DOES NOT FIT'}",
-        f"compute         {format_quantity(c.flops, 'FLOP')} a step and chip, without rematerialised passes",
+        f"compute         {format_quantity(c.flops, 'FLOP')} a step and {c.unit}, without rematerialised passes",
     ]
     if c.peak_flops:
         best = c.flops / c.peak_flops
@@ -204,7 +207,7 @@ def report(compiled: Compiled, step_time: float = 0.0) -> str:
     lines += [
         f"compiled in     {c.seconds:.0f} s",
         "",
-        "collectives of a step, bytes of their results on a chip:",
+        f"collectives of a step, bytes of their results on a {c.unit}:",
         collective_table(c.collectives),
     ]
     return "\n".join(lines)

@@ -28,6 +28,7 @@ PEAK_FLOPS = {
     "TPU v5": 459e12,  # what JAX calls v5p; after "TPU v5 lite"
     "TPU v6 lite": 918e12,
     "TPU v6e": 918e12,
+    "TPU7x": 1153.5e12,  # a core, which is a device: half a chip
     "NVIDIA A100": 312e12,
     "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H100 NVL": 835e12,
