@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from timix_jax.data.augment import Augment, View, render_view, sample_view, view_boxes
 from timix_jax.data.transforms import (
@@ -64,6 +65,53 @@ def test_resize_keeps_a_gradient_and_averages_when_shrinking():
     noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3)).astype(np.uint8)
     means = noise.reshape(32, 4, 32, 4, 3).mean((1, 3))
     assert np.abs(resize(noise, 32, 32) - means).max() <= 0.51
+
+
+def _photograph(height: int, width: int) -> np.ndarray:
+    """Noise with the spectrum of photographs, 1/f."""
+    rows, columns = np.fft.fftfreq(height)[:, None, None], np.fft.fftfreq(width)[None, :, None]
+    noise = np.random.default_rng(5).normal(size=(height, width, 3))
+    spectrum = np.fft.fft2(noise, axes=(0, 1)) / np.maximum(np.hypot(rows, columns), 1 / width)
+    image = np.fft.ifft2(spectrum, axes=(0, 1)).real
+    return (128 + 40 * image / image.std()).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (128, 128),
+        (144, 100),
+        (70, 70),
+        (64, 127),
+        (300, 300),
+        (60, 128),
+        (40, 200),
+        (200, 66),
+        (33, 40),
+    ],
+    ids=lambda shape: f"{shape[0]}x{shape[1]}",
+)
+def test_resize_is_close_to_pillows_antialiased_bicubic(shape):
+    image = _photograph(*shape)
+    expected = np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.BICUBIC))
+    error = np.square(resize(image, 64, 64) - expected.astype(float)).mean()
+    assert 10 * np.log10(255**2 / error) > 37.5
+
+
+@pytest.mark.parametrize("shape", [(400, 500), (250, 490), (30, 1000), (256, 512), (200, 700)])
+def test_resize_turns_stripes_too_fine_to_be_shown_into_grey(shape):
+    image = np.zeros((*shape, 3), np.uint8)
+    image[:, ::2] = 255
+    result = resize(image, 256, 256)
+    assert abs(result.mean() - 127.5) < 2
+    assert result.std() < 30  # of 127.5
+
+
+def test_resize_sees_nothing_beyond_the_crop():
+    image = _photograph(90, 90)
+    other = image.copy()
+    other[:10], other[:, 80:] = 255, 0
+    np.testing.assert_array_equal(resize(image[10:, :80], 64, 64), resize(other[10:, :80], 64, 64))
 
 
 @pytest.mark.parametrize("flipped", [False, True])
