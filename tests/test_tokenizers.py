@@ -129,15 +129,16 @@ def test_loads_tokenizer_json(tmp_path):
 
 
 def test_loads_clip_vocab_and_gives_it_a_padding_token(tmp_path):
-    tokens = ["!", "a", "r", "e", "d", "!</w>", "a</w>", "d</w>", "re", "red</w>"]
+    # "model" is a word there, and no sign of a tokenizer.json.
+    tokens = ["!", "a", "r", "e", "d", "!</w>", "a</w>", "d</w>", "re", "red</w>", "model"]
     vocabulary = {t: i for i, t in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
     (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
     (tmp_path / "merges.txt").write_text("#version: 0.2\nr e\nre d</w>\n")
     tokenizer = load_tokenizer(tmp_path / "vocab.json")
     # "!" is id 0 and a word: padding must be another id.
-    assert tokenizer.pad_id == 12
-    assert tokenizer.vocab_size == 14
-    assert tokenizer.encode(["A  RED!"], 7).tolist() == [[10, 6, 9, 5, 11, 12, 12]]
+    assert tokenizer.pad_id == 13
+    assert tokenizer.vocab_size == 15
+    assert tokenizer.encode(["A  RED!"], 7).tolist() == [[11, 6, 9, 5, 12, 13, 13]]
 
 
 def test_errors_are_one_line_and_say_what_to_do(tmp_path):
@@ -181,7 +182,7 @@ def test_lines_of_a_vocabulary_end_with_line_feeds_alone(tmp_path):
         ("vocab.txt", b"\xff\xfe[UNK]", "vocab.txt is not in UTF-8"),
         ("tokenizer.json", b"\x80\x81", "tokenizer.json is no JSON"),
         ("tokenizer.json", b"[" * 100_000, "tokenizer.json is no JSON"),
-        ("tokenizer.json", b'{"model": 1}', r"vocabulary .*tokenizer\.json: not a .*; give one"),
+        ("tokenizer.json", b'{"model": {}}', r"vocabulary .*tokenizer\.json: not a .*; give one"),
     ],
 )
 def test_vocabularies_that_are_no_text(tmp_path, name, data, message):

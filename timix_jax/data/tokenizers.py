@@ -215,7 +215,8 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer:
 
     Args:
       path: a tokenizer.json; a vocab.txt of BERT's (one token a line; lower-cased unless it has
-        upper-case words); or a vocab.json with its merges.txt beside it (GPT-2's or CLIP's BPE).
+        upper-case words); or a vocab.json with its merges.txt beside it (GPT-2's or CLIP's BPE; of CLIP's own cleaning
+        only the white space and the case: no ftfy, and HTML's entities stay as they are).
 
     Raises:
       UserError: the file is missing or is none of these.
@@ -235,7 +236,8 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer:
         raise UserError(
             f"vocabulary {path} is no JSON; give a vocab.txt or tokenizer.json"
         ) from error
-    if isinstance(content, dict) and "model" in content:
+    # "model" alone is also a word of CLIP's vocabulary.
+    if isinstance(content, dict) and isinstance(content.get("model"), dict):
         with located(f"vocabulary {path}: "):
             return Tokenizer.from_json(json.dumps(content))
     merges = path.with_name("merges.txt")
