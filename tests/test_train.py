@@ -222,8 +222,13 @@ def test_weights_of_another_run_on_another_grid(whole, tmp_path):
         ({"model__image__depth": 3}, r"params.*image/blocks/.*2.*→.*3|image/blocks"),
         ({"model__embed_dim": 12}, "image/projection/kernel: float32.16,8. → float32.16,12."),
         ({"data__vocab_size": 96, "data__tokenizer": "wordpiece"}, "another tokenizer"),
+        (
+            {"model__act": "gelu_tanh"},
+            r'other settings .config.model.act: "gelu" there, "gelu_tanh" now',
+        ),
+        ({"model__tpp_layer": 1}, r"other settings .config.model.tpp_layer: 0 there, 1 now"),
     ],
-    ids=["depth", "width", "tokenizer"],
+    ids=["depth", "width", "tokenizer", "activation", "scored layer"],
 )
 def test_weights_of_another_model_are_refused(whole, tmp_path, overrides, message):
     tokenizer = {"data__tokenizer": str(whole[0] / "tokenizer.json")}

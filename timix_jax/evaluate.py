@@ -18,20 +18,10 @@ from timix_jax.metrics import write_results
 from timix_jax.parallel.sharding import with_shardings
 from timix_jax.phases import Phases
 from timix_jax.remote import as_path, check_reachable
+from timix_jax.same_model import check_same_model
 from timix_jax.shared_folder import check_same_config, check_shared
 from timix_jax.watchdog import watched_phases
-from timix_jax.workdir import absolute, config_differences
-
-# Settings of the model that change nothing in the features of whole images and captions, or only their rounding.
-NOT_OF_THE_WEIGHTS = (
-    "model.scan",
-    "model.remat",
-    "model.dtype",
-    "model.temperature",
-    "model.temperature_range",
-    "model.logit_bias",
-    "model.image.patch_dropout",
-)
+from timix_jax.workdir import absolute
 
 
 class Measured(NamedTuple):
@@ -112,7 +102,7 @@ def _evaluate(config: ConfigDict, path: epath.Path, part: str, watch: Phases) ->
         abstract = with_shardings(abstract, shardings)
         params = checkpointing.restore_params(path, abstract, part=part)
         phase.detail = f"{part} of {path}"
-        _check_same_model(config, path)
+        check_same_model(path, flatten(config), to_train=False)
     with watch(phases.EVALUATE):
         return run_evaluators(evaluators, params)
 
@@ -130,20 +120,6 @@ def _of_other_sets(path: epath.Path, *, evaluated: Mapping[str, float]) -> dict[
         for name, value in stored.items()
         if name.partition("/")[0] not in sets
     }
-
-
-def _check_same_model(config: ConfigDict, path: epath.Path) -> None:
-    """Refuses settings that fit the weights' shapes and are not those that they were trained with."""
-    stored, given = (
-        {name: value for name, value in fields.items() if name.startswith("model.")}
-        for fields in (checkpointing.read_meta(path).get("config", {}), flatten(config))
-    )
-    unknown = tuple(given.keys() - stored.keys())  # newer than the checkpoint
-    if differences := config_differences(stored, given, (*NOT_OF_THE_WEIGHTS, *unknown)):
-        raise UserError(
-            f"{path} was trained with other settings (config.{'; config.'.join(differences)}): give"
-            " --config and its fields as the run had them"
-        )
 
 
 def format_results(measured: Iterable[Measured]) -> str:

@@ -12,6 +12,7 @@ from etils import epath
 
 from timix_jax import checkpointing, step_folders
 from timix_jax.checkpointing import Checkpointer
+from timix_jax.config import flatten
 from timix_jax.data.sources import describe_sources
 from timix_jax.errors import UserError, located
 from timix_jax.experiment import Experiment
@@ -19,6 +20,7 @@ from timix_jax.experiment.checks import within_shard
 from timix_jax.models.position_embeddings import fit_position_embeddings
 from timix_jax.parallel.mesh import batch_shards
 from timix_jax.parallel.sharding import with_shardings
+from timix_jax.same_model import check_same_model
 from timix_jax.train_state import TrainState
 from timix_jax.workdir import CHECKPOINTS_FOLDER, absolute, config_differences
 
@@ -122,7 +124,7 @@ def check_init_from(experiment: Experiment, path: epath.PathLike) -> None:
     """Raises a UserError unless another run's weights fit this one; reads shapes only.
 
     Position embeddings may be of another grid. The tokenizer must be the same: with another one each word embedding
-    would stand for another word.
+    would stand for another word. So must settings that change what the weights do and not their shapes.
     """
     found = checkpointing.find_checkpoint(path)
     if checkpointing.read_meta(found).get("tokenizer") != experiment.tokenizer.to_json():
@@ -134,6 +136,7 @@ def check_init_from(experiment: Experiment, path: epath.PathLike) -> None:
     fit = lambda saved: fit_position_embeddings(saved, abstract)
     fitted = jax.eval_shape(fit, checkpointing.saved_shapes(found, "params"))
     checkpointing.check_same_arrays(found, fitted, abstract)
+    check_same_model(found, flatten(experiment.config), to_train=True)
 
 
 def _with_weights(state: TrainState, path: epath.PathLike, abstract_params: Any) -> TrainState:
