@@ -160,6 +160,22 @@ def test_a_manifest_whose_counts_disagree_is_refused(tmp_path):
         RecordSource(tmp_path)
 
 
+def test_a_damaged_index_of_annotated_examples_is_refused(tmp_path):
+    manifest = write(tmp_path, [records(0, 9, every=1)])
+    index = tmp_path / manifest["annotated_index"]["file"]
+    index.write_bytes(bytes(index.stat().st_size))
+    with pytest.raises(UserError, match=rf"{index.name}: damaged.*; delete the folder and prepare"):
+        RecordSource(tmp_path)
+
+
+def test_a_manifest_without_sums_is_refused(tmp_path):
+    manifest = write(tmp_path, [records(0, 3)])
+    del manifest["shards"][0]["sha256"]
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"not a manifest.*sha256"):
+        RecordSource(tmp_path)
+
+
 def test_empty_folder_is_refused(tmp_path):
     write(tmp_path, [[]])
     with pytest.raises(UserError, match="no examples"):

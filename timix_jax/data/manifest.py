@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -105,7 +106,7 @@ def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
         manifest = json.loads(path.read_bytes())
         known = manifest["format"] == FORMAT and manifest["version"] == VERSION
         files = [*manifest["shards"], *filter(None, [manifest.get("annotated_index")])]
-        sizes = {entry["file"]: entry["bytes"] for entry in files}
+        sizes = {entry["file"]: entry["bytes"] for entry in files if entry["sha256"]}
         counts = [int(entry["examples"]) for entry in (manifest, *manifest["shards"])]
         if counts[0] != sum(counts[1:]):
             raise ValueError(f"{counts[0]} examples, but {sum(counts[1:])} in its shards")
@@ -125,6 +126,23 @@ def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
                 f"{folder / file}: {state}, the manifest says {size} bytes; {_mend(folder)}"
             )
     return manifest
+
+
+def read_annotated(folder: epath.PathLike, manifest: dict[str, Any]) -> np.ndarray:
+    """The index of the examples that have regions: int64 (A, 2), index and ``key_hash``.
+
+    Raises:
+      UserError: its bytes are not those that the manifest speaks of.
+    """
+    index, folder = manifest.get("annotated_index"), epath.Path(folder)
+    if not index:
+        return np.zeros((0, 2), np.int64)
+    data = (folder / index["file"]).read_bytes()
+    if hashlib.sha256(data).hexdigest() != index["sha256"]:
+        raise UserError(
+            f"{folder / index['file']}: damaged, its SHA-256 is not that of the manifest; {_mend(folder)}"
+        )
+    return np.load(io.BytesIO(data))
 
 
 def _mend(folder: epath.Path) -> str:

@@ -15,7 +15,6 @@ A prepared folder holds shards ``NAME-00000-of-00008.array_record`` and, written
 
 import contextlib
 import hashlib
-import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +30,7 @@ from timix_jax.data.local_copy import local_copy
 from timix_jax.data.manifest import (
     MANIFEST,
     ShardSummary,
+    read_annotated,
     read_manifest,
     sha256_file,
 )
@@ -169,13 +169,7 @@ class RecordSource:
             if not is_remote(folder):
                 raise UserError(f"{folder}?cache={cache}: is local already; drop cache=")
             folder = epath.Path(local_copy(folder, manifest, cache))
-        index = manifest.get("annotated_index")
-        rows = (
-            np.load(io.BytesIO((folder / index["file"]).read_bytes()))
-            if index
-            else np.zeros((0, 2), np.int64)
-        )
-        self._annotated = select_annotated(rows, annotated)
+        self._annotated = select_annotated(read_annotated(folder, manifest), annotated)
         # The counts are known, so that no shard is opened before it is read.
         self._records = ArrayRecordDataSource(
             [

@@ -38,26 +38,33 @@ def build_tokenizer(config: ConfigDict, sources: tuple[Source, ...]) -> Tokenize
     if kind not in TRAINED:
         with located(f"config.data.tokenizer={kind!r}: "):
             return load_tokenizer(kind)
-    # Evenly spaced where there are many: the vocabulary does not gain from more captions than these.
-    captions = (
-        caption
-        for source in sources
-        for index in range(0, len(source), max(1, len(source) // TOKENIZER_EXAMPLES))
-        for caption in _captions(source, index)
-    )
 
     def train() -> str:
+        captions = _captions(sources)
         with located("config.data."):
             return train_tokenizer(captions, kind=kind, vocab_size=config.data.vocab_size).to_json()
 
     return Tokenizer.from_json(processes.from_first(train))
 
 
-def _captions(source: Source, index: int) -> tuple[str, ...]:
-    try:
-        return source[index].captions
-    except CorruptExample:
-        return ()  # the pipeline counts and names it when it is its turn
+def _captions(sources: tuple[Source, ...]) -> list[str]:
+    """Evenly spaced where there are many: the vocabulary does not gain from more captions than these."""
+    captions: list[str] = []
+    unreadable: CorruptExample | None = None
+    for source in sources:
+        for index in range(0, len(source), max(1, len(source) // TOKENIZER_EXAMPLES)):
+            try:
+                captions += source[index].captions
+            except CorruptExample as error:
+                unreadable = error  # the pipeline counts and names it when it is its turn
+    if not any(caption.strip() for caption in captions):
+        reason = (
+            f"no example can be read, such as {unreadable}"
+            if unreadable
+            else "no caption has a word"
+        )
+        raise UserError(f"config.data.train: {reason}; prepare the data again")
+    return captions
 
 
 def needs_boxes(config: ConfigDict) -> bool:
