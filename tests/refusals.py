@@ -93,7 +93,8 @@ def refused(files, monkeypatch, capfd):
 
 
 def forget_flags():
-    """As in a fresh process: flags not yet parsed, no overrides of the configuration."""
+    """As in a fresh process: flags not yet parsed, no overrides of the configuration, no recipe loaded."""
+    sys.modules.pop("config_config", None)
     for name in list(flags.FLAGS):
         if name.startswith("config."):
             delattr(flags.FLAGS, name)

@@ -93,6 +93,24 @@ REFUSED = {
         ["--config.loss.pta.weight=1", "--config.regions.batch_size=3"],
         ["config.regions.batch_size=3", "8 devices", "use 8"],
     ),
+    "no regions in a batch": (
+        ["--config.loss.pta.weight=1"],
+        ["config.loss.pta.weight", "give config.regions.batch_size"],
+    ),
+    "no room for a region's words": (
+        [
+            *("--config.loss.pta.weight=1", "--config.regions.batch_size=8"),
+            "--config.regions.max_tokens=2",
+        ],
+        ["config.regions.max_tokens=2", "give 3 to 12"],
+    ),
+    "more tokens than the text encoder has": (
+        [
+            *("--config.loss.pta.weight=1", "--config.regions.batch_size=8"),
+            "--config.regions.max_tokens=13",
+        ],
+        ["config.regions.max_tokens=13", "give 3 to 12"],
+    ),
     "mesh": (["--config.mesh.data=3"], ["config.mesh data=3", "there are 8"]),
     "image and patch": (
         ["--config.model.image.size=36"],
@@ -136,6 +154,10 @@ REFUSED = {
     "evaluation set without a name": (
         ["--config.eval.sets=records:nowhere"],
         ["config.eval.sets", "NAME=SOURCE"],
+    ),
+    "evaluation set without a name, with options": (
+        ["--config.eval.sets=synthetic:?examples=8"],
+        ["config.eval.sets: 'synthetic:?examples=8'", "NAME=SOURCE"],
     ),
     "unknown evaluator": (
         ["--config.eval.sets=v=synthetic:?examples=8", "--config.eval.evaluators=retreival"],

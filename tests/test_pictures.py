@@ -1,6 +1,7 @@
 """Pictures: the files decode, are of a readable size, and show what they were given."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -103,6 +104,12 @@ def test_long_captions_are_cut():
     assert text.count("\n") == 2
     assert text.endswith("…")
     assert max(map(len, text.split("\n"))) <= 20
+
+
+def test_characters_that_the_font_lacks_are_no_trouble(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw(tmp_path / "a.png", captions=["一只猫"] * 2)
 
 
 def write_log(path, entries, tail=""):

@@ -21,6 +21,12 @@ def test_a_mistake_in_a_recipe_is_shown_with_its_line(refused, files, line, word
         assert word in message
 
 
+def test_a_file_that_is_no_recipe(refused, files):
+    (files / "other.py").write_text("x = 1\n")
+    message = refused("--config=other.py")
+    assert message == "--config=other.py defines no get_config(); configs/demo.py shows how"
+
+
 def test_a_field_that_a_recipe_of_its_own_making_gets_wrong(refused, files):
     text = "from ml_collections import ConfigDict\n\ndef get_config():\n    return ConfigDict({})\n"
     for fields, words in (

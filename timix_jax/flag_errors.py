@@ -32,6 +32,8 @@ def flag_error(error: Exception, argv: Sequence[str]) -> UserError:
     path = recipe_path(argv)
     if path and not Path(path).is_file():
         return UserError(f"--config={path}: there is no such file; try --config=configs/demo.py")
+    if path and str(error).endswith("has no attribute 'get_config'"):
+        return UserError(f"--config={path} defines no get_config(); configs/demo.py shows how")
     # The deepest of the chained errors that passed through the recipe is the one that it caused.
     for cause in reversed(_chain(error)):
         place = _place_in_recipe(cause, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import textwrap
+import warnings
 from typing import Any
 
 import matplotlib
@@ -45,7 +46,9 @@ STYLE: Any = {
 def save_png(figure: Figure, path: str | os.PathLike[str], dpi: int = 120) -> None:
     """Writes a PNG, local or remote, whole: a reader never meets half a picture."""
     drawn = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        # A character that the font lacks is drawn as a box, which says enough.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(drawn, format="png", dpi=dpi)
     target = as_path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

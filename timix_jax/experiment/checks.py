@@ -56,6 +56,7 @@ def check_shapes(config: ConfigDict, devices: Sequence[jax.Device] | None = None
     """
     layout = build_layout(config, devices)
     _check_rows(config, layout.mesh)
+    _check_tokens(config)
     params = abstract_params(build_model(config, vocab_size=1, pad_id=0))
     with located("config.mesh: "):
         layout.shardings(params)
@@ -69,6 +70,11 @@ def _check_rows(config: ConfigDict, mesh: Mesh) -> None:
     """Every batch of a step divides over the devices, and each microbatch of it."""
     batches = {"config.train.batch_size": config.train.batch_size}
     if uses_regions(config):
+        if not config.regions.batch_size:
+            raise UserError(
+                "config.loss.pta.weight is above 0: give config.regions.batch_size, the annotated images"
+                " of a step, such as a quarter of config.train.batch_size"
+            )
         batches["config.regions.batch_size"] = config.regions.batch_size
     shards, parts = batch_shards(mesh), config.train.accumulate
     for field, rows in batches.items():
@@ -79,6 +85,15 @@ def _check_rows(config: ConfigDict, mesh: Mesh) -> None:
                 f"devices; use a multiple of {shards * parts}"
             )
     _check_mixed_rows(config, shards)
+
+
+def _check_tokens(config: ConfigDict) -> None:
+    """The texts of regions fit the text encoder, and hold words: two tokens are [CLS] and [SEP]."""
+    tokens, limit = config.regions.max_tokens, config.model.text.max_tokens
+    if uses_regions(config) and tokens and not 3 <= tokens <= limit:
+        raise UserError(
+            f"config.regions.max_tokens={tokens}: give 3 to {limit} (config.model.text.max_tokens), or 0 for {limit}"
+        )
 
 
 def within_shard(config: ConfigDict) -> bool:

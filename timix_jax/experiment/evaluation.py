@@ -20,9 +20,9 @@ def build_evaluators(
     model = dataclasses.replace(model, microbatches=1)  # there are no activations to keep
     for entry in config.eval.sets:
         name, equals, spec = entry.partition("=")
-        if not equals or not name or name in built or "/" in name:
+        if not equals or not name or name in built or set("/:?") & set(name):
             raise UserError(
-                f"config.eval.sets: {entry!r}; write NAME=SOURCE, each name once and without '/'"
+                f"config.eval.sets: {entry!r}; write NAME=SOURCE, each name once and without '/', ':' or '?'"
             )
         with located("config.eval.sets: "):
             source = open_source(spec)
