@@ -11,7 +11,7 @@ from lookup_model import GreySource, LookupModel, NumberTokenizer
 from process_runs import ROOT, environment_of, free_port
 
 from timix_jax.data.record_schema import Region
-from timix_jax.evaluators import EvaluationInputs, build_evaluator
+from timix_jax.evaluators import EVALUATORS, EvaluationInputs, build_evaluator
 from timix_jax.parallel.mesh import make_mesh
 
 IMAGES = 13
@@ -30,7 +30,7 @@ class NotedSource(GreySource):
 
 
 def measure():
-    """Figures and the examples read, of both evaluators; the first images have most captions and regions."""
+    """Figures and the examples read, of all evaluators; the first images have most captions and regions."""
     rng = np.random.default_rng(0)
     counts = [9 if i % 4 == 0 else 1 for i in range(IMAGES)]
     captions = np.split(rng.permutation(sum(counts)), np.cumsum(counts)[:-1])
@@ -47,8 +47,9 @@ def measure():
         "patches": rng.normal(size=(IMAGES, 16, 6)).astype(np.float32),
     }
     found = {}
-    for name in ("retrieval", "patch_text"):
-        source = NotedSource(captions, regions)
+    for name in EVALUATORS:
+        classes = [[i % 3] for i in range(IMAGES)]
+        source = NotedSource(classes if name == "classification" else captions, regions)
         inputs = EvaluationInputs(
             model=LookupModel(4),
             source=source,
@@ -59,7 +60,10 @@ def measure():
             batch_size=4,
             max_regions=2,
         )
-        metrics = build_evaluator(name, inputs).run(params)
+        options = {"templates": ("{}", "1{}")} if name == "classification" else {}
+        evaluator = build_evaluator(name, inputs, **options)
+        source.read.clear()
+        metrics = evaluator.run(params)
         found[name] = {"metrics": metrics, "read": sorted(source.read)}
     return found
 
@@ -92,13 +96,13 @@ def run_processes(count, devices):
 def test_two_processes_share_the_reading():
     (one,) = run_processes(1, 4)
     two = run_processes(2, 2)
-    for name in ("retrieval", "patch_text"):
+    for name in EVALUATORS:
         assert all(process[name]["metrics"] == one[name]["metrics"] for process in two)
         first, second = (process[name]["read"] for process in two)
         assert sorted(first + second) == one[name]["read"]
         assert first
         assert second
-    assert one["retrieval"]["read"] == list(range(IMAGES))
+    assert one["retrieval"]["read"] == one["classification"]["read"] == list(range(IMAGES))
     assert one["patch_text"]["read"] == [0, 3, 6, 9, 12]
 
 

@@ -37,6 +37,7 @@ class CocoCaptions(tfds.core.GeneratorBasedBuilder):
             "mask": F.Image(shape=(None, None, 1), encoding_format="png"),
             "image/filename": F.Text(),
             "title": F.Text(),
+            "kind": F.ClassLabel(names=["cat", "fire_hydrant"]),
             "tags": F.Sequence(F.Text()),
             "captions": F.Sequence({"id": np.int64, "text": F.Text()}),
             "objects": F.Sequence({
@@ -51,7 +52,7 @@ class CocoCaptions(tfds.core.GeneratorBasedBuilder):
             boxes = [F.BBox(ymin=.25, xmin=.5, ymax=.75, xmax=1.), F.BBox(0., 0., 1., 1.)]
             yield i, {
                 "image": png(i), "mask": png(0), "image/filename": f"{i}.png",
-                "title": f"title {i}", "tags": ["red", "blue"],
+                "title": f"title {i}", "kind": i % 2, "tags": ["red", "blue"],
                 "captions": [{"id": k, "text": t} for k, t in enumerate((f"one  {i}", "two", " "))]
                             if i != 14 else [],
                 "objects": [{"bbox": b, "label": k} for k, b in zip((1, -1), boxes)] * (i % 2),
@@ -121,6 +122,12 @@ def test_options_name_split_features_and_share(data_dir):
     assert source[0].captions == (f"title {i}", "red", "blue", f"one {i}", "two", f"{i}.png")
     folder = data_dir / "coco_captions" / "2014" / "1.1.0"
     assert len(open_source(f"tfds:{folder}?split=val")) == 3
+
+
+def test_a_class_is_a_caption(data_dir):
+    source = open_source(f"tfds:coco_captions?data_dir={data_dir}&captions=kind")
+    for record in map(source.__getitem__, range(12)):
+        assert record.captions == (("fire hydrant",) if number(record) % 2 else ("cat",))
 
 
 def test_an_example_without_caption_is_corrupt(data_dir):

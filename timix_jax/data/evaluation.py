@@ -76,7 +76,7 @@ def image_batches(
         valid = index < len(source)
         images = np.zeros((len(own), image_size, image_size, 3), np.uint8)
         for row in np.flatnonzero(valid).tolist():
-            images[row] = _read(
+            images[row] = read_example(
                 source, int(index[row]), lambda record: _picture(record, image_size)
             )
         return {
@@ -112,7 +112,7 @@ def caption_batches(
     def load(indices: Sequence[int]) -> Batch:
         captions, owners = [], []
         for index in indices:
-            found = _read(source, index, lambda record: record.captions)
+            found = read_example(source, index, lambda record: record.captions)
             captions.extend(found)
             owners.extend([index] * len(found))
         return {
@@ -163,7 +163,7 @@ def region_batches(
         rows = [empty]
         for index in indices:
             marks = {"index": np.array(index, np.int32), "valid": np.array(True)}
-            found = _read(source, index, lambda record: _region_rows(record, spec))
+            found = read_example(source, index, lambda record: _region_rows(record, spec))
             rows.extend(row | marks for row in found)
         return {name: np.stack([row[name] for row in rows])[1:] for name in empty}
 
@@ -206,7 +206,7 @@ def _picture(record: Record, image_size: int) -> np.ndarray:
     return resize(pixels, image_size, image_size)
 
 
-def _read(source: Source, index: int, use: Callable[[Record], Any]) -> Any:
+def read_example(source: Source, index: int, use: Callable[[Record], Any]) -> Any:
     try:
         return use(source[index])
     except CorruptExample as error:

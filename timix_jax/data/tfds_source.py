@@ -59,6 +59,7 @@ class TfdsSource:
         self._fraction = annotated
         features = _features(builder)
         self._label = _fields(features[regions])[_LABEL] if regions else None
+        self._classes = {name: features[name] for name in captions if _is_class(features.get(name))}
         # Encoded bytes come out; TFDS would decode with TensorFlow, masks and depth maps too.
         decoders = {
             feature: tfds.decode.SkipDecoding()
@@ -80,12 +81,17 @@ class TfdsSource:
         except (RuntimeError, OSError) as error:
             raise CorruptExample(key, f"unreadable: {error}") from error
         captions = [
-            text for name in self._captions for text in _texts(_lookup(example, name)) if text
+            text for name in self._captions for text in self._read_texts(example, name) if text
         ]
         if not captions:
             raise CorruptExample(key, "no caption")
         image = bytes(example[self._image])
         return Record(key, image, tuple(captions), self._read_regions(example, image, key))
+
+    def _read_texts(self, example: Mapping[str, Any], name: str) -> list[str]:
+        value = _lookup(example, name)
+        kind = self._classes.get(name)
+        return [_label_text(kind, value)] if kind else _texts(value)
 
     def _read_regions(
         self, example: Mapping[str, Any], image: bytes, key: str
@@ -144,7 +150,7 @@ def open_tfds(
       data_dir: where TFDS keeps data sets; None: its default.
       image: name of the image feature.
       captions: names of caption features, with commas; ``feature/field`` inside a list of
-        dictionaries. None: ``captions``, ``caption`` or ``text``.
+        dictionaries, or a class, whose name is the caption. None: ``captions``, ``caption`` or ``text``.
       regions: name of the objects feature; None: ``objects`` if it has boxes and labels.
       annotated: share of the region-bearing examples given to the trainer, 0 to 1.
 
@@ -224,6 +230,10 @@ def _label_text(feature: Any, label: Any) -> str:
     return text.replace("_", " ").strip()
 
 
+def _is_class(feature: Any) -> bool:
+    return isinstance(feature, tfds.features.ClassLabel)
+
+
 def _fields(feature: Any) -> Mapping[str, Any]:
     """The fields of a list of dictionaries; empty for other features."""
     inner = getattr(feature, "feature", None)
@@ -258,7 +268,7 @@ def _caption_feature(features: Mapping[str, Any], caption: str, name: str) -> st
         if top in features and is_text(_fields(features[top]).get(field)):
             return caption
         raise _missing(features, "captions", caption, name)
-    if is_text(feature) or is_text(getattr(feature, "feature", None)):
+    if is_text(feature) or is_text(getattr(feature, "feature", None)) or _is_class(feature):
         return caption
     for field in _TEXTS:
         if is_text(_fields(feature).get(field)):

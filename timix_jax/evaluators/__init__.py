@@ -9,6 +9,7 @@ from typing import Any
 
 from timix_jax.errors import UserError
 from timix_jax.evaluators.base import EvaluationInputs, Evaluator
+from timix_jax.evaluators.classification import ClassificationEvaluator
 from timix_jax.evaluators.patch_text import PatchTextEvaluator
 from timix_jax.evaluators.retrieval import RetrievalEvaluator
 
@@ -24,6 +25,7 @@ __all__ = [
 EVALUATORS: dict[str, type[Evaluator]] = {
     "retrieval": RetrievalEvaluator,
     "patch_text": PatchTextEvaluator,
+    "classification": ClassificationEvaluator,
 }
 
 

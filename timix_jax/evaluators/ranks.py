@@ -80,7 +80,7 @@ def _jitted_count_ahead(mesh: Mesh) -> Callable[..., jax.Array]:
     )
 
 
-def _ranks_one_way(
+def ranks_one_way(
     queries: np.ndarray,
     query_image: np.ndarray,
     positive: np.ndarray,
@@ -89,6 +89,20 @@ def _ranks_one_way(
     mesh: Mesh,
     block: int,
 ) -> np.ndarray:
+    """0-based ranks of the queries' positives among the candidates of other images: int32 (q,).
+
+    Args:
+      queries: float32 (q,D), unit norm.
+      query_image: int32 (q,), the image (or whatever else owns it) of each query.
+      positive: float32 (q,), the similarity of each query to its best own candidate.
+      candidates: float32 (c,D), unit norm.
+      candidate_image: int32 (c,), as ``query_image``; not negative.
+      mesh: queries are split over its devices.
+      block: rows and columns of the part of the similarity matrix that exists at a time.
+
+    Returns:
+      Ties within :data:`TIE` count against the positive; :data:`MISS` where it has no similarity.
+    """
     split, whole = split_over_all(mesh), replicated(mesh)
     width = min(block, len(candidates))
     blocks = -(-len(candidates) // width)
@@ -131,6 +145,6 @@ def retrieval_ranks(
     np.fmax.at(best, image_index, positive)
     own = np.arange(len(images), dtype=np.int32)
     return Ranks(
-        i2t=_ranks_one_way(images, own, best, texts, image_index, mesh, block),
-        t2i=_ranks_one_way(texts, image_index, positive, images, own, mesh, block),
+        i2t=ranks_one_way(images, own, best, texts, image_index, mesh, block),
+        t2i=ranks_one_way(texts, image_index, positive, images, own, mesh, block),
     )

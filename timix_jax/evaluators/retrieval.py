@@ -9,13 +9,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from timix_jax.data.evaluation import caption_batches, image_batches
-from timix_jax.data.memory import check_fits_memory
 from timix_jax.errors import UserError
 from timix_jax.evaluators.base import Evaluator
-from timix_jax.evaluators.placement import divisible, own_share
+from timix_jax.evaluators.embeddings import Embedder
 from timix_jax.evaluators.ranks import Ranks, retrieval_ranks
-from timix_jax.evaluators.sweep import Arrays, Compute, jitted, sweep
 
 RECALL_AT = (1, 5, 10)
 
@@ -86,7 +83,7 @@ class RetrievalEvaluator(Evaluator):
                 "retrieval needs at least one image with a caption."
             )
         # At the least a caption an image: refused now, and not after hours of training.
-        self._check_memory(self.inputs.model.embed_dim, captions_an_image=1)
+        self._embedder.check_memory(len(source))
 
     def run(self, params: Any) -> dict[str, float]:
         """Recall of ``params`` (on the mesh): i2t_r1 ... t2i_r10, mean_recall, and chance levels.
@@ -94,8 +91,8 @@ class RetrievalEvaluator(Evaluator):
         Raises:
           UserError: the embeddings do not fit into memory, or an example is corrupt.
         """
-        texts, image_index = self._texts(params)
-        images = self._images(params, dim=texts.shape[1])
+        texts, image_index = self._embedder.captions(params, self.inputs.source)
+        images = self._embedder.images(params)
         ranks = retrieval_ranks(images, texts, image_index, self.inputs.mesh, self.block)
         return recall_metrics(ranks, image_index)
 
@@ -109,77 +106,5 @@ class RetrievalEvaluator(Evaluator):
         return "  ".join(parts)
 
     @functools.cached_property
-    def _encode_images(self) -> Compute:
-        model = self.inputs.model
-
-        def encode(params: Any, batch: Arrays) -> Arrays:
-            patches = model.embed_patches(params, batch["image"])
-            return {"embedding": model.encode_patches(params, patches).embedding}
-
-        return jitted(encode, self.inputs.mesh)
-
-    @functools.cached_property
-    def _encode_texts(self) -> Compute:
-        model = self.inputs.model
-
-        def encode(params: Any, batch: Arrays) -> Arrays:
-            return {"embedding": model.encode_text(params, batch["tokens"]).embedding}
-
-        return jitted(encode, self.inputs.mesh)
-
-    def _texts(self, params: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings float32 (M,D) of every caption, in the order of the source; int32 (M,), the image of each."""
-        mesh = self.inputs.mesh
-        share = own_share(mesh)
-        batches = caption_batches(
-            self.inputs.source,
-            self.inputs.tokenizer,
-            max_tokens=self.inputs.max_tokens,
-            batch_size=divisible(self.inputs.batch_size, mesh),
-            share=share,
-        )
-        texts: list[np.ndarray] = []
-        image_index: list[np.ndarray] = []
-        for encoded in sweep(self._encode_texts, params, batches, share, mesh):
-            captions = encoded["index"][encoded["valid"]]
-            if not texts:
-                if not len(captions):
-                    raise UserError(
-                        f"Evaluation set {self.inputs.source.name!r} has no captions: "
-                        "retrieval needs at least one, so leave the evaluator out."
-                    )
-                self._check_memory(
-                    encoded["embedding"].shape[1], len(captions) / len(np.unique(captions))
-                )
-            texts.append(encoded["embedding"][encoded["valid"]])
-            image_index.append(captions)
-        owners = np.concatenate(image_index)
-        # Each device had captions of images of its own; those of one image are in their order.
-        order = np.argsort(owners, kind="stable")
-        return np.concatenate(texts)[order], owners[order]
-
-    def _images(self, params: Any, dim: int) -> np.ndarray:
-        """Embeddings float32 (N,D) in the order of the source."""
-        mesh = self.inputs.mesh
-        share = own_share(mesh)
-        batches = image_batches(
-            self.inputs.source,
-            image_size=self.inputs.image_size,
-            batch_size=divisible(self.inputs.batch_size, mesh),
-            share=share,
-        )
-        # An image that the batches left out would be a miss.
-        images = np.full((len(self.inputs.source), dim), np.nan, np.float32)
-        for encoded in sweep(self._encode_images, params, batches, share, mesh):
-            valid = encoded["valid"]
-            images[encoded["index"][valid]] = encoded["embedding"][valid]
-        return images
-
-    def _check_memory(self, dim: int, captions_an_image: float) -> None:
-        images = len(self.inputs.source)
-        captions = int(images * captions_an_image)
-        # Three copies at the most: as batches, in one piece, on the devices.
-        check_fits_memory(
-            3 * 4 * dim * (images + captions),
-            f"Retrieval on {self.inputs.source.name}: {images} images and about {captions} captions",
-        )
+    def _embedder(self) -> Embedder:
+        return Embedder(self.inputs, "retrieval")

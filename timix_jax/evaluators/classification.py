@@ -1,0 +1,157 @@
+"""Zero-shot classification: each image against the prompts of all classes (CLIP, arXiv 2103.00020, section 3.1)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from timix_jax import processes
+from timix_jax.data.class_names import class_names
+from timix_jax.data.record_schema import CorruptExample, Record
+from timix_jax.errors import UserError
+from timix_jax.evaluators.base import Evaluator
+from timix_jax.evaluators.embeddings import Embedder
+from timix_jax.evaluators.placement import own_share
+from timix_jax.evaluators.ranks import positive_similarity, ranks_one_way
+
+if TYPE_CHECKING:
+    from timix_jax.data.sources import Source
+
+TOP = (1, 5)
+_BLOCK = 2048  # classes and images of the part of the similarities that exists at a time
+
+
+@dataclasses.dataclass
+class Prompts:
+    """A source of texts only: example c has those of class c."""
+
+    name: str
+    classes: Sequence[str]
+    templates: Sequence[str]
+
+    @property
+    def annotated(self) -> np.ndarray:
+        """None of the examples has regions."""
+        return np.zeros(0, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def __getitem__(self, index: int) -> Record:
+        name = self.classes[index]
+        return Record(name, b"", tuple(text.replace("{}", name) for text in self.templates))
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassificationEvaluator(Evaluator):
+    """How often the right class is the nearest, on a set whose captions are class names.
+
+    The classes are the captions that occur in the set. The embedding of one is the mean over its prompts, brought
+    to length 1. Ties count against us.
+
+    Attributes:
+      inputs: see `EvaluationInputs`.
+      templates: the prompts of a class, ``{}`` standing for its name.
+
+    Raises:
+      UserError: a source that is empty or without captions, or a template without ``{}``.
+    """
+
+    templates: tuple[str, ...] = ("a photo of a {}.",)
+
+    panels: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "Zero-shot classification": {"top1": "top 1", "class_mean": "top 1, mean over classes"}
+    }
+
+    @classmethod
+    def applies_to(cls, source: Source) -> bool:
+        """Whether the first image has one caption, as all images of a class have."""
+        try:
+            return len(source) > 0 and len(source[0].captions) == 1
+        except CorruptExample:
+            return True  # the evaluation will name it
+
+    def __post_init__(self) -> None:
+        wrong = [text for text in self.templates if "{}" not in text]
+        if wrong or not self.templates:
+            raise UserError(
+                f"config.eval.options.classification.templates={self.templates!r}: give one or more texts"
+                " with {} in the place of the class, such as ('a photo of a {}.',)"
+            )
+        if not self.applies_to(self.inputs.source):
+            raise UserError(
+                f"Evaluation set {self.inputs.source.name!r} has no class names: classification needs exactly one"
+                " caption an image, so leave the evaluator out."
+            )
+
+    def run(self, params: Any) -> dict[str, float]:
+        """Accuracies of ``params`` (on the mesh), as fractions.
+
+        Returns:
+          top1, top5 over images; class_mean, top1 of each class and then the mean; top1_chance.
+
+        Raises:
+          UserError: an example is corrupt or has not one caption, or the embeddings do not fit into memory.
+        """
+        names, label = self._classes
+        prompts = Prompts(self.inputs.source.name, names, self.templates)
+        texts, owner = self._embedder.captions(params, prompts)
+        classes = _unit_means(texts, owner, len(names))
+        images = self._embedder.images(params)
+        rank = ranks_one_way(
+            images,
+            label,
+            positive_similarity(classes, images, label),
+            classes,
+            np.arange(len(names), dtype=np.int32),
+            self.inputs.mesh,
+            _BLOCK,
+        )
+        hit = rank < 1
+        metrics = {f"top{k}": float(np.mean(rank < k)) for k in TOP}
+        right = np.bincount(label, hit, len(names)) / np.bincount(label, minlength=len(names))
+        return metrics | {"class_mean": float(right.mean()), "top1_chance": 1 / len(names)}
+
+    def text(self, metrics: Mapping[str, float]) -> str:
+        """Accuracies in percent."""
+        top1, top5, mean, chance = (
+            100 * metrics[name] for name in ("top1", "top5", "class_mean", "top1_chance")
+        )
+        return f"zero-shot top 1/5 {top1:.1f} / {top5:.1f}%, mean over classes {mean:.1f}% (chance {chance:.1f})"
+
+    @functools.cached_property
+    def _embedder(self) -> Embedder:
+        return Embedder(self.inputs, "classification")
+
+    @functools.cached_property
+    def _classes(self) -> tuple[list[str], np.ndarray]:
+        """The classes in order, and int32 (N,) that of each image; read once, each process a part."""
+        source, share = self.inputs.source, own_share(self.inputs.mesh)
+        own = [index for index in range(len(source)) if index % share.parts in share.own]
+        names = [""] * len(source)
+        for part in processes.gather(_names_or_error(source, own)):
+            if "error" in part:  # in the part of one process: it must end all of them
+                raise UserError(part["error"])
+            for index, name in zip(part["examples"], part["names"], strict=True):
+                names[index] = name
+        classes, label = np.unique(names, return_inverse=True)
+        return classes.tolist(), label.astype(np.int32)
+
+
+def _names_or_error(source: Source, examples: Sequence[int]) -> dict[str, Any]:
+    try:
+        return {"examples": examples, "names": class_names(source, examples)}
+    except UserError as error:
+        return {"error": str(error)}
+
+
+def _unit_means(texts: np.ndarray, owner: np.ndarray, classes: int) -> np.ndarray:
+    """The mean of the rows (M,D) of each owner, at length 1: float32 (classes,D)."""
+    sums = np.zeros((classes, texts.shape[1]), np.float64)
+    np.add.at(sums, owner, texts)
+    with np.errstate(invalid="ignore"):  # of no length: NaN, which is never right
+        return (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
