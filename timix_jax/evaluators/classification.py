@@ -11,6 +11,7 @@ import numpy as np
 
 from timix_jax import processes
 from timix_jax.data.class_names import class_names
+from timix_jax.data.evaluation import Share
 from timix_jax.data.record_schema import CorruptExample, Record
 from timix_jax.errors import UserError
 from timix_jax.evaluators.base import Evaluator
@@ -130,23 +131,29 @@ class ClassificationEvaluator(Evaluator):
     @functools.cached_property
     def _classes(self) -> tuple[list[str], np.ndarray]:
         """The classes in order, and int32 (N,) that of each image; read once, each process a part."""
-        source, share = self.inputs.source, own_share(self.inputs.mesh)
-        own = [index for index in range(len(source)) if index % share.parts in share.own]
+        source = self.inputs.source
         names = [""] * len(source)
-        for part in processes.gather(_names_or_error(source, own)):
+        for part in processes.gather(_own_names(source, own_share(self.inputs.mesh))):
             if "error" in part:  # in the part of one process: it must end all of them
                 raise UserError(part["error"])
-            for index, name in zip(part["examples"], part["names"], strict=True):
+            for index, name in zip(
+                _examples(source, Share(*part["share"])), part["names"], strict=True
+            ):
                 names[index] = name
         classes, label = np.unique(names, return_inverse=True)
         return classes.tolist(), label.astype(np.int32)
 
 
-def _names_or_error(source: Source, examples: Sequence[int]) -> dict[str, Any]:
+def _own_names(source: Source, share: Share) -> dict[str, Any]:
+    """The classes of a share of the images, or what is wrong with them."""
     try:
-        return {"examples": examples, "names": class_names(source, examples)}
+        return {"share": share, "names": class_names(source, _examples(source, share))}
     except UserError as error:
         return {"error": str(error)}
+
+
+def _examples(source: Source, share: Share) -> list[int]:
+    return [index for index in range(len(source)) if index % share.parts in share.own]
 
 
 def _unit_means(texts: np.ndarray, owner: np.ndarray, classes: int) -> np.ndarray:
