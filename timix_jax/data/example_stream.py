@@ -51,28 +51,35 @@ def open_readers(
     sources: Sequence[Source],
     indices: Sequence[Sequence[int] | np.ndarray],
     corrupt: CorruptExamples,
+    *,
+    of_regions: bool = False,
 ) -> list[Reader]:
     """A reader a source that has any index; example ids count through the sources."""
     offsets = np.cumsum([0, *(len(source) for source in sources)]).tolist()
     return [
-        Reader(source, chosen, offset, corrupt)
+        Reader(source, chosen, offset, corrupt, of_regions)
         for source, chosen, offset in zip(sources, indices, offsets[:-1], strict=True)
         if len(chosen)
     ]
 
 
 def shuffled_examples(
-    readers: Sequence[Reader], weights: Sequence[float] | None, seed: int
+    readers: Sequence[Reader], weights: Sequence[float] | None, seed: int, batch_size: int
 ) -> grain.MapDataset:
     """Endless positions in the concatenated readers: an epoch at a time, or mixed by weight."""
     starts = np.cumsum([0, *(len(reader.indices) for reader in readers)]).tolist()
     if weights is None:
         return grain.MapDataset.range(starts[-1]).shuffle(seed=seed).repeat()
-    seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(len(readers))]
-    return grain.MapDataset.mix(
+    *seeds, order = map(int, np.random.SeedSequence(seed).generate_state(len(readers) + 1))
+    mixed = grain.MapDataset.mix(
         [
             grain.MapDataset.range(start, stop).shuffle(seed=source_seed).repeat()
             for start, stop, source_seed in zip(starts, starts[1:], seeds, strict=False)
         ],
         weights=list(weights),
+    )
+    # The sources take turns in a fixed pattern, and so do the rows that are mixed with others (mix.fraction): without
+    # this one source might always be mixed and another never. Grain adds the window's number to the seed, in 32 bits.
+    return grain.experimental.WindowShuffleMapDataset(
+        mixed, window_size=batch_size, seed=order % 2**20
     )

@@ -22,6 +22,10 @@ _CROP_TRIES = 10
 _MAX_IN_A_ROW = 1000
 
 
+class UnusableRegions(CorruptExample):
+    """The image and its captions are whole, the regions are not."""
+
+
 @dataclass(frozen=True)
 class Reader:
     """Chosen examples of one source, read past the corrupt ones.
@@ -31,12 +35,15 @@ class Reader:
       indices: the examples of it that are used; a range takes no memory.
       offset: added to an index gives the example id.
       corrupt: where corrupt ones are noted.
+      of_regions: whether examples are wanted with their regions. One whose regions only are unusable is then noted
+        apart, and goes on being read by others.
     """
 
     source: Source
     indices: Sequence[int] | np.ndarray
     offset: int
     corrupt: CorruptExamples
+    of_regions: bool = False
 
     def read(self, position: int, use: Callable[[Record], T]) -> tuple[int, T]:
         """Reads example ``indices[position]`` or, where it is corrupt, the next good one.
@@ -55,16 +62,26 @@ class Reader:
         tries = min(len(self.indices), _MAX_IN_A_ROW)
         for step in range(tries):
             index = int(self.indices[(position + step) % len(self.indices)])
-            if self.corrupt.reason(self.source.name, index):
+            if self._reason(index):
                 continue
             try:
                 return self.offset + index, use(self.source[index])
+            except UnusableRegions as error:
+                self.corrupt.add(self._regions_name, index, str(error))
             except CorruptExample as error:
                 self.corrupt.add(self.source.name, index, str(error))
         raise UserError(
             f"{self.source.name}: {tries} examples in a row are corrupt, the last is "
-            f"{self.corrupt.reason(self.source.name, index)}; prepare the data again, in another folder"
+            f"{self._reason(index)}; prepare the data again, in another folder"
         )
+
+    @property
+    def _regions_name(self) -> str:
+        return f"regions of {self.source.name}"
+
+    def _reason(self, index: int) -> str | None:
+        unusable = self.corrupt.reason(self._regions_name, index) if self.of_regions else None
+        return unusable or self.corrupt.reason(self.source.name, index)
 
 
 @dataclass(frozen=True)
@@ -135,7 +152,8 @@ def region_example(
       of the view, mask bool (R,).
 
     Raises:
-      CorruptExample: the image cannot be decoded, or no box lies in it.
+      CorruptExample: the image cannot be decoded.
+      UnusableRegions: no box lies in it.
     """
     pixels = decode_image(record.image, record.key)
     height, width = pixels.shape[:2]
@@ -150,7 +168,7 @@ def region_example(
         if kept.any():
             break
     else:
-        raise CorruptExample(record.key, "is listed as annotated and has no box inside the image")
+        raise UnusableRegions(record.key, "is listed as annotated and has no box inside the image")
     chosen = rng.permutation(np.flatnonzero(kept))[: spec.max_regions]
     padded, mask = pad_boxes(boxes[chosen], spec.max_regions)
     return {

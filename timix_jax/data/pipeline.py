@@ -105,7 +105,7 @@ def make_train_iterator(
         rows = own_rows(global_size)
         return ProcessRows(dataset, global_size, rows).batch(len(rows), drop_remainder=True)
 
-    stream = shuffled_examples(readers, weights, seeds[0])
+    stream = shuffled_examples(readers, weights, seeds[0], batch_size)
     stream = stream.random_map(MakeExamples(readers, pair_example, spec, niceness), seed=seeds[1])
     batches = host_batches(stream, batch_size)
     if region_batch_size:
@@ -116,8 +116,8 @@ def make_train_iterator(
                 f"{_names(sources)}: {count} annotated examples, fewer than "
                 f"region_batch_size={region_batch_size}; set it to {count} or less, or give more data with regions"
             )
-        readers = open_readers(sources, annotated, corrupt)
-        stream = shuffled_examples(readers, None, seeds[2])
+        readers = open_readers(sources, annotated, corrupt, of_regions=True)
+        stream = shuffled_examples(readers, None, seeds[2], region_batch_size)
         spec = replace(spec, max_tokens=region_max_tokens or max_tokens)
         stream = stream.random_map(
             MakeExamples(readers, region_example, spec, niceness), seed=seeds[3]
