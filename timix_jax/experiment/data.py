@@ -1,5 +1,9 @@
 """``config.data`` as arguments: the training sources and the tokenizer."""
 
+import functools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
 from ml_collections import ConfigDict
 
 from timix_jax import processes
@@ -8,6 +12,9 @@ from timix_jax.data.sources import Source, open_source
 from timix_jax.data.tokenizers import TRAINED, Tokenizer, load_tokenizer, train_tokenizer
 from timix_jax.errors import UserError, located
 
+# Threads, each with so many examples at a time: it waits for a server where the data are remote.
+_READERS, _PART = 64, 16
+_TRAIN_S = 24 * 3600  # the others may have to wait for the first process to copy its data, too
 TOKENIZER_EXAMPLES = 200_000  # captions of so many examples a source train a tokenizer
 
 
@@ -44,19 +51,20 @@ def build_tokenizer(config: ConfigDict, sources: tuple[Source, ...]) -> Tokenize
         with located("config.data."):
             return train_tokenizer(captions, kind=kind, vocab_size=config.data.vocab_size).to_json()
 
-    return Tokenizer.from_json(processes.from_first(train))
+    return Tokenizer.from_json(processes.from_first(train, timeout_s=_TRAIN_S))
 
 
 def _captions(sources: tuple[Source, ...]) -> list[str]:
     """Evenly spaced where there are many: the vocabulary does not gain from more captions than these."""
     captions: list[str] = []
     unreadable: CorruptExample | None = None
-    for source in sources:
-        for index in range(0, len(source), max(1, len(source) // TOKENIZER_EXAMPLES)):
-            try:
-                captions += source[index].captions
-            except CorruptExample as error:
-                unreadable = error  # the pipeline counts and names it when it is its turn
+    with ThreadPoolExecutor(_READERS) as pool:
+        for source in sources:
+            chosen = range(0, len(source), max(1, len(source) // TOKENIZER_EXAMPLES))
+            parts = [chosen[start : start + _PART] for start in range(0, len(chosen), _PART)]
+            for found, error in pool.map(functools.partial(_captions_of, source), parts):
+                captions += found
+                unreadable = error or unreadable
     if not any(caption.strip() for caption in captions):
         reason = (
             f"no example can be read, such as {unreadable}"
@@ -65,6 +73,18 @@ def _captions(sources: tuple[Source, ...]) -> list[str]:
         )
         raise UserError(f"config.data.train: {reason}; prepare the data again")
     return captions
+
+
+def _captions_of(source: Source, indices: Sequence[int]) -> tuple[list[str], CorruptExample | None]:
+    """The captions of these examples, and the last of them that could not be read."""
+    captions: list[str] = []
+    unreadable = None
+    for index in indices:
+        try:
+            captions += source[index].captions
+        except CorruptExample as error:
+            unreadable = error  # the pipeline counts and names it when it is its turn
+    return captions, unreadable
 
 
 def needs_boxes(config: ConfigDict) -> bool:
