@@ -184,7 +184,8 @@ class DualEncoder:
 
     def embed_patches(self, params: Params, images: Array) -> Array:
         """Images (B,H,H,3), uint8 or float -1..1, to patch embeddings (B,N,C) before positions."""
-        return self._apply("image", self._vit, params, images, method="embed_patches")
+        embed = functools.partial(self._apply, "image", self._vit, params, method="embed_patches")
+        return self._split(embed, images)
 
     def draw_kept(self, key: Array, batch: int) -> Array | None:
         """The patches that a training pass of ``batch`` images keeps, int32 (B,K); None without patch dropout."""
