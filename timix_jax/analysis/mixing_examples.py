@@ -50,7 +50,7 @@ def draw_mixing_sheet(
     model = dataclasses.replace(model, layout=None, microbatches=1)
     mixer = objective.mixer
     if isinstance(mixer, Paired):
-        mixer = dataclasses.replace(mixer, shards=max(1, mixer.shards // jax.process_count()))
+        mixer = dataclasses.replace(mixer, shards=1)
     objective = dataclasses.replace(
         objective, mixer=mixer, placement="extra", fraction=1.0, ramp_steps=0, until_step=None
     )
