@@ -49,6 +49,13 @@ _PROCESS = """
     assert processes.is_first() == (index == 0)
     assert processes.gather_flags(index == 1) == [False, True]
     assert processes.from_first(lambda: [1, "ü" * 300, index]) == [1, "ü" * 300, 0]
+    for value in (0.5, 1.5):  # the second takes the place of the first
+        processes.latest("speed", {"wait": value + index})
+        processes.gather_flags(True)
+        told = processes.latest("speed", {"wait": value + index})
+        everyone = {i: {"wait": value + i} for i in range(2)}
+        assert told == (everyone if index == 0 else {index: everyone[index]})
+        processes.gather_flags(True)
     try:
         processes.from_first(refuse)
     except UserError as error:
@@ -97,6 +104,7 @@ _PROCESS = """
 def test_one_process_needs_no_messages():
     assert processes.is_first()
     assert processes.gather_flags(True) == [True]
+    assert processes.latest("speed", 3) == {0: 3}
     assert processes.from_first(lambda: {"a": (1, None)}) == {"a": (1, None)}
     with pytest.raises(ZeroDivisionError):
         processes.from_first(lambda: 1 / 0)

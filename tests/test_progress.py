@@ -9,6 +9,7 @@ from timix_jax.progress import (
     Speed,
     format_duration,
     format_quantity,
+    progress_sections,
     wrap_sections,
 )
 from timix_jax.summary import startup_summary
@@ -124,6 +125,16 @@ def test_progress_line():
     )
     one = SPEED._replace(images_per_s=9.54, images_per_s_device=9.54, mfu=None)
     assert printed(140, speed=one, weights={}).endswith(" | 9.5 img/s | data wait 1% | ETA 3:12")
+
+
+def test_the_wait_is_that_of_the_slowest_process():
+    def shown(slowest, wait):
+        metrics = METRICS | {"data_wait": wait}
+        return progress_sections(1, 2, metrics, SPEED, {}, slowest)
+
+    assert "data wait 42% (process 3)" in shown(3, 0.42)
+    assert "data wait 0%" in shown(3, 0.004)
+    assert "data wait 42%" in shown(None, 0.42)
 
 
 def test_progress_line_of_a_plain_run_without_a_speed():

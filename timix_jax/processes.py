@@ -56,6 +56,22 @@ def gather_flags(flag: bool, *, timeout_s: float = 600) -> list[bool]:
     return gather(bool(flag), timeout_s=timeout_s)
 
 
+def latest(topic: str, value: Any) -> dict[int, Any]:
+    """Process → the value (JSON) that it gave last for this topic; on the first process those of all, without waiting.
+
+    On the others, and with a single process, the own one only.
+    """
+    me = jax.process_index()
+    if jax.process_count() == 1:
+        return {me: value}
+    folder = f"timix/latest/{topic}/"
+    store().key_value_set(f"{folder}{me}", json.dumps(value), allow_overwrite=True)
+    if not is_first():
+        return {me: value}
+    told = store().key_value_dir_get(folder)
+    return {int(key.rpartition("/")[2]): json.loads(text) for key, text in told}
+
+
 def from_first(compute: Callable[[], Any], *, timeout_s: float = 3600) -> Any:
     """What ``compute`` (JSON) gives on the first process, on all of them.
 

@@ -158,9 +158,17 @@ class ProgressPrinter:
         self._write = write or print_text
         self._silent = jax.process_index() != 0
 
-    def line(self, step: int, metrics: Mapping[str, float], speed: Speed | None = None) -> None:
+    def line(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        speed: Speed | None = None,
+        slowest: int | None = None,
+    ) -> None:
         """The progress line of a step; see :func:`progress_sections` for the metrics it shows."""
-        sections = progress_sections(step, self._total_steps, metrics, speed, self._weights)
+        sections = progress_sections(
+            step, self._total_steps, metrics, speed, self._weights, slowest
+        )
         self.text(wrap_sections(sections, self._width))
 
     def text(self, text: str) -> None:
@@ -175,6 +183,7 @@ def progress_sections(
     metrics: Mapping[str, float],
     speed: Speed | None,
     weights: Mapping[str, float],
+    slowest: int | None = None,
 ) -> list[str]:
     """The parts of a progress line.
 
@@ -183,6 +192,7 @@ def progress_sections(
             and the memory of `timix_jax.peak_memory`; those that are missing are left out, all
             others are not shown.
         weights: NAME → factor.
+        slowest: the process whose ``data_wait`` the metrics hold; None where there is one process.
 
     **Example:** ``["step  120/1600", "loss 3.214 = itc 2.914 + 0.5·mix 0.600", "lr 1.0e-03 τ 0.052
     λ 0.73", "512 img/s (64 a device)", "data wait 1%", "MFU 31.0%", "peak memory 9.41 GiB",
@@ -213,7 +223,9 @@ def progress_sections(
         several = round(speed.images_per_s) != round(speed.images_per_s_device)
         each = f" ({_count(speed.images_per_s_device)} a device)" if several else ""
         sections.append(f"{_count(speed.images_per_s)} img/s{each}")
-        sections.append(f"data wait {100 * speed.wait:.0f}%")
+        wait = round(100 * metrics.get("data_wait", speed.wait))
+        where = f" (process {slowest})" if slowest is not None and wait else ""
+        sections.append(f"data wait {wait}%{where}")
         if speed.mfu is not None:
             sections.append(f"MFU {100 * speed.mfu:.1f}%")
     for name, label in ((DEVICE_MEMORY, "peak memory"), (HOST_MEMORY, "peak RSS")):

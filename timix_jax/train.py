@@ -23,6 +23,7 @@ from timix_jax.evaluate import evaluated_part, flat_results, format_results, run
 from timix_jax.evaluators import Evaluator
 from timix_jax.experiment import Experiment
 from timix_jax.finite_check import FiniteCheck
+from timix_jax.fleet import SKIPPED, over_processes
 from timix_jax.log import print_text
 from timix_jax.metrics import RESULTS_FILE, MetricsWriter, write_results
 from timix_jax.parallel.device_batches import DeviceBatches
@@ -270,9 +271,9 @@ class Loop:
         if speed is not None:
             values |= speed.metrics()
         values |= peak_memory(self._run.mesh.local_devices)
-        values["skipped_examples"] = skipped
+        values, slowest = over_processes(values | {SKIPPED: skipped})
         self._writer.write(step, values)
-        self._printer.line(step, values, speed)
+        self._printer.line(step, values, speed, slowest)
 
     def _save(self, step: int, state: TrainState, *, last: bool) -> None:
         with self._chrono.pause(), self._watch(phases.SAVE):
