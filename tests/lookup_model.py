@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from timix_jax.data.record_schema import Record, Region
+from timix_jax.evaluators import EvaluationInputs
 from timix_jax.models.dual_encoder import ImageFeatures, TextFeatures
 
 
@@ -80,3 +81,20 @@ class GreySource:
     @property
     def annotated(self) -> np.ndarray:
         return np.array([i for i, r in enumerate(self._regions) if r], np.int64)
+
+
+def make_mesh(devices: int, fsdp: int = 1) -> jax.sharding.Mesh:
+    grid = np.array(jax.devices()[:devices]).reshape(devices // fsdp, fsdp)
+    return jax.sharding.Mesh(grid, ("data", "fsdp"))
+
+
+def inputs_of(source, mesh, batch_size=8, model=None):
+    return EvaluationInputs(
+        model=model or LookupModel(),
+        source=source,
+        tokenizer=NumberTokenizer(),
+        mesh=mesh,
+        image_size=8,
+        max_tokens=4,
+        batch_size=batch_size,
+    )

@@ -1,30 +1,18 @@
 """Zero-shot accuracy of whole evaluations against plain NumPy; devices, ties, bad input."""
 
-import jax
 import numpy as np
 import pytest
-from lookup_model import GreySource, LookupModel, NumberTokenizer
+from lookup_model import GreySource, inputs_of, make_mesh
 
 from timix_jax.errors import UserError
-from timix_jax.evaluators import EVALUATORS, EvaluationInputs, build_evaluator
+from timix_jax.evaluators import EVALUATORS, build_evaluator
 
 IMAGES = 37
 TEMPLATES = ("{}", "1{}", "2{}")
 
 
 def evaluator_of(source, devices=1, batch_size=8, **options):
-    mesh = jax.sharding.Mesh(
-        np.array(jax.devices()[:devices]).reshape(devices, 1), ("data", "fsdp")
-    )
-    inputs = EvaluationInputs(
-        model=LookupModel(),
-        source=source,
-        tokenizer=NumberTokenizer(),
-        mesh=mesh,
-        image_size=8,
-        max_tokens=4,
-        batch_size=batch_size,
-    )
+    inputs = inputs_of(source, make_mesh(devices), batch_size)
     return build_evaluator("classification", inputs, **options)
 
 

@@ -2,32 +2,14 @@
 
 import itertools
 
-import jax
 import numpy as np
 import pytest
-from lookup_model import GreySource, LookupModel, NumberTokenizer
+from lookup_model import GreySource, LookupModel, inputs_of, make_mesh
 
 from timix_jax.errors import UserError
-from timix_jax.evaluators import EvaluationInputs, build_evaluator
+from timix_jax.evaluators import build_evaluator
 from timix_jax.evaluators.ranks import MISS, Ranks
 from timix_jax.evaluators.retrieval import chance_recall, recall_metrics
-
-
-def make_mesh(devices: int, fsdp: int = 1) -> jax.sharding.Mesh:
-    grid = np.array(jax.devices()[:devices]).reshape(devices // fsdp, fsdp)
-    return jax.sharding.Mesh(grid, ("data", "fsdp"))
-
-
-def inputs_of(source, mesh, batch_size=8, model=None):
-    return EvaluationInputs(
-        model=model or LookupModel(),
-        source=source,
-        tokenizer=NumberTokenizer(),
-        mesh=mesh,
-        image_size=8,
-        max_tokens=4,
-        batch_size=batch_size,
-    )
 
 
 def make_evaluator(source, mesh, batch_size=8, model=None, **options):
