@@ -98,9 +98,9 @@ def watched_saves(tmp_path, monkeypatch):
         found.append(own_niceness())
         return start(*args, **kwargs)
 
-    def watched_finish(folder):
+    def watched_finish(folder, rest):
         found.append(own_niceness())
-        finish(folder)
+        finish(folder, rest)
 
     monkeypatch.setattr(checkpointer.ocp, "save_checkpointables_async", watched_start)
     monkeypatch.setattr(checksums, "write_manifest", watched_finish)
@@ -144,9 +144,9 @@ def test_after_a_save_that_was_waited_for_none_gives_way(watched_saves, monkeypa
     saved, found = watched_saves
     begun, write = threading.Event(), checksums.write_manifest
 
-    def waiting(folder):
+    def waiting(folder, rest):
         begun.wait()
-        write(folder)
+        write(folder, rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(checksums, "write_manifest", waiting)

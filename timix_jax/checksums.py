@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,15 +16,19 @@ _BLOCK_BYTES = 1 << 22
 _THREADS = 4  # hashlib releases the lock; more would take the cores from the training step
 
 
-def write_manifest(folder: epath.PathLike) -> None:
+def write_manifest(folder: epath.PathLike, rest: Callable[[], None] | None = None) -> None:
     """Writes ``CHECKSUMS.json``: bytes and SHA-256 of every file below ``folder``, and its own sum.
 
     The file appears whole or not at all; call it when nothing writes to the folder any more.
+
+    Args:
+      folder: what is to be complete.
+      rest: called after every few megabytes, which are then read in one thread; for work that may take its time.
     """
     folder = epath.Path(folder)
     names = sorted(name for name in _files(folder) if name != MANIFEST_FILE)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        sums = pool.map(lambda name: _sum_of(folder / name), names)
+    with ThreadPoolExecutor(_THREADS if rest is None else 1) as pool:
+        sums = pool.map(lambda name: _sum_of(folder / name, rest), names)
         files = {
             name: {"bytes": size, "sha256": digest}
             for name, (size, digest) in zip(names, sums, strict=True)
@@ -88,13 +93,15 @@ def _files(folder: epath.Path, prefix: str = "") -> list[str]:
     return names
 
 
-def _sum_of(path: epath.Path) -> tuple[int, str]:
+def _sum_of(path: epath.Path, rest: Callable[[], None] | None = None) -> tuple[int, str]:
     """The file's size in bytes and SHA-256."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
             size += len(block)
+            if rest is not None:
+                rest()
     return size, digest.hexdigest()
 
 

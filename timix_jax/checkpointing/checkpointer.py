@@ -14,6 +14,7 @@ from orbax.checkpoint import v1 as ocp
 
 from timix_jax import checksums, processes, step_folders, tree_diff
 from timix_jax.background_priority import SAVE, all_give_way, stand_apart
+from timix_jax.checkpointing.pace import Pace, copied, in_pieces, shares_the_cores
 from timix_jax.checkpointing.step_reader import STATE, load, read_meta, require_whole
 from timix_jax.errors import RunError, UserError
 from timix_jax.workdir import absolute, free_bytes
@@ -66,6 +67,7 @@ class Checkpointer:
         self._context.array.saving.use_compression = False
         self._pending: Future[None] | None = None
         self._pending_step = -1
+        self._pace: Pace | None = None  # of the running save
         self._state_bytes = 0
         self._waited_for = False  # a save that had to come to its end before the next one
         self._whole: set[int] = set()  # checked or written by this object
@@ -84,8 +86,8 @@ class Checkpointer:
           step: the number of the checkpoint.
           state: a tree of jax.Arrays, none of them empty; with several processes all global.
           meta: a dict that JSON can hold (data position, config, tokenizer, …).
-          give_way: whether what is left to do stands behind the training that goes on meanwhile; not for a save
-            that is waited for at once, which takes long where other programs keep the cores busy.
+          give_way: whether what is left to do stands behind the training that goes on meanwhile, and on a CPU
+            backend takes three times as long; not for a save that is waited for at once.
 
         Raises:
           UserError: there is such a checkpoint, or a newer one, of another run.
@@ -107,12 +109,14 @@ class Checkpointer:
         tree_diff.check_savable(arrays)
         self._state_bytes = sum(leaf.nbytes for leaf in arrays.values())
         meta = json.loads(json.dumps(meta))
+        give_way = give_way and not self._waited_for
+        self._pace = Pace() if give_way and shares_the_cores(arrays.values()) else None
         # A thread of its own for each: one that has given way cannot come back.
         thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         try:
             apart = thread.submit(stand_apart).result()  # Orbax's threads inherit it
             response = thread.submit(self._start, step, tree_diff.nested(arrays), meta).result()
-            if give_way and not self._waited_for:
+            if give_way:
                 all_give_way(apart, SAVE)
             self._pending_step = step
             self._pending = thread.submit(self._finish, step, response)
@@ -134,6 +138,7 @@ class Checkpointer:
         """
         if self._pending is None:
             return
+        self._hurry()
         step, error = self._pending_step, self._pending.exception()
         self._pending = None
         # All processes must agree, or one would go on and wait for the others for ever.
@@ -174,8 +179,13 @@ class Checkpointer:
                 "stopping (%s: %s) once checkpoint %d is written",
                 *(type(cause).__name__, str(cause)[:300], self._pending_step),
             )
+            self._hurry()
             self._pending.exception()  # in the log already
             self._pending = None
+
+    def _hurry(self) -> None:
+        if self._pace is not None:
+            self._pace.hurry()
 
     def latest_valid(self) -> int | None:
         """The newest step whose files all have the sums that they were saved with.
@@ -229,7 +239,10 @@ class Checkpointer:
 
     def _start(self, step: int, state: PyTree, meta: dict[str, Any]) -> ocp.AsyncResponse[None]:
         """On the save's thread; ``save`` waits for it."""
-        with self._context:
+        context = self._context
+        if self._pace is not None:
+            state, context = copied(state), in_pieces(context, self._pace)
+        with context:
             return ocp.save_checkpointables_async(
                 self._path(step),
                 {STATE: state},
@@ -242,7 +255,8 @@ class Checkpointer:
         try:
             response.result()
             if processes.is_first():
-                checksums.write_manifest(self._path(step))
+                rest = None if self._pace is None else self._pace.rest
+                checksums.write_manifest(self._path(step), rest)
                 logging.info("checkpoint %d is complete in %s", step, self.directory)
         except Exception:
             logging.exception("checkpoint %d could not be saved to %s", step, self._path(step))
