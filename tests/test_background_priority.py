@@ -140,22 +140,26 @@ def test_a_save_that_is_waited_for_at_once_does_not_give_way(watched_saves):
     assert found == [apart()] * 2
 
 
-def test_after_a_save_that_was_waited_for_none_gives_way(watched_saves, monkeypatch):
+def test_saves_that_are_waited_for_first_no_longer_rest_and_then_no_longer_give_way(
+    watched_saves, monkeypatch
+):
     saved, found = watched_saves
-    begun, write = threading.Event(), checksums.write_manifest
+    begun, rested, write = threading.Event(), [], checksums.write_manifest
 
     def waiting(folder, rest):
         begun.wait()
+        rested.append(rest is not None)
         write(folder, rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(checksums, "write_manifest", waiting)
-        saved.save(1, STATE, {})
         wait = saved.wait
-        patch.setattr(saved, "wait", lambda: (begun.set(), wait()))
-        saved.save(2, STATE, {})
+        patch.setattr(saved, "wait", lambda: (begun.set(), wait(), begun.clear()))
+        for step in (1, 2, 3, 4):
+            saved.save(step, STATE, {})
         saved.wait()
-    assert found == [apart(), SAVE, apart(), apart()]
+    assert rested == [True, False, False, False]
+    assert found == [apart(), SAVE, apart(), SAVE, apart(), apart(), apart(), apart()]
 
 
 @pytest.mark.usefixtures("fast_compilation")

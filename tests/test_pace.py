@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from timix_jax import checksums
 from timix_jax.checkpointing import Checkpointer, pace
@@ -161,6 +163,22 @@ def test_only_arrays_on_the_hosts_cores_are_written_in_pieces():
 
     assert pace.shares_the_cores([jnp.zeros(3)])
     assert not pace.shares_the_cores([OnTpu(), OnTpu()])
+
+
+def test_copies_have_the_layout_of_the_state_and_memory_of_their_own():
+    mesh = jax.make_mesh((4, 2), ("data", "fsdp"))
+    values = np.arange(64.0).reshape(8, 8)
+    for spec in (P(), P("fsdp"), P("data", "fsdp"), P(("data", "fsdp"))):
+        state = {"w": jax.device_put(values, NamedSharding(mesh, spec)), "n": jnp.zeros((), int)}
+        copies = pace.copied(state)
+        assert copies["w"].sharding == state["w"].sharding
+        for shard, copy in zip(
+            state["w"].addressable_shards, copies["w"].addressable_shards, strict=True
+        ):
+            assert shard.data.unsafe_buffer_pointer() != copy.data.unsafe_buffer_pointer()
+        state = negative(state)
+        np.testing.assert_array_equal(copies["w"], values)
+        assert copies["n"] == 0
 
 
 def test_sums_with_rests_are_those_without(tmp_path):

@@ -69,7 +69,8 @@ class Checkpointer:
         self._pending_step = -1
         self._pace: Pace | None = None  # of the running save
         self._state_bytes = 0
-        self._waited_for = False  # a save that had to come to its end before the next one
+        # A save that had to come to its end before the next one: first they no longer rest, then no longer give way.
+        self._may_rest = self._may_give_way = True
         self._whole: set[int] = set()  # checked or written by this object
         self._broken: set[int] = set()  # found wanting by this object: deleted by a later save
 
@@ -78,7 +79,7 @@ class Checkpointer:
     ) -> None:
         """Starts to save; returns when the arrays are copied, so that ``state`` may be donated.
 
-        Waits first for the save before, if that still runs; later ones then no longer give way. A
+        Waits first for the save before, if that still runs; later ones then give way less. A
         step that this object has saved or restored is there already and not saved again. Meta comes
         back as JSON gives it: tuples as lists.
 
@@ -93,7 +94,9 @@ class Checkpointer:
           UserError: there is such a checkpoint, or a newer one, of another run.
           RunError: this save cannot start, or the one before failed (the cause is in the message).
         """
-        self._waited_for = self._waited_for or self.saving
+        if self.saving:
+            self._may_give_way = self._may_give_way and self._pace is not None
+            self._may_rest = False
         self.wait()
         if step in self._whole:
             logging.info("checkpoint %d is saved already", step)
@@ -109,8 +112,9 @@ class Checkpointer:
         tree_diff.check_savable(arrays)
         self._state_bytes = sum(leaf.nbytes for leaf in arrays.values())
         meta = json.loads(json.dumps(meta))
-        give_way = give_way and not self._waited_for
-        self._pace = Pace() if give_way and shares_the_cores(arrays.values()) else None
+        give_way = give_way and self._may_give_way
+        rests = give_way and self._may_rest and shares_the_cores(arrays.values())
+        self._pace = Pace() if rests else None
         # A thread of its own for each: one that has given way cannot come back.
         thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         try:

@@ -72,8 +72,16 @@ def shares_the_cores(arrays: Iterable[jax.Array]) -> bool:
 
 
 def copied(state: Any) -> Any:
-    """The tree's arrays in memory of their own: Orbax reads those it writes later when their turn comes."""
-    return jax.block_until_ready(jax.tree.map(jnp.copy, state))
+    """The tree's arrays in memory of their own: Orbax reads those it writes later when their turn comes.
+
+    Of this process alone: the others may be at a save without rests.
+    """
+    return jax.block_until_ready(jax.tree.map(_copy, state))
+
+
+def _copy(leaf: jax.Array) -> jax.Array:
+    shards = [jnp.copy(shard.data) for shard in leaf.addressable_shards]
+    return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, shards)
 
 
 def in_pieces(context: ocp.Context, pace: Pace) -> ocp.Context:
