@@ -4,6 +4,7 @@ import functools
 import itertools
 import threading
 import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -52,23 +53,24 @@ def rests(monkeypatch):
             clock.append(0.0 if self.is_set() else timeout)
             return self.is_set()
 
-    monkeypatch.setattr(pace.time, "monotonic", lambda: sum(clock))
-    monkeypatch.setattr(pace.threading, "Event", Hurried)
+    # In this module alone: threads of other tests may still look at the clock.
+    monkeypatch.setattr(pace, "time", SimpleNamespace(monotonic=lambda: sum(clock)))
+    monkeypatch.setattr(pace, "threading", SimpleNamespace(Event=Hurried))
     return clock, asked
 
 
 def test_a_rest_is_twice_the_work_before_it(rests):
     clock, asked = rests
-    own = Pace()
+    own = Pace(60.0)
     for work in (0.5, 0.0, 2.0):
         clock.append(work)
         own.rest()
     assert asked == [1.0, 0.0, 4.0]
 
 
-def test_all_rests_of_a_save_together_are_a_minute_at_most(rests):
+def test_all_rests_of_a_save_together_have_a_limit(rests):
     clock, asked = rests
-    own = Pace()
+    own = Pace(60.0)
     for work in (20.0, 20.0, 20.0):
         clock.append(work)
         own.rest()
@@ -77,7 +79,7 @@ def test_all_rests_of_a_save_together_are_a_minute_at_most(rests):
 
 def test_what_was_hurried_over_does_not_count_as_rest(rests):
     clock, asked = rests
-    own = Pace()
+    own = Pace(60.0)
     own.hurry()
     for work in (20.0, 20.0):
         clock.append(work)
@@ -132,7 +134,7 @@ def test_each_piece_and_each_file_summed_is_followed_by_a_rest(tmp_path, monkeyp
 
 @pytest.mark.parametrize("how", ["wait", "close", "save", "latest_valid", "error"])
 def test_who_waits_for_a_save_ends_its_rests(tmp_path, monkeypatch, how):
-    monkeypatch.setattr(pace, "_REST", 1e9)  # the first rest lasts all of the minute
+    monkeypatch.setattr(pace, "_REST", 1e9)  # the first rest lasts as long as all may
     state, begin = make_state(), time.monotonic()
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save(1, state, {})
@@ -144,7 +146,7 @@ def test_who_waits_for_a_save_ends_its_rests(tmp_path, monkeypatch, how):
             _ = 1 / 0
     else:
         getattr(checkpointer, how)()
-    assert time.monotonic() - begin < pace._LONGEST_S
+    assert time.monotonic() - begin < 60  # a tenth of the time limit
     assert Checkpointer(tmp_path).latest_valid() == (2 if how == "save" else 1)
 
 
@@ -156,29 +158,30 @@ def test_a_save_that_does_not_give_way_does_not_rest(tmp_path, monkeypatch):
         assert_equal(checkpointer.restore(1, ABSTRACT)[0], make_state())
 
 
-def test_only_arrays_on_the_hosts_cores_are_written_in_pieces():
+def test_only_arrays_on_one_device_that_is_the_hosts_cores_are_written_in_pieces():
+    class Device:
+        platform = "tpu"
+
     class OnTpu:
         def devices(self):
-            return {type("Device", (), {"platform": "tpu"})}
+            return {Device()}
 
-    assert pace.shares_the_cores([jnp.zeros(3)])
+    mesh = jax.make_mesh((2,), ("data",))
+    on_two = jax.device_put(jnp.zeros(4), NamedSharding(mesh, P("data")))
+    assert pace.shares_the_cores([jnp.zeros(3), jnp.zeros(4)])
+    assert not pace.shares_the_cores([on_two])
+    assert not pace.shares_the_cores([jnp.zeros(3), on_two])
     assert not pace.shares_the_cores([OnTpu(), OnTpu()])
 
 
-def test_copies_have_the_layout_of_the_state_and_memory_of_their_own():
-    mesh = jax.make_mesh((4, 2), ("data", "fsdp"))
-    values = np.arange(64.0).reshape(8, 8)
-    for spec in (P(), P("fsdp"), P("data", "fsdp"), P(("data", "fsdp"))):
-        state = {"w": jax.device_put(values, NamedSharding(mesh, spec)), "n": jnp.zeros((), int)}
-        copies = pace.copied(state)
-        assert copies["w"].sharding == state["w"].sharding
-        for shard, copy in zip(
-            state["w"].addressable_shards, copies["w"].addressable_shards, strict=True
-        ):
-            assert shard.data.unsafe_buffer_pointer() != copy.data.unsafe_buffer_pointer()
-        state = negative(state)
-        np.testing.assert_array_equal(copies["w"], values)
-        assert copies["n"] == 0
+def test_copies_have_memory_of_their_own():
+    state = make_state()
+    copies = pace.copied(state)
+    for name, leaf in state.items():
+        assert copies[name].sharding == leaf.sharding
+        assert copies[name].unsafe_buffer_pointer() != leaf.unsafe_buffer_pointer()
+    negative(state)
+    assert_equal(copies, make_state())
 
 
 def test_sums_with_rests_are_those_without(tmp_path):

@@ -7,7 +7,7 @@
 
 Orbax restores flipped bytes without a word and takes an empty folder for the latest step, hence
 the sums. A step is written beside its final name, renamed, and then summed, all in the background;
-where the training step runs on the same cores, with rests between the pieces (``pace``).
+where the training step runs on the same cores (one CPU device), with rests between the pieces (``pace``).
 """
 
 from timix_jax.checkpointing.checkpointer import Checkpointer

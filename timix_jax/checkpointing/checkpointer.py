@@ -21,6 +21,7 @@ from timix_jax.workdir import absolute, free_bytes
 
 PyTree = Any
 
+_SHARE_OF_RESTS = 0.1  # of the time that a save may take
 _TELL_S = 10  # for the others to hear that a save has failed
 
 
@@ -60,7 +61,7 @@ class Checkpointer:
         self._keep_last = keep_last
         self._keep_every = keep_every
         self._context = ocp.Context()
-        self._context.asynchronous.timeout_secs = timeout_s
+        self._context.asynchronous.timeout_secs = self._timeout_s = timeout_s
         # With folders made in the background, a save that fails at once hangs for minutes.
         self._context.asynchronous.create_directories_asynchronously = False
         # Weights shrink by 8% only, at three times the CPU time, which the steps meanwhile lack.
@@ -87,8 +88,8 @@ class Checkpointer:
           step: the number of the checkpoint.
           state: a tree of jax.Arrays, none of them empty; with several processes all global.
           meta: a dict that JSON can hold (data position, config, tokenizer, …).
-          give_way: whether what is left to do stands behind the training that goes on meanwhile, and on a CPU
-            backend takes three times as long; not for a save that is waited for at once.
+          give_way: whether what is left to do stands behind the training that goes on meanwhile, and on one
+            CPU device takes three times as long; not for a save that is waited for at once.
 
         Raises:
           UserError: there is such a checkpoint, or a newer one, of another run.
@@ -114,7 +115,7 @@ class Checkpointer:
         meta = json.loads(json.dumps(meta))
         give_way = give_way and self._may_give_way
         rests = give_way and self._may_rest and shares_the_cores(arrays.values())
-        self._pace = Pace() if rests else None
+        self._pace = Pace(_SHARE_OF_RESTS * self._timeout_s) if rests else None
         # A thread of its own for each: one that has given way cannot come back.
         thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         try:

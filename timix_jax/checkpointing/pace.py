@@ -10,23 +10,25 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 # The one name outside of Orbax's public interface; the documentation of the callback names it there.
 from orbax.checkpoint._src.serialization.types import TransferPriority
 
 _REST = 2.0  # seconds of rest for a second of work
-_LONGEST_S = 60.0  # of all rests of one save, which has a time limit
 _PIECE_BYTES = 32 << 20
 
 
 class Pace:
-    """Rests twice as long as the work before took, until somebody waits for its end. For one thread at a time."""
+    """Rests twice as long as the work before took, until somebody waits for its end. For one thread at a time.
 
-    def __init__(self) -> None:
+    Args:
+      longest_s: seconds of all rests together.
+    """
+
+    def __init__(self, longest_s: float) -> None:
         self._hurried = threading.Event()
-        self._left = _LONGEST_S
+        self._left = longest_s
         self._since = time.monotonic()
 
     def rest(self) -> None:
@@ -67,21 +69,18 @@ class _InPieces:
 
 
 def shares_the_cores(arrays: Iterable[jax.Array]) -> bool:
-    """Whether the arrays' devices are the host's own cores."""
-    return any(device.platform == "cpu" for leaf in arrays for device in leaf.devices())
+    """Whether the arrays are on one CPU device, which computes with the host's own cores.
+
+    Of several devices each holds its copy of what is replicated, and copies of them all would be too much. With several
+    processes, one that fails waits for the others' part of a save, and could not end their rests.
+    """
+    devices = {device for leaf in arrays for device in leaf.devices()}
+    return len(devices) == 1 and next(iter(devices)).platform == "cpu"
 
 
 def copied(state: Any) -> Any:
-    """The tree's arrays in memory of their own: Orbax reads those it writes later when their turn comes.
-
-    Of this process alone: the others may be at a save without rests.
-    """
-    return jax.block_until_ready(jax.tree.map(_copy, state))
-
-
-def _copy(leaf: jax.Array) -> jax.Array:
-    shards = [jnp.copy(shard.data) for shard in leaf.addressable_shards]
-    return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, shards)
+    """The tree's arrays in memory of their own: Orbax reads those it writes later when their turn comes."""
+    return jax.block_until_ready(jax.device_put(state, may_alias=False))
 
 
 def in_pieces(context: ocp.Context, pace: Pace) -> ocp.Context:
