@@ -59,22 +59,20 @@ def rests(monkeypatch):
     return clock, asked
 
 
-def test_a_rest_is_twice_the_work_before_it(rests):
+@pytest.mark.parametrize(
+    ("work", "expected"),
+    [
+        ((0.5, 0.0, 2.0), [1.0, 0.0, 4.0]),
+        ((20.0, 20.0, 20.0), [40.0, 20.0, 0.0]),  # a minute in all
+    ],
+)
+def test_a_rest_is_twice_the_work_before_it_up_to_a_limit_for_all(rests, work, expected):
     clock, asked = rests
     own = Pace(60.0)
-    for work in (0.5, 0.0, 2.0):
-        clock.append(work)
+    for seconds in work:
+        clock.append(seconds)
         own.rest()
-    assert asked == [1.0, 0.0, 4.0]
-
-
-def test_all_rests_of_a_save_together_have_a_limit(rests):
-    clock, asked = rests
-    own = Pace(60.0)
-    for work in (20.0, 20.0, 20.0):
-        clock.append(work)
-        own.rest()
-    assert asked == [40.0, 20.0, 0.0]
+    assert asked == expected
 
 
 def test_what_was_hurried_over_does_not_count_as_rest(rests):
