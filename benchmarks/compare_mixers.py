@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import program, recipes
-from timix_jax.analysis.comparison import comparison_chart
-from timix_jax.atomic_write import atomic_write_text
 from timix_jax.config import flatten
 from timix_jax.errors import UserError
-from timix_jax.metrics import RESULTS_FILE
-from timix_jax.workdir import CONFIG_FILE, METRICS_FILE, config_differences
+from timix_jax.reporting.metrics import RESULTS_FILE
+from timix_jax.reporting.plots.comparison import comparison_chart
+from timix_jax.runtime.atomic_write import atomic_write_text
+from timix_jax.runtime.workdir import CONFIG_FILE, METRICS_FILE, config_differences
 
 METHODS: dict[str, dict[str, Any]] = {
     "none": {"mix.mixer": "none", "loss.pta.weight": 0.0},

@@ -94,8 +94,8 @@ def measure(row: Row) -> dict[str, Any]:
     import jax
 
     jax.config.update("jax_platforms", "cpu")
-    from timix_jax import compile_mode
     from timix_jax.config import complete
+    from timix_jax.inspection import compile_mode
 
     compiled = compile_mode.compile_step(complete(row_config(row)), row.topology)
     collectives: dict[str, list[int]] = {}

@@ -23,11 +23,11 @@ from benchmarks import program
 from timix_jax.errors import UserError
 from timix_jax.mixing import build_mixer
 from timix_jax.mixing.partners import Partners
-from timix_jax.objectives.mixed_target import MixedTarget
-from timix_jax.objectives.pair_loss import LossKind, PairLoss
-from timix_jax.objectives.similarities import Similarities
+from timix_jax.objectives.pairs.mixed_target import MixedTarget
+from timix_jax.objectives.pairs.pair_loss import LossKind, PairLoss
+from timix_jax.objectives.pairs.pair_sweep import Method, PairReduction
+from timix_jax.objectives.pairs.similarities import Similarities
 from timix_jax.parallel.mesh import batch_sharding, make_mesh, replicated
-from timix_jax.parallel.pair_sweep import Method, PairReduction
 
 TARGET = 1 / 8  # of the dense loss's temporaries, for the ring at 32,768
 BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1, "s8": 1, "u8": 1}

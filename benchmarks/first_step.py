@@ -18,9 +18,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from benchmarks import program, recipes
-from timix_jax import phases
 from timix_jax.data.sources import open_source
 from timix_jax.errors import UserError
+from timix_jax.reporting import phases
 
 # What main prints -> the phase that has ended with it.
 PHASES = {

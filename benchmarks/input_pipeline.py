@@ -29,11 +29,11 @@ from absl import flags
 from PIL import Image
 
 from benchmarks import program
-from timix_jax.data.augment import Augment
-from timix_jax.data.pipeline import make_train_iterator
-from timix_jax.data.records import RecordSource
+from timix_jax.data.images.augment import Augment
+from timix_jax.data.images.transforms import names_a_side, sample_crop, snap_crop
+from timix_jax.data.loading.pipeline import make_train_iterator
+from timix_jax.data.sources.records import RecordSource
 from timix_jax.data.tokenizers import Tokenizer, train_tokenizer
-from timix_jax.data.transforms import names_a_side, sample_crop, snap_crop
 
 MAX_TOKENS = 32
 THEIRS = "webdataset + DataLoader"

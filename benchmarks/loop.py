@@ -26,16 +26,16 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from benchmarks import program, recipes
-from timix_jax import experiment
 from timix_jax.checkpointing import Checkpointer
-from timix_jax.experiment import Experiment
-from timix_jax.metrics import MetricsWriter
+from timix_jax.distributed.preemption import Preemption
 from timix_jax.parallel.mesh import put_batch
-from timix_jax.preemption import Preemption
-from timix_jax.start import initial_state
-from timix_jax.train import Loop
-from timix_jax.train_state import TrainState
-from timix_jax.watchdog import watched_phases
+from timix_jax.reporting.metrics import MetricsWriter
+from timix_jax.reporting.watchdog import watched_phases
+from timix_jax.training import build as experiment
+from timix_jax.training.build import Experiment
+from timix_jax.training.start import initial_state
+from timix_jax.training.state import TrainState
+from timix_jax.training.train import Loop
 
 WARM_UP_STEPS = 4
 LOOP_TARGET, SAVE_TARGET = 1.03, 1.10

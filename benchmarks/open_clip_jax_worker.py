@@ -21,15 +21,15 @@ from benchmarks.open_clip_shared import (
 )
 from benchmarks.open_clip_step import CHECKED_STEPS
 from benchmarks.pinned_worker import serve
-from timix_jax.experiment.optimizer import STACKED
-from timix_jax.flops import train_step_flops
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.text import TextShape
 from timix_jax.models.vit import VitShape
 from timix_jax.objectives.contrastive import Contrastive
-from timix_jax.optim import make_optimizer
-from timix_jax.train_state import TrainState
-from timix_jax.train_step import TrainStep, make_train_step, step_passes
+from timix_jax.optim.optimizer import make_optimizer
+from timix_jax.training.build.optimizer import STACKED
+from timix_jax.training.flops import train_step_flops
+from timix_jax.training.state import TrainState
+from timix_jax.training.step import TrainStep, make_train_step, step_passes
 
 
 def build(sizes: Architecture, *, scan: bool = False, dtype: str = "float32") -> DualEncoder:

@@ -18,9 +18,9 @@ from ml_collections import ConfigDict
 
 from benchmarks import program, recipes
 from benchmarks.interleaved import interleaved_seconds, median_ratio
-from timix_jax import experiment
 from timix_jax.parallel.mesh import put_batch
-from timix_jax.train_step import make_train_step
+from timix_jax.training import build as experiment
+from timix_jax.training.step import make_train_step
 
 TARGET = 3.0
 WARM_UP_BATCHES = 4

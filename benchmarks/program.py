@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 
 from timix_jax.errors import UserError
-from timix_jax.log import print_error
+from timix_jax.runtime.log import print_error
 
 
 def run(main: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from timix_jax.config import complete, default_config
-from timix_jax.flag_errors import flag_error
+from timix_jax.config.command_line import flag_error
 from timix_jax.models.vit import VIT_SIZES
 
 

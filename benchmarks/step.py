@@ -22,12 +22,14 @@ from ml_collections import ConfigDict
 
 from benchmarks import program, recipes
 from benchmarks.interleaved import CLOCKS, Clock, interleaved_seconds, median_ratio
-from timix_jax import experiment, schedule, train_state
 from timix_jax.config import complete
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.objectives import Forward, Objective, Pass
 from timix_jax.objectives.passes import Batch
-from timix_jax.train_step import TrainStep, make_train_step
+from timix_jax.optim import schedule
+from timix_jax.training import build as experiment
+from timix_jax.training import state as train_state
+from timix_jax.training.step import TrainStep, make_train_step
 
 TOTAL_STEPS = 1_000_000  # mixing must not end while it is measured
 

@@ -13,18 +13,18 @@ from PIL import Image
 from tiny_model import compiler_settings
 from tiny_run import metrics, tiny_config
 
-from timix_jax import experiment
-from timix_jax.analysis.curves import training_curves
 from timix_jax.config import complete, default_config
 from timix_jax.data import sources
-from timix_jax.data.synthetic import open_synthetic
+from timix_jax.data.sources.synthetic import open_synthetic
 from timix_jax.errors import UserError
 from timix_jax.evaluators import EVALUATORS, Evaluator
-from timix_jax.flops import block_flops
 from timix_jax.mixing import MIXERS, Mixed
 from timix_jax.mixing.partners import Partners
 from timix_jax.objectives import OBJECTIVES, Objective, Pass
-from timix_jax.train import train_and_evaluate
+from timix_jax.reporting.plots.curves import training_curves
+from timix_jax.training import build as experiment
+from timix_jax.training.flops import block_flops
+from timix_jax.training.train import train_and_evaluate
 
 
 @dataclasses.dataclass(frozen=True)

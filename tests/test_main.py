@@ -248,7 +248,7 @@ def test_no_recipe(refused):
 
 
 def test_an_evaluation_set_larger_than_memory(refused, monkeypatch):
-    monkeypatch.setattr("timix_jax.data.memory.available_memory", lambda: 2**20)
+    monkeypatch.setattr("timix_jax.data.loading.memory.available_memory", lambda: 2**20)
     line = refused("--config=tiny.py", "--config.eval.sets=big=synthetic:?examples=20000")
     for word in ("config.eval, big", "20000 images", "GiB", "evaluate fewer examples"):
         assert word in line
@@ -261,7 +261,7 @@ def test_a_fault_of_the_run_has_another_code_than_a_mistake(files, monkeypatch, 
     def fail(*arguments, **options):
         raise error
 
-    monkeypatch.setattr("timix_jax.train.train_and_evaluate", fail)
+    monkeypatch.setattr("timix_jax.training.train.train_and_evaluate", fail)
     monkeypatch.chdir(files)
     monkeypatch.setattr(sys, "argv", ["main", "--config=tiny.py", "--compile_cache="])
     try:

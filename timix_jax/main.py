@@ -1,6 +1,6 @@
 """Command line: ``python -m timix_jax.main --config=FILE [--workdir=DIR] [--mode=train|eval|info|compile]``."""
 
-from timix_jax.host_heap import keep_freed_memory, start_on_huge_pages
+from timix_jax.runtime.host_heap import keep_freed_memory, start_on_huge_pages
 
 if __name__ == "__main__":
     # It may start the program anew: before JAX is imported, which takes a second.
@@ -15,23 +15,23 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from timix_jax import cluster, failure_watch, processes
-from timix_jax.compile_cache import use_cache
 from timix_jax.config import complete
+from timix_jax.config.command_line import check_given_once, flag_error
+from timix_jax.distributed import cluster, failure_watch, processes
+from timix_jax.distributed.preemption import end_at_sigterm
+from timix_jax.distributed.shared_folder import check_same_start
 from timix_jax.errors import UserError
-from timix_jax.flag_errors import check_given_once, flag_error
-from timix_jax.log import only_warnings, print_error, show_own_lines
-from timix_jax.phases import CONNECT
-from timix_jax.preemption import end_at_sigterm
-from timix_jax.shared_folder import check_same_start
-from timix_jax.watchdog import watched_phases
+from timix_jax.reporting.phases import CONNECT
+from timix_jax.reporting.watchdog import watched_phases
+from timix_jax.runtime.compile_cache import use_cache
+from timix_jax.runtime.log import only_warnings, print_error, show_own_lines
 
 # A mode is "module:function" of a function of (config, workdir).
 MODES = {
-    "train": "timix_jax.train:train_and_evaluate",
-    "eval": "timix_jax.evaluate:evaluate_checkpoint",
-    "info": "timix_jax.info_mode:print_info",
-    "compile": "timix_jax.compile_mode:compile_for",
+    "train": "timix_jax.training.train:train_and_evaluate",
+    "eval": "timix_jax.training.evaluate:evaluate_checkpoint",
+    "info": "timix_jax.inspection.info_mode:print_info",
+    "compile": "timix_jax.inspection.compile_mode:compile_for",
 }
 
 # Flags that belong to one mode, whose function takes them.

@@ -12,12 +12,13 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from timix_jax import checksums, processes, step_folders, tree_diff
-from timix_jax.background_priority import SAVE, all_give_way, stand_apart
+from timix_jax.checkpointing import checksums, step_folders, tree_diff
 from timix_jax.checkpointing.pace import Pace, copied, in_pieces, shares_the_cores
 from timix_jax.checkpointing.step_reader import STATE, load, read_meta, require_whole
+from timix_jax.distributed import processes
 from timix_jax.errors import RunError, UserError
-from timix_jax.workdir import absolute, free_bytes
+from timix_jax.runtime.background_priority import SAVE, all_give_way, stand_apart
+from timix_jax.runtime.workdir import absolute, free_bytes
 
 PyTree = Any
 

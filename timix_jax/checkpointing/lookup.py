@@ -4,11 +4,11 @@ from typing import Any
 
 from etils import epath
 
-from timix_jax import checksums, step_folders
+from timix_jax.checkpointing import checksums, step_folders
 from timix_jax.checkpointing.checkpointer import Checkpointer
 from timix_jax.checkpointing.step_reader import load, require_whole
 from timix_jax.errors import UserError
-from timix_jax.workdir import CHECKPOINTS_FOLDER, absolute
+from timix_jax.runtime.workdir import CHECKPOINTS_FOLDER, absolute
 
 PyTree = Any
 

@@ -8,9 +8,10 @@ import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from timix_jax import checksums, processes, step_folders, tree_diff
+from timix_jax.checkpointing import checksums, step_folders, tree_diff
+from timix_jax.distributed import processes
 from timix_jax.errors import UserError
-from timix_jax.workdir import absolute
+from timix_jax.runtime.workdir import absolute
 
 PyTree = Any
 

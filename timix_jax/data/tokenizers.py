@@ -20,7 +20,7 @@ from etils import epath
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from timix_jax.errors import UserError, located
-from timix_jax.remote import as_path
+from timix_jax.runtime.remote import as_path
 
 # Letters beyond the most frequent become [UNK]: web captions have thousands, each once or twice.
 _MAX_ALPHABET = 1000

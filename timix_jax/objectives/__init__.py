@@ -10,7 +10,7 @@ from typing import Any
 from timix_jax.errors import UserError
 from timix_jax.objectives.base import Forward, Objective
 from timix_jax.objectives.contrastive import Contrastive
-from timix_jax.objectives.pair_loss import DENSE_SOFTMAX, PairLoss
+from timix_jax.objectives.pairs.pair_loss import DENSE_SOFTMAX, PairLoss
 from timix_jax.objectives.passes import Pass
 from timix_jax.objectives.patch_text import PatchTextAlignment
 

@@ -77,7 +77,7 @@ class Objective(abc.ABC):
 
     @property
     def ends_at(self) -> int | None:
-        """First step without it (`timix_jax.step_programs`), whose log lacks its loss and scalars; None: it lasts."""
+        """First step without it (`training.programs`), whose log lacks its loss and scalars; None: it lasts."""
         return None
 
     @property
@@ -86,7 +86,7 @@ class Objective(abc.ABC):
         return None
 
     def passes(self, model: DualEncoder, batch: Batch) -> Sequence[Pass]:
-        """What it runs beside the shared passes (`timix_jax.train_step.shared_passes`); nothing by default.
+        """What it runs beside the shared passes (`timix_jax.training.step.shared_passes`); nothing by default.
 
         Args:
           model: the pure functions.

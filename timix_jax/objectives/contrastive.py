@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from timix_jax.errors import UserError
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.objectives.base import Array, Forward, Objective
-from timix_jax.objectives.pair_loss import DENSE_SOFTMAX, PairLoss
+from timix_jax.objectives.pairs.pair_loss import DENSE_SOFTMAX, PairLoss
+from timix_jax.objectives.pairs.similarities import Similarities, similarities
 from timix_jax.objectives.passes import Batch, Pass
-from timix_jax.objectives.similarities import Similarities, similarities
-from timix_jax.schedule import linear_ramp
+from timix_jax.optim.schedule import linear_ramp
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,13 +15,13 @@ from timix_jax.mixing.targets import TargetName
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.vit import normalise_pixels
 from timix_jax.objectives.base import Array, Forward, Objective
-from timix_jax.objectives.mixed_target import MixedTarget
-from timix_jax.objectives.pair_loss import DENSE_SOFTMAX, PairLoss
+from timix_jax.objectives.pairs.mixed_target import MixedTarget
+from timix_jax.objectives.pairs.pair_loss import DENSE_SOFTMAX, PairLoss
+from timix_jax.objectives.pairs.similarities import Similarities, similarities
 from timix_jax.objectives.passes import Batch, Pass, image_training_pass
 from timix_jax.objectives.score_sources import ScoreSource
-from timix_jax.objectives.similarities import Similarities, similarities
 from timix_jax.objectives.unmixed import Unmixed
-from timix_jax.schedule import linear_ramp
+from timix_jax.optim.schedule import linear_ramp
 
 Placement = Literal["extra", "replace"]
 

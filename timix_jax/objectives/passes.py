@@ -1,4 +1,4 @@
-"""What a term of the loss runs through the model: declared by the term itself, counted by `timix_jax.flops`."""
+"""What a term of the loss runs through the model: declared by the term itself, counted by `training.flops`."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from timix_jax.mixing.partners import Partners
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.objectives.base import Array, Forward, Objective
-from timix_jax.objectives.mixed_target import MixedTarget
-from timix_jax.objectives.pair_loss import DENSE_SOFTMAX, PairLoss
+from timix_jax.objectives.pairs.mixed_target import MixedTarget
+from timix_jax.objectives.pairs.pair_loss import DENSE_SOFTMAX, PairLoss
+from timix_jax.objectives.pairs.similarities import similarities
 from timix_jax.objectives.passes import Batch, Pass, image_training_pass
-from timix_jax.objectives.similarities import similarities
 
 
 @dataclasses.dataclass(frozen=True)

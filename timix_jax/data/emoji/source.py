@@ -3,7 +3,7 @@
 from timix_jax.data.emoji.build import BuildOptions, ensure_built
 from timix_jax.data.emoji.scenes import Look
 from timix_jax.data.emoji.splits import SPLITS
-from timix_jax.data.records import RecordSource
+from timix_jax.data.sources.records import RecordSource
 from timix_jax.errors import UserError
 
 

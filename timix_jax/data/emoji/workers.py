@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from timix_jax.data import worker_process
+from timix_jax.data.loading import worker_process
 from timix_jax.errors import RunError, UserError
 
 Item = TypeVar("Item")

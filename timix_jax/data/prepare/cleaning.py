@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from timix_jax.data.decode import decode_image
+from timix_jax.data.images.decode import decode_image
 from timix_jax.data.prepare.regions import clean_regions
 from timix_jax.data.prepare.tasks import Example, Problem, tidy, well_formed
 from timix_jax.data.record_schema import CorruptExample, Record

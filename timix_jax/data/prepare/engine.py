@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from timix_jax.atomic_write import atomic_write_bytes
-from timix_jax.data.manifest import MANIFEST, shard_name, write_manifest
 from timix_jax.data.prepare.pool import map_shards
 from timix_jax.data.prepare.shards import (
     STATE_FOLDER,
@@ -22,7 +20,9 @@ from timix_jax.data.prepare.shards import (
     write_shard,
 )
 from timix_jax.data.prepare.tasks import ShardTask
+from timix_jax.data.sources.manifest import MANIFEST, shard_name, write_manifest
 from timix_jax.errors import UserError
+from timix_jax.runtime.atomic_write import atomic_write_bytes
 
 
 class _Job(NamedTuple):

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from timix_jax.atomic_write import atomic_write_bytes
-from timix_jax.data.manifest import ShardSummary, sha256_file
 from timix_jax.data.prepare.cleaning import clean
 from timix_jax.data.prepare.tasks import Problem, ShardTask, well_formed
-from timix_jax.data.records import RecordWriter
+from timix_jax.data.sources.manifest import ShardSummary, sha256_file
+from timix_jax.data.sources.records import RecordWriter
+from timix_jax.runtime.atomic_write import atomic_write_bytes
 
 STATE_FOLDER = ".prepare"
 NAMED_PER_REASON = 20

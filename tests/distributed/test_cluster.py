@@ -1,0 +1,147 @@
+"""Joining a run: by flags, by what the cluster says, or not at all."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+
+import jax
+import pytest
+from repository import ROOT
+
+from timix_jax.distributed import cluster
+from timix_jax.errors import FAULT_CODE, MISTAKE_CODE, RunError, UserError
+
+NO_CLUSTER = ValueError("coordinator_address should be defined.")
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """Calls of jax.distributed.initialize, which raises ``joined.error`` where that is set."""
+
+    class Calls(list):
+        error: Exception | None = None
+
+    calls = Calls()
+
+    def initialize(*arguments, **timeouts):
+        calls.append(arguments)
+        if calls.error:
+            raise calls.error
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setattr(cluster.roll_call, "call_roll", lambda *arguments, **timeout: None)
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    return calls
+
+
+def test_flags_come_before_what_the_cluster_says(joined):
+    cluster.join("auto", coordinator="host:1", processes=2, process=1)
+    assert joined == [("host:1", 2, 1)]
+
+
+def test_a_cluster_is_asked_for_its_processes(joined, monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    cluster.join("auto")
+    cluster.join("on")
+    assert joined == [(), ()]
+
+
+def test_one_process_where_there_is_no_cluster(joined):
+    joined.error = NO_CLUSTER
+    cluster.join("auto")
+    joined.clear()
+    cluster.join("off")
+    assert not joined
+
+
+def test_a_single_task_of_slurm_keeps_all_its_devices(joined, monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    cluster.join("auto")
+    assert not joined
+
+
+def test_required_cluster_is_missing(joined):
+    joined.error = NO_CLUSTER
+    said = "--distributed=on: the other processes cannot be joined"
+    with pytest.raises(UserError, match=said) as caught:
+        cluster.join("on")
+    assert caught.value.exit_code == MISTAKE_CODE
+
+
+def test_a_cluster_that_cannot_be_joined_is_never_ignored(joined):
+    joined.error = RuntimeError("Kubernetes API Error: 403\nforbidden")
+    with pytest.raises(RunError, match=r"Error: 403 forbidden.*--distributed=off"):
+        cluster.join("auto")
+
+
+def test_who_waits_in_vain_ends_as_after_a_fault(monkeypatch, capfd):
+    """Where the cluster tells who the others are, JAX waits for them: no roll is called."""
+    ended = threading.Event()
+    codes = []
+    monkeypatch.setattr(cluster.os, "_exit", lambda code: (codes.append(code), ended.set()))
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **timeouts: ended.wait(30))
+    cluster.join("on", connect_timeout_s=1)
+    assert codes == [FAULT_CODE]
+    assert "not all processes have come within --connect_timeout=1 s" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"coordinator": "h:1"}, "--processes=0 --process=0"),
+        ({"coordinator": "h:1", "processes": 2, "process": 2}, "--processes=2 --process=2"),
+        ({"processes": 2}, "needs --coordinator"),
+    ],
+)
+def test_flags_that_do_not_fit(joined, arguments, message):
+    with pytest.raises(UserError, match=message):
+        cluster.join("auto", **arguments)
+    assert not joined
+
+
+def test_off_with_a_coordinator(joined):
+    with pytest.raises(UserError, match="--distributed=off contradicts --coordinator=h:1"):
+        cluster.join("off", coordinator="h:1", processes=2)
+
+
+def test_two_tasks_of_srun_find_each_other(tmp_path):
+    """The variables that srun sets, two real processes, the real command line."""
+    recipe = tmp_path / "tiny.py"
+    recipe.write_text(
+        "from tiny_run import tiny_config\n\ndef get_config():\n    return tiny_config()\n"
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    slurm = {"SLURM_JOB_ID": "4711", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+    common = {
+        **os.environ,
+        **slurm,
+        "JAX_COORDINATOR_PORT": str(port),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "2",
+        "XLA_FLAGS": "",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")]),
+    }
+    command = [sys.executable, "-m", "timix_jax.main", f"--config={recipe}", "--mode=info"]
+    running = [
+        subprocess.Popen(
+            [*command, "--compile_cache="],
+            env={**common, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=90) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    for index, (printed, errors) in enumerate(outputs):
+        # Both have the same to say; the first one says it.
+        assert ("4 × cpu in 2 process(es)" in printed) == (index == 0), errors
+        assert f"process {index} of 2" in errors

@@ -1,0 +1,107 @@
+"""SIGTERM to a single process: saved at that step, left without an error, and resumed exactly."""
+
+import os
+import signal
+import threading
+
+import pytest
+from process_runs import SMALL
+from tiny_model import compiler_settings
+from tiny_run import assert_same_run, metrics, tiny_config
+
+from timix_jax.distributed.preemption import Preemption
+from timix_jax.training import train
+from timix_jax.training.train import train_and_evaluate
+
+STEPS = 6
+OPTIONS = SMALL | {"optim__ema": 0.9, "checkpoint__every": "100 steps"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("xla")
+    with compiler_settings(
+        jax_compilation_cache_dir=str(folder), jax_persistent_cache_min_compile_time_secs=0.0
+    ):
+        yield
+
+
+def test_stopped_twice_is_as_never_stopped(tmp_path, monkeypatch, capsys):
+    """In the middle, and after the last step but one; the handler of before is there again."""
+    config = tiny_config(STEPS, **OPTIONS)
+    train_and_evaluate(config, str(tmp_path / "whole"))
+    workdir = tmp_path / "stopped"
+    log = train.Loop._log
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda *_: received.append(1))
+    try:
+        for stop in (2, STEPS - 1):
+
+            def terminate(self, step, *args, stop=stop):
+                log(self, step, *args)
+                if step == stop:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+            capsys.readouterr()
+            with monkeypatch.context() as patch:
+                patch.setattr(train.Loop, "_log", terminate)
+                assert train_and_evaluate(config, str(workdir)) == {}
+            said = capsys.readouterr().out
+            assert f"SIGTERM: stopped after step {stop}; checkpoint {stop} is saved in" in said
+            assert "run the same command again to resume" in said
+            assert (workdir / "checkpoints" / f"{stop:08d}").is_dir()
+            assert metrics(workdir)[-1]["step"] == stop
+            assert not (workdir / "results.json").exists()
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received == [1]
+    train_and_evaluate(config, str(workdir))
+    assert_same_run(workdir, tmp_path / "whole", STEPS)
+
+
+def test_asked_only_after_the_signal():
+    with Preemption() as preemption:
+        assert not any(preemption.reached(step) for step in range(3))
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert preemption.reached(3)
+    with Preemption() as again:
+        assert not again.reached(4)
+
+
+def test_a_thread_that_is_not_the_main_one_leaves_the_signal_alone():
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def use():
+        with Preemption() as preemption:
+            seen.append((signal.getsignal(signal.SIGTERM), preemption.reached(1)))
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert seen == [(before, False)]
+
+
+def test_ctrl_c_is_a_request_and_the_second_one_an_end():
+    before = signal.getsignal(signal.SIGINT)
+    with Preemption() as preemption:
+        signal.raise_signal(signal.SIGINT)
+        assert preemption.reached(1)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_asked_during_the_last_evaluation_a_run_ends_by_itself(tmp_path, monkeypatch):
+    run_evaluators = train.run_evaluators
+
+    def interrupted(evaluators, params):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return run_evaluators(evaluators, params)
+
+    monkeypatch.setattr(train, "run_evaluators", interrupted)
+    results = train_and_evaluate(tiny_config(1, **OPTIONS), str(tmp_path / "run"))
+    assert results
+    assert (tmp_path / "run" / "results.json").exists()
+    assert (tmp_path / "run" / "checkpoints" / "00000001").is_dir()

@@ -1,0 +1,26 @@
+"""Mixing by a patch predictor that nothing trains is said aloud."""
+
+import logging
+
+import pytest
+from tiny_run import tiny_config
+
+from timix_jax.config import complete
+from timix_jax.training import build as experiment
+
+
+@pytest.mark.parametrize(
+    ("fields", "warned"),
+    [
+        ({"loss__pta__weight": 0.0}, True),
+        ({"loss__pta__weight": 0.5}, False),
+        ({"loss__pta__weight": 0.0, "mix__score": "similarity"}, False),
+        ({"loss__pta__weight": 0.0, "mix__mixer": "random_window"}, False),
+        ({"loss__pta__weight": 0.0, "mix__mixer": "none"}, False),
+        ({"loss__pta__weight": 0.0, "init_from": "runs/trained"}, False),
+    ],
+)
+def test_untrained_scores_are_named(caplog, fields, warned):
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        experiment.build(complete(tiny_config(2, **fields)))
+    assert any("nothing trains the patch predictor" in line for line in caplog.messages) == warned

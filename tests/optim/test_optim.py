@@ -1,0 +1,174 @@
+"""The optimiser against AdamW written out in NumPy, float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from timix_jax.errors import UserError
+from timix_jax.models.dual_encoder import DualEncoder
+from timix_jax.models.text import TextShape
+from timix_jax.models.vit import VitShape
+from timix_jax.optim.optimizer import (
+    decay_mask,
+    ema_update,
+    global_norm,
+    lr_factors,
+    make_optimizer,
+)
+from timix_jax.parallel.paths import path_names
+
+SHAPES = {
+    "image": {
+        "blocks": {"mlp": {"kernel": (3, 4, 5), "bias": (3, 5)}, "norm": {"scale": (3, 4)}},
+        "pos_embedding": (1, 6, 4),
+        "cls": (1, 1, 4),
+        "patch": {"kernel": (2, 2, 3, 4)},
+    },
+    "text": {"embed": {"embedding": (7, 4)}, "query": {"kernel": (4, 2, 2), "bias": (2, 2)}},
+    "temperature": (),
+}
+DECAYED = {
+    "image/blocks/mlp/kernel",
+    "image/patch/kernel",
+    "text/embed/embedding",
+    "text/query/kernel",
+}
+STACKED = "image/blocks/.*"
+
+
+def tree_of(draw):
+    return jax.tree.map(draw, SHAPES, is_leaf=lambda x: isinstance(x, tuple))
+
+
+def random_tree(seed, scale=1.0):
+    rng = np.random.default_rng(seed)
+    return tree_of(lambda shape: jnp.asarray(scale * rng.normal(size=shape), jnp.float32))
+
+
+def adamw(params, gradients, *, lr, b1, b2, eps, decay, clip, factor_of, decayed):
+    """AdamW over {path: array}, one update for each of the gradients, as in Loshchilov & Hutter."""
+    m = {k: np.zeros_like(v) for k, v in params.items()}
+    v = {k: np.zeros_like(x) for k, x in params.items()}
+    for t, gradient in enumerate(gradients, start=1):
+        norm = np.sqrt(sum((g**2).sum() for g in gradient.values()))
+        shrink = min(1.0, clip / norm) if clip else 1.0
+        for k, g in gradient.items():
+            m[k] = b1 * m[k] + (1 - b1) * g * shrink
+            v[k] = b2 * v[k] + (1 - b2) * (g * shrink) ** 2
+            step = m[k] / (1 - b1**t) / (np.sqrt(v[k] / (1 - b2**t)) + eps)
+            step = step + (decay * params[k] if k in decayed else 0)
+            params[k] = params[k] - lr(t - 1) * factor_of(k) * step
+    return params
+
+
+def as_dict(tree):
+    return {name: np.asarray(leaf, np.float64) for name, leaf in path_names(tree)}
+
+
+@pytest.mark.parametrize("clip", [None, 0.5, 1e4])
+def test_three_steps_equal_adamw_by_hand(clip):
+    params = random_tree(0)
+    gradients = [random_tree(seed, scale=seed) for seed in (1, 2, 3)]
+
+    def lr(step):
+        return 0.01 / (1 + step)
+
+    optimizer = make_optimizer(
+        jax.eval_shape(lambda: params),
+        schedule=lr,
+        b1=0.8,
+        b2=0.95,
+        weight_decay=0.3,
+        clip_norm=clip,
+        lr_scales=[("image/cls", 0.0), ("image/.*", 0.1)],
+        stacked=STACKED,
+    )
+    state = optimizer.init(params)
+    update = jax.jit(optimizer.update)
+    trained = params
+    for gradient in gradients:
+        updates, state = update(gradient, state, trained)
+        trained = optax.apply_updates(trained, updates)
+
+    expected = adamw(
+        as_dict(params),
+        [as_dict(g) for g in gradients],
+        lr=lr,
+        b1=0.8,
+        b2=0.95,
+        eps=1e-8,
+        decay=0.3,
+        clip=clip,
+        factor_of=lambda k: 0.0 if k == "image/cls" else 0.1 if k.startswith("image/") else 1.0,
+        decayed=DECAYED,
+    )
+    for name, value in as_dict(trained).items():
+        np.testing.assert_allclose(value, expected[name], rtol=2e-5, atol=2e-6, err_msg=name)
+    np.testing.assert_array_equal(trained["image"]["cls"], params["image"]["cls"])
+
+
+def test_decay_mask_of_stacked_layers():
+    shapes = jax.eval_shape(lambda: random_tree(0))
+    mask = dict(path_names(decay_mask(shapes, stacked=STACKED)))
+    assert {name for name, decays in mask.items() if decays} == DECAYED
+    # A vector a layer looks like a matrix where the layer axis is not known, whatever its name.
+    anonymous = {"blocks": {"shift": jax.ShapeDtypeStruct((3, 4), jnp.float32)}}
+    assert decay_mask(anonymous)["blocks"]["shift"]
+    assert not decay_mask(anonymous, stacked="blocks/.*")["blocks"]["shift"]
+
+
+def test_first_matching_factor_wins():
+    shapes = jax.eval_shape(lambda: random_tree(0))
+    factors = lr_factors(shapes, [(r".*/bias", 2.0), ("image/.*", 0.1)])
+    assert factors["image"]["blocks"]["mlp"] == {"kernel": 0.1, "bias": 2.0}
+    assert factors["temperature"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"lr_scales": [("vision/.*", 0.1)]},
+            r"lr_scales.*'vision/\.\*' takes no parameter.*image/",
+        ),
+        ({"lr_scales": [("image", 0.1)]}, "takes no parameter"),
+        ({"lr_scales": [(".*", 0.1), ("text/.*", 1.0)]}, "'text/.*' takes no parameter"),
+        ({"lr_scales": [("image/(", 0.1)]}, "not a regular expression"),
+        ({"lr_scales": [("image/.*", -1.0)]}, "negative"),
+        ({"stacked": "layers/.*"}, "stacked.*takes no parameter"),
+        ({"clip_norm": 0.0}, "clip_norm=0"),
+        ({"weight_decay": -0.1}, "weight_decay=-0.1"),
+        ({"b2": 1.0}, "b2=1"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    shapes = jax.eval_shape(lambda: random_tree(0))
+    with pytest.raises(UserError, match=message):
+        make_optimizer(shapes, schedule=lambda step: 0.1, **options)
+
+
+def test_ema_update():
+    ema, params = {"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([3.0, -2.0])}
+    np.testing.assert_allclose(ema_update(ema, params, 0.75)["w"], [1.5, 1.0])
+    np.testing.assert_array_equal(ema_update(ema, params, 0.0)["w"], params["w"])
+    np.testing.assert_array_equal(ema_update(ema, params, 1.0)["w"], ema["w"])
+    half = {"w": params["w"].astype(jnp.bfloat16)}
+    assert ema_update(ema, half, 0.75)["w"].dtype == jnp.float32
+
+
+def test_global_norm():
+    tree = {"a": jnp.full((2, 3), 2.0), "b": jnp.array(5.0, jnp.bfloat16)}
+    np.testing.assert_allclose(global_norm(tree), 7.0)
+    assert global_norm(tree).dtype == jnp.float32
+
+
+def test_decay_mask_of_the_dual_encoder():
+    model = DualEncoder(VitShape(16, 8, 8, 2, 2, 16), TextShape(11, 5, 8, 2, 2, 16), 4, 1)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    mask = dict(path_names(decay_mask(shapes, stacked=r".*/blocks/layers/.*")))
+    decayed = {name.rsplit("/", 1)[-1] for name, decays in mask.items() if decays}
+    kept = {name.rsplit("/", 1)[-1] for name, decays in mask.items() if not decays}
+    assert decayed == {"kernel", "embedding"}
+    assert kept == {"bias", "scale", "cls", "pos_embed", "log_temperature"}

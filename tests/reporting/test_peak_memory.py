@@ -1,0 +1,47 @@
+"""The high-water mark against memory that the test takes and gives back."""
+
+import subprocess
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from timix_jax.reporting import peak_memory
+
+
+def test_the_fullest_device_counts():
+    stats = (
+        {"peak_bytes_in_use": 3 << 30, "bytes_in_use": 9 << 30},
+        {"peak_bytes_in_use": 5 << 29},
+    )
+    devices = [types.SimpleNamespace(memory_stats=lambda s=s: s) for s in stats]
+    assert peak_memory.peak_memory(devices)["device_memory_peak_gib"] == pytest.approx(3.0)
+
+
+def test_a_cpu_tells_the_host_s_only():
+    peaks = peak_memory.peak_memory(jax.local_devices())
+    assert list(peaks) == ["host_memory_peak_gib"]
+    assert peaks["host_memory_peak_gib"] == peak_memory.host_peak_bytes() / 2**30
+
+
+PROGRAM = """
+import numpy as np
+from timix_jax.reporting.peak_memory import host_peak_bytes
+print(host_peak_bytes())
+block = np.ones(200 << 20, np.uint8)
+del block
+print(host_peak_bytes())
+"""
+
+
+def test_the_peak_is_the_process_s_own_and_stays():
+    """A child does not begin with its parent's peak, and memory given back still counts."""
+    held = np.ones(600 << 20, np.uint8)
+    child = subprocess.run(
+        [sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True
+    )
+    before, after = map(int, child.stdout.split())
+    assert before < held.nbytes < peak_memory.host_peak_bytes()
+    assert 190 << 20 < after - before < 300 << 20

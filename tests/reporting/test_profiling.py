@@ -1,0 +1,114 @@
+"""The trace that the flag asks for: which steps are in it, and which flags are refused."""
+
+import pytest
+from jax.profiler import ProfileData
+from tiny_model import compiler_settings
+from tiny_run import tiny_config
+
+from timix_jax.errors import UserError
+from timix_jax.reporting.profiling import StepProfiler, Window, check_window, parse_window
+from timix_jax.training.train import train_and_evaluate
+
+
+def traced_steps(folder):
+    """Numbers of the steps marked in the only trace of a folder, and the names of all its events."""
+    (file,) = folder.rglob("*.xplane.pb")
+    events = [
+        event
+        for plane in ProfileData.from_file(str(file)).planes
+        for line in plane.lines
+        for event in line.events
+    ]
+    steps = [dict(event.stats)["step_num"] for event in events if event.name == "train"]
+    return steps, [event.name for event in events]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("10", "START:STOP"),
+        ("a:b", "START:STOP"),
+        ("-1:3", "START:STOP"),
+        ("3:3", "before STOP"),
+        ("15:10", "before STOP"),
+        ("1:2:3", "START:STOP"),
+    ],
+)
+def test_windows_that_are_none(text, words):
+    with pytest.raises(UserError, match=f"--profile={text}.*{words}") as caught:
+        parse_window(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_windows(tmp_path):
+    assert parse_window("") is None
+    assert parse_window("10:15") == Window(10, 15)
+    check_window(None, 3, tmp_path)
+    check_window(Window(1, 3), 3, tmp_path)
+    with pytest.raises(UserError, match=r"--profile=1:4.*after 3 steps"):
+        check_window(Window(1, 4), 3, tmp_path)
+    (tmp_path / "profile").write_text("")
+    with pytest.raises(UserError, match="profile is a file"):
+        check_window(Window(1, 3), 3, tmp_path)
+
+
+def test_a_run_traces_just_its_window(tmp_path, caplog):
+    config = tiny_config(5, loss__pta__weight=0.0, regions__batch_size=0, mix__mixer="none")
+    config.update(eval={"sets": ()}, optim={"ema": 0.0})
+    with compiler_settings(), caplog.at_level("INFO", logger="absl"):
+        with pytest.raises(UserError, match="--profile=2:6"):
+            train_and_evaluate(config, str(tmp_path / "refused"), profile="2:6")
+        assert not (tmp_path / "refused").exists()
+        train_and_evaluate(config, str(tmp_path / "run"), profile="2:4")
+    # Steps are counted as done: from when two are until four are.
+    steps, names = traced_steps(tmp_path / "run" / "profile")
+    assert sorted(steps) == [2, 3]
+    assert names.count("waiting for data") == 2
+    assert "compiling and taking the first step" not in names
+    said = [r.getMessage() for r in caplog.records]
+    assert any("trace from step 2 to 4" in s and str(tmp_path / "run/profile") in s for s in said)
+    # The phases of a whole run, each in the log.
+    for phase in (
+        "opening data and tokenizer",
+        "making or restoring the initial state",
+        "waiting for the first batch",
+        "compiling and taking the first step",
+        "writing the profile",
+        "starting a checkpoint",
+        "waiting for the last checkpoint",
+    ):
+        assert any(s.startswith(f"{phase}: ") and " s" in s for s in said), phase
+    assert any("the first step: " in s and "(compile cache: " in s for s in said)
+
+
+def test_a_resumed_run_traces_what_is_left(tmp_path, caplog):
+    with StepProfiler(Window(2, 4), tmp_path) as profiler:
+        assert profiler.due(3)
+        profiler.turn(3)
+        assert not profiler.due(3)
+        assert profiler.due(4)
+        profiler.turn(4)
+        assert not profiler.due(5)
+    assert "trace from step 3 to 4" in caplog.text or list(tmp_path.rglob("*.xplane.pb"))
+    with StepProfiler(Window(2, 4), tmp_path / "late") as profiler:
+        assert profiler.due(9)
+        profiler.turn(9)
+        assert not profiler.due(10)
+    assert "--profile=2:4: the run goes on from step 9" in caplog.text
+    assert not (tmp_path / "late").exists()
+
+
+def test_an_end_within_the_window_leaves_no_trace_running(tmp_path):
+    def interrupted():
+        with StepProfiler(Window(1, 9), tmp_path) as profiler:
+            profiler.turn(1)
+            raise KeyboardInterrupt
+
+    for _ in range(2):  # a trace that still ran would refuse the second
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+
+
+def test_other_processes_trace_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("jax.process_index", lambda: 1)
+    assert not StepProfiler(Window(0, 2), tmp_path).due(1)

@@ -1,0 +1,151 @@
+"""Runs of the real command line in one or several processes of their own, over the loopback."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from compiler_flags import FLAGS
+from places import Places
+from repository import ROOT
+
+DEADLINE_S = 600  # of a whole run, on a machine that has other things to do
+
+# Fewer programs to compile: no predictor, no boxes, one layer.
+SMALL = {
+    "loss__pta__weight": 0.0,
+    "regions__batch_size": 0,
+    "mix__score": "similarity",
+    "optim__ema": 0.0,
+    "model__image__depth": 1,
+    "eval__evaluators": ("retrieval",),
+}
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+class Run:
+    """The processes of one run, started at once.
+
+    Args:
+      recipe: a file with get_config().
+      workdir: a folder, or one for each process.
+      processes: how many.
+      devices: of each.
+      flags: further ones, of all processes, or a list of lists.
+      environment: further variables, of all processes, or a list with those of each.
+      places: where each of them runs; None for here.
+    """
+
+    def __init__(
+        self,
+        recipe: Path,
+        workdir: Path | list[Path],
+        *,
+        processes: int = 1,
+        devices: int = 8,
+        flags: list = (),
+        environment: dict[str, str] | list[dict[str, str]] = (),
+        places: Places | None = None,
+    ):
+        places = places or Places([[]] * processes, "127.0.0.1")
+        folders = workdir if isinstance(workdir, list) else [workdir] * processes
+        own = environment if isinstance(environment, list) else [dict(environment)] * processes
+        flags = flags if flags and isinstance(flags[0], list) else [list(flags)] * processes
+        self.logs = recipe.parent / f"logs{time.monotonic_ns()}"
+        self.logs.mkdir()
+        coordinator = f"{places.address}:{free_port()}"
+        self.processes = []
+        for index in range(processes):
+            command = [*places.prefixes[index], sys.executable, "-m", "timix_jax.main"]
+            command += [f"--config={recipe}"]
+            command += [f"--workdir={folders[index]}", f"--compile_cache={compile_cache(recipe)}"]
+            if processes > 1:
+                command += [f"--coordinator={coordinator}", f"--processes={processes}"]
+                command += [f"--process={index}"]
+            # Files and no pipes: nobody has to read them while the processes run.
+            with self._log(index, "out").open("w") as out, self._log(index, "err").open("w") as err:
+                self.processes.append(
+                    subprocess.Popen(
+                        [*command, *flags[index]],
+                        env=environment_of(devices) | own[index],
+                        stdout=out,
+                        stderr=err,
+                    )
+                )
+
+    def wait(self, deadline_s: float = DEADLINE_S) -> list[Ended]:
+        """Until all have ended; AssertionError with their logs where they do not."""
+        until = time.monotonic() + deadline_s
+        try:
+            for process in self.processes:
+                process.wait(max(0.1, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {deadline_s} s: {self.ended()}") from None
+        finally:
+            self.kill()
+        return self.ended()
+
+    def ended(self) -> list[Ended]:
+        return [
+            Ended(process.returncode, *(self._log(i, kind).read_text() for kind in ("out", "err")))
+            for i, process in enumerate(self.processes)
+        ]
+
+    def wait_for(self, condition, deadline_s: float = DEADLINE_S) -> None:
+        """Until the condition holds; AssertionError where a process ends, or time is up, before."""
+        until = time.monotonic() + deadline_s
+        while not condition():
+            if time.monotonic() > until or any(p.poll() is not None for p in self.processes):
+                self.kill()
+                raise AssertionError(f"waited in vain: {self.ended()}")
+            time.sleep(0.005)
+
+    def kill(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    def _log(self, index: int, kind: str) -> Path:
+        return self.logs / f"{index}.{kind}"
+
+
+def assert_codes(ended: list[Ended], codes: list[int]) -> None:
+    """The exit codes are these; else the logs' ends are shown."""
+    shown = "\n".join(f"--- {one.code}\n{one.out[-1000:]}\n{one.err[-5000:]}" for one in ended)
+    assert [one.code for one in ended] == codes, shown
+
+
+def environment_of(devices: int) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")]),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "XLA_FLAGS": " ".join(FLAGS),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+def compile_cache(recipe: Path) -> Path:
+    """One for all runs of the tests of a session."""
+    return recipe.parents[1] / "xla"
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def logged_lines(workdir: Path) -> int:
+    path = workdir / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0

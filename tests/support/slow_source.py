@@ -1,0 +1,38 @@
+"""``slow:…``: synthetic examples that take READ_MS milliseconds each, so that a run can be met while it runs.
+
+Reading fails after READ_FAILS_AFTER examples, where that is set.
+"""
+
+import itertools
+import os
+import time
+
+from timix_jax.data.record_schema import Record
+from timix_jax.data.sources import SOURCES
+from timix_jax.data.sources.synthetic import open_synthetic
+
+SOURCES["slow"] = "slow_source:open_slow"
+
+
+class SlowSource:
+    def __init__(self, source):
+        self._source, self.name, self.annotated = source, f"slow {source.name}", source.annotated
+        self._wait_s = float(os.environ.get("READ_MS", "0")) / 1000
+        self._fails_after = float(os.environ.get("READ_FAILS_AFTER", "inf"))
+        self._count = itertools.count(1)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Record:
+        time.sleep(self._wait_s)
+        if next(self._count) > self._fails_after:
+            raise ZeroDivisionError("a bug in the reader")
+        return self._source[index]
+
+
+def open_slow(
+    argument: str, *, examples: int = 48, size: int = 16, captions: int = 2, seed: int = 0
+) -> SlowSource:
+    source = open_synthetic(argument, examples=examples, size=size, captions=captions, seed=seed)
+    return SlowSource(source)

@@ -1,0 +1,92 @@
+"""A dual encoder of a few thousand weights, and a batch for it."""
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from timix_jax.models.dual_encoder import DualEncoder
+from timix_jax.models.text import TextShape
+from timix_jax.models.vit import VitShape
+from timix_jax.training.step import shared_passes
+
+GRID, PATCH, TOKENS, VOCABULARY = 4, 4, 6, 30
+
+
+@contextlib.contextmanager
+def compiler_settings(**more) -> Iterator[None]:
+    """Compiling is what the tests' time goes to: no optimisations for what runs a few times."""
+    settings = {"jax_disable_most_optimizations": True, **more}
+    before = {name: jax.config.values[name] for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def tiny_model(stem="linear", **options) -> DualEncoder:
+    return DualEncoder(
+        VitShape(GRID * PATCH, PATCH, 16, 3, 2, 32, stem),
+        TextShape(VOCABULARY, TOKENS, 16, 1, 2, 32),
+        embed_dim=8,
+        temperature_init=0.2,
+        **{"tpp_layer": 1, **options},
+    )
+
+
+def make_params(model, seed=0):
+    """Weights large enough that every score, embedding and gradient differs."""
+    params = jax.jit(model.init)(jax.random.key(seed))
+    rng = np.random.default_rng(seed)
+    noisy = jax.tree.map(
+        lambda p: p + jnp.asarray(0.2 * rng.standard_normal(p.shape), p.dtype), params
+    )
+    return {**noisy, "log_temperature": params["log_temperature"]}
+
+
+def make_batch(batch=8, region_images=4, max_regions=3, seed=0):
+    rng = np.random.default_rng(seed)
+    side = GRID * PATCH
+
+    def tokens(*shape):
+        rows = rng.integers(4, VOCABULARY, (*shape, TOKENS)).astype(np.int32)
+        rows[..., 0] = 1
+        length = rng.integers(3, TOKENS + 1, shape)
+        return np.where(np.arange(TOKENS) < length[..., None], rows, 0)
+
+    def boxes(*shape):
+        corner = rng.uniform(0, 0.7, (*shape, 2))
+        size = rng.uniform(0.1, 0.3, (*shape, 2))
+        return np.concatenate([corner, corner + size], axis=-1).astype(np.float32)
+
+    def images(count):
+        return rng.integers(0, 256, (count, side, side, 3)).astype(np.uint8)
+
+    mask = np.arange(max_regions) < rng.integers(1, max_regions + 1, (region_images, 1))
+    return {
+        "image": images(batch),
+        "tokens": tokens(batch),
+        "boxes": boxes(batch, 2),
+        "box_mask": np.ones((batch, 2), bool),
+        "regions": {
+            "image": images(region_images),
+            "tokens": tokens(region_images, max_regions),
+            "boxes": boxes(region_images, max_regions),
+            "mask": mask,
+        },
+    }
+
+
+def make_forward(model, objectives, params, batch, step, teacher=None, seed=3):
+    return shared_passes(
+        model,
+        objectives,
+        params,
+        teacher,
+        batch,
+        step=jnp.asarray(step, jnp.int32),
+        seed_key=jax.random.key(seed),
+    )

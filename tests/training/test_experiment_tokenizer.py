@@ -1,0 +1,52 @@
+"""The tokenizer of a run, from data of which not everything can be read."""
+
+import threading
+import time
+
+import pytest
+from listed_sources import ListSource, flat_source
+from tiny_run import tiny_config
+
+from timix_jax.config import complete
+from timix_jax.errors import UserError
+from timix_jax.training.build.data import build_tokenizer
+
+CONFIG = complete(tiny_config(1, data__vocab_size=64, data__tokenizer="wordpiece"))
+
+
+def test_unreadable_examples_are_left_out():
+    readable = flat_source(3, captions=("a lemon", "two skis"))
+    holes = ListSource([None, *readable.records, None])
+    assert build_tokenizer(CONFIG, (holes,)) == build_tokenizer(CONFIG, (readable,))
+
+
+def test_many_examples_are_asked_for_at_once():
+    """A bucket answers after some 30 ms each time: one after another would take hours."""
+    readable = flat_source(2048, captions=("a lemon", "two skis"))
+    lock, at_once = threading.Lock(), [0, 0]
+
+    class Bucket(ListSource):
+        def __getitem__(self, index):
+            with lock:
+                at_once[0] += 1
+                at_once[1] = max(at_once)
+            time.sleep(0.002)
+            with lock:
+                at_once[0] -= 1
+            return super().__getitem__(index)
+
+    bucket = Bucket(readable.records)
+    assert build_tokenizer(CONFIG, (bucket,)) == build_tokenizer(CONFIG, (readable,))
+    assert at_once[1] > 16
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (ListSource([None] * 5), "no example can be read, such as list-4: unreadable"),
+        (flat_source(3, captions=(" ",)), "no caption has a word"),
+    ],
+)
+def test_data_without_a_word(source, words):
+    with pytest.raises(UserError, match=rf"^config\.data\.train: {words}; prepare the data again$"):
+        build_tokenizer(CONFIG, (source,))

@@ -1,0 +1,116 @@
+"""One run on 4 processes, on 1 and on 2, stopped by SIGTERM in between: the same as without a stop."""
+
+import json
+import re
+import signal
+
+import numpy as np
+import pytest
+from process_runs import SMALL, Run, assert_codes, logged_lines
+from tiny_model import compiler_settings
+from tiny_run import assert_close_weights, tiny_config, write_config
+
+from timix_jax.data.sources import SOURCES
+from timix_jax.training.train import train_and_evaluate
+
+STEPS = 40
+OPTIONS = SMALL | {
+    "data__train": ("slow:?examples=48&size=16&captions=2",),
+    "eval__every": "20 steps",
+    "checkpoint__every": "1000 steps",
+}
+# Losses of one run and of another with other devices or processes differ by the order of float32 sums.
+RELATIVE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """In this process, on its 8 devices, undisturbed."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    with compiler_settings(), pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SOURCES, "slow", "slow_source:open_slow")  # gone again for the other tests
+        train_and_evaluate(tiny_config(STEPS, **OPTIONS), str(workdir))
+    return workdir
+
+
+def lines_of(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_within_rounding(workdir, whole):
+    lines, expected = lines_of(workdir), lines_of(whole)
+    assert [line["step"] for line in lines] == [line["step"] for line in expected]
+    for line, want in zip(lines, expected, strict=True):
+        for name in ("loss", "loss/itc", "loss/mix", "lambda", "window", "lr"):
+            if name in want:
+                np.testing.assert_allclose(line[name], want[name], rtol=RELATIVE, err_msg=name)
+    assert_close_weights(workdir, whole, STEPS, atol=1e-3)
+
+
+def checkpoints(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+def test_four_then_one_then_two_processes(whole, tmp_path):
+    recipe = write_config(tmp_path / "recipe.py", steps=STEPS, **OPTIONS)
+    recipe.write_text("import slow_source\n" + recipe.read_text())
+    workdir = tmp_path / "run"
+
+    stopped = []
+    for processes, devices, milliseconds in ((4, 2, 100), (1, 2, 25)):
+        before = logged_lines(workdir)
+        run = Run(
+            *(recipe, workdir),
+            processes=processes,
+            devices=devices,
+            environment={"READ_MS": str(milliseconds)},  # 0.4 s a step
+        )
+        run.wait_for(lambda before=before: logged_lines(workdir) > before + 1)
+        run.processes[-1].send_signal(signal.SIGTERM)
+        ended = run.wait()
+        assert_codes(ended, [0] * processes)
+        (stop,) = checkpoints(workdir)[len(stopped) :]
+        stopped.append(stop)
+        for process, one in enumerate(ended):
+            said = f"SIGTERM: stopped after step {stop}; checkpoint {stop} is saved in {workdir}"
+            assert (said in one.out) == (process == 0)
+            assert "run the same command again to resume" in one.out or process
+        assert not (workdir / "results.json").exists()
+        assert logged_lines(workdir) >= stop
+    assert 1 < stopped[0] < stopped[1] < STEPS
+
+    ended = Run(recipe, workdir, processes=2, devices=4).wait()
+    assert_codes(ended, [0, 0])
+    assert f"resuming at step {stopped[1]}" in ended[0].out
+    assert "8 × cpu (data 8) in 2 processes" in ended[0].out
+    assert "val " in ended[0].out
+    # Gloo's threads write to the standard output by themselves, in each other's lines.
+    own = [line for line in ended[1].out.splitlines() if not re.search("Gloo|peer ranks", line)]
+    assert own == [""] * len(own)
+    assert all("connecting to the other" in line for line in ended[1].err.splitlines())
+    for picture in ("training_curves.png", "mixing.png"):
+        assert (workdir / "pictures" / picture).stat().st_size > 10_000
+
+    assert_same_within_rounding(workdir, whole)
+
+
+def test_two_hosts_train_as_one_process(whole, tmp_path, namespaces):
+    recipe = write_config(tmp_path / "recipe.py", steps=STEPS, **OPTIONS)
+    recipe.write_text("import slow_source\n" + recipe.read_text())
+    ended = Run(recipe, tmp_path / "run", processes=2, devices=4, places=namespaces).wait()
+    assert_codes(ended, [0, 0])
+    assert_same_within_rounding(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_devices_of_the_processes_in_turn(whole, tmp_path, tensor):
+    """Rows of a process that are no block; with tensor=2 both processes hold all rows."""
+    recipe = write_config(tmp_path / "recipe.py", steps=STEPS, **OPTIONS)
+    recipe.write_text("import interleaved_mesh\nimport slow_source\n" + recipe.read_text())
+    flags = [f"--config.mesh.tensor={tensor}"]
+    ended = Run(recipe, tmp_path / "run", processes=2, devices=2, flags=flags).wait()
+    assert_codes(ended, [0, 0])
+    assert (
+        f"(data {4 // tensor}{', tensor 2' if tensor > 1 else ''}) in 2 processes" in ended[0].out
+    )
+    assert_same_within_rounding(tmp_path / "run", whole)

@@ -1,0 +1,301 @@
+"""Whole runs: what they write, how they go on after a stop, and what stops them."""
+
+import dataclasses
+import itertools
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_model import compiler_settings
+from tiny_run import (
+    arrays,
+    assert_close_weights,
+    assert_same_run,
+    copy_run,
+    metrics,
+    tiny_config,
+)
+
+from timix_jax.checkpointing import Checkpointer
+from timix_jax.config import complete
+from timix_jax.data.tokenizers import Tokenizer, train_tokenizer
+from timix_jax.errors import UserError
+from timix_jax.pretrained.position_embeddings import interpolate_grid
+from timix_jax.training import build as experiment
+from timix_jax.training import programs as step_programs
+from timix_jax.training import start, train
+from timix_jax.training.train import train_and_evaluate
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_cache(tmp_path_factory):
+    """The same programs are run a dozen times: compiled once, and without much optimisation."""
+    folder = tmp_path_factory.mktemp("xla")
+    with compiler_settings(
+        jax_compilation_cache_dir=str(folder), jax_persistent_cache_min_compile_time_secs=0.0
+    ):
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, compile_cache):
+    """A run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    results = train_and_evaluate(tiny_config(STEPS), str(workdir))
+    return workdir, results
+
+
+def test_what_a_run_writes(whole):
+    workdir, results = whole
+    stored = json.loads((workdir / "results.json").read_text())
+    assert stored.keys() == results.keys()
+    for name, value in stored.items():
+        assert value == pytest.approx(results[name], abs=1e-6)
+        assert name.startswith("val/")
+        assert 0 <= value <= 1
+    for metric in ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "mean_recall", "auc", "pointing"):
+        assert f"val/{metric}" in stored
+    lines = metrics(workdir)
+    logged = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in logged] == list(range(1, STEPS + 1))
+    for line in logged:
+        total = line["loss/itc"] + line["loss/pta"] + line["loss/mix"]
+        assert line["loss"] == pytest.approx(total, rel=1e-5)
+        assert {"lr", "temperature", "lambda", "gamma", "window", "grad_norm"} <= line.keys()
+    assert logged[0]["lr"] == pytest.approx(1e-6)
+    assert logged[2]["lr"] == pytest.approx(1e-3)
+    evaluated = [line for line in lines if "val/i2t_r1" in line]
+    assert [line["step"] for line in evaluated] == [3, STEPS]
+    assert {k: v for k, v in evaluated[-1].items() if k != "step"} == stored
+    for picture in ("training_curves.png", "mixing.png"):
+        assert (workdir / "pictures" / picture).stat().st_size > 10_000
+    assert [path.name for path in sorted((workdir / "checkpoints").iterdir())] == [
+        "00000004",
+        "00000006",
+    ]
+    Tokenizer.from_json((workdir / "tokenizer.json").read_text())
+
+
+def test_speed_and_memory_are_logged(whole):
+    workdir, _ = whole
+    raw = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    logged = [line for line in raw if "loss" in line]
+    run = experiment.build(complete(tiny_config(STEPS)))
+    for before, line in itertools.pairwise(logged):
+        assert line["images_per_s_device"] == pytest.approx(line["images_per_s"] / 8)
+        # The given peak is 1 GFLOP/s on each of 8 devices; a step has 16 images.
+        steps = before["step"], line["step"]
+        seconds = (steps[1] - steps[0]) * 16 / line["images_per_s"]
+        assert line["mfu"] == pytest.approx(run.training_flops(*steps) / seconds / 8e9)
+        assert 0 <= line["data_wait"] <= 1
+        assert 0.05 < before["host_memory_peak_gib"] <= line["host_memory_peak_gib"] < 100
+
+
+def test_a_finished_run_is_left_as_it_is(whole, tmp_path):
+    workdir = copy_run(whole[0], tmp_path / "again")
+    train_and_evaluate(tiny_config(STEPS), str(workdir))
+    assert_same_run(workdir, whole[0], STEPS)
+
+
+def test_stopped_and_resumed_is_uninterrupted(whole, tmp_path, monkeypatch):
+    """Stopped within step 5, after checkpoint 4; the tokenizer is the stored one, and processes make the batches."""
+    workdir = tmp_path / "stopped"
+    log = train.Loop._log
+
+    def stop(self, step, *args):
+        if step == 5:
+            raise KeyboardInterrupt
+        log(self, step, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Loop, "_log", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_and_evaluate(tiny_config(STEPS), str(workdir))
+    assert metrics(workdir)[-1]["step"] == 4
+    tokenizer = (workdir / "tokenizer.json").read_text()
+
+    def refuse(*args, **options):
+        raise AssertionError("a tokenizer was trained anew")
+
+    monkeypatch.setattr(experiment.data, "train_tokenizer", refuse)
+    train_and_evaluate(tiny_config(STEPS, data__processes=2), str(workdir))
+    assert_same_run(workdir, whole[0], STEPS)
+    assert (workdir / "tokenizer.json").read_text() == tokenizer
+
+
+def test_flipped_byte_in_the_newest_checkpoint(whole, tmp_path, monkeypatch):
+    workdir = copy_run(whole[0], tmp_path / "flipped")
+    files = [p for p in (workdir / "checkpoints" / "00000006" / "state").rglob("*") if p.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    steps = []
+    run = train.Loop.run
+    monkeypatch.setattr(
+        train.Loop,
+        "run",
+        lambda self, state, ask: steps.append(int(state.step)) or run(self, state, ask),
+    )
+    train_and_evaluate(tiny_config(STEPS), str(workdir))
+    assert steps == [4]
+    assert_same_run(workdir, whole[0], STEPS)
+
+
+def test_not_finite_stops_and_keeps_the_last_good_state(whole, tmp_path, monkeypatch):
+    """The weights turn NaN within step 4 (the fifth): named, nothing saved, and it can go on."""
+    workdir = tmp_path / "nan"
+    make = step_programs.make_train_step
+
+    def poisoned(*args, **options):
+        step = make(*args, **options)
+
+        def run(state, batch):
+            bad = jnp.where(state.step == 4, jnp.nan, state.params["log_temperature"])
+            params = {**state.params, "log_temperature": bad}
+            return step(dataclasses.replace(state, params=params), batch)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step_programs, "make_train_step", poisoned)
+        with pytest.raises(UserError, match=r"not finite at step 4 .*checkpoint 4 ") as caught:
+            train_and_evaluate(tiny_config(STEPS), str(workdir))
+    assert "\n" not in str(caught.value)
+    assert not (workdir / "results.json").exists()
+    record = json.loads((workdir / "nonfinite-4.json").read_text())
+    assert str(workdir / "nonfinite-4.json") in str(caught.value)
+    assert record["step"] == 4
+    assert len(record["example_ids"]) == 16
+    iterator = experiment.build(complete(tiny_config(STEPS))).train_iterator(4)
+    assert record["example_ids"] == next(iterator)["example_id"].tolist()
+    iterator.close()
+    with Checkpointer(workdir / "checkpoints") as checkpointer:
+        assert checkpointer.latest_valid() == 4
+    train_and_evaluate(tiny_config(STEPS), str(workdir))
+    for a, b in zip(arrays(workdir, STEPS), arrays(whole[0], STEPS), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)  # the first steps were another program's
+
+
+def test_a_rate_that_ruins_the_weights_is_stopped_before_a_save(tmp_path):
+    config = tiny_config(
+        STEPS, optim__lr=1e30, optim__warmup="0 steps", checkpoint__every="1 steps"
+    )
+    with pytest.raises(UserError, match=r"not finite at step 0 .*none yet"):
+        train_and_evaluate(config, str(tmp_path / "ruined"))
+    assert not list((tmp_path / "ruined").glob("checkpoints/*"))
+
+
+def test_weights_of_another_run_on_another_grid(whole, tmp_path):
+    config = tiny_config(
+        1,
+        init_from=str(whole[0]),
+        model__image__size=24,
+        data__tokenizer=str(whole[0] / "tokenizer.json"),
+    )
+    run = experiment.build(complete(config))
+    with Checkpointer(tmp_path / "checkpoints") as checkpointer:
+        state, resumed = start.initial_state(run, checkpointer)
+    assert not resumed
+    assert int(state.step) == 0
+    saved = arrays(whole[0], STEPS)
+    names = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(state.params)]
+    for name, new, old in zip(names, jax.tree.leaves(state.params), saved, strict=True):
+        if "image" in name and "pos_embed" in name:
+            assert new.shape[1] == 36
+            old = interpolate_grid(old, 6)
+            assert np.abs(old).max() > 0.01
+        np.testing.assert_array_equal(new, old, err_msg=name)
+    for a, b in zip(jax.tree.leaves(state.ema_params), jax.tree.leaves(state.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    # The whole way, too: the state must be fit to be donated.
+    train_and_evaluate(config, str(tmp_path / "finer"))
+    assert (tmp_path / "finer" / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"model__image__depth": 3}, r"params.*image/blocks/.*2.*→.*3|image/blocks"),
+        ({"model__embed_dim": 12}, "image/projection/kernel: float32.16,8. → float32.16,12."),
+        ({"data__vocab_size": 96, "data__tokenizer": "wordpiece"}, "another tokenizer"),
+        (
+            {"model__act": "gelu_tanh"},
+            r'other settings .config.model.act: "gelu" there, "gelu_tanh" now',
+        ),
+        ({"model__tpp_layer": 1}, r"other settings .config.model.tpp_layer: 0 there, 1 now"),
+    ],
+    ids=["depth", "width", "tokenizer", "activation", "scored layer"],
+)
+def test_weights_of_another_model_are_refused(whole, tmp_path, overrides, message):
+    tokenizer = {"data__tokenizer": str(whole[0] / "tokenizer.json")}
+    config = tiny_config(1, init_from=str(whole[0]), **(tokenizer | overrides))
+    with pytest.raises(UserError, match=message):
+        train_and_evaluate(config, str(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_saves_memory_may_change_on_resuming(whole, tmp_path):
+    """Same numbers up to rounding, with other rematerialisation, scan and parts of the batch."""
+    workdir = copy_run(whole[0], tmp_path / "smaller")
+    shutil.rmtree(workdir / "checkpoints" / f"{STEPS:08d}")
+    (workdir / "results.json").unlink()
+    config = tiny_config(
+        STEPS,
+        **{"train__accumulate": 2, "mesh__data": 4, "mesh__tensor": 2},
+        **{"model__remat": "full", "model__scan": True},
+    )
+    train_and_evaluate(config, str(workdir))
+    for part in ("params", "ema_params"):
+        assert_close_weights(workdir, whole[0], STEPS, part, atol=1e-5)
+
+
+@pytest.mark.parametrize("left", [None, ""])
+def test_a_lost_tokenizer_is_that_of_the_checkpoint(whole, tmp_path, monkeypatch, left):
+    workdir = copy_run(whole[0], tmp_path / "lost")
+    shutil.rmtree(workdir / "checkpoints" / f"{STEPS:08d}")
+    (workdir / "results.json").unlink()
+    file = workdir / "tokenizer.json"
+    text = file.read_text()
+    file.unlink() if left is None else file.write_text(left)
+    monkeypatch.setattr(experiment.data, "train_tokenizer", None)
+    train_and_evaluate(tiny_config(STEPS), str(workdir))
+    assert file.read_text() == text
+    assert_same_run(workdir, whole[0], STEPS)
+
+
+def test_without_config_json_the_checkpoint_tells_the_configuration(whole, tmp_path):
+    workdir = copy_run(whole[0], tmp_path / "no_config")
+    (workdir / "config.json").unlink()
+    (workdir / "tokenizer.json").unlink()
+    before = sorted(path.name for path in workdir.iterdir())
+    with pytest.raises(
+        UserError, match=r"another configuration \(optim\.lr: 0\.001 there, 0\.5 now"
+    ):
+        train_and_evaluate(tiny_config(STEPS, optim__lr=0.5), str(workdir))
+    assert sorted(path.name for path in workdir.iterdir()) == before
+    train_and_evaluate(tiny_config(STEPS, log__every="2 steps"), str(workdir))
+    assert_same_run(workdir, whole[0], STEPS)
+
+
+def test_another_tokenizer_is_refused(whole, tmp_path):
+    workdir = copy_run(whole[0], tmp_path / "other_words")
+    other = train_tokenizer(["one two", "three"], vocab_size=64).to_json()
+    (workdir / "tokenizer.json").write_text(other)
+    with pytest.raises(UserError, match=rf"not the tokenizer of checkpoint {STEPS}: delete it"):
+        train_and_evaluate(tiny_config(STEPS), str(workdir))
+
+
+def test_other_data_under_the_same_name_are_refused(whole, tmp_path, monkeypatch):
+    workdir = copy_run(whole[0], tmp_path / "other_data")
+    before = (workdir / "results.json").read_text()
+    monkeypatch.setattr(start, "describe_sources", lambda _: [{"examples": 599, "digest": ""}])
+    message = r"trained on other data \(synthetic:.*: 48 examples there, 599 others now\)"
+    with pytest.raises(UserError, match=message):
+        train_and_evaluate(tiny_config(STEPS), str(workdir))
+    assert (workdir / "results.json").read_text() == before

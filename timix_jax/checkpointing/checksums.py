@@ -1,0 +1,109 @@
+"""A manifest of SHA-256 sums in a folder: it being there says complete, its sums say unharmed."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from etils import epath
+
+from timix_jax.runtime.atomic_write import atomic_write_text
+
+MANIFEST_FILE = "CHECKSUMS.json"
+
+_BLOCK_BYTES = 1 << 22
+_THREADS = 4  # hashlib releases the lock; more would take the cores from the training step
+
+
+def write_manifest(folder: epath.PathLike, rest: Callable[[], None] | None = None) -> None:
+    """Writes ``CHECKSUMS.json``: bytes and SHA-256 of every file below ``folder``, and its own sum.
+
+    The file appears whole or not at all; call it when nothing writes to the folder any more.
+
+    Args:
+      folder: what is to be complete.
+      rest: called after every few megabytes, which are then read in one thread; for work that may take its time.
+    """
+    folder = epath.Path(folder)
+    names = sorted(name for name in _files(folder) if name != MANIFEST_FILE)
+    with ThreadPoolExecutor(_THREADS if rest is None else 1) as pool:
+        sums = pool.map(lambda name: _sum_of(folder / name, rest), names)
+        files = {
+            name: {"bytes": size, "sha256": digest}
+            for name, (size, digest) in zip(names, sums, strict=True)
+        }
+    atomic_write_text(
+        folder / MANIFEST_FILE,
+        json.dumps({"files": files, "sha256": _sum_of_entries(files)}, indent=1),
+    )
+
+
+def has_manifest(folder: epath.PathLike) -> bool:
+    return (epath.Path(folder) / MANIFEST_FILE).exists()
+
+
+def problems(folder: epath.PathLike) -> list[str]:
+    """What is wrong with files of ``folder``, such as ``["a/b: 10 bytes, not 20 (truncated)"]``.
+
+    An empty list: every file of the manifest is there with its size and sum. Files that it does
+    not name are not looked at. All sizes are compared before anything is read.
+    """
+    folder = epath.Path(folder)
+    if not folder.is_dir():
+        return ["the folder does not exist"]
+    try:
+        manifest = json.loads((folder / MANIFEST_FILE).read_text())
+        files: dict[str, dict[str, Any]] = manifest["files"]
+        if manifest["sha256"] != _sum_of_entries(files):
+            return [f"{MANIFEST_FILE}: its own sum differs (damaged)"]
+    except FileNotFoundError:
+        what = "the folder is empty" if not any(folder.iterdir()) else f"{MANIFEST_FILE} is missing"
+        return [f"{what} (the save was not finished)"]
+    except (ValueError, KeyError, TypeError) as error:
+        return [f"{MANIFEST_FILE}: unreadable ({error})"]
+    found = [problem for name in files if (problem := _size_problem(folder, name, files[name]))]
+    if found:
+        return found
+    with ThreadPoolExecutor(_THREADS) as pool:
+        sums = pool.map(lambda name: _sum_of(folder / name)[1], files)
+        return [
+            f"{name}: its bytes differ from those saved (SHA-256)"
+            for (name, entry), digest in zip(files.items(), sums, strict=True)
+            if digest != entry["sha256"]
+        ]
+
+
+def _size_problem(folder: epath.Path, name: str, entry: dict[str, Any]) -> str | None:
+    try:
+        size = (folder / name).stat().length
+    except FileNotFoundError:
+        return f"{name}: missing"
+    if size != entry["bytes"]:
+        how = "truncated" if size < entry["bytes"] else "grown"
+        return f"{name}: {size} bytes, not {entry['bytes']} ({how})"
+    return None
+
+
+def _files(folder: epath.Path, prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for child in folder.iterdir():
+        name = prefix + child.name
+        names += _files(child, f"{name}/") if child.is_dir() else [name]
+    return names
+
+
+def _sum_of(path: epath.Path, rest: Callable[[], None] | None = None) -> tuple[int, str]:
+    """The file's size in bytes and SHA-256."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+            size += len(block)
+            if rest is not None:
+                rest()
+    return size, digest.hexdigest()
+
+
+def _sum_of_entries(files: dict[str, dict[str, Any]]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()

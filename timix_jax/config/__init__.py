@@ -1,0 +1,8 @@
+"""The configuration: its schema and defaults, the values of its fields, and the errors of the command line.
+
+May import the packages whose registries and settings it lists: data, evaluators, mixing, objectives, parallel.
+"""
+
+from timix_jax.config.schema import MUTABLE_FIELDS, complete, default_config, default_of, flatten
+
+__all__ = ["MUTABLE_FIELDS", "complete", "default_config", "default_of", "flatten"]

@@ -1,0 +1,134 @@
+"""Why the command line or a recipe could not be read, in one line.
+
+absl and ml_collections raise errors of many kinds; those of a recipe name neither the field's path nor the line.
+"""
+
+import ast
+import linecache
+import re
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import ml_collections
+
+from timix_jax.config.schema import default_of
+from timix_jax.errors import UserError
+
+_LIBRARIES = (Path(ml_collections.__file__).parent, Path(__file__).parent)
+_OVERRIDE = re.compile(r"--?(?:no)?config\.(?P<field>[^=]+)(?:=(?P<value>.*))?", re.DOTALL)
+
+_UNKNOWN_KEY = re.compile(r'Key "(\w+)" does not exist')
+
+
+def flag_error(error: Exception, argv: Sequence[str]) -> UserError:
+    """The UserError that names the flag or the recipe's line, and what is wrong there.
+
+    Args:
+      error: raised while the flags were parsed.
+      argv: the command line, program name first.
+    """
+    path = recipe_path(argv)
+    if path and not Path(path).is_file():
+        return UserError(f"--config={path}: there is no such file; try --config=configs/demo.py")
+    if path and str(error).endswith("has no attribute 'get_config'"):
+        return UserError(f"--config={path} defines no get_config(); configs/demo.py shows how")
+    # The deepest of the chained errors that passed through the recipe is the one that it caused.
+    for cause in reversed(_chain(error)):
+        place = _place_in_recipe(cause, path)
+        if place is not None:
+            return UserError(f"{place}: {_reason(cause)}")
+    for argument in argv[1:]:
+        override = _OVERRIDE.fullmatch(argument)
+        if override:
+            field, value = override["field"], override["value"]
+            try:
+                default = default_of(field, value)
+            except UserError as known:
+                return known
+            unreadable = isinstance(default, tuple) and not _is_literal(value)
+            if unreadable or str(error).startswith(f"flag --config.{field}="):
+                kind = type(default).__name__
+                such = ("one", "two") if isinstance(default, tuple) and not default else default
+                article = "an" if kind == "int" else "a"
+                return UserError(f"config.{field}={value}: give {article} {kind} such as {such!r}")
+    return UserError(_reason(error))
+
+
+def check_given_once(argv: Sequence[str]) -> None:
+    """Raises a UserError for a tuple that is given twice: ml_collections would join the two."""
+    fields = [
+        m["field"] for m in map(_OVERRIDE.fullmatch, argv[1:]) if m and m["value"] is not None
+    ]
+    for field in dict.fromkeys(fields):
+        values = [
+            a.partition("=")[2] for a in argv[1:] if a.lstrip("-").startswith(f"config.{field}=")
+        ]
+        if len(values) > 1 and isinstance(default_of(field, values[0]), tuple):
+            raise UserError(
+                f"config.{field} is given {len(values)} times ({' and '.join(values)}): give it once, with"
+                " all its values"
+            )
+
+
+def _is_literal(value: str | None) -> bool:
+    try:
+        ast.literal_eval(value or "")
+    except (SyntaxError, ValueError):
+        return False
+    return True
+
+
+def recipe_path(argv: Sequence[str]) -> str:
+    """The value of ``--config``, without the part after a colon; empty where it is missing."""
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config", "-config"):
+            return (value if equals else following).split(":")[0]
+    return ""
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    chain = [error]
+    while (deeper := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(deeper)
+    return chain
+
+
+def _place_in_recipe(error: BaseException, path: str) -> str | None:
+    """``configs/demo.py:12: the line`` where the recipe, or one that it imports, raised the error."""
+    # The value of a flag is no file.
+    if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith("<"):
+        return f"{error.filename}:{error.lineno}: {(error.text or '').strip()}"
+    frames = list(traceback.walk_tb(error.__traceback__))
+    begin = next((i for i, (frame, _) in enumerate(frames) if _is_file(frame, path)), None)
+    if begin is None:
+        return None
+    own = [(frame, line) for frame, line in frames[begin:] if not _is_library(frame)]
+    frame, line = own[-1]
+    name = frame.f_code.co_filename
+    linecache.checkcache(name)
+    return f"{name}:{line}: {linecache.getline(name, line).strip()}"
+
+
+def _is_file(frame: FrameType, path: str) -> bool:
+    return bool(path) and Path(frame.f_code.co_filename).resolve() == Path(path).resolve()
+
+
+def _is_library(frame: FrameType) -> bool:
+    path = Path(frame.f_code.co_filename)
+    return any(folder in path.parents for folder in _LIBRARIES) or path.name.startswith("<frozen")
+
+
+def _reason(error: BaseException) -> str:
+    """The error's message on one line."""
+    text = str(error)
+    unknown = _UNKNOWN_KEY.search(text)
+    if unknown:  # ConfigDict goes on with a list of all fields
+        close = re.search(r'Did you mean "(\w+)"', text)
+        return f"there is no field {unknown[1]!r}" + (
+            f"; did you mean {close[1]!r}?" if close else ""
+        )
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return "; ".join(lines) or type(error).__name__

@@ -1,0 +1,261 @@
+"""The configuration: its schema with defaults, and its check against typos and wrong types.
+
+The defaults of mixers, evaluators and additional objectives come from the fields of their classes, so that
+registering one also gives it its configuration.
+"""
+
+import dataclasses
+import difflib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from timix_jax.config.field_values import converted, is_duration
+from timix_jax.data.images.augment import Augment
+from timix_jax.errors import UserError
+from timix_jax.evaluators import EVALUATORS
+from timix_jax.mixing import MIXERS
+from timix_jax.objectives import OBJECTIVES
+from timix_jax.parallel.sharding import SMALL
+
+# Fields that may change between a run and its resumption.
+MUTABLE_FIELDS = (
+    "log",
+    "eval",
+    "checkpoint",
+    "pictures",
+    "data.threads",
+    "data.processes",
+    "model.remat",
+    "model.scan",
+    "train.accumulate",
+    "mesh",
+    "contrastive.method",
+    "contrastive.chunk",
+)
+
+# Fields that are checked at once since they are used late or by several: smallest value.
+_AT_LEAST = {
+    "seed": 0,
+    "data.threads": 1,
+    "data.processes": -1,
+    "data.vocab_size": 64,
+    "model.embed_dim": 1,
+    "model.image.size": 1,
+    "model.image.patch": 1,
+    "model.image.width": 1,
+    "model.image.depth": 1,
+    "model.image.heads": 1,
+    "model.image.mlp_dim": 1,
+    "model.text.max_tokens": 3,  # [CLS], a word, [SEP]
+    "model.text.width": 1,
+    "model.text.depth": 1,
+    "model.text.heads": 1,
+    "model.text.mlp_dim": 1,
+    "contrastive.chunk": 1,
+    "mix.weight": 0,
+    "regions.batch_size": 0,
+    "regions.max_regions": 1,
+    "regions.max_tokens": 0,
+    "train.batch_size": 1,
+    "train.accumulate": 1,
+    "mesh.small": 1,
+    "checkpoint.keep_last": 1,
+    "checkpoint.keep_every": 0,
+    "log.peak_tflops": 0,
+    "eval.batch_size": 1,
+    "pictures.examples": 1,
+}
+
+
+def default_config() -> ConfigDict:
+    """Every field with its default; a recipe in configs/ overrides and comments them."""
+    config: dict[str, Any] = {
+        "seed": 0,
+        "init_from": "",
+        "data": {
+            "train": (),
+            "weights": (),
+            "threads": 4,
+            "processes": 0,
+            "tokenizer": "wordpiece",
+            "vocab_size": 8192,
+        },
+        "augment": _fields(Augment),
+        "model": {
+            "embed_dim": 256,
+            "tpp_layer": 5,
+            "temperature": 0.07,
+            "temperature_range": (0.001, 0.5),
+            "logit_bias": -10.0,  # start of the learned bias; there is one with the sigmoid loss only
+            "act": "gelu",
+            "dtype": "float32",
+            "scan": True,
+            "remat": "none",
+            "image": {
+                "size": 256,
+                "patch": 16,
+                "width": 768,
+                "depth": 12,
+                "heads": 12,
+                "mlp_dim": 3072,
+                "pool": "cls",
+                "patch_dropout": 0.0,
+                "stem": "linear",
+            },
+            "text": {
+                "max_tokens": 40,
+                "width": 768,
+                "depth": 12,
+                "heads": 12,
+                "mlp_dim": 3072,
+                "pre_norm": False,
+            },
+        },
+        "contrastive": {"loss": "softmax", "method": "dense", "chunk": 1024},
+        "mix": {
+            "mixer": "none",
+            "options": {
+                name: _fields(kind, skip=("grid", "shards"))
+                for name, kind in MIXERS.items()
+                if kind
+            },
+            "score": "tpp",
+            "target": "hard",
+            "beta": 0.5,
+            "label_smoothing": 0.0,
+            "placement": "extra",
+            "fraction": 1.0,
+            "weight": 1.0,
+            "ramp": "0 steps",
+            "until": "100%",
+        },
+        "loss": {
+            name: _fields(kind, skip=("pairs",)) | ({"weight": 0.0} if name != "itc" else {})
+            for name, kind in OBJECTIVES.items()
+        },
+        "regions": {"batch_size": 0, "max_regions": 5, "max_tokens": 0},
+        "optim": {
+            "name": "adamw",
+            "lr": 1e-4,
+            "lr_scales": (),
+            "warmup": "2000 steps",
+            "start_lr": 1e-6,
+            "end_lr": 1e-6,
+            "b1": 0.9,
+            "b2": 0.999,
+            "weight_decay": 0.02,
+            "clip_norm": 1.0,
+            "ema": 0.0,
+        },
+        "train": {"batch_size": 1024, "duration": "30 epochs", "accumulate": 1},
+        "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "rules": (), "small": SMALL},
+        "checkpoint": {"every": "10%", "keep_last": 2, "keep_every": 0},
+        "log": {"every": "50 steps", "tensorboard": True, "peak_tflops": 0.0},
+        "eval": {
+            "sets": (),
+            "evaluators": ("retrieval", "patch_text"),
+            "options": {name: _fields(kind) for name, kind in EVALUATORS.items()},
+            "every": "25%",
+            "batch_size": 256,
+            "weights": "params",
+        },
+        "pictures": {"examples": 6},
+    }
+    return ConfigDict(config).lock()
+
+
+def _fields(kind: type, skip: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The fields of a registered dataclass that have a default; durations (``*_steps``) may be text."""
+    return {
+        f.name: f"{f.default} steps" if is_duration(f.name) else f.default
+        for f in dataclasses.fields(kind)
+        if f.name not in skip and f.default is not dataclasses.MISSING
+    }
+
+
+def complete(config: ConfigDict) -> ConfigDict:
+    """The configuration with defaults filled in, locked.
+
+    Raises:
+      UserError: a field that does not exist (with the nearest that does), or a value of another type or out of range.
+    """
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"the recipe's get_config() returned {config!r}; return a ConfigDict")
+    full = default_config().unlock()
+    _override(full, config, "")
+    _check_ranges(full)
+    return full.lock()
+
+
+def _check_ranges(config: ConfigDict) -> None:
+    for field, value in flatten(config).items():
+        smallest = (
+            0 if field.startswith("loss.") and field.endswith(".weight") else _AT_LEAST.get(field)
+        )
+        if smallest is not None and not value >= smallest:  # NaN too
+            raise UserError(f"config.{field}={value!r}: give at least {smallest}")
+    low, high = config.model.temperature_range
+    if not 0 < low <= config.model.temperature <= high:
+        raise UserError(
+            f"config.model.temperature={config.model.temperature}: must lie within "
+            f"config.model.temperature_range={config.model.temperature_range}, above 0"
+        )
+
+
+def default_of(field: str, given: str | None) -> Any:
+    """The default of the field ``a.b.c``, for which the command line gives ``given``.
+
+    Raises:
+      UserError: there is no such field (the message has the nearest that does), or it is a section.
+    """
+    target: Any = default_config()
+    path = ""
+    for name in field.split("."):
+        if not isinstance(target, ConfigDict):
+            raise UserError(f"config.{field}={given}: config.{path} is no section")
+        _check_known(name, target, path, given)
+        target, path = target[name], f"{path}.{name}" if path else name
+    if isinstance(target, ConfigDict):
+        raise UserError(
+            f"config.{field}={given} is a section; give its fields: {', '.join(target)}"
+        )
+    return target
+
+
+def _override(target: ConfigDict, given: ConfigDict, path: str) -> None:
+    for name, value in given.items():
+        field = f"{path}.{name}" if path else name
+        _check_known(name, target, path, value)
+        old = target[name]
+        if isinstance(old, ConfigDict):
+            if not hasattr(value, "items"):
+                raise UserError(f"config.{field}={value!r} is a section; give its fields")
+            _override(old, ConfigDict(value), field)
+        else:
+            target[name] = converted(value, old, field)
+
+
+def _check_known(name: str, section: ConfigDict, path: str, value: Any) -> None:
+    if name in section:
+        return
+    field = f"{path}.{name}" if path else name
+    close = difflib.get_close_matches(name, list(section), n=1)
+    known = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(section)}"
+    shown = value.to_dict() if isinstance(value, ConfigDict) else value
+    raise UserError(f"config.{field}={shown!r}: there is no such field; {known}")
+
+
+def flatten(config: ConfigDict) -> dict[str, Any]:
+    """``{"optim.lr": 1e-4, ...}``; tuples become lists, as JSON has them."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat |= {f"{name}.{key}": v for key, v in flatten(value).items()}
+        else:
+            flat[name] = _plain(value)
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value

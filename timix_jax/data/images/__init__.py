@@ -1,0 +1,1 @@
+"""Images from bytes to arrays: decoding, crops, flips and RandAugment."""

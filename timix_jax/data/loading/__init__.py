@@ -1,0 +1,1 @@
+"""From sources to batches: the input pipeline for training and evaluation."""

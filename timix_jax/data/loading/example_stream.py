@@ -1,0 +1,85 @@
+"""Which example comes when, and its arrays: positions of an endless shuffled stream, and what is made of them."""
+
+import bisect
+from collections.abc import Callable, Sequence
+
+import grain
+import numpy as np
+
+from timix_jax.data.loading.corrupt_examples import CorruptExamples
+from timix_jax.data.loading.examples import ExampleSpec, Reader
+from timix_jax.data.record_schema import Record
+from timix_jax.data.sources import Source
+from timix_jax.runtime.background_priority import give_way
+
+MakeExample = Callable[[Record, np.random.Generator, ExampleSpec], dict[str, np.ndarray]]
+
+
+class MakeExamples:
+    """Position in the concatenated readers and generator -> arrays of one example."""
+
+    def __init__(
+        self, readers: Sequence[Reader], make: MakeExample, spec: ExampleSpec, niceness: int
+    ):
+        self._readers = readers
+        self._starts = np.cumsum([0, *(len(reader.indices) for reader in readers)]).tolist()
+        self._make = make
+        self._spec = spec
+        self._niceness = niceness
+
+    def __call__(self, position: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        give_way(self._niceness)
+        which = bisect.bisect_right(self._starts, position) - 1
+        state = rng.bit_generator.state
+
+        tried = False
+
+        def make(record: Record) -> dict[str, np.ndarray]:
+            nonlocal tried
+            # A replacement gets the same draws whether or not the corrupt example was tried first.
+            if tried:
+                rng.bit_generator.state = state
+            tried = True
+            return self._make(record, rng, self._spec)
+
+        example_id, example = self._readers[which].read(position - self._starts[which], make)
+        example["example_id"] = np.array(example_id, np.int64)
+        return example
+
+
+def open_readers(
+    sources: Sequence[Source],
+    indices: Sequence[Sequence[int] | np.ndarray],
+    corrupt: CorruptExamples,
+    *,
+    of_regions: bool = False,
+) -> list[Reader]:
+    """A reader a source that has any index; example ids count through the sources."""
+    offsets = np.cumsum([0, *(len(source) for source in sources)]).tolist()
+    return [
+        Reader(source, chosen, offset, corrupt, of_regions)
+        for source, chosen, offset in zip(sources, indices, offsets[:-1], strict=True)
+        if len(chosen)
+    ]
+
+
+def shuffled_examples(
+    readers: Sequence[Reader], weights: Sequence[float] | None, seed: int, batch_size: int
+) -> grain.MapDataset:
+    """Endless positions in the concatenated readers: an epoch at a time, or mixed by weight."""
+    starts = np.cumsum([0, *(len(reader.indices) for reader in readers)]).tolist()
+    if weights is None:
+        return grain.MapDataset.range(starts[-1]).shuffle(seed=seed).repeat()
+    *seeds, order = map(int, np.random.SeedSequence(seed).generate_state(len(readers) + 1))
+    mixed = grain.MapDataset.mix(
+        [
+            grain.MapDataset.range(start, stop).shuffle(seed=source_seed).repeat()
+            for start, stop, source_seed in zip(starts, starts[1:], seeds, strict=False)
+        ],
+        weights=list(weights),
+    )
+    # The sources take turns in a fixed pattern, and so do the rows that are mixed with others (mix.fraction): without
+    # this one source might always be mixed and another never. Grain adds the window's number to the seed, in 32 bits.
+    return grain.experimental.WindowShuffleMapDataset(
+        mixed, window_size=batch_size, seed=order % 2**20
+    )

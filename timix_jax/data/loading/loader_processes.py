@@ -1,0 +1,197 @@
+"""Batches made by processes: Python's own work on each image then runs on all cores.
+
+Threads share one interpreter, which makes a few thousand images a second. A process makes whole
+batches, chosen by their index as a thread would, so that batches, resuming and positions are the same.
+
+Run as ``python -m timix_jax.data.loading.loader_processes`` this is the worker: from its standard input it
+reads the pickled ``(batches, corrupt, niceness)`` and then one index after another.
+"""
+
+import contextlib
+import os
+import pickle
+import queue
+import struct
+import sys
+import threading
+import traceback
+from typing import Any, BinaryIO
+
+import cloudpickle
+import cv2
+import grain
+import numpy as np
+from absl import flags, logging
+
+from timix_jax.data.loading import worker_process
+from timix_jax.data.loading.corrupt_examples import CorruptExamples
+from timix_jax.errors import RunError, UserError
+
+_CLOSE_S = 5.0
+
+
+class LoaderProcesses:
+    """Worker processes that make the elements of a data set. Close them when done.
+
+    They start with the first element that is asked for.
+
+    Args:
+      batches: the data set; each process gets a copy of it with all its sources.
+      corrupt: where the corrupt examples that they meet are noted; used by ``batches`` too.
+      count: number of processes.
+      niceness: of them, 0 to 19.
+
+    Raises:
+      UserError: the data set cannot be pickled.
+    """
+
+    def __init__(
+        self, batches: grain.MapDataset, corrupt: CorruptExamples, count: int, niceness: int = 0
+    ):
+        try:
+            self._payload = cloudpickle.dumps((batches, corrupt, niceness), protocol=5)
+        except Exception as error:  # whatever the objects inside raise
+            raise UserError(
+                f"processes={count}: a data source cannot be sent to another process ({error}); give its class"
+                " a __reduce__ that opens it anew, or use threads (processes=0)"
+            ) from error
+        self._corrupt = corrupt
+        self._count = count
+        self._closed = False
+        self._starting = threading.Lock()
+        self._free: queue.SimpleQueue[worker_process.Process] = queue.SimpleQueue()
+        self._processes: list[worker_process.Process] = []
+
+    def make(self, index: int) -> Any:
+        """Element ``index``, made by the next process that is free; to be called by several threads.
+
+        Raises:
+          UserError: as raised by the process. Any other error of the process, with its traceback
+            there as a note.
+          RunError: the process has died.
+        """
+        self._start()
+        process = self._free.get()
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(struct.pack("<Q", index))
+            process.stdin.flush()
+            result, corrupt = _receive(process.stdout)
+        except (EOFError, OSError, ValueError) as error:
+            end = "was closed" if self._closed else worker_process.describe_end(process)
+            raise RunError(
+                f"a process of the input pipeline {end}; if memory is short, set config.data.processes lower"
+                " (0: threads); the same command resumes"
+            ) from error
+        finally:
+            self._free.put(process)
+        for example in corrupt:
+            self._corrupt.add(*example)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def close(self) -> None:
+        """Ends the processes; what they have begun is lost."""
+        with self._starting:
+            self._closed = True
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.wait(_CLOSE_S)
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._processes:
+                return
+            if self._closed:
+                raise RunError("the processes of the input pipeline were closed")
+            self._processes = [worker_process.start(__spec__.name) for _ in range(self._count)]
+            for process in self._processes:
+                # A large payload is read only once the process has started.
+                threading.Thread(target=self._feed, args=(process,), daemon=True).start()
+
+    def _feed(self, process: worker_process.Process) -> None:
+        assert process.stdin is not None
+        try:
+            process.stdin.write(struct.pack("<Q", len(self._payload)))
+            process.stdin.write(self._payload)
+        except (OSError, ValueError):
+            logging.debug("a loader process has died early; ``make`` says so")
+        self._free.put(process)
+
+
+class MadeByProcesses(grain.MapDataset):
+    """The elements of ``parent``, each made by one of the processes."""
+
+    def __init__(self, parent: grain.MapDataset, processes: LoaderProcesses):
+        super().__init__(parent)
+        self._processes = processes
+
+    def __len__(self) -> int:
+        return len(self._parent)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        return self._processes.make(index)
+
+
+def _send(stream: BinaryIO, value: Any) -> None:
+    """Writes a pickle with its arrays behind it, as they lie in memory."""
+    buffers: list[pickle.PickleBuffer] = []
+    head = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    parts: list[Any] = [head, *(buffer.raw() for buffer in buffers)]
+    sizes = [len(part) for part in parts]
+    stream.write(struct.pack(f"<{1 + len(sizes)}Q", len(sizes), *sizes))
+    for part in parts:
+        stream.write(part)
+    stream.flush()
+
+
+def _receive(stream: Any) -> Any:
+    """Reads what ``_send`` wrote; EOFError where the stream ends."""
+    (count,) = struct.unpack("<Q", _read(stream, 8))
+    sizes = struct.unpack(f"<{count}Q", _read(stream, 8 * count))
+    head, *buffers = (_read(stream, size) for size in sizes)
+    return pickle.loads(head, buffers=buffers)
+
+
+def _read(stream: Any, size: int) -> memoryview:
+    data = memoryview(np.empty(size, np.uint8))  # type: ignore[arg-type]  # bytearray would be cleared first
+    if stream.readinto(data) < size:
+        raise EOFError
+    return data
+
+
+def _work() -> None:
+    worker_process.leave_signals_to_the_caller()
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags
+    cv2.setNumThreads(1)
+    logging.set_verbosity(
+        logging.ERROR
+    )  # corrupt examples are named by the parent, which counts over all
+    requests = sys.stdin.buffer
+    # BrokenPipeError: the caller was killed, and nobody is left to be told.
+    with contextlib.suppress(BrokenPipeError), worker_process.results_stream() as out:
+        try:
+            payload = _read(requests, struct.unpack("<Q", _read(requests, 8))[0])
+        except EOFError:
+            return  # likewise, before it had sent the data set
+        batches, corrupt, niceness = pickle.loads(payload)
+        os.nice(niceness)
+        while len(request := requests.read(8)) == 8:
+            try:
+                result = batches[struct.unpack("<Q", request)[0]]
+            except UserError as error:
+                result = error
+            except Exception as error:
+                error.add_note(f"in a loader process:\n{traceback.format_exc()}")
+                result = error
+            _send(out, (result, corrupt.take_new()))
+
+
+if __name__ == "__main__":
+    _work()

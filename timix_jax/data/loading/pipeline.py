@@ -1,0 +1,177 @@
+"""Training batches from sources, in Grain: position = step.
+
+The order of the examples and the draws of the augmentation are functions of (seed, position) only.
+So resuming is seeking to the step, and the global batch of a step is the same on any number of
+processes: each makes the rows of it that its devices hold.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+
+from timix_jax.data.images.augment import Augment
+from timix_jax.data.loading.corrupt_examples import CorruptExamples
+from timix_jax.data.loading.example_stream import MakeExamples, open_readers, shuffled_examples
+from timix_jax.data.loading.examples import ExampleSpec, pair_example, region_example
+from timix_jax.data.loading.loader_processes import LoaderProcesses, MadeByProcesses
+from timix_jax.data.loading.process_rows import ProcessRows
+from timix_jax.data.loading.train_iterator import TrainIterator
+from timix_jax.data.sources import Source
+from timix_jax.data.tokenizers import Tokenizer
+from timix_jax.errors import UserError
+
+Batch = dict[str, Any]
+
+
+def make_train_iterator(
+    sources: Sequence[Source],
+    weights: Sequence[float] | None = None,
+    *,
+    batch_size: int,
+    image_size: int,
+    max_tokens: int,
+    tokenizer: Tokenizer,
+    seed: int,
+    augment: Augment,
+    with_boxes: bool = False,
+    region_batch_size: int = 0,
+    max_regions: int = 5,
+    region_max_tokens: int | None = None,
+    own_rows: Callable[[int], Sequence[int] | np.ndarray] = range,
+    num_threads: int = 2,
+    num_processes: int = 0,
+    niceness: int = 0,
+    start_step: int = 0,
+) -> TrainIterator:
+    """Makes the endless stream of training batches.
+
+    Without weights the sources are concatenated: each example comes once an epoch, in an order
+    drawn anew for each epoch. With weights each source is shuffled and repeated by itself and they
+    are mixed in the given proportions.
+
+    Args:
+      sources: the sources.
+      weights: their shares, positive, or None.
+      batch_size: over all processes.
+      image_size: side of the square pictures, pixels.
+      max_tokens: length of a token row.
+      tokenizer: the tokenizer.
+      seed: of order and augmentation.
+      augment: the random changes.
+      with_boxes: adds the boxes of the regions that the chosen caption names.
+      region_batch_size: annotated images a step, over all processes; 0 = no second stream.
+      max_regions: rows for boxes.
+      region_max_tokens: length of a region's token row, Tr; phrases are short. None = max_tokens.
+      own_rows: size of a global batch → the rows of it that this process makes, ascending; all, or
+        `parallel.mesh.own_rows`.
+      num_threads: decoding threads, each at work on a batch.
+      num_processes: processes in place of these threads; 0 = none. See ``loader_processes``.
+      niceness: of these threads or processes, 0 to 19; see ``background_priority``.
+      start_step: step of the first batch.
+
+    Returns:
+      An iterator of numpy batches, with B and P the numbers of its rows of batch_size and
+      region_batch_size: image uint8 (B, S, S, 3), tokens int32 (B, T),
+      example_id int64 (B,), the index in the concatenation of the sources; with boxes also boxes
+      float32 (B, M, 4) x0, y0, x1, y1 as fractions and box_mask bool (B, M); with a second stream
+      also regions: image uint8 (P, S, S, 3), tokens int32 (P, R, Tr), boxes float32 (P, R, 4), mask
+      bool (P, R).
+
+    Raises:
+      UserError: an empty source, fewer examples than a batch, sizes that do not divide; with
+        processes, a source that cannot be pickled.
+    """
+    _check_sizes(batch_size, region_batch_size, image_size, max_tokens)
+    _check_sources(sources, weights)
+    # Each loader thread decodes by itself; OpenCV's own threads on top would only compete.
+    cv2.setNumThreads(1)
+    corrupt = CorruptExamples()
+    spec = ExampleSpec(image_size, max_tokens, tokenizer, augment, max_regions, with_boxes)
+    seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(4)]
+    everything = [range(len(source)) for source in sources]
+    readers = open_readers(sources, everything, corrupt)
+    count = sum(map(len, everything))
+    if count < batch_size:
+        raise UserError(
+            f"{_names(sources)}: {count} examples, fewer than batch_size={batch_size}; "
+            f"set it to {count} or less, or give more data"
+        )
+
+    def host_batches(dataset: grain.MapDataset, global_size: int) -> grain.MapDataset:
+        rows = own_rows(global_size)
+        return ProcessRows(dataset, global_size, rows).batch(len(rows), drop_remainder=True)
+
+    stream = shuffled_examples(readers, weights, seeds[0], batch_size)
+    stream = stream.random_map(MakeExamples(readers, pair_example, spec, niceness), seed=seeds[1])
+    batches = host_batches(stream, batch_size)
+    if region_batch_size:
+        annotated = [np.asarray(source.annotated) for source in sources]
+        count = sum(map(len, annotated))
+        if count < region_batch_size:
+            raise UserError(
+                f"{_names(sources)}: {count} annotated examples, fewer than "
+                f"region_batch_size={region_batch_size}; set it to {count} or less, or give more data with regions"
+            )
+        readers = open_readers(sources, annotated, corrupt, of_regions=True)
+        stream = shuffled_examples(readers, None, seeds[2], region_batch_size)
+        spec = replace(spec, max_tokens=region_max_tokens or max_tokens)
+        stream = stream.random_map(
+            MakeExamples(readers, region_example, spec, niceness), seed=seeds[3]
+        )
+        regions = host_batches(stream, region_batch_size)
+        steps = min(len(batches), len(regions))
+        pairs = grain.experimental.ZipMapDataset([batches[:steps], regions[:steps]])
+        batches = pairs.map(_join_regions)
+    processes = None
+    if num_processes:
+        processes = LoaderProcesses(batches, corrupt, num_processes, niceness)
+        batches = MadeByProcesses(batches, processes)
+    # A buffered element is a whole batch: one in the making by each worker, and two in hand.
+    workers = num_processes or num_threads
+    options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=workers + 2)
+    iterator = TrainIterator(iter(batches.to_iter_dataset(options)), corrupt, processes)
+    iterator.seek(start_step)
+    return iterator
+
+
+def _join_regions(pair: tuple[Batch, Batch]) -> Batch:
+    batch, regions = pair
+    del regions["example_id"]
+    return {**batch, "regions": regions}
+
+
+def _check_sizes(
+    batch_size: int,
+    region_batch_size: int,
+    image_size: int,
+    max_tokens: int,
+) -> None:
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("region_batch_size", region_batch_size, 0),
+        ("image_size", image_size, 1),
+        ("max_tokens", max_tokens, 3),
+    ):
+        if value < least:
+            raise UserError(f"{name}={value}: give {least} or more")
+
+
+def _check_sources(sources: Sequence[Source], weights: Sequence[float] | None) -> None:
+    if not sources:
+        raise UserError("no data source is given")
+    for source in sources:
+        if not len(source):
+            raise UserError(f"{source.name}: holds no examples")
+    if weights is not None:
+        if len(weights) != len(sources):
+            raise UserError(f"weights={tuple(weights)}: {len(sources)} sources need one each")
+        if any(not weight > 0 for weight in weights):
+            raise UserError(f"weights={tuple(weights)}: give positive numbers, or drop the source")
+
+
+def _names(sources: Sequence[Source]) -> str:
+    return ", ".join(source.name for source in sources)

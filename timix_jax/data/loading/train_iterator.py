@@ -1,0 +1,69 @@
+"""The endless iterator over training batches that the loop reads from."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import grain
+from absl import logging
+
+from timix_jax.data.loading.corrupt_examples import CorruptExamples
+from timix_jax.data.loading.evaluation import first_line
+from timix_jax.data.loading.loader_processes import LoaderProcesses
+from timix_jax.errors import RunError, UserError
+
+Batch = dict[str, Any]
+
+
+class TrainIterator:
+    """Endless training batches; element s is the batch of step s. Close it when done."""
+
+    def __init__(
+        self,
+        iterator: grain.DatasetIterator,
+        corrupt: CorruptExamples,
+        processes: LoaderProcesses | None = None,
+    ):
+        self._iterator = iterator
+        self._corrupt = corrupt
+        self._processes = processes
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        try:
+            return next(self._iterator)
+        except UserError as error:
+            raise type(error)(first_line(error)) from error
+        except Exception as error:
+            step = self.state["next_index"]
+            logging.exception("the input pipeline has stopped at the batch of step %d", step)
+            raise RunError(
+                f"the input pipeline has stopped at the batch of step {step}: {type(error).__name__}:"
+                f" {first_line(error)} (its traceback is in the log); mend it, and the same command resumes"
+            ) from error
+
+    def seek(self, step: int) -> None:
+        """The next batch will be that of ``step``."""
+        self._iterator.set_state({"next_index": step})
+
+    @property
+    def state(self) -> dict[str, int]:
+        """{"next_index": step of the next batch}; valid on any number of processes."""
+        return self._iterator.get_state()
+
+    @property
+    def skipped(self) -> int:
+        """Different corrupt examples that this process met and replaced, prefetching included."""
+        return sum(self._corrupt.counts.values())
+
+    @property
+    def skipped_by_source(self) -> Mapping[str, int]:
+        """``skipped`` by source name."""
+        return self._corrupt.counts
+
+    def close(self) -> None:
+        """Stops the threads and processes."""
+        if self._processes is not None:
+            self._processes.close()
+        self._iterator.close()

@@ -1,0 +1,158 @@
+"""The manifest of a folder of shards: what it holds, with sizes and checksums, written last."""
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from timix_jax.errors import UserError
+from timix_jax.runtime.atomic_write import atomic_write_bytes
+from timix_jax.runtime.remote import is_remote
+
+MANIFEST = "manifest.json"
+FORMAT = "timix_jax.records"
+VERSION = 1
+
+_THREADS = 16  # files asked for at once: each waits for a server where they are remote
+
+
+def shard_name(name: str, index: int, count: int) -> str:
+    """File name of shard ``index`` of ``count``."""
+    return f"{name}-{index:05d}-of-{count:05d}.array_record"
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardSummary:
+    """What a shard holds; ``annotated``: (index in the shard, key hash) of region bearers."""
+
+    file: str
+    examples: int
+    captions: int
+    regions: int
+    bytes: int
+    sha256: str
+    annotated: tuple[tuple[int, int], ...] = ()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(
+    folder: Path, name: str, shards: Sequence[ShardSummary], **extra: Any
+) -> dict[str, Any]:
+    """Writes the index of annotated examples and, last, ``manifest.json``.
+
+    Args:
+      folder: the folder of the shards.
+      name: name of the data set, as in the shards' file names.
+      shards: summaries in the order of the shards.
+      **extra: further entries of the manifest (JSON values).
+
+    Returns:
+      The manifest.
+    """
+    starts = np.cumsum([0] + [shard.examples for shard in shards])
+    rows = [
+        (int(start) + index, hashed)
+        for start, shard in zip(starts, shards, strict=False)
+        for index, hashed in shard.annotated
+    ]
+    entries = [dataclasses.asdict(shard) for shard in shards]
+    for entry in entries:
+        entry["annotated"] = len(entry["annotated"])
+    manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION, "name": name}
+    for field in ("examples", "captions", "regions", "annotated", "bytes"):
+        manifest[field] = sum(entry[field] for entry in entries)
+    if rows:
+        path = folder / f"{name}-annotated.npy"
+        temporary = path.with_name(path.name + ".tmp")
+        with temporary.open("wb") as file:
+            np.save(file, np.asarray(rows, np.int64))
+        temporary.replace(path)
+        manifest["annotated_index"] = {
+            "file": path.name,
+            "bytes": path.stat().st_size,
+            "sha256": sha256_file(path),
+        }
+    manifest |= extra
+    manifest["shards"] = entries
+    atomic_write_bytes(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+    return manifest
+
+
+def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
+    """Reads and checks the manifest of a prepared folder.
+
+    Raises:
+      UserError: if there is no manifest of this format, or a shard is missing or of another size.
+    """
+    folder = epath.Path(folder)
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(
+            f"{folder}: no {MANIFEST} here; make the folder with python -m timix_jax.data.prepare"
+        )
+    try:
+        manifest = json.loads(path.read_bytes())
+        known = manifest["format"] == FORMAT and manifest["version"] == VERSION
+        files = [*manifest["shards"], *filter(None, [manifest.get("annotated_index")])]
+        sizes = {entry["file"]: entry["bytes"] for entry in files if entry["sha256"]}
+        counts = [int(entry["examples"]) for entry in (manifest, *manifest["shards"])]
+        if counts[0] != sum(counts[1:]):
+            raise ValueError(f"{counts[0]} examples, but {sum(counts[1:])} in its shards")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a manifest of prepared records ({error!r})") from error
+    if not known:
+        raise UserError(
+            f"{path}: format {manifest['format']!r} version {manifest['version']!r}, expected "
+            f"{FORMAT!r} version {VERSION}; {_mend(folder)}"
+        )
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = list(pool.map(lambda file: _size(folder / file), sizes))
+    for (file, size), now in zip(sizes.items(), found, strict=True):
+        if now != size:
+            state = "missing" if now is None else f"{now} bytes"
+            raise UserError(
+                f"{folder / file}: {state}, the manifest says {size} bytes; {_mend(folder)}"
+            )
+    return manifest
+
+
+def read_annotated(folder: epath.PathLike, manifest: dict[str, Any]) -> np.ndarray:
+    """The index of the examples that have regions: int64 (A, 2), index and ``key_hash``.
+
+    Raises:
+      UserError: its bytes are not those that the manifest speaks of.
+    """
+    index, folder = manifest.get("annotated_index"), epath.Path(folder)
+    if not index:
+        return np.zeros((0, 2), np.int64)
+    data = (folder / index["file"]).read_bytes()
+    if hashlib.sha256(data).hexdigest() != index["sha256"]:
+        raise UserError(
+            f"{folder / index['file']}: damaged, its SHA-256 is not that of the manifest; {_mend(folder)}"
+        )
+    return np.load(io.BytesIO(data))
+
+
+def _mend(folder: epath.Path) -> str:
+    if is_remote(folder):
+        return "upload the prepared folder again"
+    return "delete the folder and prepare it again"  # prepare leaves a finished folder alone
+
+
+def _size(path: epath.Path) -> int | None:
+    try:
+        return path.stat().length
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,54 @@
+"""One run at a time in a working folder."""
+
+import contextlib
+import fcntl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from absl import logging
+from etils import epath
+
+from timix_jax.distributed import processes
+from timix_jax.errors import UserError
+from timix_jax.runtime.remote import is_remote
+from timix_jax.runtime.workdir import refused_where_it_cannot_be_written
+
+LOCK_FILE = ".lock"
+_WAIT_S = 20  # a run that was told to stop may still be saving
+_RETRY_S = 0.2
+
+
+@contextlib.contextmanager
+def only_run(workdir: epath.PathLike, *, wait_s: float | None = None) -> Iterator[None]:
+    """Holds the folder for this run; of several processes the first one does. Not for remote folders.
+
+    Raises:
+      UserError: another run still trains there after ``wait_s`` seconds (default 20).
+    """
+    if is_remote(epath.Path(workdir)) or not processes.is_first():
+        yield
+        return
+    # Held by the open file: the system releases it when the process dies, however it does.
+    path = Path(workdir) / LOCK_FILE
+    with refused_where_it_cannot_be_written(epath.Path(workdir)):
+        file = path.open("w")
+    with file:
+        _lock(file.fileno(), workdir, time.monotonic() + (_WAIT_S if wait_s is None else wait_s))
+        yield
+
+
+def _lock(file: int, workdir: epath.PathLike, until: float) -> None:
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise UserError(
+                    f"--workdir={workdir}: another run is training there; stop it, or choose another --workdir"
+                ) from None
+            time.sleep(_RETRY_S)
+        except OSError as error:  # a network file system without locks
+            logging.warning("%s cannot be locked (%s): start no second run there", workdir, error)
+            return

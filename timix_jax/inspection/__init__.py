@@ -1,0 +1,1 @@
+"""What is said of a run before it starts: parameters, memory, and the compiled step for a TPU slice."""

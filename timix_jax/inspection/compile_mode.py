@@ -1,0 +1,250 @@
+"""``--mode=compile``: the real step through the real TPU compiler, for a slice that is not here.
+
+python -m timix_jax.main --config=configs/vitb16.py --mode=compile --topology=v5e:16x16
+"""
+
+import dataclasses
+import math
+import re
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from timix_jax.config import complete
+from timix_jax.errors import UserError
+from timix_jax.inspection import hlo, info
+from timix_jax.inspection.info_mode import vocabulary
+from timix_jax.inspection.topology import EXAMPLES, hbm_bytes, slice_devices, unit
+from timix_jax.parallel.mesh import batch_shards
+from timix_jax.parallel.sharding import with_shardings
+from timix_jax.reporting.progress import format_quantity
+from timix_jax.runtime.log import print_text
+from timix_jax.training import build as experiment
+from timix_jax.training.programs import run_programs
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of a step on one slice.
+
+    Attributes:
+      unit: what JAX sees as one device, "chip" or "core"; ``devices`` of them.
+      arguments, temporaries: bytes on a device: state and batch; what the step needs beside them.
+      peak: bytes on a device at the worst moment.
+      hbm: bytes of a device; None where the kind is unknown.
+      rows: examples of the global batch on a device.
+      flops: analytic FLOPs of a step and device, without rematerialised passes.
+      peak_flops: bfloat16 FLOP/s of a device.
+      seconds: of compilation, lowering included.
+    """
+
+    topology: str
+    unit: str
+    devices: int
+    mesh: dict[str, int]
+    batch_size: int
+    rows: int
+    parameters: int
+    arguments: int
+    temporaries: int
+    peak: int
+    hbm: int | None
+    flops: float
+    peak_flops: float | None
+    collectives: tuple[hlo.Collective, ...]
+    seconds: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether the peak stays within a device's memory."""
+        return self.hbm is None or self.peak <= self.hbm
+
+
+def compile_for(
+    config: ConfigDict, workdir: str, *, topology: str = "", step_time: float = 0.0
+) -> None:
+    """Compiles the step of ``config`` for a TPU slice and prints what it takes.
+
+    Args:
+      config: a recipe; its data need not be present.
+      workdir: unused; nothing is written.
+      topology: such as ``v5e:16x16``.
+      step_time: seconds a step, to print the utilisation that they would mean; 0 for none.
+
+    Raises:
+      UserError: no such slice, a configuration that cannot work on it, or a step that does not fit into its memory.
+    """
+    del workdir
+    if not topology:
+        raise UserError(f"--mode=compile needs --topology, such as {EXAMPLES}")
+    if not 0 <= step_time < math.inf:
+        raise UserError(f"--step_time={step_time}: give seconds a step")
+    config = complete(config)
+    compiled = compile_step(config, topology)
+    print_text(report(compiled, step_time))
+    if not compiled.fits:
+        raise UserError(
+            f"--topology={topology}: the step takes {info.format_bytes(compiled.peak)} of a {compiled.unit}'s "
+            f"{info.format_bytes(compiled.hbm or 0)}; {mends(config, compiled.devices)}"
+        )
+
+
+_OUT_OF_MEMORY = re.compile(
+    r"Used ([\d.]+\w+) of ([\d.]+\w+) hbm|temporaries \(([\d.]+\w+)\) exceeds available HBM \(([\d.]+\w+)\)"
+)
+
+
+def mends(config: ConfigDict, devices: int) -> str:
+    """What makes a step smaller, of what the configuration does not do yet."""
+    ways = [
+        "config.train.accumulate=2"
+        if config.train.accumulate == 1
+        else "a higher config.train.accumulate"
+    ]
+    if config.model.remat != "full":
+        ways.append("config.model.remat='full'")
+    if config.contrastive.method == "dense":
+        ways.append("config.contrastive.method='ring'")
+    if config.mesh.fsdp < devices:
+        ways.append(f"config.mesh.fsdp={devices}")
+    return f"lower config.train.batch_size, or set {', or '.join(ways)}"
+
+
+def compile_step(config: ConfigDict, topology: str) -> Compiled:
+    """Compiles the step of a complete configuration.
+
+    Raises:
+      UserError: as `compile_for`; where the compiler itself runs out of the chip's memory, with its figures.
+    """
+    devices = slice_devices(topology)
+    layout = experiment.check_shapes(config, devices)
+    vocab_size, _ = vocabulary(config)
+    plan = experiment.nominal_plan(config, layout, vocab_size=vocab_size)
+    state = with_shardings(plan.abstract_state, layout.shardings(plan.abstract_state))
+    batch = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.batch),
+        experiment.abstract_batch(config),
+    )
+    step, _ = run_programs(plan).at(0)
+    start = time.monotonic()
+    lowered = step.lower(state, batch)
+    try:
+        program, text = _compile(lowered)
+    except jax.errors.JaxRuntimeError as error:
+        used = _OUT_OF_MEMORY.search(str(error))
+        if not used:
+            raise
+        needed, there = (figure for figure in used.groups() if figure)
+        raise UserError(
+            f"--topology={topology}: the step takes {needed}iB of the {there}iB that a {unit(devices[0])} leaves to it;"
+            f" {mends(config, len(devices))}"
+        ) from error
+    seconds = time.monotonic() - start
+    memory = program.memory_analysis()
+    return Compiled(
+        topology=topology,
+        unit=unit(devices[0]),
+        devices=len(devices),
+        mesh=dict(layout.mesh.shape),
+        batch_size=config.train.batch_size,
+        rows=config.train.batch_size // batch_shards(layout.mesh),
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        arguments=memory.argument_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        peak=memory.argument_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.generated_code_size_in_bytes,
+        hbm=hbm_bytes(devices[0]),
+        flops=plan.step_flops() / len(devices),
+        peak_flops=plan.peak_flops,
+        collectives=tuple(hlo.collectives(text)),
+        seconds=seconds,
+    )
+
+
+def _compile(lowered: jax.stages.Lowered) -> tuple[Any, str]:
+    """The program, and its HLO as the compiler itself writes it: jaxlib can't read that of every newer libtpu."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = lowered.compile(
+            compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        )
+        modules = Path(folder).glob("*.after_optimizations.txt")
+        return program, max((module.read_text() for module in modules), key=len)
+
+
+def report(compiled: Compiled, step_time: float = 0.0) -> str:
+    """What `compile_for` prints."""
+    c = compiled
+    axes = ", ".join(f"{axis} {size}" for axis, size in c.mesh.items())
+    share = (
+        f" of {info.format_bytes(c.hbm)}: {c.peak / c.hbm:.0%}"
+        if c.hbm
+        else f"; the {c.unit}'s memory is not known"
+    )
+    lines = [
+        f"slice           {c.topology}: {c.devices} {c.unit}s; mesh {axes}",
+        f"global batch    {c.batch_size:,}, {c.rows:,} a {c.unit}",
+        f"parameters      {format_quantity(c.parameters, '')}",
+        f"state and batch {info.format_bytes(c.arguments)} a {c.unit}",
+        f"temporaries     {info.format_bytes(c.temporaries)} a {c.unit}",
+        f"peak            {info.format_bytes(c.peak)} a {c.unit}{share}"
+        f"{'' if c.fits else '  DOES NOT FIT'}",
+        f"compute         {format_quantity(c.flops, 'FLOP')} a step and {c.unit}, without rematerialised passes",
+    ]
+    if c.peak_flops:
+        best = c.flops / c.peak_flops
+        lines.append(
+            f"                {best:.3g} s a step at the peak of {format_quantity(c.peak_flops, 'FLOP/s')}"
+        )
+        if step_time:
+            lines.append(f"                MFU {best / step_time:.1%} at {step_time:g} s a step")
+    lines += [
+        f"compiled in     {c.seconds:.0f} s",
+        "",
+        f"collectives of a step, bytes of their results on a {c.unit}:",
+        collective_table(c.collectives),
+    ]
+    return "\n".join(lines)
+
+
+def collective_table(collectives: Sequence[hlo.Collective]) -> str:
+    """A row a kind and purpose: instructions, how often they run, bytes a step."""
+    rows: dict[tuple[str, str], list[int]] = {}
+    for one in collectives:
+        row = rows.setdefault((one.kind, purpose(one)), [0, 0, 0])
+        row[0] += 1
+        row[1] += one.runs
+        row[2] += one.runs * one.bytes
+    table: list[Sequence[Any]] = [
+        (kind, what, f"{count:,}", f"{runs:,}", info.format_bytes(size))
+        for (kind, what), (count, runs, size) in sorted(rows.items())
+    ]
+    return info.format_table(("kind", "purpose", "in the program", "a step", "bytes"), table)
+
+
+def purpose(collective: hlo.Collective) -> str:
+    """What a collective is for, by the operation that it comes from."""
+    source, kind = collective.source, collective.kind
+    passed_on = source.endswith(
+        "ppermute"
+    )  # by a ring, which mirrors, too, where it is of two devices
+    if "partner_exchange" in source or (collective.mirrors and not passed_on):
+        return "mixing partners"
+    if "pair_sums" in source:
+        return "contrastive loss"
+    if kind == "collective-permute":
+        # The compiler reduces and scatters the gradient of a weight in a ring, piece by piece of its own product.
+        of_weights = re.search(r"transpose\(.*/dot_general$", source)
+        return "gradients" if of_weights and collective.passes_on else "resharding"
+    if kind == "all-gather" and ("gather_parameters" in source or "state.params" in source):
+        return "parameters"
+    if kind in ("all-reduce", "reduce-scatter") and "transpose(" in source:
+        return "gradients"
+    return "other"

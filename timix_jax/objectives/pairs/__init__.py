@@ -1,0 +1,1 @@
+"""The contrastive loss over all image-text pairs, in each of its forms."""

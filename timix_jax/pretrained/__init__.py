@@ -1,0 +1,1 @@
+"""Starting from other weights: what fits, what is interpolated, what is refused."""

@@ -1,0 +1,186 @@
+"""The files of a working folder: written whole or not at all, and never another run's.
+
+WORKDIR/config.json       the configuration that the run was started with, written once
+WORKDIR/tokenizer.json    the tokenizer, trained once
+WORKDIR/metrics.jsonl     one object a logged step
+WORKDIR/checkpoints/      see checkpointing.py
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+from absl import logging
+from etils import epath
+
+from timix_jax.errors import UserError, unwritable
+from timix_jax.runtime.atomic_write import atomic_write_text
+from timix_jax.runtime.remote import as_path, is_remote
+
+CONFIG_FILE = "config.json"
+TOKENIZER_FILE = "tokenizer.json"
+METRICS_FILE = "metrics.jsonl"
+CHECKPOINTS_FOLDER = "checkpoints"
+
+_ABSENT = object()
+_SHOWN_FIELDS = 5
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """The path from the root, as Orbax wants it; remote ones as they are."""
+    return as_path(path) if is_remote(path) else epath.Path(os.path.abspath(path))
+
+
+def free_bytes(path: epath.PathLike) -> int | None:
+    """Bytes free on the disk of a path that need not exist yet; None where it is remote."""
+    path = epath.Path(path)
+    if is_remote(path):
+        return None
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def config_differences(
+    stored: Mapping[str, Any], config: Mapping[str, Any], ignore: tuple[str, ...] = ()
+) -> list[str]:
+    """Readable differences of two flat configurations, such as ``["lr: 0.1 there, 0.2 now"]``.
+
+    Args:
+      stored: dotted field name → value, as read from ``config.json``.
+      config: the same of the new run; both are compared as JSON (a tuple equals its list).
+      ignore: fields that may differ; ``"log"`` stands for ``log`` itself and for every ``log.…``.
+    """
+
+    def ignored(field: str) -> bool:
+        return any(field == prefix or field.startswith(f"{prefix}.") for prefix in ignore)
+
+    def shown(value: Any) -> str:
+        return "absent" if value is _ABSENT else json.dumps(value)
+
+    stored, config = json.loads(json.dumps([dict(stored), dict(config)]))
+    fields = [*config, *(field for field in stored if field not in config)]
+    differences = []
+    for field in fields:
+        old, new = stored.get(field, _ABSENT), config.get(field, _ABSENT)
+        if not ignored(field) and not _same(old, new):
+            differences.append(f"{field}: {shown(old)} there, {shown(new)} now")
+    return differences
+
+
+def _same(old: Any, new: Any) -> bool:
+    if isinstance(old, bool) or isinstance(new, bool):
+        return old is new  # True is not 1
+    return old == new or (old != old and new != new)  # NaN is itself
+
+
+def check_folder(workdir: epath.Path) -> None:
+    """Raises a UserError where the working folder is a file."""
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file: choose a folder")
+
+
+def refused_where_it_cannot_be_written(workdir: epath.Path) -> AbstractContextManager[None]:
+    """An OSError within becomes the UserError that names the folder."""
+    return unwritable(UserError, f"--workdir={workdir}", "choose another --workdir")
+
+
+def open_workdir(
+    workdir: epath.PathLike, config: Mapping[str, Any], *, ignore: tuple[str, ...] = ()
+) -> bool:
+    """Makes the working folder ready for this configuration, or refuses.
+
+    With several processes, call it on the first one only. Nothing that exists is changed:
+    ``config.json`` stays the one of the first start.
+
+    Args:
+      workdir: the folder; made where it is missing.
+      config: dotted field name → JSON value.
+      ignore: fields that may differ from the stored configuration, see ``config_differences``.
+
+    Returns:
+      True where a run was begun in the folder before.
+
+    Raises:
+      UserError: the folder belongs to a run with another configuration, is a file, or holds a
+        broken config.json.
+    """
+    workdir = epath.Path(workdir)
+    check_folder(workdir)
+    path = workdir / CONFIG_FILE
+    if not path.exists():
+        with refused_where_it_cannot_be_written(workdir):
+            workdir.mkdir(parents=True, exist_ok=True)
+            atomic_write_text(path, json.dumps(dict(config), indent=2, ensure_ascii=False) + "\n")
+        return False
+    differences = config_differences(read_config(workdir), config, ignore)
+    if differences:
+        more = len(differences) - _SHOWN_FIELDS
+        listed = "; ".join(differences[:_SHOWN_FIELDS]) + (f"; and {more} more" if more > 0 else "")
+        raise UserError(
+            f"--workdir={workdir} belongs to a run with another configuration ({listed}): choose"
+            " another --workdir, set the fields back, or delete the folder to start anew"
+        )
+    return True
+
+
+def read_config(workdir: epath.PathLike) -> dict[str, Any]:
+    """The stored configuration: dotted field name → JSON value.
+
+    Raises:
+      UserError: config.json is missing or broken.
+    """
+    path = epath.Path(workdir) / CONFIG_FILE
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: --workdir={workdir} holds no run") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): choose another --workdir") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path} does not hold a JSON object: mend it or choose another --workdir")
+    return config
+
+
+def truncate_jsonl(path: epath.PathLike, step: int) -> int:
+    """Drops what a resumed run will write again: lines with ``"step"`` > ``step``, and torn lines.
+
+    Lines without a step stay. The file is replaced as a whole, and left alone where nothing is
+    to be dropped.
+
+    Returns:
+      The number of lines dropped; 0 where there is no file.
+    """
+    path = epath.Path(path)
+    if not path.exists():
+        return 0
+    text = path.read_bytes().decode("utf-8", errors="replace")
+    lines = text.split("\n")  # not splitlines(): U+2028 and its like may stand in a JSON string
+    tail = lines.pop()
+    kept, dropped = [], 0
+    for number, line in enumerate(lines, 1):
+        entry = _parsed(line)
+        if entry is None:
+            logging.warning(
+                "%s: line %d is not a JSON object with a step and is dropped", path, number
+            )
+        if entry is None or entry.get("step", step) > step:
+            dropped += 1
+        else:
+            kept.append(line + "\n")
+    if tail:  # no line end: the writer was stopped in the middle of it
+        dropped += 1
+    if dropped:
+        atomic_write_text(path, "".join(kept))
+    return dropped
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) and isinstance(entry.get("step", 0), int) else None

@@ -1,0 +1,140 @@
+"""What a configuration trains and how, before there are data: model, losses, optimiser, and what they take."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from timix_jax.training import flops
+from timix_jax.optim import schedule
+from timix_jax.training import state as train_state
+from timix_jax.errors import UserError, located
+from timix_jax.training.build.checks import NOMINAL_STEPS, check_settings, nominal_steps
+from timix_jax.training.build.losses import (
+    build_objectives,
+    check_objectives,
+    step_flops,
+    training_flops,
+)
+from timix_jax.training.build.model import abstract_params, build_model
+from timix_jax.training.build.optimizer import build_optimizer
+from timix_jax.models.dual_encoder import DualEncoder
+from timix_jax.objectives import Objective
+from timix_jax.objectives.base import objectives_at
+from timix_jax.parallel.layout import Layout
+from timix_jax.optim.schedule import Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A training without its data."""
+
+    config: ConfigDict
+    layout: Layout
+    model: DualEncoder
+    objectives: tuple[Objective, ...]
+    optimizer: optax.GradientTransformation
+    schedule: Schedule
+
+    @property
+    def mesh(self) -> Mesh:
+        """The mesh of the layout."""
+        return self.layout.mesh
+
+    @property
+    def seed(self) -> int:
+        """Of initialisation, data order, augmentation and the step's random streams."""
+        return self.config.seed
+
+    @property
+    def batch_size(self) -> int:
+        """Images a step, over all devices."""
+        return self.config.train.batch_size
+
+    @property
+    def ema_decay(self) -> float:
+        """Of the average of the parameters; 0 for none."""
+        return self.config.optim.ema
+
+    @property
+    def init_from(self) -> str:
+        """Another run whose weights it starts from; empty for none."""
+        return self.config.init_from
+
+    @property
+    def peak_flops(self) -> float | None:
+        """FLOP/s of a device at best, given or known; None where neither."""
+        return flops.peak_flops(self.mesh.devices.flat[0], self.config.log.peak_tflops)
+
+    def create_state(self, key: jax.Array) -> train_state.TrainState:
+        """A fresh training state, pure in ``key``."""
+        return train_state.create(self.model, self.optimizer, key, ema=self.ema_decay > 0)
+
+    @functools.cached_property
+    def abstract_state(self) -> train_state.TrainState:
+        """Shapes and dtypes of the state; nothing is computed."""
+        return jax.eval_shape(self.create_state, jax.random.key(0))
+
+    def step_flops(self) -> float:
+        """Analytic FLOPs of the first step over all devices."""
+        return step_flops(self.config, self.model, objectives_at(self.objectives, 0))
+
+    def training_flops(self, start: int, stop: int) -> float:
+        """Analytic FLOPs of the steps ``start`` to ``stop - 1``, over all devices."""
+        return training_flops(self.config, self.model, self.objectives, start, stop)
+
+
+def build_plan(
+    config: ConfigDict,
+    layout: Layout,
+    *,
+    vocab_size: int,
+    pad_id: int,
+    to_steps: Callable[..., int],
+    rate: Schedule,
+) -> Plan:
+    """The plan of a complete configuration.
+
+    Args:
+      config: from `config.complete`.
+      layout: from `check_shapes`.
+      vocab_size, pad_id: the tokenizer's.
+      to_steps: a duration and its ``field`` → steps.
+      rate: step → learning rate.
+    """
+    model = build_model(config, vocab_size=vocab_size, pad_id=pad_id, layout=layout)
+    objectives = tuple(build_objectives(config, model, to_steps))
+    optimizer = build_optimizer(config, abstract_params(model), rate)
+    return Plan(config, layout, model, objectives, optimizer, rate)
+
+
+def training_steps(config: ConfigDict, to_steps: Callable[..., int]) -> int:
+    """Length of the training; ``to_steps`` is given a duration and its ``field``."""
+    total = to_steps(config.train.duration, field="config.train.duration")
+    if total < 1:
+        raise UserError(f"config.train.duration={config.train.duration!r}: give at least 1 step")
+    return total
+
+
+def build_schedule(config: ConfigDict, total_steps: int, to_steps: Callable[..., int]) -> Schedule:
+    """The learning rate of ``config.optim`` over a training of so many steps."""
+    o = config.optim
+    warmup = to_steps(o.warmup, field="config.optim.warmup")
+    with located("config.optim."):
+        return schedule.warmup_cosine(o.lr, total_steps, warmup, o.start_lr, o.end_lr)
+
+
+def nominal_plan(config: ConfigDict, layout: Layout, *, vocab_size: int) -> Plan:
+    """The plan of a complete configuration whose data are not there: durations are nominal."""
+    check_settings(config)
+    to_steps = nominal_steps(config)
+    # A nominal epoch may be shorter than the data's: a warm-up that seems too long need not be.
+    warmup = to_steps(config.optim.warmup, field="config.optim.warmup")
+    rate = build_schedule(config, max(training_steps(config, to_steps), warmup), to_steps)
+    plan = build_plan(config, layout, vocab_size=vocab_size, pad_id=0, to_steps=to_steps, rate=rate)
+    check_objectives(plan.objectives, NOMINAL_STEPS)
+    return plan

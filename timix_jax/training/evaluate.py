@@ -1,0 +1,134 @@
+"""Evaluation of weights on every evaluation set, during training and of a stored checkpoint."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from timix_jax import checkpointing
+from timix_jax.config import complete, flatten
+from timix_jax.data.tokenizers import Tokenizer
+from timix_jax.distributed import processes
+from timix_jax.distributed.shared_folder import check_same_config, check_shared
+from timix_jax.errors import UserError, located
+from timix_jax.evaluators import Evaluator
+from timix_jax.parallel.sharding import with_shardings
+from timix_jax.pretrained.compatibility import check_same_model
+from timix_jax.reporting import phases
+from timix_jax.reporting.metrics import write_results
+from timix_jax.reporting.phases import Phases
+from timix_jax.reporting.watchdog import watched_phases
+from timix_jax.runtime.log import print_text
+from timix_jax.runtime.remote import as_path, check_reachable
+from timix_jax.runtime.workdir import absolute
+from timix_jax.training import build as experiment
+
+
+class Measured(NamedTuple):
+    """What one evaluator found on one evaluation set: metric → fraction, and a line about it."""
+
+    name: str
+    metrics: Mapping[str, float]
+    text: str
+
+
+def run_evaluators(evaluators: Mapping[str, list[Evaluator]], params: Any) -> list[Measured]:
+    """Runs all evaluators of all sets, in their order."""
+    measured = []
+    for name, several in evaluators.items():
+        for evaluator in several:
+            metrics = evaluator.run(params)
+            measured.append(Measured(name, metrics, evaluator.text(metrics)))
+    return measured
+
+
+def flat_results(measured: Iterable[Measured]) -> dict[str, float]:
+    """``{"heldout_vendor/i2t_r1": 0.12, ...}`` over all sets."""
+    return {
+        f"{name}/{key}": value for name, metrics, _ in measured for key, value in metrics.items()
+    }
+
+
+def evaluated_part(config: ConfigDict) -> str:
+    """The field of the state that is evaluated: ``params`` or, for ``eval.weights='ema'``, the average."""
+    if config.eval.weights not in ("params", "ema"):
+        raise UserError(f"config.eval.weights={config.eval.weights!r}; use 'params' or 'ema'")
+    if config.eval.weights == "ema" and not config.optim.ema:
+        raise UserError("config.eval.weights='ema' needs config.optim.ema above 0")
+    return "ema_params" if config.eval.weights == "ema" else "params"
+
+
+def evaluate_checkpoint(config: ConfigDict, workdir: str) -> dict[str, float]:
+    """``--mode=eval``: the newest checkpoint of ``workdir`` (or a step folder) on ``config.eval.sets``.
+
+    Writes ``WORKDIR/eval-STEP.json`` and prints the figures; those of other sets that are in the file stay.
+    """
+    config = complete(config)
+    part = evaluated_part(config)
+    check_reachable(as_path(workdir), "--workdir=")
+    check_same_config(flatten(config))
+    check_shared(as_path(workdir))
+    path = checkpointing.find_checkpoint(workdir)
+    with watched_phases() as watch:
+        measured = _evaluate(config, path, part, watch)
+    results = flat_results(measured)
+    # A step folder lies in WORKDIR/checkpoints.
+    folder = path.parent.parent if absolute(workdir) == path else epath.Path(workdir)
+    target = folder / f"eval-{int(path.name)}.json"
+    if processes.is_first():
+        print_text(format_results(measured))  # first: the file may not be writable
+        write_results(target, _of_other_sets(target, evaluated=results) | results)
+        print_text(f"written to {target}")
+    return results
+
+
+def _evaluate(config: ConfigDict, path: epath.Path, part: str, watch: Phases) -> list[Measured]:
+    with watch(phases.OPEN):
+        with located(f"checkpoint {path}: "):
+            tokenizer = Tokenizer.from_json(checkpointing.read_meta(path)["tokenizer"])
+        layout = experiment.build_layout(config)
+        model = experiment.build_model(
+            config, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id, layout=layout
+        )
+        evaluators = experiment.build_evaluators(config, model, tokenizer, layout.mesh)
+    if not evaluators:
+        raise UserError(
+            "config.eval.sets=() names no data; give --config.eval.sets=\"('NAME=SOURCE',)\""
+        )
+    with watch(phases.INITIAL_STATE) as phase:
+        abstract = jax.eval_shape(model.init, jax.random.key(0))
+        with located("config.mesh: "):
+            shardings = layout.shardings(abstract)
+        abstract = with_shardings(abstract, shardings)
+        params = checkpointing.restore_params(path, abstract, part=part)
+        phase.detail = f"{part} of {path}"
+        check_same_model(path, flatten(config), to_train=False)
+    with watch(phases.EVALUATE):
+        return run_evaluators(evaluators, params)
+
+
+def _of_other_sets(path: epath.Path, *, evaluated: Mapping[str, float]) -> dict[str, float]:
+    try:
+        stored = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): move it away") from None
+    sets = {name.partition("/")[0] for name in evaluated}
+    return {
+        name: float("nan") if value is None else value
+        for name, value in stored.items()
+        if name.partition("/")[0] not in sets
+    }
+
+
+def format_results(measured: Iterable[Measured]) -> str:
+    """A table: each set with a line an evaluator."""
+    lines, before = [], None
+    for name, _, text in measured:
+        lines.append(f"{name if name != before else '':<18}  {text}")
+        before = name
+    return "\n".join(lines)
