@@ -4,10 +4,10 @@
     python -m benchmarks.compare_mixers --steps 3200 --parallel 4     # equal examples in place of equal time
 
 First short runs of each method tell its pace (compilation and evaluation left out, the ramp and the end of mixing in
-their places), ``--pace-turns`` of each in turn, back and forth, so that what changes on the machine meets all of them.
-Then each method trains for as many steps as take ``--seconds``, one process a seed. With ``--steps`` all
-train for so many, and ``--parallel`` of them run at once (set XLA_PYTHON_CLIENT_PREALLOCATE=false where they share a
-GPU). PTA is part of TiMix's recipe and reads boxes that the plain rows do not see, so ``none + PTA`` stands between
+their places), `--pace-turns` of each in turn, back and forth, so that what changes on the machine meets all of them.
+Then each method trains for as many steps as take `--seconds`, one process a seed. With `--steps` all
+train for so many, and `--parallel` of them run at once (set XLA_PYTHON_CLIENT_PREALLOCATE=false where they share a
+GPU). PTA is part of TiMix's recipe and reads boxes that the plain rows do not see, so `none + PTA` stands between
 them. Stopped, it goes on where it was: finished runs are read, not run.
 Other arguments go to timix_jax.main, such as --config.train.batch_size=64.
 """
@@ -100,7 +100,7 @@ class Comparison:
         }
 
     def results(self, method: str, steps: int, seed: int, eval_set: str) -> dict[str, float]:
-        """``METRICS`` of one run on ``eval_set`` ("" = the first), and its training seconds."""
+        """`METRICS` of one run on `eval_set` ("" = the first), and its training seconds."""
         fields = METHODS[method] | AT_THE_END
         fields |= {"train.duration": f"{steps} steps", "seed": seed}
         folder = self.train(f"{method} {steps} steps seed {seed}", fields)
@@ -115,7 +115,7 @@ class Comparison:
 
 
 def training_seconds(folder: Path) -> tuple[int, float]:
-    """(Steps, seconds) of the logged training but its first step, from the rates in ``metrics.jsonl``.
+    """(Steps, seconds) of the logged training but its first step, from the rates in `metrics.jsonl`.
 
     Raises:
       UserError: nothing was timed.

@@ -6,7 +6,7 @@
 Everything is compiled, nothing runs: the first table has the compiler's temporaries a device of loss
 and gradients with respect to both sides' embeddings and the temperature; the second the bytes that
 a device sends to others when patches are mixed, forward and backward, and with them what
-``within_shard`` saves.
+`within_shard` saves.
 """
 
 import argparse
@@ -48,7 +48,7 @@ class Row(NamedTuple):
 
 
 def loss_temporaries(pairs: PairLoss, mesh: Mesh, batch: int, dim: int, *, mixed: bool) -> int:
-    """Bytes a device of the compiled loss and its gradients; ``mixed`` = TiMix's with target "pred"."""
+    """Bytes a device of the compiled loss and its gradients; `mixed` = TiMix's with target "pred"."""
     side = jax.ShapeDtypeStruct((batch, dim), jnp.float32, sharding=batch_sharding(mesh))
     number = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
 

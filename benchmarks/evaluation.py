@@ -48,7 +48,7 @@ class Held:
 def evaluation_seconds(
     config: ConfigDict, *, pairs: int, repeats: int, clock: Clock
 ) -> dict[str, list[float]]:
-    """``forward`` and ``evaluation`` → seconds over ``pairs`` pairs of each repetition."""
+    """`forward` and `evaluation` → seconds over `pairs` pairs of each repetition."""
     run = experiment.build(config)
     size, length = config.model.image.size, config.model.text.max_tokens
     rows = divisible(config.eval.batch_size, run.mesh)

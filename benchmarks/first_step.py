@@ -1,4 +1,4 @@
-"""Time from starting ``python -m timix_jax.main`` to its first finished step, cold and warm.
+"""Time from starting `python -m timix_jax.main` to its first finished step, cold and warm.
 
     python -m benchmarks.first_step
 
@@ -40,7 +40,7 @@ def prepare(config: ConfigDict) -> None:
 
 
 def phase_seconds(command: Sequence[str]) -> dict[str, float]:
-    """Phase → seconds since the start of ``command`` at which it ended; the process is stopped then.
+    """Phase → seconds since the start of `command` at which it ended; the process is stopped then.
 
     Raises:
       UserError: the command ended before its first step; the message has its last lines.

@@ -7,7 +7,7 @@ of random window, resize it bicubically, flip, tokenize a random caption with th
 deliver uint8 batches. The other side decodes and resizes with Pillow, as users of torchvision do. A
 row has n cores for everything: n threads or n processes (config.data.processes) here, n worker
 processes there. Runs alternate, each in a fresh process; medians are printed, and the paired ratio
-with its range. Without ``pip install torch webdataset`` the other side is left out.
+with its range. Without `pip install torch webdataset` the other side is left out.
 """
 
 import argparse
@@ -55,12 +55,12 @@ class Task(NamedTuple):
 
 
 def threads(task: Task) -> float:
-    """Images a second of this pipeline with ``cores`` threads."""
+    """Images a second of this pipeline with `cores` threads."""
     return ours(task, num_threads=task.cores, num_processes=0)
 
 
 def processes(task: Task) -> float:
-    """Images a second of this pipeline with ``cores`` processes."""
+    """Images a second of this pipeline with `cores` processes."""
     return ours(task, num_threads=1, num_processes=task.cores)
 
 
@@ -105,7 +105,7 @@ class PillowTransform:
 
 
 def theirs(task: Task) -> float:
-    """Images a second of webdataset + DataLoader with ``cores`` worker processes."""
+    """Images a second of webdataset + DataLoader with `cores` worker processes."""
     import torch
     import webdataset
 
@@ -119,7 +119,7 @@ def theirs(task: Task) -> float:
 
 
 def images_per_second(batches: Iterator[Any], task: Task) -> float:
-    """Rate of a warm iterator over ``task.seconds``."""
+    """Rate of a warm iterator over `task.seconds`."""
     for _ in range(WARM_UP_BATCHES):
         next(batches)
     start, images = time.perf_counter(), 0
@@ -130,7 +130,7 @@ def images_per_second(batches: Iterator[Any], task: Task) -> float:
 
 
 def in_fresh_process(measure: Callable[[Task], float], task: Task) -> float:
-    """Runs a measurement in a process of its own, held to the first ``task.cores`` cores."""
+    """Runs a measurement in a process of its own, held to the first `task.cores` cores."""
     everything = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(everything)[: task.cores])  # a child inherits it
     try:
@@ -150,7 +150,7 @@ def _as_ordinary_process(measure: Callable[[Task], float], task: Task) -> float:
 
 
 def write_shards(source: RecordSource, folder: Path, count: int) -> tuple[str, ...]:
-    """Writes the source's JPEGs and captions as ``count`` webdataset tars."""
+    """Writes the source's JPEGs and captions as `count` webdataset tars."""
     paths = [folder / f"{number:02d}.tar" for number in range(count)]
     for number, path in enumerate(paths):
         with tarfile.open(path, "w") as tar:

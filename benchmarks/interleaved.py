@@ -11,7 +11,7 @@ CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 def interleaved_seconds(
     cases: Mapping[str, Callable[[], object]], *, repeats: int, clock: Clock = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Runs every case once, untimed (compilation, caches), then all of them in turn ``repeats`` times.
+    """Runs every case once, untimed (compilation, caches), then all of them in turn `repeats` times.
 
     Args:
       cases: name → what is measured; it returns when its work is done.
@@ -34,6 +34,6 @@ def interleaved_seconds(
 
 
 def median_ratio(seconds: Mapping[str, list[float]], case: str, base: str) -> float:
-    """Median over the repetitions of time of ``case`` / time of ``base`` in the same repetition."""
+    """Median over the repetitions of time of `case` / time of `base` in the same repetition."""
     pairs = zip(seconds[case], seconds[base], strict=True)
     return statistics.median(one / other for one, other in pairs)

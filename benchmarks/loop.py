@@ -83,12 +83,12 @@ class Always:
 
 
 class Alternating:
-    """Between the loop and its compiled step: every ``steps`` calls it takes as many steps by itself.
+    """Between the loop and its compiled step: every `steps` calls it takes as many steps by itself.
 
     Attributes:
       bare: seconds of each block of its own steps.
-      loop: seconds of each block of the loop's, from step to step; ``loop[i]`` lies between ``bare[i]``
-        and ``bare[i + 1]``.
+      loop: seconds of each block of the loop's, from step to step; `loop[i]` lies between `bare[i]`
+        and `bare[i + 1]`.
     """
 
     def __init__(self, step: STEP, state: TrainState, batch: Any, steps: int) -> None:
@@ -152,7 +152,7 @@ class Bench:
 
 
 def loop_seconds(bench: Bench, *, in_memory: bool, steps: int) -> Alternating:
-    """The loop and the bare step in turn, ``steps`` steps each, until the experiment's last step."""
+    """The loop and the bare step in turn, `steps` steps each, until the experiment's last step."""
     run = bench.run
     if in_memory:
         fields = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
@@ -184,7 +184,7 @@ class Save:
 
 
 def save_seconds(bench: Bench, *, steps: int, repeats: int, folder: Path) -> list[Save]:
-    """Each save with ``steps`` steps before it and after it."""
+    """Each save with `steps` steps before it and after it."""
     state, batch = bench.state(), bench.batch
     with Checkpointer(folder / "save") as checkpointer:
 

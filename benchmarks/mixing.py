@@ -24,7 +24,7 @@ TARGET = 0.2  # percent of the encoder's forward and backward pass
 
 
 def median_seconds(function: Callable[..., Any], *inputs: Any, repeats: int) -> float:
-    """Median wall time of ``function(*inputs)`` in seconds, compilation left out."""
+    """Median wall time of `function(*inputs)` in seconds, compilation left out."""
     jax.block_until_ready(function(*inputs))
     seconds = []
     for _ in range(repeats):

@@ -33,7 +33,7 @@ from timix_jax.training.step import TrainStep, make_train_step, step_passes
 
 
 def build(sizes: Architecture, *, scan: bool = False, dtype: str = "float32") -> DualEncoder:
-    """Our dual encoder of these sizes; ``dtype`` is that of its products."""
+    """Our dual encoder of these sizes; `dtype` is that of its products."""
     return DualEncoder(
         VitShape(
             sizes.image_size,
@@ -79,7 +79,7 @@ def make_step(
 
 
 def main() -> None:
-    """Reads the weights at ``--weights``, checks a few steps, then serves."""
+    """Reads the weights at `--weights`, checks a few steps, then serves."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", choices=ARCHITECTURES)
     parser.add_argument("--batch", type=int)

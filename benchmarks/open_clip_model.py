@@ -99,7 +99,7 @@ def loss_of(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 
 def tensors(batch: Mapping[str, np.ndarray], device: str = "cpu") -> dict[str, torch.Tensor]:
-    """The batch as open_clip takes it: image (B,3,H,W), tokens int64."""
+    """The batch as open_clip takes it: image (B, 3, H, W), tokens int64."""
     image = np.ascontiguousarray(batch["image"].transpose(0, 3, 1, 2))
     both = {"image": torch.from_numpy(image), "tokens": torch.from_numpy(batch["tokens"]).long()}
     return {name: tensor.to(device) for name, tensor in both.items()}
@@ -128,9 +128,9 @@ def make_step(
 
     Args:
       model: trained in place.
-      batch: of :func:`tensors`, where the model is; the same at every step.
+      batch: of `tensors`, where the model is; the same at every step.
       compiled: through torch.compile (inductor, which needs a C++ compiler).
-      dtype: of the products; below float32 by autocast, as with open_clip's ``--precision amp_bf16``.
+      dtype: of the products; below float32 by autocast, as with open_clip's `--precision amp_bf16`.
     """
     decayed: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []

@@ -50,7 +50,7 @@ ARCHITECTURES = {
 
 
 def random_batch(sizes: Architecture, batch_size: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """image (B,H,H,3) float32 in -1..1, tokens (B,T) int32 without padding: open_clip's CLIP does not mask it."""
+    """image (B, H, H, 3) float32 in -1..1, tokens (B, T) int32 without padding: open_clip's CLIP does not mask it."""
     rng = np.random.default_rng(seed)
     side = sizes.image_size
     return {

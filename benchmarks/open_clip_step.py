@@ -12,7 +12,7 @@ by more than their rounding explains.
 
 --compile adds open_clip through torch.compile; --checkout PATH adds the step of another checkout of this project
 (before and after a change, in one run); --xla_flags adds ours with other flags of the compiler; --host_heap runs all
-with glibc set as ``main.py`` sets it for every run on a CPU (`timix_jax.runtime.host_heap`): XLA takes its temporary
+with glibc set as `main.py` sets it for every run on a CPU (`timix_jax.runtime.host_heap`): XLA takes its temporary
 memory anew from the system at every step, and the faults of its pages alone are a fifth of the step and more.
 """
 

@@ -15,7 +15,7 @@ from benchmarks.pinned_worker import serve
 
 
 def main() -> None:
-    """Leaves the initial weights at ``--weights``, checks a few steps, then serves."""
+    """Leaves the initial weights at `--weights`, checks a few steps, then serves."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", choices=ARCHITECTURES)
     parser.add_argument("--batch", type=int)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def serve(steps: Callable[[int], object], report: Mapping[str, Any]) -> None:
-    """The worker's side: sends ``report``, then runs as many steps as each line asks for, until none comes."""
+    """The worker's side: sends `report`, then runs as many steps as each line asks for, until none comes."""
     print(json.dumps(report), flush=True)
     for line in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -37,7 +37,7 @@ class Worker:
         checkout: Path = ROOT,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        """Starts ``command``, on ``core`` with one thread if there is one; returns when it is ready.
+        """Starts `command`, on `core` with one thread if there is one; returns when it is ready.
 
         Raises:
           RuntimeError: it ended before; its error is on the terminal.
@@ -60,7 +60,7 @@ class Worker:
         self.report = self._receive()
 
     def run(self, steps: int) -> dict[str, float]:
-        """Seconds of a block of ``steps`` steps: wall and cpu (all threads)."""
+        """Seconds of a block of `steps` steps: wall and cpu (all threads)."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{steps}\n")
         self._process.stdin.flush()

@@ -27,7 +27,7 @@ WARM_UP_BATCHES = 4
 
 
 def measure(config: ConfigDict, *, seconds: float, repeats: int) -> dict[str, list[float]]:
-    """``pipeline`` and ``step`` → seconds a batch of each repetition."""
+    """`pipeline` and `step` → seconds a batch of each repetition."""
     run = experiment.build(config)
     state = jax.jit(run.create_state, out_shardings=run.layout.shardings(run.abstract_state))(
         jax.random.key(config.seed)

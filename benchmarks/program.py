@@ -8,7 +8,7 @@ from timix_jax.runtime.log import print_error
 
 
 def run(main: Callable[[], None]) -> None:
-    """Calls ``main``; as in ``timix_jax.main`` a user's mistake is one line and its exit code, not a traceback."""
+    """Calls `main`; as in `timix_jax.main` a user's mistake is one line and its exit code, not a traceback."""
     try:
         main()
     except UserError as error:

@@ -41,7 +41,7 @@ def small_config() -> ConfigDict:
 def parse(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None
 ) -> tuple[ConfigDict, argparse.Namespace]:
-    """Adds ``--config --size --batch``, and prints what they choose.
+    """Adds `--config --size --batch`, and prints what they choose.
 
     Returns:
       the complete configuration, and all arguments.

@@ -93,7 +93,7 @@ CASES = (
 
 
 def random_batch(config: ConfigDict, rng: np.random.Generator) -> dict[str, Any]:
-    """A batch of the shapes of ``config`` with boxes and regions: noise, but captions end in padding."""
+    """A batch of the shapes of `config` with boxes and regions: noise, but captions end in padding."""
     batch, regions = config.train.batch_size, config.regions.batch_size
     per_image, length = config.regions.max_regions, config.model.text.max_tokens
     region_length = config.regions.max_tokens or length
@@ -127,7 +127,7 @@ def random_batch(config: ConfigDict, rng: np.random.Generator) -> dict[str, Any]
 
 
 def case_objectives(config: ConfigDict, model: DualEncoder, case: Case) -> list[Objective]:
-    """The objectives of ``config`` with the fields of the case."""
+    """The objectives of `config` with the fields of the case."""
     changed = ConfigDict(config)
     changed.update_from_flattened_dict(case.fields)
     to_steps = functools.partial(

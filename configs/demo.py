@@ -10,7 +10,7 @@ SCENES = "concepts=240&heldout=40&canvas=64&min_size=0.42&max_size=0.6&rotation=
 
 
 def get_config() -> ConfigDict:
-    """The recipe; every field can be overridden: ``--config.train.duration='200 steps'``."""
+    """The recipe; every field can be overridden: `--config.train.duration='200 steps'`."""
     c = default_config()
     c.seed = 0  # of initialisation, data order, augmentation and mixing
 

@@ -10,7 +10,7 @@ from timix_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
-    """The recipe; every field can be overridden: ``--config.train.duration='200 steps'``."""
+    """The recipe; every field can be overridden: `--config.train.duration='200 steps'`."""
     c = default_config()
     c.seed = 0  # of initialisation, data order, augmentation and mixing
 

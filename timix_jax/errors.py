@@ -9,8 +9,8 @@ FAULT_CODE, MISTAKE_CODE = 1, 2
 class UserError(ValueError):
     """A problem that the user can mend: one line that names the thing, its value and the mend.
 
-    ``main.py`` prints the message without a traceback and exits with ``exit_code``; in a library call it is an ordinary
-    ``ValueError``.
+    `main.py` prints the message without a traceback and exits with `exit_code`; in a library call it is an ordinary
+    `ValueError`.
     """
 
     exit_code = MISTAKE_CODE
@@ -27,7 +27,7 @@ class RunError(UserError):
 
 @contextlib.contextmanager
 def unwritable(kind: type[UserError], what: object, mend: str) -> Iterator[None]:
-    """An OSError within becomes an error of this kind: ``what`` cannot be written, the cause, and the mend."""
+    """An OSError within becomes an error of this kind: `what` cannot be written, the cause, and the mend."""
     try:
         yield
     except OSError as error:
@@ -36,9 +36,9 @@ def unwritable(kind: type[UserError], what: object, mend: str) -> Iterator[None]
 
 @contextlib.contextmanager
 def located(place: str) -> Iterator[None]:
-    """Puts ``place`` before the messages of UserErrors raised inside, unless they name their field already.
+    """Puts `place` before the messages of UserErrors raised inside, unless they name their field already.
 
-    Constructors know their arguments and not the configuration: ``with located("config.augment."): ...`` makes
+    Constructors know their arguments and not the configuration: `with located("config.augment."): ...` makes
     "crop_min=2: ..." findable.
     """
     try:

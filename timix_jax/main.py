@@ -1,4 +1,4 @@
-"""Command line: ``python -m timix_jax.main --config=FILE [--workdir=DIR] [--mode=train|eval|info|compile]``."""
+"""Command line: `python -m timix_jax.main --config=FILE [--workdir=DIR] [--mode=train|eval|info|compile]`."""
 
 from timix_jax.runtime.host_heap import keep_freed_memory, start_on_huge_pages
 
@@ -75,7 +75,7 @@ _HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
 
 
 def default_workdir(config_path: str) -> str:
-    """``runs/demo`` for ``configs/demo.py`` (and ``configs/demo.py:arg``)."""
+    """`runs/demo` for `configs/demo.py` (and `configs/demo.py:arg`)."""
     return str(Path("runs") / Path(config_path.split(":")[0]).stem)
 
 

@@ -41,7 +41,7 @@ def recipe(tmp_path):
 
 
 def rows(text):
-    """The cells of the Markdown tables in ``text``, without their rules."""
+    """The cells of the Markdown tables in `text`, without their rules."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return [row for row in cells if set("".join(row)) != {"-"}]

@@ -43,7 +43,7 @@ def assert_equal(found, expected):
 
 @pytest.fixture
 def rests(monkeypatch):
-    """Seconds asked for by each rest, on a clock that stands still but for the rests and ``clock.append``."""
+    """Seconds asked for by each rest, on a clock that stands still but for the rests and `clock.append`."""
     clock, asked = [100.0], []
 
     class Hurried(threading.Event):

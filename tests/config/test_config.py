@@ -13,7 +13,7 @@ from timix_jax.objectives import OBJECTIVES
 
 
 def recipe(**fields):
-    """A recipe that sets ``a__b__c`` to a value and knows nothing of the schema."""
+    """A recipe that sets `a__b__c` to a value and knows nothing of the schema."""
     config = {}
     for field, value in fields.items():
         *sections, name = field.split("__")

@@ -18,7 +18,7 @@ NO_CLUSTER = ValueError("coordinator_address should be defined.")
 
 @pytest.fixture
 def joined(monkeypatch):
-    """Calls of jax.distributed.initialize, which raises ``joined.error`` where that is set."""
+    """Calls of jax.distributed.initialize, which raises `joined.error` where that is set."""
 
     class Calls(list):
         error: Exception | None = None

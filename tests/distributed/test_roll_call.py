@@ -21,7 +21,7 @@ def free_port() -> int:
 def call(*processes, timeout_s, coordinator=None, code=MISTAKE_CODE):
     """Calls the roll as each (process, processes) at once; what each of them was told, "" for nothing.
 
-    ``code``: of the exit that each error must mean.
+    `code`: of the exit that each error must mean.
     """
     coordinator = coordinator or f"127.0.0.1:{free_port()}"
     told, codes = [None] * len(processes), set()

@@ -69,7 +69,7 @@ def measure():
 
 
 def run_processes(count, devices):
-    """What `measure` finds on each of ``count`` processes of ``devices`` devices."""
+    """What `measure` finds on each of `count` processes of `devices` devices."""
     address = f"127.0.0.1:{free_port()}"
     running = [
         subprocess.Popen(

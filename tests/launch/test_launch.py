@@ -114,7 +114,7 @@ def test_flags_reach_the_process_as_they_were_given(name, tmp_path):
 
 
 def bash_words(line: str) -> list[str]:
-    """The words of a line as bash reads them, ``$'…'`` too."""
+    """The words of a line as bash reads them, `$'…'` too."""
     done = subprocess.run(
         ["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True
     )

@@ -61,7 +61,7 @@ signal.signal(signal.SIGINT, leave)
 
 @pytest.fixture
 def stand_in(tmp_path):
-    """A Python for PYTHON=…: does ``body`` in the place of timix_jax.main; SIGTERM lets it save and leave with 0."""
+    """A Python for PYTHON=…: does `body` in the place of timix_jax.main; SIGTERM lets it save and leave with 0."""
 
     def make(body):
         script = tmp_path / "process.py"

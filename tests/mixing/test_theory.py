@@ -1,4 +1,4 @@
-"""Mutual information and the mixed loss, on patch models whose information is known (paper §7).
+"""Mutual information and the mixed loss, on patch models whose information is known (docs/method.md §7).
 
 All bounds are on the loss of the image → text direction, where the other texts of the batch are
 independent negatives, estimated over many batches.
@@ -23,7 +23,7 @@ RHO = 0.5  # correlation of a patch with its own component of the text
 
 
 def information(patches):
-    """Nats between ``patches`` Gaussian pairs of correlation RHO."""
+    """Nats between `patches` Gaussian pairs of correlation RHO."""
     return -patches / 2 * np.log(1 - RHO**2)
 
 

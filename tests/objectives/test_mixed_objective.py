@@ -157,7 +157,7 @@ def test_replace_without_mixing_is_the_plain_loss(params, batch):
 
 
 def expected_scores(params, batch, name):
-    """(B,N) from whole passes, by the definitions; None for random ones."""
+    """(B, N) from whole passes, by the definitions; None for random ones."""
     patches = MODEL.embed_patches(params, batch["image"])
     text = MODEL.encode_text(params, batch["tokens"])
     if name == "tpp":

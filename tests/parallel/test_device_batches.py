@@ -10,7 +10,7 @@ from timix_jax.parallel.mesh import batch_sharding, make_mesh
 
 
 class Numbered:
-    """Endless batches of 8 rows that hold their number; ``taken`` of them so far."""
+    """Endless batches of 8 rows that hold their number; `taken` of them so far."""
 
     taken = 0
 

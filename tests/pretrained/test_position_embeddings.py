@@ -8,7 +8,7 @@ from timix_jax.pretrained.position_embeddings import fit_position_embeddings, in
 
 
 def ramp(grid):
-    """(1,g·g,2): row and column of each patch's centre, as shares of the side."""
+    """(1, g·g, 2): row and column of each patch's centre, as shares of the side."""
     centre = (np.arange(grid) + 0.5) / grid
     rows, columns = np.meshgrid(centre, centre, indexing="ij")
     return np.stack([rows, columns], axis=-1).reshape(1, grid * grid, 2).astype(np.float32)

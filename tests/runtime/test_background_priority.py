@@ -127,7 +127,7 @@ def test_saves_give_way_once_nobody_waits_for_them(watched_saves):
     for step in (1, 2):
         saved.save(step, STATE, {})
         saved.wait()
-    # One place back is all while ``save`` is waited for; the second save is no further back than the first.
+    # One place back is all while `save` is waited for; the second save is no further back than the first.
     assert found == [apart(), SAVE] * 2
     assert own_niceness() == before
     assert saved.latest_valid() == 2

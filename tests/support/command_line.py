@@ -1,4 +1,4 @@
-"""``python -m timix_jax.main`` as a process of its own."""
+"""`python -m timix_jax.main` as a process of its own."""
 
 import os
 import subprocess

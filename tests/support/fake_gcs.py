@@ -260,7 +260,7 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def serve(store: Store) -> Iterator[str]:
-    """The address of a server of ``store``, such as ``http://127.0.0.1:40001``."""
+    """The address of a server of `store`, such as `http://127.0.0.1:40001`."""
     handler = type("Handler", (_Handler,), {"store": store})
     server = _Server(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -19,7 +19,7 @@ from timix_jax.models.dual_encoder import ImageFeatures, TextFeatures
 
 @dataclass(frozen=True)
 class LookupModel:
-    """Parameters: images (N,D), texts (M,D), logits (N,M,g²) of the predictor, patches (N,g²,D)."""
+    """Parameters: images (N, D), texts (M, D), logits (N, M, g²) of the predictor, patches (N, g², D)."""
 
     grid: int = 2
     tpp_layer: int = 0
@@ -59,7 +59,7 @@ class NumberTokenizer:
 
 
 class GreySource:
-    """Image k is grey k; ``captions[k]`` and ``regions[k]`` belong to it."""
+    """Image k is grey k; `captions[k]` and `regions[k]` belong to it."""
 
     name = "grey:"
 

@@ -32,7 +32,7 @@ def z_score(rows):
 
 
 def window_sums(score, r):
-    """score (g,g) to {(row, column): sum} in row-major order."""
+    """score (g, g) to {(row, column): sum} in row-major order."""
     last = len(score) - r + 1
     return {
         (i, j): sum(score[i + a][j + b] for a in range(r) for b in range(r))
@@ -42,7 +42,7 @@ def window_sums(score, r):
 
 
 def windows(scores, r):
-    """scores (B,N) to lists of the least and the most relevant windows; the first one on ties."""
+    """scores (B, N) to lists of the least and the most relevant windows; the first one on ties."""
     side = math.isqrt(scores.shape[1])
     low, high = [], []
     for row in np.asarray(scores, np.float64):

@@ -1,4 +1,4 @@
-"""``slow:…``: synthetic examples that take READ_MS milliseconds each, so that a run can be met while it runs.
+"""`slow:…`: synthetic examples that take READ_MS milliseconds each, so that a run can be met while it runs.
 
 Reading fails after READ_FAILS_AFTER examples, where that is set.
 """

@@ -19,7 +19,7 @@ SPEED = (
 
 
 def tiny_config(steps: int = 6, **overrides) -> ConfigDict:
-    """TiMix, alignment and a moving average on a grid of 4 × 4; ``overrides`` are dotted fields."""
+    """TiMix, alignment and a moving average on a grid of 4 × 4; `overrides` are dotted fields."""
     c = default_config()
     c.data.train = ("synthetic:?examples=48&size=16&captions=2&regions=2",)
     c.data.vocab_size = 64

@@ -1,4 +1,4 @@
-"""``--mode=eval``: figures of a stored checkpoint, and settings that are not those of its weights."""
+"""`--mode=eval`: figures of a stored checkpoint, and settings that are not those of its weights."""
 
 import json
 import logging

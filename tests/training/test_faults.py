@@ -66,7 +66,7 @@ def whole(shards, tmp_path_factory, compile_cache):
 
 
 def at_log_line(patch, step, act):
-    """Calls ``act`` once ``step`` steps are done and logged."""
+    """Calls `act` once `step` steps are done and logged."""
     log = train.Loop._log
 
     def logged(self, at, *arguments):

@@ -27,12 +27,12 @@ _TELL_S = 10  # for the others to hear that a save has failed
 
 
 class Checkpointer:
-    """The checkpoints of one run in one folder. Use as a context manager, or call ``close``.
+    """The checkpoints of one run in one folder. Use as a context manager, or call `close`.
 
     All methods are to be called by all processes, from one thread.
 
     Args:
-      directory: the folder, local or ``gs://…``; made by the first save.
+      directory: the folder, local or `gs://…`; made by the first save.
       keep_last: complete checkpoints to keep; older ones go once a newer one is complete.
       keep_every: steps divisible by it are kept besides; None or 0 for none.
       timeout_s: seconds that the processes wait for one another before a save fails.
@@ -79,7 +79,7 @@ class Checkpointer:
     def save(
         self, step: int, state: PyTree, meta: dict[str, Any], *, give_way: bool = True
     ) -> None:
-        """Starts to save; returns when the arrays are copied, so that ``state`` may be donated.
+        """Starts to save; returns when the arrays are copied, so that `state` may be donated.
 
         Waits first for the save before, if that still runs; later ones then give way less. A
         step that this object has saved or restored is there already and not saved again. Meta comes
@@ -140,7 +140,7 @@ class Checkpointer:
         """Waits until the running save is complete; RunError with the cause where it failed.
 
         A process whose part has failed does not wait long for the others to hear of it: they may stand in Orbax's
-        barrier, for as long as that takes, and are ended by ``failure_watch``.
+        barrier, for as long as that takes, and are ended by `failure_watch`.
         """
         if self._pending is None:
             return
@@ -161,7 +161,7 @@ class Checkpointer:
         self._whole.add(step)
 
     def close(self) -> None:
-        """Waits like ``wait``."""
+        """Waits like `wait`."""
         self.wait()
 
     def __enter__(self) -> Self:
@@ -222,7 +222,7 @@ class Checkpointer:
         """Reads the state onto the devices, and its meta.
 
         Args:
-          step: as given by ``latest_valid``; of any other the sums are checked first.
+          step: as given by `latest_valid`; of any other the sums are checked first.
           abstract_state: a tree of jax.ShapeDtypeStruct with shardings; these may differ from
             those of the saved arrays, in the number of devices and processes as well.
 
@@ -237,14 +237,14 @@ class Checkpointer:
         return load(path, abstract_state, ()), read_meta(path)
 
     def read_meta(self, step: int) -> dict[str, Any]:
-        """The ``meta`` of a step."""
+        """The `meta` of a step."""
         return read_meta(self._path(step))
 
     def _path(self, step: int) -> epath.Path:
         return step_folders.step_path(self.directory, step)
 
     def _start(self, step: int, state: PyTree, meta: dict[str, Any]) -> ocp.AsyncResponse[None]:
-        """On the save's thread; ``save`` waits for it."""
+        """On the save's thread; `save` waits for it."""
         context = self._context
         if self._pace is not None:
             state, context = copied(state), in_pieces(context, self._pace)
@@ -252,7 +252,7 @@ class Checkpointer:
             return ocp.save_checkpointables_async(
                 self._path(step),
                 {STATE: state},
-                overwrite=True,  # of a broken one; a whole one was refused by ``save``
+                overwrite=True,  # of a broken one; a whole one was refused by `save`
                 custom_metadata=meta,
             )
 

@@ -17,7 +17,7 @@ _THREADS = 4  # hashlib releases the lock; more would take the cores from the tr
 
 
 def write_manifest(folder: epath.PathLike, rest: Callable[[], None] | None = None) -> None:
-    """Writes ``CHECKSUMS.json``: bytes and SHA-256 of every file below ``folder``, and its own sum.
+    """Writes `CHECKSUMS.json`: bytes and SHA-256 of every file below `folder`, and its own sum.
 
     The file appears whole or not at all; call it when nothing writes to the folder any more.
 
@@ -44,7 +44,7 @@ def has_manifest(folder: epath.PathLike) -> bool:
 
 
 def problems(folder: epath.PathLike) -> list[str]:
-    """What is wrong with files of ``folder``, such as ``["a/b: 10 bytes, not 20 (truncated)"]``.
+    """What is wrong with files of `folder`, such as `["a/b: 10 bytes, not 20 (truncated)"]`.
 
     An empty list: every file of the manifest is there with its size and sum. Files that it does
     not name are not looked at. All sizes are compared before anything is read.

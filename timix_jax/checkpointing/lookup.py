@@ -43,7 +43,7 @@ def restore_params(
       path: a working folder or its checkpoints folder (the newest valid one), or a step in it.
       abstract_params: a tree of jax.ShapeDtypeStruct with shardings; None for the parameters as
         they were saved, as nested dicts of NumPy arrays.
-      part: the field of the saved state, such as ``ema_params``.
+      part: the field of the saved state, such as `ema_params`.
 
     Raises:
       UserError: no valid checkpoint, no such part, or other parameters; the message names them.

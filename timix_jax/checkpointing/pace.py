@@ -44,7 +44,7 @@ class Pace:
 
 
 class _InPieces:
-    """Orbax's ``SerializationStatusCallback``: pieces of the state are written one after another."""
+    """Orbax's `SerializationStatusCallback`: pieces of the state are written one after another."""
 
     def __init__(self, pace: Pace) -> None:
         self._pace = pace

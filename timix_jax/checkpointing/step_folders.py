@@ -1,6 +1,6 @@
 """The step folders of one run: which are complete, which is the newest unharmed one, what is kept.
 
-A folder ``00001200`` is complete when it has its sums (checksums.py); without them its save was
+A folder `00001200` is complete when it has its sums (checksums.py); without them its save was
 cut off. Only these folders and the writer's temporary ones are ever touched.
 """
 
@@ -76,7 +76,7 @@ def find_latest(directory: epath.Path) -> Latest:
 def delete_old(
     directory: epath.Path, *, keep_last: int, keep_every: int | None, broken: set[int]
 ) -> None:
-    """Deletes all but the last complete steps and the multiples of ``keep_every``.
+    """Deletes all but the last complete steps and the multiples of `keep_every`.
 
     Args:
       directory: of the step folders.

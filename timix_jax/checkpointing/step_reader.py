@@ -28,12 +28,12 @@ def require_whole(path: epath.Path) -> None:
 
 
 def read_meta(path: epath.PathLike) -> dict[str, Any]:
-    """The ``meta`` of a checkpoint found by ``find_checkpoint``."""
+    """The `meta` of a checkpoint found by `find_checkpoint`."""
     return dict(ocp.checkpointables_metadata(absolute(path)).custom_metadata or {})
 
 
 def saved_shapes(path: epath.PathLike, part: str) -> PyTree:
-    """Shapes and dtypes of one part of a checkpoint found by ``find_checkpoint``, as nested dicts."""
+    """Shapes and dtypes of one part of a checkpoint found by `find_checkpoint`, as nested dicts."""
     saved = tree_diff.named_leaves(ocp.checkpointables_metadata(absolute(path)).metadata[STATE])
     return tree_diff.nested(
         {
@@ -45,12 +45,12 @@ def saved_shapes(path: epath.PathLike, part: str) -> PyTree:
 
 
 def load(path: epath.Path, abstract: PyTree | None, part: tree_diff.Name) -> PyTree:
-    """Reads the arrays whose names begin with ``part``.
+    """Reads the arrays whose names begin with `part`.
 
     Args:
       path: a step folder that was found to be whole.
       abstract: a tree of jax.ShapeDtypeStruct with shardings; None for nested dicts of NumPy arrays.
-      part: the first names of the arrays, such as ``("params",)``; ``()`` for all.
+      part: the first names of the arrays, such as `("params",)`; `()` for all.
 
     Raises:
       UserError: no such part, or arrays of other names, shapes or dtypes; the message names them.
@@ -81,7 +81,7 @@ def load(path: epath.Path, abstract: PyTree | None, part: tree_diff.Name) -> PyT
 
 
 def check_same_arrays(path: epath.PathLike, params: PyTree, abstract_params: PyTree) -> None:
-    """Raises a UserError that names what differs, unless ``params`` of ``path`` have these names and shapes."""
+    """Raises a UserError that names what differs, unless `params` of `path` have these names and shapes."""
     saved, wanted = tree_diff.named_leaves(params), tree_diff.named_leaves(abstract_params)
     _refuse_differences(path, saved, wanted)
 

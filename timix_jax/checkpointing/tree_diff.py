@@ -11,7 +11,7 @@ _SHOWN = 10
 
 
 def named_leaves(tree: Any) -> dict[Name, Any]:
-    """Leaf by name, in the order of ``jax.tree.leaves``; None and empty containers have no leaves.
+    """Leaf by name, in the order of `jax.tree.leaves`; None and empty containers have no leaves.
 
     A field of a NamedTuple or dataclass is named by its name, an element of a sequence by its
     index.

@@ -81,7 +81,7 @@ def _is_literal(value: str | None) -> bool:
 
 
 def recipe_path(argv: Sequence[str]) -> str:
-    """The value of ``--config``, without the part after a colon; empty where it is missing."""
+    """The value of `--config`, without the part after a colon; empty where it is missing."""
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
         flag, equals, value = argument.partition("=")
         if flag in ("--config", "-config"):
@@ -97,7 +97,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _place_in_recipe(error: BaseException, path: str) -> str | None:
-    """``configs/demo.py:12: the line`` where the recipe, or one that it imports, raised the error."""
+    """`configs/demo.py:12: the line` where the recipe, or one that it imports, raised the error."""
     # The value of a flag is no file.
     if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith("<"):
         return f"{error.filename}:{error.lineno}: {(error.text or '').strip()}"

@@ -26,7 +26,7 @@ def is_duration(field: str) -> bool:
 
 
 def converted(value: Any, default: Any, field: str) -> Any:
-    """``value`` in the type of the field, whose ``default`` shows it; durations take numbers and text.
+    """`value` in the type of the field, whose `default` shows it; durations take numbers and text.
 
     Raises:
       UserError: another type, not finite, too large, or an item of a tuple that is wrong.

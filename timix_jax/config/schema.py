@@ -166,7 +166,7 @@ def default_config() -> ConfigDict:
 
 
 def _fields(kind: type, skip: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The fields of a registered dataclass that have a default; durations (``*_steps``) may be text."""
+    """The fields of a registered dataclass that have a default; durations (`*_steps`) may be text."""
     return {
         f.name: f"{f.default} steps" if is_duration(f.name) else f.default
         for f in dataclasses.fields(kind)
@@ -204,7 +204,7 @@ def _check_ranges(config: ConfigDict) -> None:
 
 
 def default_of(field: str, given: str | None) -> Any:
-    """The default of the field ``a.b.c``, for which the command line gives ``given``.
+    """The default of the field `a.b.c`, for which the command line gives `given`.
 
     Raises:
       UserError: there is no such field (the message has the nearest that does), or it is a section.
@@ -247,7 +247,7 @@ def _check_known(name: str, section: ConfigDict, path: str, value: Any) -> None:
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:
-    """``{"optim.lr": 1e-4, ...}``; tuples become lists, as JSON has them."""
+    """`{"optim.lr": 1e-4, ...}`; tuples become lists, as JSON has them."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, ConfigDict):

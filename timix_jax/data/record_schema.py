@@ -40,7 +40,7 @@ class Record(NamedTuple):
 
 
 class CorruptExample(ValueError):  # noqa: N818 - named for what it is; callers skip it and count it
-    """A stored example that cannot be used. ``key`` names it, ``reason`` says what is wrong."""
+    """A stored example that cannot be used. `key` names it, `reason` says what is wrong."""
 
     def __init__(self, key: str, reason: str):
         super().__init__(key, reason)
@@ -86,7 +86,7 @@ def encode_record(record: Record) -> bytes:
     """Encodes a record as msgpack.
 
     Raises:
-      ValueError: if the record breaks the schema (see ``validate_record``).
+      ValueError: if the record breaks the schema (see `validate_record`).
     """
     validate_record(record)
     regions = [
@@ -97,7 +97,7 @@ def encode_record(record: Record) -> bytes:
 
 
 def decode_record(data: bytes, name: str = "record") -> Record:
-    """Decodes what ``encode_record`` wrote; ``name`` names an unreadable one in the error.
+    """Decodes what `encode_record` wrote; `name` names an unreadable one in the error.
 
     Raises:
       CorruptExample: if the bytes are no valid record.

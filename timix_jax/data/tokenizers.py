@@ -46,7 +46,7 @@ class Tokenizer:
     A vocabulary without a padding or mask token gets one appended, so that no word doubles as it.
 
     Args:
-      tokenizer: of the ``tokenizers`` library. Its own truncation, padding and special-token
+      tokenizer: of the `tokenizers` library. Its own truncation, padding and special-token
         template are not used.
 
     Raises:
@@ -104,7 +104,7 @@ class Tokenizer:
 
     @staticmethod
     def from_json(text: str) -> "Tokenizer":
-        """Reads ``to_json``'s output, or any tokenizer.json. Raises UserError if it is neither."""
+        """Reads `to_json`'s output, or any tokenizer.json. Raises UserError if it is neither."""
         try:
             return Tokenizer(hf.Tokenizer.from_str(text))
         except UserError:

@@ -30,15 +30,15 @@ def join(
 ) -> None:
     """Connects this process with the others of its run; to be called before anything uses a device.
 
-    JAX knows the others itself on a Cloud TPU, under Slurm's ``srun`` (one process a GPU), under Open MPI, and on
-    Kubernetes where the ``kubernetes`` package is installed.
+    JAX knows the others itself on a Cloud TPU, under Slurm's `srun` (one process a GPU), under Open MPI, and on
+    Kubernetes where the `kubernetes` package is installed.
 
     Args:
       mode: "auto": join a cluster where there is one; "on": its absence is an error, so that a pod never trains as
         many runs of one process; "off": one process, whatever is around it.
-      coordinator: ``host:port`` of process 0 where nothing can be found out.
-      processes: how many there are, with ``coordinator``.
-      process: index of this one, with ``coordinator``.
+      coordinator: `host:port` of process 0 where nothing can be found out.
+      processes: how many there are, with `coordinator`.
+      process: index of this one, with `coordinator`.
       connect_timeout_s: how long to wait for the others.
       heartbeat_timeout_s: how long after its last sign of life a process counts as dead, which ends the others.
 

@@ -49,7 +49,7 @@ class Preemption:
         self._before: dict[int, Any] = {}
 
     def reached(self, step: int) -> bool:
-        """True if the run is to save and end after ``step``: on all processes at the same one.
+        """True if the run is to save and end after `step`: on all processes at the same one.
 
         To be called by all processes after each step. It costs less than a microsecond.
         """

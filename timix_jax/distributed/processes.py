@@ -1,7 +1,7 @@
 """What the processes of one run tell one another; with a single process, nothing is sent.
 
 The messages go through the key-value store of JAX's coordinator and not over the devices: they have a time limit, and
-need no program compiled. Every function but ``is_first`` is to be called by all processes, in the same order.
+need no program compiled. Every function but `is_first` is to be called by all processes, in the same order.
 """
 
 import itertools
@@ -38,7 +38,7 @@ def gather(value: Any, *, timeout_s: float = 600) -> list[Any]:
     """The value (JSON) of each process, on all of them.
 
     Raises:
-      RunError: a process has not given its value after ``timeout_s`` seconds.
+      RunError: a process has not given its value after `timeout_s` seconds.
     """
     if jax.process_count() == 1:
         return [value]
@@ -73,11 +73,11 @@ def latest(topic: str, value: Any) -> dict[int, Any]:
 
 
 def from_first(compute: Callable[[], Any], *, timeout_s: float = 3600) -> Any:
-    """What ``compute`` (JSON) gives on the first process, on all of them.
+    """What `compute` (JSON) gives on the first process, on all of them.
 
     Raises:
-      UserError: ``compute`` raised one on the first process.
-      RunError: ``compute`` raised one, or an OSError, there; or took longer than ``timeout_s`` seconds.
+      UserError: `compute` raised one on the first process.
+      RunError: `compute` raised one, or an OSError, there; or took longer than `timeout_s` seconds.
     """
     if jax.process_count() == 1:
         return compute()

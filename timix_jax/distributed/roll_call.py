@@ -24,7 +24,7 @@ def call_roll(coordinator: str, processes: int, process: int, *, timeout_s: floa
     """Returns when all processes are there.
 
     Args:
-      coordinator: ``host:port`` of process 0; the port is free again afterwards.
+      coordinator: `host:port` of process 0; the port is free again afterwards.
       processes: how many there are.
       process: the index of this one.
       timeout_s: how long to wait for the others.
@@ -41,7 +41,7 @@ def call_roll(coordinator: str, processes: int, process: int, *, timeout_s: floa
 
 
 def split_address(coordinator: str) -> tuple[str, int]:
-    """``"host:1234"`` → ("host", 1234); an IPv6 address stands in brackets."""
+    """`"host:1234"` → ("host", 1234); an IPv6 address stands in brackets."""
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise UserError(

@@ -24,7 +24,7 @@ def only_run(workdir: epath.PathLike, *, wait_s: float | None = None) -> Iterato
     """Holds the folder for this run; of several processes the first one does. Not for remote folders.
 
     Raises:
-      UserError: another run still trains there after ``wait_s`` seconds (default 20).
+      UserError: another run still trains there after `wait_s` seconds (default 20).
     """
     if is_remote(epath.Path(workdir)) or not processes.is_first():
         yield

@@ -21,7 +21,7 @@ _SHOWN_FIELDS = 5
 
 
 def check_shared(workdir: epath.PathLike, *, timeout_s: float = 20) -> None:
-    """Raises a UserError on all processes unless each sees in its ``workdir`` what the first one writes there.
+    """Raises a UserError on all processes unless each sees in its `workdir` what the first one writes there.
 
     Nothing is left behind. To be called by all processes.
 

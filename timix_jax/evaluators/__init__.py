@@ -30,7 +30,7 @@ EVALUATORS: dict[str, type[Evaluator]] = {
 
 
 def evaluator_class(name: str) -> type[Evaluator]:
-    """The class called ``name``.
+    """The class called `name`.
 
     Raises:
       UserError: an unknown name; the message has the nearest that is known.
@@ -45,12 +45,12 @@ def evaluator_class(name: str) -> type[Evaluator]:
 
 
 def build_evaluator(name: str, inputs: EvaluationInputs, /, **options: Any) -> Evaluator:
-    """Makes the evaluator ``name`` for one model and one data source.
+    """Makes the evaluator `name` for one model and one data source.
 
     Args:
       name: a key of `EVALUATORS`.
       inputs: what every evaluator is given.
-      **options: settings of its own, fields of its class, such as ``block=1024``.
+      **options: settings of its own, fields of its class, such as `block=1024`.
 
     Raises:
       UserError: an unknown name or option, a value out of range, or a source that the evaluator cannot use (empty,

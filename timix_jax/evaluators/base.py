@@ -45,7 +45,7 @@ class Evaluator(abc.ABC):
     """One measurement of one data source, repeatable for any weights of one model.
 
     Further fields of a subclass, which is a frozen dataclass too, are its settings: with their
-    defaults they become ``config.eval.options.NAME``. It refuses what it cannot use when it is
+    defaults they become `config.eval.options.NAME`. It refuses what it cannot use when it is
     built, with a UserError.
     """
 
@@ -61,12 +61,12 @@ class Evaluator(abc.ABC):
 
     @abc.abstractmethod
     def run(self, params: Any) -> Mapping[str, float]:
-        """Measures ``params`` (on the mesh); called by all processes at once.
+        """Measures `params` (on the mesh); called by all processes at once.
 
         Returns:
           name → fraction (0 to 1), names unlike those of the other evaluators.
         """
 
     def text(self, metrics: Mapping[str, float]) -> str:
-        """One line about what ``run`` gave."""
+        """One line about what `run` gave."""
         return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())

@@ -56,10 +56,10 @@ class ClassificationEvaluator(Evaluator):
 
     Attributes:
       inputs: see `EvaluationInputs`.
-      templates: the prompts of a class, ``{}`` standing for its name.
+      templates: the prompts of a class, `{}` standing for its name.
 
     Raises:
-      UserError: a source that is empty or without captions, or a template without ``{}``.
+      UserError: a source that is empty or without captions, or a template without `{}`.
     """
 
     templates: tuple[str, ...] = ("a photo of a {}.",)
@@ -90,7 +90,7 @@ class ClassificationEvaluator(Evaluator):
             )
 
     def run(self, params: Any) -> dict[str, float]:
-        """Accuracies of ``params`` (on the mesh), as fractions.
+        """Accuracies of `params` (on the mesh), as fractions.
 
         Returns:
           top1, top5 over images; class_mean, top1 of each class and then the mean; top1_chance.
@@ -157,7 +157,7 @@ def _examples(source: Source, share: Share) -> list[int]:
 
 
 def _unit_means(texts: np.ndarray, owner: np.ndarray, classes: int) -> np.ndarray:
-    """The mean of the rows (M,D) of each owner, at length 1: float32 (classes,D)."""
+    """The mean of the rows (M, D) of each owner, at length 1: float32 (classes, D)."""
     sums = np.zeros((classes, texts.shape[1]), np.float64)
     np.add.at(sums, owner, texts)
     with np.errstate(invalid="ignore"):  # of no length: NaN, which is never right

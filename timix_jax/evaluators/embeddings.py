@@ -25,14 +25,14 @@ class Embedder:
 
     Attributes:
       inputs: the model, the source and how it is read.
-      purpose: of the embeddings, for error messages, such as ``retrieval``.
+      purpose: of the embeddings, for error messages, such as `retrieval`.
     """
 
     inputs: EvaluationInputs
     purpose: str
 
     def images(self, params: Any) -> np.ndarray:
-        """Embeddings float32 (N,D) of all images, in the order of the source; the same on every process."""
+        """Embeddings float32 (N, D) of all images, in the order of the source; the same on every process."""
         mesh = self.inputs.mesh
         share = own_share(mesh)
         batches = image_batches(
@@ -53,7 +53,7 @@ class Embedder:
         return images
 
     def captions(self, params: Any, source: Source) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings float32 (M,D) of every caption of ``source``, in its order; int32 (M,), the example of each.
+        """Embeddings float32 (M, D) of every caption of `source`, in its order; int32 (M,), the example of each.
 
         Raises:
           UserError: there is no caption, or the embeddings do not fit into memory.

@@ -9,8 +9,8 @@ def roc_auc(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Chance that a positive patch scores above a negative one, a tie being ½ (Mann-Whitney U).
 
     Args:
-      scores: float (K,N); a row with a NaN has AUC 0.
-      labels: bool (K,N), at least one positive and one negative a row.
+      scores: float (K, N); a row with a NaN has AUC 0.
+      labels: bool (K, N), at least one positive and one negative a row.
 
     Returns:
       float64 (K,).
@@ -31,8 +31,8 @@ def pointing(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     random choice among them scores on average: a constant score is at chance, as with the AUC.
 
     Args:
-      scores: float (K,N); a row with a NaN scores 0.
-      labels: bool (K,N).
+      scores: float (K, N); a row with a NaN scores 0.
+      labels: bool (K, N).
 
     Returns:
       float64 (K,), fractions.

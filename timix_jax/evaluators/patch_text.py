@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class RegionScores(NamedTuple):
-    """A row a region text: log p₁ of the predictor (K,N), cosine (K,N), labels bool (K,N)."""
+    """A row a region text: log p₁ of the predictor (K, N), cosine (K, N), labels bool (K, N)."""
 
     predictor: jax.Array
     similarity: jax.Array
@@ -42,12 +42,12 @@ def score_regions(
     Args:
       model: the pure functions.
       params: its parameters.
-      images: uint8 (B,H,W,3).
-      tokens: int32 (B,R,T).
-      boxes: float32 (B,R,4), x0, y0, x1, y1 as fractions.
+      images: uint8 (B, H, W, 3).
+      tokens: int32 (B, R, T).
+      boxes: float32 (B, R, 4), x0, y0, x1, y1 as fractions.
 
     Returns:
-      rows in the order of (B,R): K = B·R.
+      rows in the order of (B, R): K = B·R.
     """
     batch, regions = tokens.shape[:2]
     image = model.encode_patches(
@@ -161,7 +161,7 @@ class PatchTextEvaluator(Evaluator):
 
 
 def _region_metrics(scored: dict[str, np.ndarray], tells: np.ndarray) -> dict[str, np.ndarray]:
-    """Metric -> float (k,) of the k regions chosen by ``tells`` bool (K,)."""
+    """Metric -> float (k,) of the k regions chosen by `tells` bool (K,)."""
     labels = scored["labels"][tells]
     predictor = scored["predictor"].astype(np.float32)[tells]
     similarity = scored["similarity"].astype(np.float32)[tells]

@@ -18,7 +18,7 @@ def split_over_all(mesh: Mesh) -> NamedSharding:
 
 
 def divisible(size: int, mesh: Mesh) -> int:
-    """``size`` rounded up to a multiple of the number of devices of the mesh."""
+    """`size` rounded up to a multiple of the number of devices of the mesh."""
     return -(-size // mesh.size) * mesh.size
 
 
@@ -52,6 +52,6 @@ def place_share(batch: Mapping[str, np.ndarray], share: Share, mesh: Mesh) -> di
 
 
 def pad_rows(array: np.ndarray, rows: int, fill: int = 0) -> np.ndarray:
-    """``array`` (n, ...) lengthened with ``fill`` to (rows, ...): every batch has one shape."""
+    """`array` (n, ...) lengthened with `fill` to (rows, ...): every batch has one shape."""
     padding = [(0, rows - len(array))] + [(0, 0)] * (array.ndim - 1)
     return np.pad(array, padding, constant_values=fill)

@@ -35,7 +35,7 @@ class Ranks(NamedTuple):
 def positive_similarity(
     images: np.ndarray, texts: np.ndarray, image_index: np.ndarray, rows: int = 65536
 ) -> np.ndarray:
-    """Cosine of each caption with its own image: float32 (M,); ``rows`` captions at a time."""
+    """Cosine of each caption with its own image: float32 (M,); `rows` captions at a time."""
     parts = [
         np.einsum(
             "md,md->m", texts[m : m + rows], images[image_index[m : m + rows]], dtype=np.float64
@@ -54,8 +54,8 @@ def _count_ahead(
 ) -> jax.Array:
     """Candidates of other images that are not clearly below the positive: int32 (q,).
 
-    queries (q,D), query_image (q,), positive (q,);
-    candidates (blocks,c,D), candidate_image (blocks,c).
+    queries (q, D), query_image (q,), positive (q,);
+    candidates (blocks, c, D), candidate_image (blocks, c).
     """
 
     def block(count: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
@@ -92,16 +92,16 @@ def ranks_one_way(
     """0-based ranks of the queries' positives among the candidates of other images: int32 (q,).
 
     Args:
-      queries: float32 (q,D), unit norm.
+      queries: float32 (q, D), unit norm.
       query_image: int32 (q,), the image (or whatever else owns it) of each query.
       positive: float32 (q,), the similarity of each query to its best own candidate.
-      candidates: float32 (c,D), unit norm.
-      candidate_image: int32 (c,), as ``query_image``; not negative.
+      candidates: float32 (c, D), unit norm.
+      candidate_image: int32 (c,), as `query_image`; not negative.
       mesh: queries are split over its devices.
       block: rows and columns of the part of the similarity matrix that exists at a time.
 
     Returns:
-      Ties within :data:`TIE` count against the positive; :data:`MISS` where it has no similarity.
+      Ties within `TIE` count against the positive; `MISS` where it has no similarity.
     """
     split, whole = split_over_all(mesh), replicated(mesh)
     width = min(block, len(candidates))
@@ -126,18 +126,18 @@ def retrieval_ranks(
     """Ranks of the positives in both directions, by the Karpathy and Fei-Fei (2015) protocol.
 
     An image's rank is that of its best caption, and its other captions do not stand before it; each
-    caption is a query of its own. A candidate tied with the positive (within :data:`TIE`) or of NaN
-    similarity stands before it; a positive of NaN similarity has rank :data:`MISS`.
+    caption is a query of its own. A candidate tied with the positive (within `TIE`) or of NaN
+    similarity stands before it; a positive of NaN similarity has rank `MISS`.
 
     Args:
-      images: float32 (N,D), unit norm.
-      texts: float32 (M,D), unit norm.
-      image_index: int (M,), the row in ``images`` of each caption's image.
+      images: float32 (N, D), unit norm.
+      texts: float32 (M, D), unit norm.
+      image_index: int (M,), the row in `images` of each caption's image.
       mesh: queries are split over its devices; the candidates are whole on each.
       block: rows and columns of the part of the similarity matrix that exists at a time.
 
     Returns:
-      i2t int32 (N,), :data:`MISS` for an image without captions; t2i int32 (M,).
+      i2t int32 (N,), `MISS` for an image without captions; t2i int32 (M,).
     """
     image_index = image_index.astype(np.int32)
     positive = positive_similarity(images, texts, image_index)

@@ -20,7 +20,7 @@ RECALL_AT = (1, 5, 10)
 def chance_recall(candidates: int, positives: np.ndarray, k: int) -> float:
     """Expected R@k of a random order: the mean over queries of 1 - C(M-c, k) / C(M, k).
 
-    ``candidates`` = M; ``positives`` int (Q,) = c, how many of them are right for each query.
+    `candidates` = M; `positives` int (Q,) = c, how many of them are right for each query.
     """
     counts, weights = np.unique(positives, return_counts=True)
     drawn = np.arange(min(k, candidates))
@@ -33,7 +33,7 @@ def chance_recall(candidates: int, positives: np.ndarray, k: int) -> float:
 def recall_metrics(ranks: Ranks, image_index: np.ndarray) -> dict[str, float]:
     """R@1/5/10 both ways, their mean and their chance levels, as fractions.
 
-    Images without captions are no queries of i2t, but stay candidates of t2i. ``image_index`` is
+    Images without captions are no queries of i2t, but stay candidates of t2i. `image_index` is
     int (M,), the image of each caption.
     """
     captions = np.bincount(image_index, minlength=len(ranks.i2t))
@@ -86,7 +86,7 @@ class RetrievalEvaluator(Evaluator):
         self._embedder.check_memory(len(source))
 
     def run(self, params: Any) -> dict[str, float]:
-        """Recall of ``params`` (on the mesh): i2t_r1 ... t2i_r10, mean_recall, and chance levels.
+        """Recall of `params` (on the mesh): i2t_r1 ... t2i_r10, mean_recall, and chance levels.
 
         Raises:
           UserError: the embeddings do not fit into memory, or an example is corrupt.

@@ -21,7 +21,7 @@ CARRIED = ("index", "valid", "more")
 
 
 def jitted(compute: Compute, mesh: Mesh) -> Compute:
-    """``compute(params, batch)``, jitted for `sweep`: its results, by name, are whole on every device."""
+    """`compute(params, batch)`, jitted for `sweep`: its results, by name, are whole on every device."""
 
     def step(params: Any, batch: Arrays) -> Arrays:
         return {name: batch[name] for name in CARRIED} | compute(params, batch)
@@ -47,7 +47,7 @@ def sweep(
       mesh: all devices.
 
     Yields:
-      What ``step`` returns, (B, ...) each, with index (B,) and valid (B,) of the rows.
+      What `step` returns, (B, ...) each, with index (B,) and valid (B,) of the rows.
     """
     before: Arrays | None = None
     batch = next(batches)

@@ -1,4 +1,4 @@
-"""``--mode=compile``: the real step through the real TPU compiler, for a slice that is not here.
+"""`--mode=compile`: the real step through the real TPU compiler, for a slice that is not here.
 
 python -m timix_jax.main --config=configs/vitb16.py --mode=compile --topology=v5e:16x16
 """
@@ -33,7 +33,7 @@ class Compiled:
     """What the compiler says of a step on one slice.
 
     Attributes:
-      unit: what JAX sees as one device, "chip" or "core"; ``devices`` of them.
+      unit: what JAX sees as one device, "chip" or "core"; `devices` of them.
       arguments, temporaries: bytes on a device: state and batch; what the step needs beside them.
       peak: bytes on a device at the worst moment.
       hbm: bytes of a device; None where the kind is unknown.
@@ -68,12 +68,12 @@ class Compiled:
 def compile_for(
     config: ConfigDict, workdir: str, *, topology: str = "", step_time: float = 0.0
 ) -> None:
-    """Compiles the step of ``config`` for a TPU slice and prints what it takes.
+    """Compiles the step of `config` for a TPU slice and prints what it takes.
 
     Args:
       config: a recipe; its data need not be present.
       workdir: unused; nothing is written.
-      topology: such as ``v5e:16x16``.
+      topology: such as `v5e:16x16`.
       step_time: seconds a step, to print the utilisation that they would mean; 0 for none.
 
     Raises:

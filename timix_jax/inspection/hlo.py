@@ -34,7 +34,7 @@ class Collective(NamedTuple):
       kind: one of `KINDS`.
       bytes: of its result on one device, each time that it runs.
       runs: how often it runs in one execution of the program (loops with a known number of turns are counted).
-      source: path of the operation that it comes from, ``jit(train_step)/…``; the partitioner names it loosely.
+      source: path of the operation that it comes from, `jit(train_step)/…`; the partitioner names it loosely.
       pairs: of a collective-permute, (from, to) device.
     """
 
@@ -62,7 +62,7 @@ def collectives(text: str) -> list[Collective]:
     """All collectives of a compiled program, in the order of its text.
 
     Args:
-      text: ``compiled.as_text()``.
+      text: `compiled.as_text()`.
     """
     computations, entry = _computations(text)
     runs = _runs(computations, entry)

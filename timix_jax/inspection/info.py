@@ -1,4 +1,4 @@
-"""What ``--mode=info`` prints beside the configuration: parameters by module, memory, versions."""
+"""What `--mode=info` prints beside the configuration: parameters by module, memory, versions."""
 
 import platform
 import sys
@@ -39,7 +39,7 @@ class Module(NamedTuple):
 
 
 def parameter_modules(params: Any, depth: int = 2) -> list[Module]:
-    """The parameters summed over the first ``depth`` parts of their paths, in the tree's order.
+    """The parameters summed over the first `depth` parts of their paths, in the tree's order.
 
     Args:
         params: arrays or their shapes.
@@ -59,7 +59,7 @@ def parameters_by_tower(params: Any) -> dict[str, int]:
 
 
 def parameter_table(params: Any, depth: int = 2) -> str:
-    """:func:`parameter_modules` as a table with its sum."""
+    """`parameter_modules` as a table with its sum."""
     modules = parameter_modules(params, depth)
     total = Module("total", sum(m.parameters for m in modules), sum(m.bytes for m in modules))
     rows = [(m.name, f"{m.parameters:,}", format_bytes(m.bytes)) for m in [*modules, total]]
@@ -89,7 +89,7 @@ def memory_estimate(
     batch: Any,
     shardings: Mapping[str, Any] | None = None,
 ) -> dict[str, int]:
-    """Bytes on one device of what a step surely holds: what → bytes, and their ``total``.
+    """Bytes on one device of what a step surely holds: what → bytes, and their `total`.
 
     Activations come on top; they depend on the compiler and on rematerialisation.
 
@@ -105,7 +105,7 @@ def memory_estimate(
 
 
 def memory_table(estimate: Mapping[str, int]) -> str:
-    """:func:`memory_estimate` as a table."""
+    """`memory_estimate` as a table."""
     rows = [(name.replace("_", " "), format_bytes(size)) for name, size in estimate.items() if size]
     return format_table(("on each device", "size"), rows) + "\n(activations come on top)"
 
@@ -122,12 +122,12 @@ def package_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 
 def versions_table(versions: Mapping[str, str]) -> str:
-    """:func:`package_versions` as a table."""
+    """`package_versions` as a table."""
     return format_table(("package", "version"), list(versions.items()))
 
 
 def format_bytes(size: int) -> str:
-    """``1.25 GiB``; three significant digits."""
+    """`1.25 GiB`; three significant digits."""
     number, unit = float(size), "B"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
         if number < 1000:

@@ -1,4 +1,4 @@
-"""``--mode=info``: what a configuration means, without its data, in seconds and with nothing written."""
+"""`--mode=info`: what a configuration means, without its data, in seconds and with nothing written."""
 
 from typing import Any
 

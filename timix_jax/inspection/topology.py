@@ -30,7 +30,7 @@ _ENVIRONMENT = {
 
 
 def slice_devices(name: str) -> list[jax.Device]:
-    """The devices of a slice such as ``v5e:16x16``, to build a mesh on and to compile for.
+    """The devices of a slice such as `v5e:16x16`, to build a mesh on and to compile for.
 
     Raises:
       UserError: libtpu is not installed, or knows no such slice.

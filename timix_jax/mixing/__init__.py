@@ -25,13 +25,13 @@ MIXERS: dict[str, type | None] = {
 
 
 def build_mixer(name: str, /, *, grid: int, shards: int = 1, **options: Any) -> Mixer | None:
-    """The mixer called ``name``, or None for "none".
+    """The mixer called `name`, or None for "none".
 
     Args:
       name: a key of `MIXERS`.
       grid: patches a side; passed on to the mixers that are aligned with patches.
       shards: devices that the batch lies on; passed on to the mixers that can pair within them.
-      **options: fields of the mixer's class, such as ``low=0.35`` or ``alpha=1.0``.
+      **options: fields of the mixer's class, such as `low=0.35` or `alpha=1.0`.
 
     Raises:
       UserError: an unknown name or option (the message names the valid ones), or a value out of

@@ -20,7 +20,7 @@ class Mixed(NamedTuple):
         unmixed.
       lam: (B,) float32 (float64 for float64 inputs or scores), λ: the weight of the row's own caption.
       low: (B, 2) int32, row and column (in patches) of the window that was overwritten, or None.
-      high: (B, 2) int32, each row's own best window; ``high[partner]`` is what was pasted; or None.
+      high: (B, 2) int32, each row's own best window; `high[partner]` is what was pasted; or None.
       window: int32 (), the side of the windows in patches, or None.
     """
 
@@ -37,7 +37,7 @@ class Mixer(Protocol):
 
     @property
     def needs_scores(self) -> bool:
-        """Whether ``scores`` (B, N) must be given."""
+        """Whether `scores` (B, N) must be given."""
 
     @property
     def space(self) -> Space:
@@ -53,7 +53,7 @@ class Mixer(Protocol):
         """
 
     def __call__(self, key: jax.Array, inputs: jax.Array, scores: jax.Array | None) -> Mixed:
-        """Mix the global batch; ``scores`` (B, N): the higher, the more relevant to the caption."""
+        """Mix the global batch; `scores` (B, N): the higher, the more relevant to the caption."""
 
 
 def lambda_dtype(*inputs: jax.Array) -> jnp.dtype:
@@ -63,7 +63,7 @@ def lambda_dtype(*inputs: jax.Array) -> jnp.dtype:
 
 
 def area_lambda(r: jax.Array | int, grid: int, partner: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """λ = 1 − r²/g², (B,), the share that stays (paper §3); 1 where a row is its own partner."""
+    """λ = 1 − r²/g², (B,), the share that stays (docs/method.md §3); 1 where a row is its own partner."""
     pasted = jnp.square(jnp.asarray(r, dtype) / grid)
     return jnp.where(alone(partner), jnp.ones((), dtype), 1 - pasted)
 

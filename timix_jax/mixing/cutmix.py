@@ -37,7 +37,7 @@ class CutMix(BetaPaired):
 
 
 def _inside(key: jax.Array, size: int, share: jax.Array) -> jax.Array:
-    """(size,) bool: ``share``·size elements round a uniform centre, clipped at both ends."""
+    """(size,) bool: `share`·size elements round a uniform centre, clipped at both ends."""
     index = jnp.arange(size, dtype=jnp.int32)
     length = jnp.floor(share * size).astype(jnp.int32)
     first = jax.random.randint(key, (), 0, size, dtype=jnp.int32) - length // 2

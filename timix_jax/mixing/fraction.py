@@ -1,4 +1,4 @@
-"""Mixing only a part of the batch (``mix.fraction``)."""
+"""Mixing only a part of the batch (`mix.fraction`)."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def select_rows(batch: int, fraction: float) -> np.ndarray:
 
 
 def take_rows(values: jax.Array, rows: np.ndarray) -> jax.Array:
-    """``values[rows]`` for rows of `select_rows`.
+    """`values[rows]` for rows of `select_rows`.
 
     Where they are every n-th row, it is written so that each device takes its own; a gather by
     indices would make the compiler sum the whole batch over the devices.
@@ -40,7 +40,7 @@ def keep_clean(mixed: Mixed, clean_inputs: jax.Array, selected: jax.Array) -> Mi
 
     Args:
       mixed: the whole batch mixed.
-      clean_inputs: (B, …) as ``mixed.inputs``.
+      clean_inputs: (B, …) as `mixed.inputs`.
       selected: (B,) bool, may be traced; False rows stay clean.
     """
     shape = (-1,) + (1,) * (mixed.inputs.ndim - 1)

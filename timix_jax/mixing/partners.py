@@ -1,4 +1,4 @@
-"""Who is mixed with whom, over the global batch (paper §3; never per process: §6, point 1)."""
+"""Who is mixed with whom, over the global batch (docs/method.md §3; never per process: §6, point 1)."""
 
 import dataclasses
 from typing import Literal, get_args
@@ -55,7 +55,7 @@ class Partners:
             raise UserError(f"mixing within shards={self.shards}: give at least 1")
 
     def draw(self, key: jax.Array, batch: int) -> jax.Array:
-        """Partner of each row, int32 (B,); ``key`` is used by the random rule only."""
+        """Partner of each row, int32 (B,); `key` is used by the random rule only."""
         if self.shards == 1:
             return flip(batch) if self.rule == "flip" else derangement(key, batch)
         rows = self._rows_a_shard(batch)
@@ -67,7 +67,7 @@ class Partners:
         return (partner + self._first(rows)).reshape(batch)
 
     def check(self, partner: jax.Array) -> None:
-        """Raises a UserError for a known π that ``take`` would not follow: the flip knows one only."""
+        """Raises a UserError for a known π that `take` would not follow: the flip knows one only."""
         if self.rule != "flip" or isinstance(partner, jax.core.Tracer):
             return
         ruled = self.draw(jax.random.key(0), len(partner))
@@ -78,7 +78,7 @@ class Partners:
             )
 
     def take(self, values: jax.Array, partner: jax.Array) -> jax.Array:
-        """``values[partner]`` along the batch axis."""
+        """`values[partner]` along the batch axis."""
         with jax.named_scope("partner_exchange"):  # how --mode=compile tells it from resharding
             return self._take(values, partner)
 
@@ -133,7 +133,7 @@ class Paired:
       partner: rule of pairing.
       within_shard: pair rows of one device only, so that no patches go between devices. Then which
         rows can meet depends on the number of devices, and so do the numbers.
-      shards: devices that the batch lies on, for ``within_shard``.
+      shards: devices that the batch lies on, for `within_shard`.
     """
 
     partner: Pairing = "flip"

@@ -1,4 +1,4 @@
-"""λ by what the caption speaks of, instead of by area (paper §4)."""
+"""λ by what the caption speaks of, instead of by area (docs/method.md §4)."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""How relevant is each patch to the caption: the sources of the scores (paper §2).
+"""How relevant is each patch to the caption: the sources of the scores (docs/method.md §2).
 
 Every function gives (B, N), float32 (float64 for float64 inputs), the higher the more relevant,
 row-major over the grid, without a gradient. Learned scores are standardised over the patches of an
@@ -14,7 +14,7 @@ def standardise(logp1: jax.Array, eps: float = 1e-6) -> jax.Array:
     """z-score over the last axis with ddof = 1, in the input's type but float32 at least.
 
     The deviation is taken as eps where it is smaller, so that a constant row gives zeros and not
-    NaN (paper §6, point 9), and every other row its z-score exactly. No gradient flows.
+    NaN (docs/method.md §6, point 9), and every other row its z-score exactly. No gradient flows.
     """
     values = lax.stop_gradient(logp1.astype(jnp.promote_types(logp1.dtype, jnp.float32)))
     if values.shape[-1] == 1:  # no deviation is defined
@@ -24,7 +24,7 @@ def standardise(logp1: jax.Array, eps: float = 1e-6) -> jax.Array:
 
 
 def from_logp(logp: jax.Array) -> jax.Array:
-    """Patch predictor: z-score of log p₁ (not of p₁) from its output (B, N, 2) (paper §1)."""
+    """Patch predictor: z-score of log p₁ (not of p₁) from its output (B, N, 2) (docs/method.md §1)."""
     return _constant(standardise(logp[..., 1]))
 
 

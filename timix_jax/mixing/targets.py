@@ -1,4 +1,4 @@
-"""Targets of the mixed batch: what softmax(S~) and softmax(S~ᵀ) should be (paper §4).
+"""Targets of the mixed batch: what softmax(S~) and softmax(S~ᵀ) should be (docs/method.md §4).
 
 Each function returns (i2t, t2i), both (B, B) with rows that add to one: i2t[k, j] is the share of
 caption j in mixed image k, t2i[j, k] the share of mixed image k for caption j. λ may differ by row
@@ -51,7 +51,7 @@ def pred(lam: jax.Array, partner: jax.Array, logits: jax.Array) -> Targets:
 
 
 def pred_shared(lam: jax.Array, partner: jax.Array, logits: jax.Array) -> Targets:
-    """`pred` with the image's target both ways, as the released code (paper §6, point 8)."""
+    """`pred` with the image's target both ways, as the released code (docs/method.md §6, point 8)."""
     images = jax.nn.softmax(lax.stop_gradient(logits), axis=1)
     i2t = _mix(lam[:, None], images, images[partner])
     return i2t, i2t
@@ -83,7 +83,7 @@ def mixed_targets(
     beta: float | jax.Array = 0.5,
     label_smoothing: float = 0.0,
 ) -> Targets:
-    """The targets called ``name``; β is blend's, label smoothing belongs to the hard part.
+    """The targets called `name`; β is blend's, label smoothing belongs to the hard part.
 
     Raises:
       UserError: an unknown name.

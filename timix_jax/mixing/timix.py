@@ -1,4 +1,4 @@
-"""TiMix: the target's least relevant window takes the partner's most relevant one (paper §3)."""
+"""TiMix: the target's least relevant window takes the partner's most relevant one (docs/method.md §3)."""
 
 import dataclasses
 from typing import ClassVar, Literal

@@ -1,6 +1,6 @@
 """Square windows of patches: draw their size, find the extreme ones, paste between images.
 
-Everything keeps static shapes while the window's side ``r`` is traced, so a new size never
+Everything keeps static shapes while the window's side `r` is traced, so a new size never
 recompiles, and every operation is per row of the batch, so the numbers don't depend on the number
 of devices.
 """
@@ -17,7 +17,7 @@ from timix_jax.errors import UserError
 
 
 def window_bounds(grid: int, low: float = 0.35, high: float = 0.75) -> tuple[int, int]:
-    """Smallest and largest window side, ⌊low·g⌋ and ⌊high·g⌋, kept within 1…g (paper §3).
+    """Smallest and largest window side, ⌊low·g⌋ and ⌊high·g⌋, kept within 1…g (docs/method.md §3).
 
     Args:
       grid: patches a side, g.
@@ -37,7 +37,7 @@ def window_bounds(grid: int, low: float = 0.35, high: float = 0.75) -> tuple[int
 
 
 def draw_window(key: jax.Array, grid: int, low: float = 0.35, high: float = 0.75) -> jax.Array:
-    """One side a global batch, int32 (), uniform over ⌊low·g⌋…⌊high·g⌋ inclusive (paper §3)."""
+    """One side a global batch, int32 (), uniform over ⌊low·g⌋…⌊high·g⌋ inclusive (docs/method.md §3)."""
     smallest, largest = window_bounds(grid, low, high)
     return jax.random.randint(key, (), smallest, largest + 1, dtype=jnp.int32)
 
@@ -45,14 +45,14 @@ def draw_window(key: jax.Array, grid: int, low: float = 0.35, high: float = 0.75
 def extreme_windows(
     scores: jax.Array, r: jax.Array | int, grid: int, sizes: tuple[int, int]
 ) -> tuple[jax.Array, jax.Array]:
-    """The windows with the smallest and the largest sum of scores, stride 1 (paper §3).
+    """The windows with the smallest and the largest sum of scores, stride 1 (docs/method.md §3).
 
     On ties the first in row-major order. One reduce_window a size, chosen by lax.switch:
     differences of cumulative sums would cancel in float32 and flip windows that nearly tie.
 
     Args:
       scores: (B, N) relevance of the patches, row-major over the grid.
-      r: int32 (), the side, within ``sizes``.
+      r: int32 (), the side, within `sizes`.
       grid: patches a side, N = grid².
       sizes: smallest and largest side that r takes, as from `window_bounds`.
 
@@ -60,7 +60,7 @@ def extreme_windows(
       (low, high), each (B, 2) int32: row and column of the first patch.
 
     Raises:
-      ValueError: scores of another shape, or a side known while tracing that is outside ``sizes``.
+      ValueError: scores of another shape, or a side known while tracing that is outside `sizes`.
     """
     batch, patches = scores.shape
     if patches != grid * grid:
@@ -90,7 +90,7 @@ def extreme_windows(
 
 
 def window_mask(first: jax.Array, r: jax.Array | int, grid: int) -> jax.Array:
-    """(B, N) bool, true inside the r × r window that begins at ``first`` (B, 2)."""
+    """(B, N) bool, true inside the r × r window that begins at `first` (B, 2)."""
     return _offsets(first, r, grid)[2]
 
 
@@ -102,7 +102,7 @@ def paste_windows(
     r: jax.Array | int,
     grid: int,
 ) -> jax.Array:
-    """Overwrite each row's window ``low`` by its partner's best window (paper §3).
+    """Overwrite each row's window `low` by its partner's best window (docs/method.md §3).
 
     Nothing is resized. Differentiable in both token arguments (reverse mode): the gradient is the
     same gather run backwards, without a scatter.
@@ -114,7 +114,7 @@ def paste_windows(
       grid: patches a side, N = grid².
 
     Returns:
-      (B, N, C), the dtype of ``tokens``.
+      (B, N, C), the dtype of `tokens`.
     """
     return _paste(tokens, partner_tokens, low, high_of_partner, jnp.asarray(r, jnp.int32), grid)
 
@@ -133,7 +133,7 @@ def _offsets(
 def _shift(
     values: jax.Array, source: jax.Array, destination: jax.Array, r: jax.Array, grid: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Values (B, N, C) with window ``source`` moved to ``destination``, and the latter's mask."""
+    """Values (B, N, C) with window `source` moved to `destination`, and the latter's mask."""
     row, column, inside = _offsets(destination, r, grid)
     index = (row + source[:, :1]) * grid + column + source[:, 1:]
     index = jnp.where(inside, index, 0)  # outside the window the value is not used

@@ -25,7 +25,7 @@ Params = Any
 
 
 class ImageFeatures(NamedTuple):
-    """embedding (B,D) float32 unit norm; patches (B,N,C) after the final norm; captured (B,N+prefix,C) tokens.
+    """embedding (B, D) float32 unit norm; patches (B, N, C) after the final norm; captured (B, N+prefix, C) tokens.
 
     Of an image that was encoded with patch dropout only the kept patches are there: K in place of N.
     """
@@ -36,7 +36,7 @@ class ImageFeatures(NamedTuple):
 
 
 class TextFeatures(NamedTuple):
-    """embedding (B,D) float32 unit norm; cls (B,Ct) last hidden state of [CLS], unprojected, unnormalised."""
+    """embedding (B, D) float32 unit norm; cls (B, Ct) last hidden state of [CLS], unprojected, unnormalised."""
 
     embedding: Array
     cls: Array
@@ -50,16 +50,16 @@ def unit_norm(x: Array) -> Array:
 
 @dataclass(frozen=True)
 class DualEncoder:
-    """CLIP-like model with the text-aware patch predictor at ViT block ``tpp_layer`` (0-based).
+    """CLIP-like model with the text-aware patch predictor at ViT block `tpp_layer` (0-based).
 
-    With a ``layout`` the parameters may lie cut over the mesh and are gathered where they are used. With
-    ``microbatches`` above 1 the towers run over that many parts of the batch, one after the other, and keep the
+    With a `layout` the parameters may lie cut over the mesh and are gathered where they are used. With
+    `microbatches` above 1 the towers run over that many parts of the batch, one after the other, and keep the
     activations of none: the loss sees all embeddings at once, and its gradient is that of the whole batch.
 
-    ``patch_dropout`` is the share of patches that training passes leave out (`draw_kept`); scores, patch labels and
+    `patch_dropout` is the share of patches that training passes leave out (`draw_kept`); scores, patch labels and
     evaluations see all patches.
 
-    ``logit_bias_init`` adds the learned bias that the sigmoid loss needs; None = there is none.
+    `logit_bias_init` adds the learned bias that the sigmoid loss needs; None = there is none.
 
     Example:
       model = DualEncoder(VitShape(64, 8, 128, 4, 4, 512), TextShape(1000, 16, 128, 2, 4, 512))
@@ -156,7 +156,7 @@ class DualEncoder:
     def _apply(
         self, part: str, module: nn.Module, params: Params, *args: Any, **options: Any
     ) -> Any:
-        """Applies a module to ``params[part]``; the layers of its blocks are gathered by the blocks themselves."""
+        """Applies a module to `params[part]`; the layers of its blocks are gathered by the blocks themselves."""
         own = params[part]
         if self.layout is not None:
             outside = {name: leaf for name, leaf in own.items() if name != "blocks"}
@@ -183,12 +183,12 @@ class DualEncoder:
         }
 
     def embed_patches(self, params: Params, images: Array) -> Array:
-        """Images (B,H,H,3), uint8 or float -1..1, to patch embeddings (B,N,C) before positions."""
+        """Images (B, H, H, 3), uint8 or float -1..1, to patch embeddings (B, N, C) before positions."""
         embed = functools.partial(self._apply, "image", self._vit, params, method="embed_patches")
         return self._split(embed, images)
 
     def draw_kept(self, key: Array, batch: int) -> Array | None:
-        """The patches that a training pass of ``batch`` images keeps, int32 (B,K); None without patch dropout."""
+        """The patches that a training pass of `batch` images keeps, int32 (B, K); None without patch dropout."""
         if not self.patch_dropout:
             return None
         return draw_kept(key, batch, self.grid**2, self.patch_dropout)
@@ -201,9 +201,9 @@ class DualEncoder:
         kept: Array | None = None,
         capture: int | None = None,
     ) -> ImageFeatures:
-        """Patch embeddings (B,N,C) through the whole tower, or only those of ``kept`` (B,K).
+        """Patch embeddings (B, N, C) through the whole tower, or only those of `kept` (B, K).
 
-        ``capture`` also returns all tokens after that block (``tpp_layer`` for the predictor; ``depth - 2`` for
+        `capture` also returns all tokens after that block (`tpp_layer` for the predictor; `depth - 2` for
         the attention score).
         """
 
@@ -215,12 +215,12 @@ class DualEncoder:
         return self._split(encode, *([patches] if kept is None else [patches, kept]))
 
     def encode_prefix(self, params: Params, patches: Array, blocks: int) -> Array:
-        """All tokens (B,N+prefix,C) after the first ``blocks`` blocks only."""
+        """All tokens (B, N+prefix, C) after the first `blocks` blocks only."""
         run = functools.partial(self._apply, "image", self._vit, params)
         return self._split(lambda x: run(x, stop=blocks, method="run_blocks"), patches)
 
     def encode_site(self, params: Params, patches: Array) -> Array:
-        """Patch tokens h (B,N,C) at the predictor's site; later blocks do not run."""
+        """Patch tokens h (B, N, C) at the predictor's site; later blocks do not run."""
         return self.patch_tokens(self.encode_prefix(params, patches, self.tpp_layer + 1))
 
     def patch_tokens(self, tokens: Array) -> Array:
@@ -228,7 +228,7 @@ class DualEncoder:
         return tokens[:, 1:] if self.pool == "cls" else tokens
 
     def encode_text(self, params: Params, tokens: Array) -> TextFeatures:
-        """Captions int32 (B,T), [CLS] first."""
+        """Captions int32 (B, T), [CLS] first."""
 
         def encode(tokens: Array) -> TextFeatures:
             projected, cls = self._apply("text", self._text, params, tokens)
@@ -237,18 +237,18 @@ class DualEncoder:
         return self._split(encode, tokens)
 
     def patch_logp(self, params: Params, site: Array, cls: Array) -> Array:
-        """The patch predictor: site (B,N,C), cls (B,Ct) to log-probabilities (B,N,2) (paper §1)."""
+        """The patch predictor: site (B, N, C), cls (B, Ct) to log-probabilities (B, N, 2) (docs/method.md §1)."""
         predict = functools.partial(
             self._apply, "patch_predictor", PatchPredictor(self.dtype), params
         )
         return self._split(predict, site, cls)
 
     def project_patches(self, params: Params, patches: Array) -> Array:
-        """Final patch tokens (B,N,C) in the shared space, (B,N,D) unit norm."""
+        """Final patch tokens (B, N, C) in the shared space, (B, N, D) unit norm."""
         return unit_norm(self._apply("image", self._vit, params, patches, method="project"))
 
     def cls_attention(self, params: Params, tokens: Array) -> Array:
-        """CLS attention (B,N) of the last block, given its input tokens (B,N+1,C)."""
+        """CLS attention (B, N) of the last block, given its input tokens (B, N+1, C)."""
         if self.pool != "cls":
             raise UserError("mix.score='attention' needs a CLS token: set model.image.pool='cls'")
         last = jax.tree.map(lambda p: p[-1], params["image"]["blocks"]["layers"])

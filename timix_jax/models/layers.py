@@ -76,15 +76,15 @@ softmax.defvjp(_softmax_forward, _softmax_backward)
 def attend(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:
     """Scaled dot-product attention of all heads.
 
-    Heads go before tokens explicitly: left to the products, XLA transposes the (T,T) matrices on CPUs instead, at
+    Heads go before tokens explicitly: left to the products, XLA transposes the (T, T) matrices on CPUs instead, at
     twice the time.
 
     Args:
-      query, key, value: (B,T,heads,D), all of one dtype.
-      mask: (B,T) bool, False for keys that nobody attends to, or None.
+      query, key, value: (B, T, heads, D), all of one dtype.
+      mask: (B, T) bool, False for keys that nobody attends to, or None.
 
     Returns:
-      (B,T,heads,D) in that dtype.
+      (B, T, heads, D) in that dtype.
     """
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
     logits = jnp.einsum("bhtd,bhsd->bhts", query / math.sqrt(query.shape[-1]), key)
@@ -99,7 +99,7 @@ def widening_dot_general(
     precision: Any = None,
     preferred_element_type: Any = None,
 ) -> Array:
-    """`lax.dot_general` of a dense layer, (...,C) by (C,F...), whose F exceeds C; for flax's ``dot_general``.
+    """`lax.dot_general` of a dense layer, (...,C) by (C,F...), whose F exceeds C; for flax's `dot_general`.
 
     The gradient of the kernel is written so that XLA on CPUs transposes the narrow input instead of the wide
     cotangent, at half the time.

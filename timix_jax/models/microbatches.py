@@ -14,10 +14,10 @@ Array = jax.Array
 def in_microbatches(
     function: Callable[..., Any], *arrays: Array, count: int, layout: Layout | None
 ) -> Any:
-    """``function(*arrays)`` over ``count`` parts of the rows, one after the other.
+    """`function(*arrays)` over `count` parts of the rows, one after the other.
 
     The results are those of the whole batch, so that a contrastive loss keeps all its negatives. Backwards each part
-    is computed anew, and the gradients of what ``function`` closes over, the parameters, are summed: they are those
+    is computed anew, and the gradients of what `function` closes over, the parameters, are summed: they are those
     of the whole batch, at the memory of one part and one more forward pass.
 
     Args:

@@ -12,11 +12,11 @@ def kept_count(patches: int, rate: float) -> int:
 
 
 def draw_kept(key: Array, batch: int, patches: int, rate: float) -> Array:
-    """K distinct patch indices for each image, each subset as likely as another: int32 (B,K), K of `kept_count`."""
+    """K distinct patch indices for each image, each subset as likely as another: int32 (B, K), K of `kept_count`."""
     order = jnp.argsort(jax.random.uniform(key, (batch, patches)), axis=1)
     return order[:, : kept_count(patches, rate)].astype(jnp.int32)
 
 
 def take_patches(patches: Array, kept: Array) -> Array:
-    """Rows ``kept`` (B,K) of each image's patches (B,N,C): (B,K,C)."""
+    """Rows `kept` (B, K) of each image's patches (B, N, C): (B, K, C)."""
     return jnp.take_along_axis(patches, kept[..., None], axis=1)

@@ -25,7 +25,7 @@ class PatchPredictor(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array, c: Array) -> Array:
-        """Patch tokens h (B,N,C) and text vectors c (B,Ct) to log-probabilities (B,N,2), float32.
+        """Patch tokens h (B, N, C) and text vectors c (B, Ct) to log-probabilities (B, N, 2), float32.
 
         Class 1 means "the text speaks of this patch".
         """

@@ -16,7 +16,7 @@ STEMS = ("linear", "hierarchical")
 def stem_stages(patch: int, width: int) -> tuple[tuple[int, int], ...]:
     """(side, channels) of the hierarchical stem's stages: cells of side·side values are joined into one of channels.
 
-    The first stage makes each patch of ``patch`` pixels a square of 4·4 cells, the other two halve its side.
+    The first stage makes each patch of `patch` pixels a square of 4·4 cells, the other two halve its side.
     """
     return (patch // 4, width // 4), (2, width // 2), (2, width)
 
@@ -36,7 +36,7 @@ class HierarchicalStem(nn.Module):
 
     @nn.compact
     def __call__(self, pixels: Array) -> Array:
-        """Pixels (B,N,P,P,3) of N patches to embeddings (B,N,C)."""
+        """Pixels (B, N, P, P, 3) of N patches to embeddings (B, N, C)."""
         x = pixels
         stages = stem_stages(self.patch, self.width)
         for number, (side, channels) in enumerate(stages, 1):
@@ -51,7 +51,7 @@ class HierarchicalStem(nn.Module):
 
 
 def _join_cells(x: Array, side: int) -> Array:
-    """(B,N,S,S,K) to (B,N,S/side,S/side,side·side·K), a cell's values in (row, column, channel) order."""
+    """(B, N, S, S, K) to (B, N, S/side, S/side, side·side·K), a cell's values in (row, column, channel) order."""
     b, n, size, _, channels = x.shape
     cells = size // side
     x = x.reshape(b, n, cells, side, cells, side, channels).transpose(0, 1, 2, 4, 3, 5, 6)

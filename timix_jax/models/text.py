@@ -14,7 +14,7 @@ Array = jax.Array
 
 
 class TextShape(NamedTuple):
-    """Shape of the text encoder; ``max_tokens`` T counts [CLS] and [SEP]."""
+    """Shape of the text encoder; `max_tokens` T counts [CLS] and [SEP]."""
 
     vocab_size: int
     max_tokens: int
@@ -27,7 +27,7 @@ class TextShape(NamedTuple):
 class TextTransformer(nn.Module):
     """Word and position embeddings, a norm, bidirectional blocks; [CLS] is the text vector.
 
-    ``pre_norm=False`` is BERT's own order (and lets its weights load); ``True`` trains more easily from scratch.
+    `pre_norm=False` is BERT's own order (and lets its weights load); `True` trains more easily from scratch.
     """
 
     shape: TextShape
@@ -42,7 +42,7 @@ class TextTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Array) -> tuple[Array, Array]:
-        """Tokens int32 (B,T), [CLS] first, to (projection (B,D), last hidden state of [CLS] (B,C))."""
+        """Tokens int32 (B, T), [CLS] first, to (projection (B, D), last hidden state of [CLS] (B, C))."""
         s = self.shape
         if tokens.shape[1] > s.max_tokens:
             raise UserError(

@@ -19,7 +19,7 @@ kernel_init = nn.initializers.lecun_normal()
 
 
 def activation(name: str) -> Callable[[Array], Array]:
-    """``gelu`` (exact, what ViT and BERT checkpoints expect) or ``gelu_tanh``."""
+    """`gelu` (exact, what ViT and BERT checkpoints expect) or `gelu_tanh`."""
     if name not in ("gelu", "gelu_tanh"):
         raise UserError(f"model.act={name!r} is unknown; use 'gelu' or 'gelu_tanh'")
     return gelu if name == "gelu" else jax.nn.gelu
@@ -33,7 +33,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, mask: Array | None) -> Array:
-        """x (B,T,C); mask (B,T) bool, False = padding. Returns (B,T,C)."""
+        """x (B, T, C); mask (B, T) bool, False = padding. Returns (B, T, C)."""
         width = x.shape[-1]
         qkv = nn.DenseGeneral(
             (3, self.heads, width // self.heads),
@@ -81,7 +81,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, mask: Array | None = None) -> Array:
-        """x (B,T,C); mask (B,T) bool or None. Returns (B,T,C) in the dtype of x."""
+        """x (B, T, C); mask (B, T) bool or None. Returns (B, T, C) in the dtype of x."""
         attention = Attention(self.heads, self.dtype, name="attention")
         mlp = Mlp(self.mlp_dim, self.act, self.dtype, name="mlp")
         norm1 = nn.LayerNorm(epsilon=self.eps, dtype=self.dtype, name="norm1")
@@ -105,11 +105,11 @@ def _rematerialise(fn: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
 
 
 class Stack(nn.Module):
-    """``depth`` blocks whose parameters are stacked on a leading layer axis.
+    """`depth` blocks whose parameters are stacked on a leading layer axis.
 
     The parameters are the same scanned (compiles once, for deep models) and unrolled (faster on CPU), so a checkpoint
-    does not depend on the choice. With a ``layout`` each layer's parameters are gathered where it runs, and its
-    activations stay with their examples; ``root`` is the path of this module in the whole model.
+    does not depend on the choice. With a `layout` each layer's parameters are gathered where it runs, and its
+    activations stay with their examples; `root` is the path of this module in the whole model.
     """
 
     depth: int
@@ -136,13 +136,13 @@ class Stack(nn.Module):
         """Runs blocks 0..stop-1 (all by default).
 
         Args:
-          x: (B,T,C) tokens.
-          mask: (B,T) bool, False = padding, or None.
+          x: (B, T, C) tokens.
+          mask: (B, T) bool, False = padding, or None.
           stop: number of blocks to run.
           capture: also return the output of this block (0-based); -1 = the input of block 0.
 
         Returns:
-          The last output (B,T,C) and the captured one (the last output where ``capture`` is None).
+          The last output (B, T, C) and the captured one (the last output where `capture` is None).
         """
         block = Block(
             self.heads,

@@ -25,7 +25,7 @@ VIT_SIZES = {
 
 
 class VitShape(NamedTuple):
-    """Shape of a ViT. ``image_size`` H and ``patch`` P in pixels; grid g = H/P, N = g² patches; `stems`."""
+    """Shape of a ViT. `image_size` H and `patch` P in pixels; grid g = H/P, N = g² patches; `stems`."""
 
     image_size: int
     patch: int
@@ -113,7 +113,7 @@ class VisionTransformer(nn.Module):
         return 1 if self.pool == "cls" else 0
 
     def embed_patches(self, images: Array) -> Array:
-        """Images (B,H,H,3), uint8 or float -1..1, to the stem's outputs (B,N,C)."""
+        """Images (B, H, H, 3), uint8 or float -1..1, to the stem's outputs (B, N, C)."""
         g, p = self.shape.grid, self.shape.patch
         x = normalise_pixels(images)
         b = x.shape[0]
@@ -136,15 +136,15 @@ class VisionTransformer(nn.Module):
         return x
 
     def run_blocks(self, patches: Array, *, stop: int) -> Array:
-        """Patch embeddings (B,N,C) through blocks 0..stop-1: all tokens (B,N+prefix,C)."""
+        """Patch embeddings (B, N, C) through blocks 0..stop-1: all tokens (B, N+prefix, C)."""
         return self.blocks(self._tokens(patches), stop=stop)[0]
 
     def __call__(
         self, patches: Array, kept: Array | None = None, *, capture: int | None = None
     ) -> tuple[Array, ...]:
-        """Patch embeddings (B,N,C) to (embedding (B,D), final patches (B,N,C), captured tokens).
+        """Patch embeddings (B, N, C) to (embedding (B, D), final patches (B, N, C), captured tokens).
 
-        With ``kept`` (B,K) the blocks see those patches only, each at its own position, and N becomes K.
+        With `kept` (B, K) the blocks see those patches only, each at its own position, and N becomes K.
         """
         x, captured = self.blocks(self._tokens(patches, kept), capture=capture)
         x = self.norm(x)
@@ -157,7 +157,7 @@ class VisionTransformer(nn.Module):
         return self.projection(tokens)
 
     def initialise(self) -> Array:
-        """Touches every parameter once, for ``init``."""
+        """Touches every parameter once, for `init`."""
         s = self.shape
         return self(self.embed_patches(jnp.zeros((1, s.image_size, s.image_size, 3))))[0]
 
@@ -167,12 +167,12 @@ def cls_attention(block_params: Any, tokens: Array, *, heads: int, eps: float = 
 
     Args:
       block_params: parameters of that block (not stacked).
-      tokens: (B,N+1,C) input of the block, CLS first.
+      tokens: (B, N+1, C) input of the block, CLS first.
       heads: number of heads.
       eps: epsilon of the block's norm.
 
     Returns:
-      (B,N) float32 (float64 for float64 tokens); rows sum to at most 1 (the CLS token's own share is left out). The
+      (B, N) float32 (float64 for float64 tokens); rows sum to at most 1 (the CLS token's own share is left out). The
       score source of SMMix.
     """
     norm, qkv = block_params["norm1"], block_params["attention"]["qkv"]

@@ -1,7 +1,7 @@
 """Objectives: the terms of the one summed loss, and the registry that builds them.
 
 A new objective is one file with a frozen dataclass that inherits `base.Objective`, and one line in `OBJECTIVES`. The
-loss of mixed images is not among them: it is made of a mixer and of ``config.mix``, not of ``config.loss.NAME``.
+loss of mixed images is not among them: it is made of a mixer and of `config.mix`, not of `config.loss.NAME`.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 
 def build_objective(name: str, /, *, pairs: PairLoss = DENSE_SOFTMAX, **options: Any) -> Objective:
-    """The objective called ``name``.
+    """The objective called `name`.
 
     Args:
       name: a key of `OBJECTIVES`.

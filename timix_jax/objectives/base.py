@@ -19,8 +19,8 @@ class Forward(NamedTuple):
     Attributes:
       params: the student's parameters.
       teacher: the moving average of the parameters, or None.
-      batch: image uint8 (B,H,W,3), tokens int32 (B,T); boxes, box_mask, regions where the data has them.
-      patches: (B,N,C) patch embeddings of the clean images, before position embeddings.
+      batch: image uint8 (B, H, W, 3), tokens int32 (B, T); boxes, box_mask, regions where the data has them.
+      patches: (B, N, C) patch embeddings of the clean images, before position embeddings.
       image: features of the clean images, or None where no objective asked for them; with patch dropout, of the
         patches that were kept.
       text: features of the captions.
@@ -45,10 +45,10 @@ class Forward(NamedTuple):
 class Objective(abc.ABC):
     """A term of the one summed loss; an implementation is a frozen dataclass of its settings.
 
-    What is a property here may be a ``ClassVar`` there.
+    What is a property here may be a `ClassVar` there.
 
     Attributes:
-      name: key of its loss in the log (``loss/NAME``).
+      name: key of its loss in the log (`loss/NAME`).
       weight: its factor in the sum.
     """
 
@@ -57,22 +57,22 @@ class Objective(abc.ABC):
 
     @property
     def needs_clean(self) -> bool:
-        """Whether it reads ``Forward.image``: then the clean images go through the whole tower, once for all."""
+        """Whether it reads `Forward.image`: then the clean images go through the whole tower, once for all."""
         return False
 
     @property
     def trains_clean(self) -> bool:
-        """Whether its gradient flows into ``Forward.image``."""
+        """Whether its gradient flows into `Forward.image`."""
         return self.needs_clean
 
     @property
     def capture(self) -> int | None:
-        """The ViT block whose tokens it reads from ``Forward.image.captured``, or None."""
+        """The ViT block whose tokens it reads from `Forward.image.captured`, or None."""
         return None
 
     @property
     def gives_way(self) -> bool:
-        """Whether mixed images that take the clean ones' place (``mix.placement="replace"``) take over this loss."""
+        """Whether mixed images that take the clean ones' place (`mix.placement="replace"`) take over this loss."""
         return False
 
     @property
@@ -82,7 +82,7 @@ class Objective(abc.ABC):
 
     @property
     def successor(self) -> "Objective | None":
-        """What takes its place from ``ends_at`` on, under another name, or None."""
+        """What takes its place from `ends_at` on, under another name, or None."""
         return None
 
     def passes(self, model: DualEncoder, batch: Batch) -> Sequence[Pass]:

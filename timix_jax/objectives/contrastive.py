@@ -18,7 +18,7 @@ from timix_jax.optim.schedule import linear_ramp
 
 @dataclasses.dataclass(frozen=True)
 class Contrastive(Objective):
-    """Each image against its own caption; with ``alpha`` > 0 targets lean on the moving-average teacher's predictions.
+    """Each image against its own caption; with `alpha` > 0 targets lean on the moving-average teacher's predictions.
 
     Attributes:
       alpha: final weight α of the teacher's prediction in the targets.

@@ -1,4 +1,4 @@
-"""The contrastive loss of mixed images with soft targets (paper §§3, 4)."""
+"""The contrastive loss of mixed images with soft targets (docs/method.md §§3, 4)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class MixedContrastive(Objective):
     """L_mix of the mixed images.
 
     placement="extra": mixed images are a second view beside the clean ones; γ weighs their loss, and with
-    ``fraction`` f the evenly spaced f·B rows form a batch of their own.
+    `fraction` f the evenly spaced f·B rows form a batch of their own.
     placement="replace": mixed images take the place of clean ones in the one contrastive loss; γ·f is then the share of
     rows that is mixed, the others keep the identity as target. At γ = 0 this is the plain contrastive loss, as which
     (`unmixed.Unmixed`) it goes on after the end.
@@ -124,12 +124,12 @@ class MixedContrastive(Objective):
         return passes
 
     def gamma(self, step: Array) -> Array:
-        """γ at a step: 0 → 1 over the ramp, 0 again from ``until_step``."""
+        """γ at a step: 0 → 1 over the ramp, 0 again from `until_step`."""
         ramp = linear_ramp(step, self.ramp_steps)
         return ramp if self.until_step is None else jnp.where(step < self.until_step, ramp, 0.0)
 
     def mix(self, model: DualEncoder, forward: Forward) -> tuple[Mixed, Array]:
-        """The mixed inputs of the whole batch, and the scores (B,N) that chose the windows (zeros without)."""
+        """The mixed inputs of the whole batch, and the scores (B, N) that chose the windows (zeros without)."""
         scores = self._scores(model, forward)
         pixels = self.mixer.space == "pixels"
         inputs = normalise_pixels(forward.batch["image"]) if pixels else forward.patches

@@ -40,7 +40,7 @@ class Pass:
 def image_training_pass(
     model: DualEncoder, rows: int, *, gradient: bool = True, stem: bool = False
 ) -> Pass:
-    """Patch embeddings (with ``stem`` pixels) to image embeddings, with patch dropout if the model has it."""
+    """Patch embeddings (with `stem` pixels) to image embeddings, with patch dropout if the model has it."""
     return Pass(
         rows=rows,
         gradient=gradient,

@@ -1,4 +1,4 @@
-"""Patch labels from boxes: which patches a region covers (paper §2)."""
+"""Patch labels from boxes: which patches a region covers (docs/method.md §2)."""
 
 import jax
 import jax.numpy as jnp

@@ -17,7 +17,7 @@ from timix_jax.objectives.patch_labels import patch_labels
 class PatchTextAlignment(Objective):
     """Cross-entropy of the predictor against 0/1 patch labels from boxes.
 
-    The annotated images come as a batch of their own (``batch["regions"]``), each with up to R (text, box); only
+    The annotated images come as a batch of their own (`batch["regions"]`), each with up to R (text, box); only
     ViT blocks 0..tpp_layer run, once an image.
 
     Attributes:
@@ -68,8 +68,8 @@ def alignment_sum(logp: Array, labels: Array, valid: Array) -> tuple[Array, Arra
     """Summed cross-entropy and the number of patches behind it.
 
     Args:
-      logp: (M,N,2) log-probabilities.
-      labels: (M,N) 0/1 or bool.
+      logp: (M, N, 2) log-probabilities.
+      labels: (M, N) 0/1 or bool.
       valid: (M,) bool; invalid rows count nothing.
     """
     picked = jnp.where(labels.astype(bool), logp[..., 1], logp[..., 0])

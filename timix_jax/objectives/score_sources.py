@@ -1,4 +1,4 @@
-"""Where the patch scores of a mixer come from (paper §2): a registry of functions of the model and the pass.
+"""Where the patch scores of a mixer come from (docs/method.md §2): a registry of functions of the model and the pass.
 
 A source reads the clean pass where there is one and else runs just as much of the image tower as it needs, without a
 gradient: the predictor's scores stop at its own block.
@@ -22,7 +22,7 @@ class ScoreSource:
 
     Attributes:
       capture: the ViT block whose tokens it reads from the clean pass, or None.
-      function: model and pass to scores (B,N).
+      function: model and pass to scores (B, N).
       blocks: the first so many blocks that it runs by itself where there is no clean pass to read.
       predictor: whether it runs the patch predictor.
     """
@@ -34,7 +34,7 @@ class ScoreSource:
     predictor: bool = False
 
     def passes(self, rows: int, *, clean: bool) -> Sequence[Pass]:
-        """What it runs for ``rows`` images; ``clean``: it reads the clean pass (``Forward.image`` is given).
+        """What it runs for `rows` images; `clean`: it reads the clean pass (`Forward.image` is given).
 
         Its last product (a cosine, one head's attention, the patches' projection) is left out: it is none of
         the parts that a `Pass` names, and under a tenth of a block.
@@ -43,7 +43,7 @@ class ScoreSource:
         return (Pass(rows=rows, gradient=False, blocks=blocks, predictor=self.predictor),)
 
     def __call__(self, model: DualEncoder, forward: Forward) -> Array:
-        """Scores (B,N) float32, the higher the more the caption speaks of the patch; no gradient."""
+        """Scores (B, N) float32, the higher the more the caption speaks of the patch; no gradient."""
         frozen = jax.lax.stop_gradient(
             (forward.params, forward.patches, forward.image, forward.text)
         )
@@ -88,7 +88,7 @@ def _oracle(model: DualEncoder, forward: Forward) -> Array:
 
 
 def build_score_source(name: str, model: DualEncoder) -> ScoreSource:
-    """The source called ``name``: tpp, similarity, attention (SMMix), random, or oracle (the boxes themselves)."""
+    """The source called `name`: tpp, similarity, attention (SMMix), random, or oracle (the boxes themselves)."""
     depth, site = model.image.depth, model.tpp_layer
     known = (
         ScoreSource("tpp", site, _tpp, blocks=site + 1, predictor=True),

@@ -35,16 +35,16 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """AdamW (decoupled decay) over parameters of the given shapes; defaults are the paper's (§5).
 
-    Every pattern is a regular expression that must match the whole path, ``a/b/c``.
+    Every pattern is a regular expression that must match the whole path, `a/b/c`.
 
     Args:
-        params: the parameters, or their shapes (``jax.eval_shape``).
-        schedule: step → learning rate; the first update uses ``schedule(0)``.
+        params: the parameters, or their shapes (`jax.eval_shape`).
+        schedule: step → learning rate; the first update uses `schedule(0)`.
         name: "adamw", or "muon" for Muon on the blocks' matrices.
         clip_norm: the gradient is scaled down to this global norm before the moments; None for no
             clipping.
         lr_scales: (pattern, factor of the learning rate), first match wins, 1 where none matches:
-            the paper's two rates are ``schedule`` for the whole and ``("image/.*", 0.1)`` for a
+            the paper's two rates are `schedule` for the whole and `("image/.*", 0.1)` for a
             pretrained ViT. The factor applies to the decay too, as in AdamW with parameter groups.
         no_decay: pattern of parameters without weight decay, beside all vectors and scalars.
         stacked: pattern of parameters with a leading layer axis (a scan over layers), which is not
@@ -78,7 +78,7 @@ def make_optimizer(
 
 
 def decay_mask(params: Any, *, no_decay: str = NO_DECAY, stacked: str | None = None) -> Any:
-    """A tree of bool: True where weight decay applies. Arguments as in :func:`make_optimizer`."""
+    """A tree of bool: True where weight decay applies. Arguments as in `make_optimizer`."""
     exempt = compile_pattern(no_decay, "no_decay")
     layered = compile_pattern(stacked, "stacked") if stacked is not None else None
     names = [name for name, _ in path_names(params)]
@@ -137,7 +137,7 @@ def _scale_by_tree(factors: Any) -> optax.GradientTransformation:
 
 
 def ema_update(ema: Any, params: Any, decay: jax.Array | float) -> Any:
-    """``decay · ema + (1 − decay) · params`` a leaf, in the average's own dtype (keep it float32).
+    """`decay · ema + (1 − decay) · params` a leaf, in the average's own dtype (keep it float32).
 
     decay 0 gives the parameters, 1 leaves the average as it was, both exactly.
     """

@@ -31,8 +31,8 @@ def steps(
     """A duration as a number of steps, rounded up: no part of it is cut off.
 
     Args:
-        value: a number of steps, or text: ``"2000 steps"``, ``"1_000_000 examples"``,
-            ``"5e6 examples"``, ``"30 epochs"``, ``"5%"`` (of ``total_steps``).
+        value: a number of steps, or text: `"2000 steps"`, `"1_000_000 examples"`,
+            `"5e6 examples"`, `"30 epochs"`, `"5%"` (of `total_steps`).
         batch_size: examples a step, over all hosts.
         examples: size of the training set, the length of an epoch.
         total_steps: length of the training; None where that itself is computed (no percent then).
@@ -41,7 +41,7 @@ def steps(
     Raises:
         UserError: not one of the forms, negative, or in a unit that has no meaning here.
 
-    **Example:** ``steps("30 epochs", batch_size=1024, examples=4_000_000)`` is 117188.
+    **Example:** `steps("30 epochs", batch_size=1024, examples=4_000_000)` is 117188.
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size}: must be at least 1")
@@ -92,11 +92,11 @@ def _parse(value: int | float | str, field: str) -> tuple[Fraction, str]:
 def warmup_cosine(
     base: float, total: int, warmup: int, start: float = 1e-6, end: float = 1e-6
 ) -> Schedule:
-    """Linear warm-up from ``start`` to ``base``, then half a cosine to ``end`` (paper §5).
+    """Linear warm-up from `start` to `base`, then half a cosine to `end` (docs/method.md §5).
 
     Args:
-        base: the highest learning rate, reached at step ``warmup``.
-        total: steps of the training; ``end`` is reached at step ``total`` and kept.
+        base: the highest learning rate, reached at step `warmup`.
+        total: steps of the training; `end` is reached at step `total` and kept.
         warmup: steps of the warm-up; 0 for none.
 
     Returns:
@@ -134,7 +134,7 @@ def warmup_cosine(
 
 
 def linear_ramp(step: jax.Array | int, length: int) -> jax.Array:
-    """step / length, at most 1: γ of the mixed loss and α of the teacher's targets (paper §§4, 5).
+    """step / length, at most 1: γ of the mixed loss and α of the teacher's targets (docs/method.md §§4, 5).
 
     In float32, or float64 where JAX is set to it. A ramp of length 0 is 1 everywhere.
 

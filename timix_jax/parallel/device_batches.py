@@ -11,7 +11,7 @@ from timix_jax.parallel.mesh import put_batch
 
 
 class DeviceBatches:
-    """The batches of ``count`` steps as arrays on ``mesh``: one is on its way while a step works on the one before.
+    """The batches of `count` steps as arrays on `mesh`: one is on its way while a step works on the one before.
 
     A GPU begins a transfer when all work that was sent to it before is done: a batch that is sent behind the last step
     would hold up its own. So the batch of step s + 1 is sent before step s. The first alone comes without the second,
@@ -21,7 +21,7 @@ class DeviceBatches:
     def __init__(self, batches: Iterator[dict[str, Any]], mesh: Mesh, count: int) -> None:
         """
         Args:
-          batches: this process's part of each batch, with ``example_id``; no more than ``count`` are taken.
+          batches: this process's part of each batch, with `example_id`; no more than `count` are taken.
         """
         self._batches, self._mesh, self._left = batches, mesh, count
         self._sent: collections.deque[tuple[np.ndarray, dict[str, Any]]] = collections.deque()

@@ -17,10 +17,10 @@ FSDP = "fsdp"
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The mesh with the rules of ``config.mesh.rules``; hashable, so that it can be a field of a model.
+    """The mesh with the rules of `config.mesh.rules`; hashable, so that it can be a field of a model.
 
     Attributes:
-      mesh: axes ``data``, ``fsdp`` and ``tensor``.
+      mesh: axes `data`, `fsdp` and `tensor`.
       rules: see `sharding.infer_shardings`.
       small: arrays with fewer elements are whole on every device.
 
@@ -36,7 +36,7 @@ class Layout:
 
     @property
     def batch(self) -> NamedSharding:
-        """The leading axis over ``data`` and ``fsdp``."""
+        """The leading axis over `data` and `fsdp`."""
         return batch_sharding(self.mesh)
 
     @property
@@ -54,14 +54,14 @@ class Layout:
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
 
     def gather(self, params: Any, scope: str, *, dtype: Any = None, layers: int = 0) -> Any:
-        """The parameters with their ``fsdp`` cut undone, to be called where they are used (ZeRO stage 3).
+        """The parameters with their `fsdp` cut undone, to be called where they are used (ZeRO stage 3).
 
         Inside a scan over layers only one layer is whole at a time. Gradients are cut again at once, so that they are
-        reduced and scattered a layer. ``tensor`` cuts stay.
+        reduced and scattered a layer. `tensor` cuts stay.
 
         Args:
           params: a subtree of the model's parameters.
-          scope: path of that subtree, ``image/blocks/layers``.
+          scope: path of that subtree, `image/blocks/layers`.
           dtype: matrices travel in this type; None for their own.
           layers: the leaves are one of so many stacked layers, whose own axis they lack; 0 = not stacked.
         """
@@ -88,7 +88,7 @@ Spec = tuple[Any, ...]
 def _gather(
     leaf: jax.Array, mesh: Mesh, spec: Spec, dtype: jnp.dtype, kept: jnp.dtype
 ) -> jax.Array:
-    """The whole leaf in ``dtype``; its gradient in ``kept``, the leaf's own."""
+    """The whole leaf in `dtype`; its gradient in `kept`, the leaf's own."""
     del kept
     whole = NamedSharding(mesh, PartitionSpec(*(_without_fsdp(axis) for axis in spec)))
     return jax.lax.with_sharding_constraint(leaf.astype(dtype), whole)

@@ -17,7 +17,7 @@ BATCH_AXES = ("data", "fsdp")
 def make_mesh(
     devices: list[jax.Device] | None = None, *, data: int = -1, fsdp: int = 1, tensor: int = 1
 ) -> Mesh:
-    """A mesh with the axes ``data``, ``fsdp`` and ``tensor`` over all devices (or those given).
+    """A mesh with the axes `data`, `fsdp` and `tensor` over all devices (or those given).
 
     Args:
         data, fsdp, tensor: sizes of the axes; one may be -1, "the devices that are left".
@@ -52,7 +52,7 @@ def make_mesh(
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading (batch) axis over ``data`` and ``fsdp``; everything else whole on each device."""
+    """The leading (batch) axis over `data` and `fsdp`; everything else whole on each device."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
@@ -109,7 +109,7 @@ def put_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
         batch: (nested) dict of NumPy arrays (b, ...), the `own_rows` of the global batch.
 
     Returns:
-        The same dict of ``jax.Array`` (global batch, ...); 64-bit numbers become 32-bit unless x64
+        The same dict of `jax.Array` (global batch, ...); 64-bit numbers become 32-bit unless x64
         is on.
 
     Raises:

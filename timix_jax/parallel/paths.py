@@ -10,21 +10,21 @@ from timix_jax.errors import UserError
 
 
 def path_name(path: Sequence[Any]) -> str:
-    """A JAX key path as ``a/b/c``."""
+    """A JAX key path as `a/b/c`."""
     return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
 
 
 def path_names(tree: Any) -> list[tuple[str, Any]]:
-    """``[(name, leaf), ...]`` in the order of ``jax.tree.leaves``.
+    """`[(name, leaf), ...]` in the order of `jax.tree.leaves`.
 
-    **Example:** ``path_names({"text": {"bias": b}})`` is ``[("text/bias", b)]``.
+    **Example:** `path_names({"text": {"bias": b}})` is `[("text/bias", b)]`.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return [(path_name(path), leaf) for path, leaf in leaves]
 
 
 def map_with_names(function: Callable[[str, Any], Any], tree: Any) -> Any:
-    """The tree with each leaf replaced by ``function(name, leaf)``."""
+    """The tree with each leaf replaced by `function(name, leaf)`."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: function(path_name(path), leaf), tree
     )

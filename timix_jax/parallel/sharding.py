@@ -19,7 +19,7 @@ SMALL = 2**16
 STACKED = r".*/layers/.*"  # arrays with a leading layer axis (models/transformer.py)
 
 
-# Which dimension of a transformer block's parameters is cut over ``tensor``, counted from the end: heads and hidden
+# Which dimension of a transformer block's parameters is cut over `tensor`, counted from the end: heads and hidden
 # units, so that a block needs one sum over the axis in attention and one in the MLP.
 TENSOR_AXES = (
     (r"attention/qkv/(?:kernel|bias)", -2),
@@ -35,14 +35,14 @@ def infer_shardings(
     """A NamedSharding for each leaf, see `spec_of`.
 
     Args:
-        abstract_tree: shapes (``jax.eval_shape``) or arrays: parameters or a whole train state.
+        abstract_tree: shapes (`jax.eval_shape`) or arrays: parameters or a whole train state.
         rules: (pattern, axes); axes has one entry a dimension: the name of a mesh axis, a tuple of
             such names, or None for "whole".
 
     Raises:
         UserError: a rule takes no array, or does not fit the shape of one that it takes.
 
-    **Example:** ``infer_shardings(state, mesh, [(r"mlp/up/kernel", (None, None, "tensor"))])``
+    **Example:** `infer_shardings(state, mesh, [(r"mlp/up/kernel", (None, None, "tensor"))])`
     """
     patterns = [_pattern(text) for text, _ in rules]
     names = [name for name, _ in path_names(abstract_tree)]
@@ -69,13 +69,13 @@ def spec_of(
 ) -> PartitionSpec:
     """How one array lies on the mesh: by the first rule that matches its path, else by default.
 
-    By default the heads and hidden units of the blocks are cut over ``tensor``, and of each array
-    the largest other dimension that the size of the ``fsdp`` axis divides over that; never the
-    axis of stacked layers, which a scan slices. Arrays below ``small`` elements are whole.
+    By default the heads and hidden units of the blocks are cut over `tensor`, and of each array
+    the largest other dimension that the size of the `fsdp` axis divides over that; never the
+    axis of stacked layers, which a scan slices. Arrays below `small` elements are whole.
 
-    A rule's pattern is a regular expression over a path ``a/b/c`` or over the end of one, from any
-    ``/`` on. So a rule written for a parameter holds for its gradient, its moving average and the
-    optimiser's moments too, whose paths end in the parameter's (``opt_state/1/mu/a/b/c``).
+    A rule's pattern is a regular expression over a path `a/b/c` or over the end of one, from any
+    `/` on. So a rule written for a parameter holds for its gradient, its moving average and the
+    optimiser's moments too, whose paths end in the parameter's (`opt_state/1/mu/a/b/c`).
 
     Raises:
         UserError: the rule, or the model's heads and widths, do not fit the mesh.
@@ -150,7 +150,7 @@ def _check_fit(name: str, shape: tuple[int, ...], rule: Rule, mesh: Mesh) -> Non
 
 
 def with_shardings(abstract_tree: Any, shardings: Any) -> Any:
-    """The shapes of ``abstract_tree`` with these shardings attached, as a restore wants them."""
+    """The shapes of `abstract_tree` with these shardings attached, as a restore wants them."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         abstract_tree,

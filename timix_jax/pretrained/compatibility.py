@@ -29,7 +29,7 @@ def check_same_model(path: epath.Path, config: Mapping[str, Any], *, to_train: b
       path: a step folder.
       config: flat, of this run.
       to_train: whether the weights are the beginning of another run, which may have another image size, and another
-        ``tpp_layer`` where they come without a trained patch predictor.
+        `tpp_layer` where they come without a trained patch predictor.
 
     Raises:
       UserError: names the fields that differ.

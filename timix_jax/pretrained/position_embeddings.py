@@ -33,7 +33,7 @@ def interpolate_grid(embeddings: Array, grid: int) -> Array:
 
 
 def fit_position_embeddings(params: Any, abstract: Any) -> Any:
-    """``params`` with the position embeddings of both towers fitted to the shapes of ``abstract``.
+    """`params` with the position embeddings of both towers fitted to the shapes of `abstract`.
 
     The image grid is interpolated; a longer text keeps the trained positions and needs new ones, which cannot be
     made up: shorter is a cut, longer is refused.

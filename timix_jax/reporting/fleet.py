@@ -27,7 +27,7 @@ def over_processes(own: Mapping[str, float]) -> Fleet:
       own: metrics of this process.
 
     Returns:
-      On the first process ``own`` with those of all in it; on the others ``own`` as it is.
+      On the first process `own` with those of all in it; on the others `own` as it is.
     """
     told = {name: own[name] for name in (SKIPPED, *_LARGEST) if name in own}
     everyone = processes.latest("log", told)

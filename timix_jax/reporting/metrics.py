@@ -54,7 +54,7 @@ def fault_where_it_cannot_be_written(path: epath.Path) -> contextlib.AbstractCon
 
 
 class MetricsWriter:
-    """Appends metrics to ``WORKDIR/metrics.jsonl`` and TensorBoard, on process 0 only.
+    """Appends metrics to `WORKDIR/metrics.jsonl` and TensorBoard, on process 0 only.
 
     **Example:**
 
@@ -65,10 +65,10 @@ class MetricsWriter:
     def __init__(
         self, workdir: str | os.PathLike[str], *, first_step: int, tensorboard: bool = True
     ) -> None:
-        """Opens (and makes) the files; what an earlier run wrote beyond ``first_step`` goes.
+        """Opens (and makes) the files; what an earlier run wrote beyond `first_step` goes.
 
         Args:
-            workdir: the folder, local or ``gs://…``.
+            workdir: the folder, local or `gs://…`.
             first_step: the step that training continues from, 0 for a new run: later lines, and an
                 incomplete one, are cut from the JSON; TensorBoard hides them.
             tensorboard: whether to write TensorBoard events too.
@@ -97,9 +97,9 @@ class MetricsWriter:
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes scalars under a step; what has been written survives a kill of the process.
 
-        In a remote folder only what was there at the last ``flush``, or half a minute ago, survives.
+        In a remote folder only what was there at the last `flush`, or half a minute ago, survives.
 
-        What an earlier run has written under ``first_step`` is not written twice.
+        What an earlier run has written under `first_step` is not written twice.
 
         Raises:
             ValueError: a value is not a scalar number.
@@ -174,8 +174,8 @@ def write_results(path: str | os.PathLike[str], results: Mapping[str, Any]) -> N
     """Writes one flat JSON object of name → number, whole or not at all; process 0 only.
 
     Args:
-        path: such as ``WORKDIR/results.json``; its folder is made where missing.
-        results: scalars; NaN and infinities become ``null``.
+        path: such as `WORKDIR/results.json`; its folder is made where missing.
+        results: scalars; NaN and infinities become `null`.
 
     Raises:
         ValueError: a value is not a scalar number; the file is left as it was.

@@ -21,8 +21,8 @@ def peak_memory(devices: Iterable[jax.Device]) -> dict[str, float]:
         devices: of this process; the fullest of them counts.
 
     Returns:
-        ``device_memory_peak_gib``, missing where the backend does not count (CPU);
-        ``host_memory_peak_gib``, resident memory of this process, which on a CPU holds the arrays.
+        `device_memory_peak_gib`, missing where the backend does not count (CPU);
+        `host_memory_peak_gib`, resident memory of this process, which on a CPU holds the arrays.
     """
     stats = [device.memory_stats() or {} for device in devices]
     peaks = [each["peak_bytes_in_use"] for each in stats if "peak_bytes_in_use" in each]

@@ -82,7 +82,7 @@ class Stall(NamedTuple):
 
 
 class Running:
-    """A phase that runs; ``detail`` is added to its line in the log, which ``quiet`` leaves out."""
+    """A phase that runs; `detail` is added to its line in the log, which `quiet` leaves out."""
 
     def __init__(self, phase: Phase, since: float) -> None:
         self.phase, self.since = phase, since
@@ -90,7 +90,7 @@ class Running:
 
 
 class Phases:
-    """The phases of one run; read by a :class:`~timix_jax.reporting.watchdog.Watchdog` from its thread.
+    """The phases of one run; read by a `~timix_jax.reporting.watchdog.Watchdog` from its thread.
 
     **Example:**
 
@@ -124,7 +124,7 @@ class Phases:
 
     @contextlib.contextmanager
     def __call__(self, phase: Phase) -> Iterator[Running]:
-        """The time within belongs to ``phase``; its line is logged where nothing is raised."""
+        """The time within belongs to `phase`; its line is logged where nothing is raised."""
         outer, running = self._running, Running(phase, self._clock())
         self._running, self._last = running, phase.name
         try:
@@ -142,7 +142,7 @@ class Phases:
             self._step = (self._step[0], self._step[1] + seconds)
 
     def step_done(self, step: int) -> None:
-        """``step`` steps are done; from the first call on their pace is watched."""
+        """`step` steps are done; from the first call on their pace is watched."""
         now = self._clock()
         if self._step is not None:
             seconds = now - self._step[1]

@@ -18,14 +18,14 @@ PROFILE_FOLDER = "profile"
 
 
 class Window(NamedTuple):
-    """Steps, counted as in the log: from when ``start`` steps are done until ``stop`` are."""
+    """Steps, counted as in the log: from when `start` steps are done until `stop` are."""
 
     start: int
     stop: int
 
 
 def parse_window(text: str) -> Window | None:
-    """``10:15``, the five steps after the tenth; None for no text.
+    """`10:15`, the five steps after the tenth; None for no text.
 
     Raises:
         UserError: it is not START:STOP with START below STOP.
@@ -76,7 +76,7 @@ class StepProfiler:
         """
         Args:
             window: None for no trace.
-            workdir: local or ``gs://…``; the trace goes to its folder ``profile``.
+            workdir: local or `gs://…`; the trace goes to its folder `profile`.
         """
         self._window = window if jax.process_index() == 0 else None
         self._folder = epath.Path(workdir) / PROFILE_FOLDER
@@ -84,7 +84,7 @@ class StepProfiler:
         self._local = ""
 
     def due(self, step: int) -> bool:
-        """Whether :meth:`turn` starts or stops the trace where ``step`` steps are done."""
+        """Whether `turn` starts or stops the trace where `step` steps are done."""
         if self._window is None:
             return False
         if self._begun is not None:

@@ -41,7 +41,7 @@ class Speed(NamedTuple):
 
 
 def under_way(result: Any) -> bool:
-    """Whether the devices still work on what this array depends on; for :meth:`Chrono.waiting`."""
+    """Whether the devices still work on what this array depends on; for `Chrono.waiting`."""
     return not result.is_ready()
 
 
@@ -72,11 +72,11 @@ class Chrono:
         peak_flops: float | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Nothing is measured before :meth:`begin`.
+        """Nothing is measured before `begin`.
 
         Args:
             batch_size: images a step, over all devices.
-            flops: (start, stop) → FLOPs of the steps ``start`` to ``stop - 1``, over all devices.
+            flops: (start, stop) → FLOPs of the steps `start` to `stop - 1`, over all devices.
             peak_flops: FLOP/s that one device could reach.
         """
         self._total_steps, self._batch_size, self._devices = total_steps, batch_size, devices
@@ -91,7 +91,7 @@ class Chrono:
         return self._clock() - self._paused
 
     def begin(self, step: int) -> None:
-        """Measuring starts; ``step`` steps are done. Await the first step's result before."""
+        """Measuring starts; `step` steps are done. Await the first step's result before."""
         self._last = self._begun = (step, self._now())
         self._waited = 0.0
 
@@ -115,9 +115,9 @@ class Chrono:
                 self._waited += self._now() - start
 
     def read(self, step: int) -> Speed | None:
-        """Rates since the last reading (or :meth:`begin`); None where no step has been measured.
+        """Rates since the last reading (or `begin`); None where no step has been measured.
 
-        Await the metrics of step ``step`` first: steps are only sent off when the call returns.
+        Await the metrics of step `step` first: steps are only sent off when the call returns.
         """
         now = self._now()
         if self._begun is None or step <= self._last[0] or now <= self._last[1]:
@@ -165,7 +165,7 @@ class ProgressPrinter:
         speed: Speed | None = None,
         slowest: int | None = None,
     ) -> None:
-        """The progress line of a step; see :func:`progress_sections` for the metrics it shows."""
+        """The progress line of a step; see `progress_sections` for the metrics it shows."""
         sections = progress_sections(
             step, self._total_steps, metrics, speed, self._weights, slowest
         )
@@ -188,11 +188,11 @@ def progress_sections(
     """The parts of a progress line.
 
     Args:
-        metrics: ``loss``, ``loss/NAME`` for each objective, ``lr``, ``temperature``, ``lambda``,
+        metrics: `loss`, `loss/NAME` for each objective, `lr`, `temperature`, `lambda`,
             and the memory of `timix_jax.reporting.peak_memory`; those that are missing are left out, all
             others are not shown.
         weights: NAME → factor.
-        slowest: the process whose ``data_wait`` the metrics hold; None where there is one process.
+        slowest: the process whose `data_wait` the metrics hold; None where there is one process.
 
     **Example:** ``["step  120/1600", "loss 3.214 = itc 2.914 + 0.5·mix 0.600", "lr 1.0e-03 τ 0.052
     λ 0.73", "512 img/s (64 a device)", "data wait 1%", "MFU 31.0%", "peak memory 9.41 GiB",
@@ -242,7 +242,7 @@ def _count(rate: float) -> str:
 
 
 def wrap_sections(sections: Sequence[str], width: int) -> str:
-    """Sections joined by ``|``, broken between them where a line would exceed ``width`` columns."""
+    """Sections joined by `|`, broken between them where a line would exceed `width` columns."""
     lines = [sections[0]]
     indent = " " * len(sections[0])
     for section in sections[1:]:
@@ -253,7 +253,7 @@ def wrap_sections(sections: Sequence[str], width: int) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """``3:12``, ``1:03:12`` or ``2d 03:12:45``."""
+    """`3:12`, `1:03:12` or `2d 03:12:45`."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
@@ -263,7 +263,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_quantity(number: float, unit: str = "") -> str:
-    """Three significant digits with k, M, G, T, P: ``format_quantity(86.4e6)`` is ``86.4 M``."""
+    """Three significant digits with k, M, G, T, P: `format_quantity(86.4e6)` is `86.4 M`."""
     for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         # The threshold rounds as the digits do: 999,600 is 1 M, not 1e+03 k.
         if abs(number) >= 0.9995 * factor:

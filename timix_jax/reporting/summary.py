@@ -11,7 +11,7 @@ from timix_jax.training.state import TrainState
 
 
 def run_summary(run: Experiment, state: TrainState, workdir: str) -> str:
-    """:func:`startup_summary` of a run that begins, or goes on, at ``state.step``."""
+    """`startup_summary` of a run that begins, or goes on, at `state.step`."""
     step = int(state.step)
     return startup_summary(
         f"TiMix-JAX: {f'resuming at step {step}' if step else 'training'}",
@@ -52,7 +52,7 @@ def startup_summary(
 
     Args:
         name: of the configuration.
-        data: what it is (``train``, ``heldout_vendor``) → its number of examples.
+        data: what it is (`train`, `heldout_vendor`) → its number of examples.
         parameters: tower → number of parameters.
         examples: size of the training set.
         flops_per_step: over all devices, while images are mixed.

@@ -1,6 +1,6 @@
 """Scalars as TensorBoard events, written at once and by the caller's thread.
 
-tensorboardX's own ``SummaryWriter`` hands them to a thread: on a full disk that one dies with a traceback of its own,
+tensorboardX's own `SummaryWriter` hands them to a thread: on a full disk that one dies with a traceback of its own,
 and its queue then blocks the caller.
 """
 

@@ -75,7 +75,7 @@ def watched_phases() -> Iterator[Phases]:
 
 
 def _place(frame: FrameType | None) -> str:
-    """Where a thread is in this package: `` [data/pipeline.py:61]``; empty where it is not in it."""
+    """Where a thread is in this package: ` [data/pipeline.py:61]`; empty where it is not in it."""
     while frame is not None:
         path = Path(frame.f_code.co_filename)
         if path.is_relative_to(_PACKAGE) and path.name not in ("phases.py", "watchdog.py"):

@@ -9,7 +9,7 @@ from timix_jax.runtime.remote import is_remote
 
 
 def atomic_write_text(path: epath.PathLike, text: str) -> None:
-    """Writes ``text`` (UTF-8) like ``atomic_write_bytes``."""
+    """Writes `text` (UTF-8) like `atomic_write_bytes`."""
     atomic_write_bytes(path, text.encode())
 
 

@@ -32,7 +32,7 @@ def give_way(niceness: int) -> None:
     Threads that it starts afterwards inherit it.
 
     Args:
-      niceness: 0 to 19, as of ``nice``.
+      niceness: 0 to 19, as of `nice`.
     """
     if getattr(_thread, "asked", False):
         return
@@ -47,7 +47,7 @@ def stand_apart() -> int:
     """Puts the calling thread one place back: the threads that it starts inherit that, and are known by it.
 
     Returns:
-      The niceness by which ``all_give_way`` knows them; -1 where it cannot.
+      The niceness by which `all_give_way` knows them; -1 where it cannot.
     """
     if _may_be_lowered():
         own = threading.get_native_id()
@@ -60,7 +60,7 @@ def stand_apart() -> int:
 
 
 def all_give_way(apart: int, niceness: int) -> None:
-    """Lowers the priority of all threads that stand apart at ``apart``, of ``stand_apart``."""
+    """Lowers the priority of all threads that stand apart at `apart`, of `stand_apart`."""
     if not 0 <= apart < niceness:
         return
     with _where_allowed():

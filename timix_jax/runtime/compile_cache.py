@@ -14,7 +14,7 @@ _ASKED, _FOUND, _STORED = "compile_requests_use_cache", "cache_hits", "cache_mis
 
 
 def use_cache(folder: str) -> None:
-    """Keeps compiled programs in ``folder`` (``~`` is the home folder); not with several processes on CPUs.
+    """Keeps compiled programs in `folder` (`~` is the home folder); not with several processes on CPUs.
 
     There JAX's keys differ from process to process and only the first one stores: it would run a stored program with
     the others' fresh ones, whose collectives come in another order. Gloo then ends them, or mixes up their data.
@@ -33,7 +33,7 @@ def use_cache(folder: str) -> None:
 
 
 class CacheUse:
-    """What the cache was asked for while :func:`cache_use` lasted."""
+    """What the cache was asked for while `cache_use` lasted."""
 
     def __init__(self) -> None:
         self._used = bool(jax.config.values["jax_compilation_cache_dir"])
@@ -45,7 +45,7 @@ class CacheUse:
             self._events[event.removeprefix(_PREFIX)] += 1
 
     def __str__(self) -> str:
-        """``compile cache: hit``, ``miss, stored for later runs``, ``miss``, or ``none`` without a cache.
+        """`compile cache: hit`, `miss, stored for later runs`, `miss`, or `none` without a cache.
 
         Programs that compile too fast to be worth a place are asked for and never stored: they
         don't make a hit a miss.

@@ -33,7 +33,7 @@ def start_on_huge_pages(devices: Path = _DEVICES, kernel: Path = _KERNEL_SETTING
 
     glibc (2.35 and later) reads this setting when a process starts and takes it from the environment only. To be called
     first of all. Nothing happens where `keep_freed_memory` would do nothing, and where the kernel gives huge pages to
-    everyone or to nobody (``kernel``: its file that says so).
+    everyone or to nobody (`kernel`: its file that says so).
     """
     wanted = kernel.is_file() and "[madvise]" in kernel.read_text()
     if wanted and _TUNABLES not in os.environ and _concerns_this_run(devices):
@@ -45,7 +45,7 @@ def keep_freed_memory(devices: Path = _DEVICES) -> bool:
     """Lets this process keep the memory that it frees; to be called before JAX starts its threads.
 
     Nothing changes on machines with an accelerator, where many threads of the input pipeline allocate and few arrays
-    are large, without glibc, and where the environment has settings of its own (``MALLOC_…``, ``GLIBC_TUNABLES``).
+    are large, without glibc, and where the environment has settings of its own (`MALLOC_…`, `GLIBC_TUNABLES`).
 
     Args:
       devices: where the devices of the machine are looked for.

@@ -45,7 +45,7 @@ def print_text(text: str) -> None:
 
 
 def print_error(text: str, process: int | None = None) -> None:
-    """One line that ends the run; ``process`` tells which one it comes from where there are several."""
+    """One line that ends the run; `process` tells which one it comes from where there are several."""
     name = "" if process is None else f" in process {process}"
     # The log may lie on the disk that is full; the other processes must hear of it all the same.
     with contextlib.suppress(OSError):

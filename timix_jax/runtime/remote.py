@@ -1,7 +1,7 @@
-"""Files on Google Cloud Storage (``gs://bucket/folder``): what differs from a disk, in one place.
+"""Files on Google Cloud Storage (`gs://bucket/folder`): what differs from a disk, in one place.
 
 etils.epath reads and writes them through gcsfs, Orbax's arrays go through tensorstore, and ArrayRecord reads shards in
-its own C++; all three find the credentials of the machine (``gcloud auth application-default login``, or the service
+its own C++; all three find the credentials of the machine (`gcloud auth application-default login`, or the service
 account of a VM). An object appears whole or not at all and cannot be appended to; there are no folders.
 """
 
@@ -22,7 +22,7 @@ _SCHEME = "gs://"
 
 
 def is_remote(path: epath.PathLike) -> bool:
-    """True for ``gs://…`` and its like: no file descriptors, no free space to ask for."""
+    """True for `gs://…` and its like: no file descriptors, no free space to ask for."""
     return "://" in os.fspath(path)
 
 
@@ -81,7 +81,7 @@ class Mirror:
     """A local folder whose growing files are copied to a remote one, in the background.
 
     What makes lines one after the other (metrics, TensorBoard's events) writes here; a copy goes out every
-    ``period_s`` seconds and at ``flush``.
+    `period_s` seconds and at `flush`.
 
     **Example:**
 
@@ -91,7 +91,7 @@ class Mirror:
     """
 
     def __init__(self, target: epath.Path, *, period_s: float = 30.0) -> None:
-        """Makes the local folder; it goes with ``close``."""
+        """Makes the local folder; it goes with `close`."""
         self.folder = Path(tempfile.mkdtemp(prefix="timix_jax-"))
         self._target, self._period_s = target, period_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mirror")
@@ -108,7 +108,7 @@ class Mirror:
         return path
 
     def tick(self) -> None:
-        """Starts a copy where the last one is ``period_s`` old and done; a failed one is logged and tried again."""
+        """Starts a copy where the last one is `period_s` old and done; a failed one is logged and tried again."""
         if time.monotonic() - self._last < self._period_s:
             return
         if self._pending is not None:

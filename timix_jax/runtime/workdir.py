@@ -47,12 +47,12 @@ def free_bytes(path: epath.PathLike) -> int | None:
 def config_differences(
     stored: Mapping[str, Any], config: Mapping[str, Any], ignore: tuple[str, ...] = ()
 ) -> list[str]:
-    """Readable differences of two flat configurations, such as ``["lr: 0.1 there, 0.2 now"]``.
+    """Readable differences of two flat configurations, such as `["lr: 0.1 there, 0.2 now"]`.
 
     Args:
-      stored: dotted field name → value, as read from ``config.json``.
+      stored: dotted field name → value, as read from `config.json`.
       config: the same of the new run; both are compared as JSON (a tuple equals its list).
-      ignore: fields that may differ; ``"log"`` stands for ``log`` itself and for every ``log.…``.
+      ignore: fields that may differ; `"log"` stands for `log` itself and for every `log.…`.
     """
 
     def ignored(field: str) -> bool:
@@ -94,12 +94,12 @@ def open_workdir(
     """Makes the working folder ready for this configuration, or refuses.
 
     With several processes, call it on the first one only. Nothing that exists is changed:
-    ``config.json`` stays the one of the first start.
+    `config.json` stays the one of the first start.
 
     Args:
       workdir: the folder; made where it is missing.
       config: dotted field name → JSON value.
-      ignore: fields that may differ from the stored configuration, see ``config_differences``.
+      ignore: fields that may differ from the stored configuration, see `config_differences`.
 
     Returns:
       True where a run was begun in the folder before.
@@ -146,7 +146,7 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
 
 
 def truncate_jsonl(path: epath.PathLike, step: int) -> int:
-    """Drops what a resumed run will write again: lines with ``"step"`` > ``step``, and torn lines.
+    """Drops what a resumed run will write again: lines with `"step"` > `step`, and torn lines.
 
     Lines without a step stay. The file is replaced as a whole, and left alone where nothing is
     to be dropped.

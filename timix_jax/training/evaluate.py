@@ -46,14 +46,14 @@ def run_evaluators(evaluators: Mapping[str, list[Evaluator]], params: Any) -> li
 
 
 def flat_results(measured: Iterable[Measured]) -> dict[str, float]:
-    """``{"heldout_vendor/i2t_r1": 0.12, ...}`` over all sets."""
+    """`{"heldout_vendor/i2t_r1": 0.12, ...}` over all sets."""
     return {
         f"{name}/{key}": value for name, metrics, _ in measured for key, value in metrics.items()
     }
 
 
 def evaluated_part(config: ConfigDict) -> str:
-    """The field of the state that is evaluated: ``params`` or, for ``eval.weights='ema'``, the average."""
+    """The field of the state that is evaluated: `params` or, for `eval.weights='ema'`, the average."""
     if config.eval.weights not in ("params", "ema"):
         raise UserError(f"config.eval.weights={config.eval.weights!r}; use 'params' or 'ema'")
     if config.eval.weights == "ema" and not config.optim.ema:
@@ -62,9 +62,9 @@ def evaluated_part(config: ConfigDict) -> str:
 
 
 def evaluate_checkpoint(config: ConfigDict, workdir: str) -> dict[str, float]:
-    """``--mode=eval``: the newest checkpoint of ``workdir`` (or a step folder) on ``config.eval.sets``.
+    """`--mode=eval`: the newest checkpoint of `workdir` (or a step folder) on `config.eval.sets`.
 
-    Writes ``WORKDIR/eval-STEP.json`` and prints the figures; those of other sets that are in the file stay.
+    Writes `WORKDIR/eval-STEP.json` and prints the figures; those of other sets that are in the file stay.
     """
     config = complete(config)
     part = evaluated_part(config)

@@ -26,7 +26,7 @@ class FiniteCheck:
     """Checks the steps that were sent to the devices; by all processes alike.
 
     Args:
-      folder: gets ``nonfinite-STEP.json``: step, metrics, and the ids of the examples of all processes.
+      folder: gets `nonfinite-STEP.json`: step, metrics, and the ids of the examples of all processes.
     """
 
     def __init__(self, folder: epath.Path) -> None:
@@ -38,7 +38,7 @@ class FiniteCheck:
         self._unchecked.append(_Sent(step, example_ids, metrics))
 
     def check(self, *, leave: int, saved: int | None) -> None:
-        """Waits for all steps that were sent but the last ``leave``.
+        """Waits for all steps that were sent but the last `leave`.
 
         Args:
           leave: how many stay in flight, so that the devices are not held up.

@@ -95,7 +95,7 @@ def text_flops(shape: TextShape, *, embed_dim: int = 0) -> int:
 
 
 def predictor_flops(patches: int, width: int, text_width: int) -> int:
-    """Forward FLOPs of the text-aware patch predictor (paper §1) for an image and a caption."""
+    """Forward FLOPs of the text-aware patch predictor (docs/method.md §1) for an image and a caption."""
     half, quarter = width // 2, width // 4
     a_patch = width * width + (2 * half + text_width) * half + half * quarter + quarter * 2
     return 2 * patches * a_patch
@@ -120,5 +120,5 @@ def pass_flops(model: DualEncoder, run: Pass) -> float:
 
 
 def train_step_flops(model: DualEncoder, passes: Iterable[Pass]) -> float:
-    """FLOPs of a step over all devices; ``passes`` of `timix_jax.training.step.step_passes`."""
+    """FLOPs of a step over all devices; `passes` of `timix_jax.training.step.step_passes`."""
     return sum(pass_flops(model, run) for run in passes)

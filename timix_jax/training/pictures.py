@@ -15,7 +15,7 @@ PICTURES_FOLDER = "pictures"
 
 
 def draw_run(run: Experiment, params: Any, folder: epath.Path) -> None:
-    """Training curves, and the mixing sheet where windows are mixed; ``params`` is on the host.
+    """Training curves, and the mixing sheet where windows are mixed; `params` is on the host.
 
     An error is logged and not raised: the run is done, and its weights and figures are written.
     """

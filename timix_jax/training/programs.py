@@ -37,7 +37,7 @@ class StepPrograms:
         return self._program, new
 
     def ended(self, step: int) -> list[str]:
-        """Names of the objectives that are not in the program of ``step``."""
+        """Names of the objectives that are not in the program of `step`."""
         present = objectives_at(self._objectives, step)
         return [o.name for o in self._objectives if o not in present]
 

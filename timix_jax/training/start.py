@@ -29,9 +29,9 @@ def initial_state(experiment: Experiment, checkpointer: Checkpointer) -> tuple[T
     """The state to train from, in order of precedence; and whether it was resumed.
 
     1. The newest valid checkpoint of this working folder: everything, bit for bit.
-    2. ``config.init_from``: the weights of another run, position embeddings fitted to the new grid; moments and step
+    2. `config.init_from`: the weights of another run, position embeddings fitted to the new grid; moments and step
        start anew.
-    3. Fresh parameters from ``config.seed``.
+    3. Fresh parameters from `config.seed`.
     """
     abstract = experiment.abstract_state
     with located("config.mesh: "):
@@ -61,7 +61,7 @@ def resumes_checkpoint(
     """Whether a working folder whose config.json is lost holds a checkpoint to go on from.
 
     Raises:
-      UserError: there is one, of a run with another configuration (flat; fields in ``ignore`` may differ).
+      UserError: there is one, of a run with another configuration (flat; fields in `ignore` may differ).
     """
     meta = _newest_meta(workdir)
     if meta is None:
@@ -150,6 +150,6 @@ def _with_weights(state: TrainState, path: epath.PathLike, abstract_params: Any)
 
 
 def _put(new: Any, old: jax.Array) -> jax.Array:
-    """``new``, whole on every process, placed as ``old`` is."""
+    """`new`, whole on every process, placed as `old` is."""
     values = np.asarray(new)
     return jax.make_array_from_callback(values.shape, old.sharding, lambda index: values[index])

@@ -53,15 +53,15 @@ _OPEN_S = 24 * 3600
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str, *, profile: str = "") -> dict[str, float]:
-    """Trains from the newest checkpoint of ``workdir`` (or from the start) to the end, then evaluates.
+    """Trains from the newest checkpoint of `workdir` (or from the start) to the end, then evaluates.
 
     Args:
       config: a recipe; see `timix_jax.config`.
       workdir: gets config.json, tokenizer.json, checkpoints/, metrics.jsonl, results.json and pictures/.
-      profile: ``START:STOP``, the steps whose trace is written to ``WORKDIR/profile``; empty for none.
+      profile: `START:STOP`, the steps whose trace is written to `WORKDIR/profile`; empty for none.
 
     Returns:
-      The content of results.json: ``SET/METRIC`` → fraction; empty for a run that SIGTERM ended, which goes on when
+      The content of results.json: `SET/METRIC` → fraction; empty for a run that SIGTERM ended, which goes on when
       it is started again.
     """
     config = complete(config)

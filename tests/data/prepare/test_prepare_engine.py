@@ -39,7 +39,7 @@ def test_any_number_of_workers_writes_the_same_bytes(tmp_path, many):
 
 
 def kill_when(argv, ready):
-    """Starts the command, kills it (-9) as soon as ``ready()``; returns whether it was killed."""
+    """Starts the command, kills it (-9) as soon as `ready()`; returns whether it was killed."""
     process = subprocess.Popen(
         [sys.executable, "-m", "timix_jax.data.prepare", *argv],
         stdout=subprocess.DEVNULL,
@@ -187,6 +187,6 @@ def test_a_damaged_command_file_is_one_line(tmp_path, many, capsys, data):
 
 
 def test_a_folder_that_no_source_can_name_is_refused(tmp_path, many, capsys):
-    """``records:DIR?cache=…``: what comes after the question mark would be read as options."""
+    """`records:DIR?cache=…`: what comes after the question mark would be read as options."""
     fails(capsys, [*many, f"--out={tmp_path / 'a?b'}"], "--out", "a?b", "without one")
     assert not (tmp_path / "a?b").exists()

@@ -1,4 +1,4 @@
-"""The mixed loss: its value, its gradient and what theory says of it (paper §§4, 7)."""
+"""The mixed loss: its value, its gradient and what theory says of it (docs/method.md §§4, 7)."""
 
 import jax
 import jax.numpy as jnp

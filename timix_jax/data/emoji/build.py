@@ -44,7 +44,7 @@ class BuildOptions:
     """What determines the records of a split.
 
     Attributes:
-      split: a key of ``SPLITS``.
+      split: a key of `SPLITS`.
       scenes: number of scenes.
       concepts: number of concepts, held-out ones included.
       heldout: number of concepts that training never shows.
@@ -86,7 +86,7 @@ class _Shard(NamedTuple):
 
 
 def cache_folder(cache: str = "") -> Path:
-    """Folder of all built scenes: ``cache``, else $TIMIX_CACHE, else ~/.cache/timix_jax."""
+    """Folder of all built scenes: `cache`, else $TIMIX_CACHE, else ~/.cache/timix_jax."""
     root = cache or os.environ.get("TIMIX_CACHE", "") or "~/.cache/timix_jax"
     local_only(root, "the scenes' cache", "name a folder by cache= or $TIMIX_CACHE")
     return Path(root).expanduser() / "emoji"
@@ -100,11 +100,11 @@ def ensure_built(options: BuildOptions, cache: str = "", workers: int | None = N
 
     Args:
       options: what to build.
-      cache: see ``cache_folder``.
+      cache: see `cache_folder`.
       workers: number of processes; one a CPU by default.
 
     Returns:
-      A folder with a manifest, as ``RecordSource`` reads it.
+      A folder with a manifest, as `RecordSource` reads it.
 
     Raises:
       UserError: if a package is missing, an option does not fit, or the cache cannot be written.

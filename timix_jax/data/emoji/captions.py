@@ -29,10 +29,10 @@ def write_captions(
       rng: the scene's random numbers.
       phrases: what each named concept is called: "a lemon", "two dogs". At least one.
       background: adjective of the background: "striped".
-      count: number of captions, at most ``len(TEMPLATES)``.
+      count: number of captions, at most `len(TEMPLATES)`.
 
     Returns:
-      ``count`` different captions.
+      `count` different captions.
     """
     templates = rng.choice(len(TEMPLATES), count, replace=False)
     order = rng.permutation(len(phrases))
@@ -45,6 +45,6 @@ def write_captions(
 
 
 def join(phrases: Sequence[str]) -> str:
-    """``"a"``, ``"a and b"``, ``"a, b and c"``."""
+    """`"a"`, `"a and b"`, `"a, b and c"`."""
     *first, last = phrases
     return f"{', '.join(first)} and {last}" if first else last

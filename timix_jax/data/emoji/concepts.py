@@ -23,15 +23,15 @@ class Concept:
     """A thing that scenes show.
 
     Attributes:
-      key: its drawings' name in the art, such as ``U+1F34B``.
-      name: its name, such as ``lemon``.
+      key: its drawings' name in the art, such as `U+1F34B`.
+      name: its name, such as `lemon`.
     """
 
     key: str
     name: str
 
     def phrase(self, count: int = 1) -> str:
-        """``"a lemon"``, ``"two lemons"``."""
+        """`"a lemon"`, `"two lemons"`."""
         return english.phrase(self.name, count)
 
 

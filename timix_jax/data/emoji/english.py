@@ -209,14 +209,14 @@ _THE_COUNTRY = re.compile(
 
 
 def readable(name: str) -> str:
-    """``emoji``'s name (``":woman’s_hat:"``) as words (``"woman's hat"``)."""
+    """`emoji`'s name (`":woman’s_hat:"`) as words (`"woman's hat"`)."""
     words = name.strip(":").replace("_", " ").replace("’", "'").replace(" & ", " and ")
     words = re.sub(r" \((?!blood)[^)]*\)", "", words)
     return words.replace(" SAR China", "")
 
 
 def flag_name(country: str) -> str:
-    """A flag's name from that of its country: ``"flag of the Bahamas"``."""
+    """A flag's name from that of its country: `"flag of the Bahamas"`."""
     words = readable(country).replace("and Grenadines", "and the Grenadines")
     words = words.replace("and South Sandwich", "and the South Sandwich")
     the = "the " if _THE_COUNTRY.search(words) and " the " not in words else ""
@@ -224,12 +224,12 @@ def flag_name(country: str) -> str:
 
 
 def is_countable(name: str) -> bool:
-    """Whether the demo can say "a …" and "two …" of a name that ``readable`` returned."""
+    """Whether the demo can say "a …" and "two …" of a name that `readable` returned."""
     return not _LEFT_OUT.fullmatch(name) and not _NOT_A_THING.search(name)
 
 
 def phrase(name: str, count: int = 1) -> str:
-    """A noun phrase for ``count`` (1 to 5) drawings of a concept: "a lemon", "two lemons"."""
+    """A noun phrase for `count` (1 to 5) drawings of a concept: "a lemon", "two lemons"."""
     if name in _MEASURES:
         measure = _MEASURES[name]
         counted = measure if count == 1 else _plural_word(measure)

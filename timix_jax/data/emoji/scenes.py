@@ -155,7 +155,7 @@ def render_scene(rng: np.random.Generator, drawings: Sequence[np.ndarray], look:
 
 
 def _turn(drawing: np.ndarray, size: float, angle: float) -> np.ndarray:
-    """uint8 (h', w', 4) the drawing scaled to a longer side of ``size`` pixels and rotated."""
+    """uint8 (h', w', 4) the drawing scaled to a longer side of `size` pixels and rotated."""
     height, width = drawing.shape[:2]
     # Drawn at twice the size and averaged down: bilinear interpolation alone would alias.
     matrix = cv2.getRotationMatrix2D(

@@ -1,4 +1,4 @@
-"""The source ``emoji:SPLIT?option=value``: emoji scenes, built when first opened."""
+"""The source `emoji:SPLIT?option=value`: emoji scenes, built when first opened."""
 
 from timix_jax.data.emoji.build import BuildOptions, ensure_built
 from timix_jax.data.emoji.scenes import Look
@@ -21,13 +21,13 @@ def open_emoji(
     rotation: float = 30.0,
     cache: str = "",
 ) -> RecordSource:
-    """Opens a split of the emoji scenes; builds it on first use (``build.ensure_built``).
+    """Opens a split of the emoji scenes; builds it on first use (`build.ensure_built`).
 
-    ``train``, ``trained_vendor`` and ``heldout_vendor`` show and name the concepts of training;
-    ``heldout_concepts`` names the others and has concepts of training as clutter. Vendors Goog
-    and Twtr draw all but ``heldout_vendor``, which Joy draws. In the three test splits no
+    `train`, `trained_vendor` and `heldout_vendor` show and name the concepts of training;
+    `heldout_concepts` names the others and has concepts of training as clutter. Vendors Goog
+    and Twtr draw all but `heldout_vendor`, which Joy draws. In the three test splits no
     caption's concepts are all shown by another scene. Every record has two captions, which name
-    the same concepts, and the boxes of all drawings; ``Region.captions`` is (0, 1) for what the
+    the same concepts, and the boxes of all drawings; `Region.captions` is (0, 1) for what the
     captions name and () for clutter.
 
     **Example:**

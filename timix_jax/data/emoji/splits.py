@@ -21,7 +21,7 @@ class Split:
     Attributes:
       stream: number of its stream of random scenes.
       scenes: their default number.
-      vendors: indices into ``VENDORS`` of the vendors that draw it.
+      vendors: indices into `VENDORS` of the vendors that draw it.
       names_heldout: captions name only held-out concepts, and not only those of training.
       unique: no caption's concepts are all shown by another scene, so that recall is well defined.
     """
@@ -62,7 +62,7 @@ def scene_numbers(
 ) -> Sequence[int]:
     """Which scenes of a split's stream are kept.
 
-    A split for training keeps the first ``scenes``. A test split skips a scene if the concepts
+    A split for training keeps the first `scenes`. A test split skips a scene if the concepts
     that it names are a subset of those that a kept scene shows, or the other way round.
 
     Raises:

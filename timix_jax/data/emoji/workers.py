@@ -1,7 +1,7 @@
 """A map over fresh Python processes.
 
-Run as ``python -m timix_jax.data.emoji.workers`` this is the worker: it reads one pickled
-``(function, items)`` from its standard input and writes one pickled result an item.
+Run as `python -m timix_jax.data.emoji.workers` this is the worker: it reads one pickled
+`(function, items)` from its standard input and writes one pickled result an item.
 """
 
 import pickle
@@ -25,7 +25,7 @@ def map_unordered(
 
     Args:
       function: at the top level of a module other than the main one.
-      items: arguments; each worker takes every ``workers``-th.
+      items: arguments; each worker takes every `workers`-th.
       workers: number of processes; 1 works in this one.
 
     Yields:

@@ -29,7 +29,7 @@ class Augment:
       flip: mirror every other image, unless its text speaks of left or right.
       randaugment: operations an image; 0 = none.
       magnitude: of the operations, 0 to 10.
-      operations: RandAugment's choice; see ``randaugment``.
+      operations: RandAugment's choice; see `randaugment`.
       probability: share of the drawn operations that is applied.
 
     Raises:
@@ -71,7 +71,7 @@ class View(NamedTuple):
 def sample_view(
     rng: np.random.Generator, augment: Augment, height: int, width: int, texts: Sequence[str]
 ) -> View:
-    """Draws a view of an image of ``height`` × ``width`` pixels that ``texts`` describe."""
+    """Draws a view of an image of `height` × `width` pixels that `texts` describe."""
     crop = transforms.WHOLE
     if augment.crop_min < 1:
         crop = transforms.sample_crop(
@@ -102,7 +102,7 @@ def view_boxes(
     Args:
       boxes: float32 (n, 4) x0, y0, x1, y1 as fractions of the image.
       view: the view.
-      height: of the decoded pixels that ``render_view`` cuts.
+      height: of the decoded pixels that `render_view` cuts.
       width: see height.
       size: of the view's picture, pixels.
 

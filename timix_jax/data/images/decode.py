@@ -23,7 +23,7 @@ def image_size(data: bytes, key: str = "image") -> tuple[int, int]:
     """Height and width in pixels of an encoded image, read from its header.
 
     Raises:
-      CorruptExample: ``key`` has no readable header.
+      CorruptExample: `key` has no readable header.
     """
     if data.startswith(_JPEG_MAGIC):
         try:
@@ -43,9 +43,9 @@ def decode_image(
     Args:
       data: an encoded JPEG, PNG, WebP or other file that Pillow reads.
       key: names the image in the error.
-      min_height: with ``min_width``, allows a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size, as
+      min_height: with `min_width`, allows a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size, as
         long as the result has at least these many rows and columns. 0: full size.
-      min_width: see ``min_height``.
+      min_width: see `min_height`.
 
     Returns:
       uint8 (H, W, 3) RGB.

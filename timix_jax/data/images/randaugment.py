@@ -42,7 +42,7 @@ _Row = tuple[float, float, float]
 
 
 class Operation(NamedTuple):
-    """A drawn operation and its strength in the operation's own unit (see ``_RANGES``)."""
+    """A drawn operation and its strength in the operation's own unit (see `_RANGES`)."""
 
     name: str
     value: float
@@ -87,7 +87,7 @@ def sample_operations(
     names: Sequence[str] = ALBEF_OPERATIONS,
     probability: float = 0.5,
 ) -> tuple[Operation, ...]:
-    """Draws ``number`` operations with replacement; each is kept with ``probability``.
+    """Draws `number` operations with replacement; each is kept with `probability`.
 
     Half of them is ALBEF's choice; RandAugment's own paper keeps all (probability 1).
     """

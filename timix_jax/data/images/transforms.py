@@ -49,7 +49,7 @@ def sample_crop(
       ratio: smallest and largest width / height in pixels, drawn log-uniformly.
 
     Returns:
-      A window on the pixel grid; if no try fits, the largest centred one within ``ratio``.
+      A window on the pixel grid; if no try fits, the largest centred one within `ratio`.
     """
     low, high = math.log(ratio[0]), math.log(ratio[1])
     draws = rng.random((10, 4)).tolist()
@@ -115,7 +115,7 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _smoothing(shrink: float) -> np.ndarray:
-    """Three taps for a reduction by ``shrink``: none at 1, the binomial at 2, which takes the highest frequency out."""
+    """Three taps for a reduction by `shrink`: none at 1, the binomial at 2, which takes the highest frequency out."""
     side = max(0.0, (shrink**2 - 1) / 12)
     return np.array([side, 1 - 2 * side, side], np.float32)
 

@@ -9,7 +9,7 @@ MOST_WORKERS = 16
 
 
 def available_cores(groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Cores of this process; fewer than the machine's where ``taskset`` or a container says so.
+    """Cores of this process; fewer than the machine's where `taskset` or a container says so.
 
     Args:
       groups: root of the control groups, whose limit on CPU time counts as so many cores.
@@ -22,12 +22,12 @@ def available_cores(groups: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def worker_per_core() -> int:
-    """A worker for each of these cores, 1 to ``MOST_WORKERS``."""
+    """A worker for each of these cores, 1 to `MOST_WORKERS`."""
     return min(available_cores(), MOST_WORKERS)
 
 
 def _quota(file: Path) -> float:
-    """Version 2: ``150000 100000`` (microseconds in each period) or ``max 100000``."""
+    """Version 2: `150000 100000` (microseconds in each period) or `max 100000`."""
     try:
         quota, period = file.read_text().split()
         return int(quota) / int(period)

@@ -31,9 +31,9 @@ MOST_THREADS = 8
 
 
 class Share(NamedTuple):
-    """What one process reads: parts ``own`` of the ``parts`` equal ones that each batch is cut into.
+    """What one process reads: parts `own` of the `parts` equal ones that each batch is cut into.
 
-    Example i belongs to part i mod ``parts``. A batch thus depends on the number of parts, one for
+    Example i belongs to part i mod `parts`. A batch thus depends on the number of parts, one for
     each device, and not on how they are spread over processes.
     """
 
@@ -57,7 +57,7 @@ def image_batches(
     Args:
       source: the examples.
       image_size: side S, pixels.
-      batch_size: rows of the batch of all processes; a multiple of ``share.parts``.
+      batch_size: rows of the batch of all processes; a multiple of `share.parts`.
       share: the rows that are read, b = batch_size / parts · len(own); by default all.
       num_threads: 0: one for each core of this process.
 
@@ -144,7 +144,7 @@ def region_batches(
 ) -> Iterator[Batch]:
     """Yields every region of every annotated example of the share, at least one batch.
 
-    More than R = ``max_regions`` regions take several rows. Further arguments are those of
+    More than R = `max_regions` regions take several rows. Further arguments are those of
     `image_batches`; the number of batches differs between shares.
 
     Returns:
@@ -270,7 +270,7 @@ def first_line(error: Exception) -> str:
 def _rebatch(
     chunks: Iterator[Batch], batch_size: int, padding: Batch
 ) -> Generator[Batch, None, None]:
-    """Batches of ``batch_size`` rows from chunks of any; the last is filled with ``padding``."""
+    """Batches of `batch_size` rows from chunks of any; the last is filled with `padding`."""
     held: Batch | None = None
     for chunk in chunks:
         held = chunk if held is None else _concatenate(held, chunk)

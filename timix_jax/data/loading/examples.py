@@ -46,14 +46,14 @@ class Reader:
     of_regions: bool = False
 
     def read(self, position: int, use: Callable[[Record], T]) -> tuple[int, T]:
-        """Reads example ``indices[position]`` or, where it is corrupt, the next good one.
+        """Reads example `indices[position]` or, where it is corrupt, the next good one.
 
         Args:
-          position: in ``indices``.
+          position: in `indices`.
           use: makes of the record what is wanted; may raise CorruptExample too.
 
         Returns:
-          The id of the example that was used, and ``use``'s result. The choice depends on the data
+          The id of the example that was used, and `use`'s result. The choice depends on the data
           only, never on timing.
 
         Raises:
@@ -145,7 +145,7 @@ def pair_example(
 def region_example(
     record: Record, rng: np.random.Generator, spec: ExampleSpec
 ) -> dict[str, np.ndarray]:
-    """A random view of an annotated image with up to ``max_regions`` of its regions, at least one.
+    """A random view of an annotated image with up to `max_regions` of its regions, at least one.
 
     Returns:
       image uint8 (S, S, 3), tokens int32 (R, T), boxes float32 (R, 4) x0, y0, x1, y1 as fractions

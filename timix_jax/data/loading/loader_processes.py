@@ -3,8 +3,8 @@
 Threads share one interpreter, which makes a few thousand images a second. A process makes whole
 batches, chosen by their index as a thread would, so that batches, resuming and positions are the same.
 
-Run as ``python -m timix_jax.data.loading.loader_processes`` this is the worker: from its standard input it
-reads the pickled ``(batches, corrupt, niceness)`` and then one index after another.
+Run as `python -m timix_jax.data.loading.loader_processes` this is the worker: from its standard input it
+reads the pickled `(batches, corrupt, niceness)` and then one index after another.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ class LoaderProcesses:
 
     Args:
       batches: the data set; each process gets a copy of it with all its sources.
-      corrupt: where the corrupt examples that they meet are noted; used by ``batches`` too.
+      corrupt: where the corrupt examples that they meet are noted; used by `batches` too.
       count: number of processes.
       niceness: of them, 0 to 19.
 
@@ -63,7 +63,7 @@ class LoaderProcesses:
         self._processes: list[worker_process.Process] = []
 
     def make(self, index: int) -> Any:
-        """Element ``index``, made by the next process that is free; to be called by several threads.
+        """Element `index`, made by the next process that is free; to be called by several threads.
 
         Raises:
           UserError: as raised by the process. Any other error of the process, with its traceback
@@ -123,7 +123,7 @@ class LoaderProcesses:
 
 
 class MadeByProcesses(grain.MapDataset):
-    """The elements of ``parent``, each made by one of the processes."""
+    """The elements of `parent`, each made by one of the processes."""
 
     def __init__(self, parent: grain.MapDataset, processes: LoaderProcesses):
         super().__init__(parent)
@@ -151,7 +151,7 @@ def _send(stream: BinaryIO, value: Any) -> None:
 
 
 def _receive(stream: Any) -> Any:
-    """Reads what ``_send`` wrote; EOFError where the stream ends."""
+    """Reads what `_send` wrote; EOFError where the stream ends."""
     (count,) = struct.unpack("<Q", _read(stream, 8))
     sizes = struct.unpack(f"<{count}Q", _read(stream, 8 * count))
     head, *buffers = (_read(stream, size) for size in sizes)

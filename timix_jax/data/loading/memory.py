@@ -23,7 +23,7 @@ def available_memory() -> int:
 
 
 def check_fits_memory(num_bytes: int, what: str) -> None:
-    """Raises UserError if ``num_bytes`` are more than nine tenths of the memory that is free.
+    """Raises UserError if `num_bytes` are more than nine tenths of the memory that is free.
 
     Args:
       num_bytes: estimate of what will be held at once.

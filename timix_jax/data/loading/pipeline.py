@@ -69,8 +69,8 @@ def make_train_iterator(
       own_rows: size of a global batch → the rows of it that this process makes, ascending; all, or
         `parallel.mesh.own_rows`.
       num_threads: decoding threads, each at work on a batch.
-      num_processes: processes in place of these threads; 0 = none. See ``loader_processes``.
-      niceness: of these threads or processes, 0 to 19; see ``background_priority``.
+      num_processes: processes in place of these threads; 0 = none. See `loader_processes`.
+      niceness: of these threads or processes, 0 to 19; see `background_priority`.
       start_step: step of the first batch.
 
     Returns:

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class ProcessRows(grain.MapDataset):
-    """Of every ``period`` elements those at the positions ``rows``.
+    """Of every `period` elements those at the positions `rows`.
 
     An example keeps its row in the global batch, with which random draws of a step and the partners of mixing go, on
     any number of processes and wherever their devices lie in the mesh.

@@ -44,7 +44,7 @@ class TrainIterator:
             ) from error
 
     def seek(self, step: int) -> None:
-        """The next batch will be that of ``step``."""
+        """The next batch will be that of `step`."""
         self._iterator.set_state({"next_index": step})
 
     @property
@@ -59,7 +59,7 @@ class TrainIterator:
 
     @property
     def skipped_by_source(self) -> Mapping[str, int]:
-        """``skipped`` by source name."""
+        """`skipped` by source name."""
         return self._corrupt.counts
 
     def close(self) -> None:

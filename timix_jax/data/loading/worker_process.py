@@ -1,6 +1,6 @@
-"""A fresh Python process that never touches the caller's ``__main__``.
+"""A fresh Python process that never touches the caller's `__main__`.
 
-``multiprocessing`` either forks, which can hang once JAX runs threads, or imports the caller's
+`multiprocessing` either forks, which can hang once JAX runs threads, or imports the caller's
 main module again, which fails in a script without a guard and costs each worker JAX's import.
 """
 
@@ -16,7 +16,7 @@ Process = subprocess.Popen[bytes]
 
 
 def start(module: str) -> Process:
-    """Starts ``python -m module`` with this process's import path; it reads stdin and writes stdout."""
+    """Starts `python -m module` with this process's import path; it reads stdin and writes stdout."""
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     return subprocess.Popen(
         [sys.executable, "-m", module],

@@ -1,4 +1,4 @@
-"""Command line of ``timix_jax.data.prepare``.
+"""Command line of `timix_jax.data.prepare`.
 
 **Example:**
 

@@ -29,7 +29,7 @@ class Cleaned(NamedTuple):
 def clean(example: Example, max_size: int | None) -> Cleaned:
     """Checks an example: decodes the whole image, tidies its texts, clips its boxes.
 
-    An image is re-encoded (JPEG, quality 95) if its longer side is above ``max_size``, if it is no
+    An image is re-encoded (JPEG, quality 95) if its longer side is above `max_size`, if it is no
     JPEG, PNG or WebP, or if its EXIF data turn it and it has no regions: readers ignore that tag,
     and boxes are in pixels as stored. Otherwise its bytes stay.
 

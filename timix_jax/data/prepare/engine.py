@@ -50,7 +50,7 @@ def prepare(
     max_size: int | None = None,
     workers: int = 1,
 ) -> dict[str, Any]:
-    """Writes one shard for each task and then the manifest. The bytes don't depend on ``workers``.
+    """Writes one shard for each task and then the manifest. The bytes don't depend on `workers`.
 
     Finished shards of an earlier run of the same command are kept if their inputs are the same.
 

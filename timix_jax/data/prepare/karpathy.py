@@ -20,17 +20,17 @@ def karpathy_tasks(
     regions: Mapping[str, tuple[Region, ...]],
     num_shards: int | None,
 ) -> list[ListedTask]:
-    """Reads ``{"images": [{"filename", "split", "sentences": [{"raw"}], …}]}``.
+    """Reads `{"images": [{"filename", "split", "sentences": [{"raw"}], …}]}`.
 
-    The key of an example is its path below ``images``: ``filepath/filename``, or ``filename``. Entries of one key
+    The key of an example is its path below `images`: `filepath/filename`, or `filename`. Entries of one key
     become one example with the captions and regions of all.
 
     Args:
       file: the JSON file.
       images: the image folder.
-      splits: the splits to take, such as ``("train", "restval")``.
-      regions: of a side file, by key or file name; joined to an entry's own ``"regions"`` list.
-      num_shards: see ``listed_tasks``.
+      splits: the splits to take, such as `("train", "restval")`.
+      regions: of a side file, by key or file name; joined to an entry's own `"regions"` list.
+      num_shards: see `listed_tasks`.
 
     Raises:
       UserError: the file is missing or of another form, or has no example of the splits.

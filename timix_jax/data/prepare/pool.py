@@ -23,7 +23,7 @@ R = TypeVar("R")
 _POLL_SECONDS = 0.2
 _LOG_SECONDS = 10.0  # between two lines of progress where the output is a file
 
-# Set in a worker process by ``_start_worker``; inherited state cannot be passed with a task.
+# Set in a worker process by `_start_worker`; inherited state cannot be passed with a task.
 _done: Any = None
 
 
@@ -60,15 +60,15 @@ def map_shards(
     title: str,
     unit: str = "examples",
 ) -> list[R]:
-    """Applies ``function(argument, progress)`` to every argument, in order of the result.
+    """Applies `function(argument, progress)` to every argument, in order of the result.
 
     Args:
-      function: a module-level function; ``progress(n)`` reports n more units.
+      function: a module-level function; `progress(n)` reports n more units.
       arguments: picklable, one for each shard.
       workers: number of processes; 1 runs in this one.
       total: number of units for the bar, or None.
       title: of the bar.
-      unit: what ``progress`` counts.
+      unit: what `progress` counts.
 
     Raises:
       UserError: a worker process died. Whatever the function raises.

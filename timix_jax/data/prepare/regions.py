@@ -12,7 +12,7 @@ from timix_jax.errors import UserError
 
 
 def parse_regions(entries: Any) -> tuple[Region, ...]:
-    """Reads ``[{"text": str, "box": [x, y, width, height]}, …]``; boxes in pixels of the image.
+    """Reads `[{"text": str, "box": [x, y, width, height]}, …]`; boxes in pixels of the image.
 
     Raises:
       ValueError: an entry has another form.
@@ -43,7 +43,7 @@ def _parse_region(entry: Any) -> Region:
 
 @functools.cache
 def read_regions(path: Path) -> dict[str, tuple[Region, ...]]:
-    """Reads a side file: JSON lines, or a JSON list, of ``{"key" or "file": …, "regions": […]}``.
+    """Reads a side file: JSON lines, or a JSON list, of `{"key" or "file": …, "regions": […]}`.
 
     Several entries of one key are joined. Cached, since every shard of a worker needs it.
 
@@ -77,7 +77,7 @@ def _entries(path: Path, text: str) -> Iterable[tuple[str, Any]]:
 
 
 def _parse(path: Path, text: str, line: int) -> Any:
-    """The JSON value of ``text``, which begins in that line of the file."""
+    """The JSON value of `text`, which begins in that line of the file."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

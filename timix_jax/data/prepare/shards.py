@@ -1,6 +1,6 @@
 """Writing one output shard, and knowing later that it is finished.
 
-A finished shard has a receipt ``.prepare/SHARD.json`` with its summary and the fingerprint of its
+A finished shard has a receipt `.prepare/SHARD.json` with its summary and the fingerprint of its
 inputs, written after the shard: a stop at any moment leaves at most work to repeat.
 """
 
@@ -22,7 +22,7 @@ NAMED_PER_REASON = 20
 
 
 class Tally(NamedTuple):
-    """Counts of one shard or of all; ``skipped``, ``dropped``: reason -> (count, first few)."""
+    """Counts of one shard or of all; `skipped`, `dropped`: reason -> (count, first few)."""
 
     sizes: tuple[int, int, int, int] | None = None  # min width, min height, max width, max height
     reencoded: int = 0
@@ -38,7 +38,7 @@ class Receipt(NamedTuple):
 
 
 def merge_tallies(tallies: Iterable[Tally]) -> Tally:
-    """Adds counts up; keeps the first ``NAMED_PER_REASON`` names of each reason."""
+    """Adds counts up; keeps the first `NAMED_PER_REASON` names of each reason."""
     total = Tally()
     for tally in tallies:
         sizes = [s for s in (total.sizes, tally.sizes) if s]
@@ -82,7 +82,7 @@ def write_shard(
     Args:
       path: the shard.
       task: its inputs.
-      max_size: see ``clean``.
+      max_size: see `clean`.
       progress: called with the number of examples done since the last call.
     """
     fingerprint = task.fingerprint()  # before reading: inputs that change meanwhile are read again

@@ -26,14 +26,14 @@ def table_tasks(
     """Reads a table; rows of one path are the captions of one image, in order of first appearance.
 
     Args:
-      file: comma-separated, or tab-separated if its name ends in ``.tsv``.
+      file: comma-separated, or tab-separated if its name ends in `.tsv`.
       images: the folder that the paths are relative to; the path is the example's key.
       path_column: name of the column, or its number from 0 where there is no header.
       caption_columns: likewise, one or more.
       header: whether the first row names the columns.
       quotes: whether double quotes enclose cells; otherwise they are characters as any other.
       regions: of a side file, by key.
-      num_shards: see ``listed_tasks``.
+      num_shards: see `listed_tasks`.
 
     Raises:
       UserError: the file is missing, empty or no such table, or has no such column.

@@ -18,7 +18,7 @@ class Example(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Something that was left out. ``skipped``: a whole example; otherwise a part of one."""
+    """Something that was left out. `skipped`: a whole example; otherwise a part of one."""
 
     reason: str
     key: str
@@ -103,7 +103,7 @@ def unsafe_path(path: str) -> bool:
 
 
 def split_evenly(count: int, parts: int) -> list[slice]:
-    """``parts`` contiguous slices of ``range(count)`` whose lengths differ by at most one."""
+    """`parts` contiguous slices of `range(count)` whose lengths differ by at most one."""
     return [slice(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
 
 

@@ -1,4 +1,4 @@
-"""webdataset tar shards as img2dataset writes them: ``NNN.jpg`` with ``NNN.txt``, ``NNN.json``."""
+"""webdataset tar shards as img2dataset writes them: `NNN.jpg` with `NNN.txt`, `NNN.json`."""
 
 import hashlib
 import io
@@ -70,13 +70,13 @@ def webdataset_tasks(
     """Finds the tar files of a pattern and spreads them over the output shards.
 
     Args:
-      shards: a path with ``*``, ``?``, ``{a,b}`` and ``{0000..0099}``.
-      caption_field: of ``NNN.json``: a string or a list of strings.
+      shards: a path with `*`, `?`, `{a,b}` and `{0000..0099}`.
+      caption_field: of `NNN.json`: a string or a list of strings.
       regions: side file, by sample key or image name.
       num_shards: number of output shards, at most the number of tar files; None: one for each.
 
     Raises:
-      UserError: a file that is named without ``*`` is missing, nothing matches, braces name too many files, or
+      UserError: a file that is named without `*` is missing, nothing matches, braces name too many files, or
         too many shards.
     """
     found: dict[Path, None] = {}
@@ -100,7 +100,7 @@ def webdataset_tasks(
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """Expands ``{a,b}`` and ``{000..099}`` (leading zeros kept), as a shell does.
+    """Expands `{a,b}` and `{000..099}` (leading zeros kept), as a shell does.
 
     Raises:
       UserError: more than a million results.

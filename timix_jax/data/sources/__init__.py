@@ -29,7 +29,7 @@ class Source(Protocol):
         """Number of examples."""
 
     def __getitem__(self, index: int) -> Record:
-        """Record ``index``; raises CorruptExample where it cannot be used."""
+        """Record `index`; raises CorruptExample where it cannot be used."""
 
     @property
     def annotated(self) -> np.ndarray:
@@ -47,7 +47,7 @@ SOURCES: dict[str, str] = {
 
 
 def open_source(spec: str) -> Source:
-    """Opens ``kind:argument?option=value&option=value``.
+    """Opens `kind:argument?option=value&option=value`.
 
     Option values are read as the type of the factory's keyword: int, float, bool (true, false) or
     str, or one of these or None (none).

@@ -31,7 +31,7 @@ def local_copy(folder: epath.Path, manifest: dict[str, Any], cache: str) -> Path
 
     Args:
       folder: the remote folder.
-      manifest: as ``read_manifest`` gives it.
+      manifest: as `read_manifest` gives it.
       cache: local folder of all copies; the copy lies below it under the remote path's name.
 
     Returns:

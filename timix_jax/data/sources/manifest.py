@@ -24,13 +24,13 @@ _THREADS = 16  # files asked for at once: each waits for a server where they are
 
 
 def shard_name(name: str, index: int, count: int) -> str:
-    """File name of shard ``index`` of ``count``."""
+    """File name of shard `index` of `count`."""
     return f"{name}-{index:05d}-of-{count:05d}.array_record"
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardSummary:
-    """What a shard holds; ``annotated``: (index in the shard, key hash) of region bearers."""
+    """What a shard holds; `annotated`: (index in the shard, key hash) of region bearers."""
 
     file: str
     examples: int
@@ -50,7 +50,7 @@ def sha256_file(path: Path) -> str:
 def write_manifest(
     folder: Path, name: str, shards: Sequence[ShardSummary], **extra: Any
 ) -> dict[str, Any]:
-    """Writes the index of annotated examples and, last, ``manifest.json``.
+    """Writes the index of annotated examples and, last, `manifest.json`.
 
     Args:
       folder: the folder of the shards.
@@ -129,7 +129,7 @@ def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
 
 
 def read_annotated(folder: epath.PathLike, manifest: dict[str, Any]) -> np.ndarray:
-    """The index of the examples that have regions: int64 (A, 2), index and ``key_hash``.
+    """The index of the examples that have regions: int64 (A, 2), index and `key_hash`.
 
     Raises:
       UserError: its bytes are not those that the manifest speaks of.

@@ -1,6 +1,6 @@
 """Sharded ArrayRecord storage of examples, with a manifest.
 
-A prepared folder holds shards ``NAME-00000-of-00008.array_record`` and, written last, the manifest.
+A prepared folder holds shards `NAME-00000-of-00008.array_record` and, written last, the manifest.
 
 **Example:**
 
@@ -51,7 +51,7 @@ def select_annotated(annotated: np.ndarray, fraction: float) -> np.ndarray:
     """Chooses the region-bearing examples whose regions the trainer sees.
 
     Args:
-      annotated: int64 (A, 2), index and ``key_hash`` of each example that has regions.
+      annotated: int64 (A, 2), index and `key_hash` of each example that has regions.
       fraction: share to keep, chosen by the hash, so that a larger share contains a smaller one.
 
     Returns:
@@ -148,7 +148,7 @@ class RecordSource:
     """Random access to a prepared folder; safe to share between threads and to pickle.
 
     Args:
-      path: the folder, local or ``gs://…``.
+      path: the folder, local or `gs://…`.
       annotated: share of the region-bearing examples given to the trainer.
       cache: a local folder to copy a remote one to first; empty: each example is a request.
 
@@ -183,7 +183,7 @@ class RecordSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
-        """Record ``index``. Raises CorruptExample where storage is damaged, IndexError outside."""
+        """Record `index`. Raises CorruptExample where storage is damaged, IndexError outside."""
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name}: index {index} of {len(self)}")
         name = f"{self.name}[{index}]"
@@ -200,7 +200,7 @@ class RecordSource:
 
 
 def open_records(path: str, *, annotated: float = 1.0, cache: str = "") -> RecordSource:
-    """Opens a prepared folder; see ``RecordSource``."""
+    """Opens a prepared folder; see `RecordSource`."""
     if not path:
         raise UserError("data source 'records:' names no folder; write records:/path/to/folder")
     return RecordSource(path, annotated=annotated, cache=cache)

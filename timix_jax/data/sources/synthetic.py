@@ -36,7 +36,7 @@ class _Shape(NamedTuple):
 
 
 class SyntheticSource:
-    """Two shapes on a light ground; see ``open_synthetic``."""
+    """Two shapes on a light ground; see `open_synthetic`."""
 
     def __init__(
         self, *, examples: int, size: int, captions: int, regions: int, annotated: float, seed: int
@@ -64,7 +64,7 @@ class SyntheticSource:
         return self._annotated
 
     def __getitem__(self, index: int) -> Record:
-        """Record ``index``, the same at each call. Raises IndexError outside."""
+        """Record `index`, the same at each call. Raises IndexError outside."""
         if not 0 <= index < self._examples:
             raise IndexError(f"{self.name}: index {index} of {self._examples}")
         rng = np.random.default_rng((self._seed, index))
@@ -135,7 +135,7 @@ def open_synthetic(
     annotated: float = 1.0,
     seed: int = 0,
 ) -> SyntheticSource:
-    """Opens ``synthetic:?examples=…``: "a red square above a blue disc".
+    """Opens `synthetic:?examples=…`: "a red square above a blue disc".
 
     Args:
       argument: nothing; present for the source registry.

@@ -1,4 +1,4 @@
-"""TFDS data sets read by name, through ``as_data_source``: TensorFlow is never imported.
+"""TFDS data sets read by name, through `as_data_source`: TensorFlow is never imported.
 
 **Example:**
 
@@ -34,10 +34,10 @@ class TfdsSource:
     Args:
       name: as in the specification, for messages and keys.
       builder: a read-only builder.
-      split: such as ``train``, or ``train[:1000]``.
+      split: such as `train`, or `train[:1000]`.
       image: feature of the encoded image.
       captions: features of the captions, each a text, a list of texts, or a text field of a list of
-        dictionaries (``feature/field``).
+        dictionaries (`feature/field`).
       regions: feature of the objects, a list of dictionaries with box and label; None: no regions.
       annotated: share of the region-bearing examples given to the trainer.
     """
@@ -72,7 +72,7 @@ class TfdsSource:
         return len(self._data)
 
     def __getitem__(self, index: int) -> Record:
-        """Record ``index``. Raises CorruptExample where it is damaged or has no caption."""
+        """Record `index`. Raises CorruptExample where it is damaged or has no caption."""
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name}: index {index} of {len(self)}")
         key = f"{self._key}/{index}"
@@ -145,13 +145,13 @@ def open_tfds(
     """Opens a TFDS data set that lies on disk.
 
     Args:
-      name: ``data_set``, ``data_set/config:version``, or the folder of a version.
-      split: such as ``train``, or ``train[:1000]``.
+      name: `data_set`, `data_set/config:version`, or the folder of a version.
+      split: such as `train`, or `train[:1000]`.
       data_dir: where TFDS keeps data sets; None: its default.
       image: name of the image feature.
-      captions: names of caption features, with commas; ``feature/field`` inside a list of
-        dictionaries, or a class, whose name is the caption. None: ``captions``, ``caption`` or ``text``.
-      regions: name of the objects feature; None: ``objects`` if it has boxes and labels.
+      captions: names of caption features, with commas; `feature/field` inside a list of
+        dictionaries, or a class, whose name is the caption. None: `captions`, `caption` or `text`.
+      regions: name of the objects feature; None: `objects` if it has boxes and labels.
       annotated: share of the region-bearing examples given to the trainer, 0 to 1.
 
     Raises:

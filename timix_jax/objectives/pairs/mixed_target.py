@@ -1,4 +1,4 @@
-"""What the pairs of a mixed batch should be (paper §4): as matrices, and as maps of embeddings."""
+"""What the pairs of a mixed batch should be (docs/method.md §4): as matrices, and as maps of embeddings."""
 
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ class MixedTarget(NamedTuple):
     label_smoothing: float = 0.0
 
     def softmax_matrices(self, s: Array) -> Targets:
-        """(i2t, t2i), each (B,B); ``s`` (B,B) stands in for a reference that is not read."""
+        """(i2t, t2i), each (B, B); `s` (B, B) stands in for a reference that is not read."""
         return mixed_targets(
             self.name,
             self.lam,
@@ -42,7 +42,7 @@ class MixedTarget(NamedTuple):
         )
 
     def sigmoid_matrix(self, s: Array) -> Array:
-        """The one target (B,B) of the sigmoid loss; ``s`` as in `softmax_matrices`."""
+        """The one target (B, B) of the sigmoid loss; `s` as in `softmax_matrices`."""
         return sigmoid_target(
             self.name,
             self.lam,

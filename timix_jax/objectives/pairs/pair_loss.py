@@ -67,7 +67,7 @@ class PairLoss:
     def distilled(
         self, s: Similarities, teacher: Similarities, alpha: Array | float
     ) -> tuple[Array, Array]:
-        """As `plain`, with targets (1−α)·own pair + α·the teacher's prediction (paper §5, ITC)."""
+        """As `plain`, with targets (1−α)·own pair + α·the teacher's prediction (docs/method.md §5, ITC)."""
         s, teacher = self._checked(s), self._checked(teacher.constant())
         if self.reduction.method != "dense":
             return tiled_pair_loss.distilled(self.kind, s, teacher, alpha, self.reduction)
@@ -81,7 +81,7 @@ class PairLoss:
         return soft_contrastive(matrix, i2t, t2i), _hits(matrix)
 
     def mixed(self, s: Similarities, target: MixedTarget) -> Array:
-        """L_mix of the mixed images' similarities (paper §4)."""
+        """L_mix of the mixed images' similarities (docs/method.md §4)."""
         s = self._checked(s)
         if target.reference is None and target.name != "hard":
             raise UserError(f"mix.target={target.name!r} needs the unmixed batch's similarities")

@@ -152,7 +152,7 @@ def pair_attention(
 ) -> tuple[Array, Array]:
     """Σ_j w_ij values_j (N, Dv) and Σ_j w_ij masses_j (N,); s_ij = scale·⟨q_i, k_j⟩ + bias.
 
-    Only ``values`` has a gradient: w is a constant, as a target is.
+    Only `values` has a gradient: w is a constant, as a target is.
 
     Args:
       q, k: (N, D).
@@ -228,8 +228,8 @@ def _weighted_sum(
 ) -> Part:
     """Σ_j w_ij values_j and Σ_j w_ij, w_ij = weight(s_ij, by_x_i, by_t_j).
 
-    ``by_x``, ``by_t`` (N, k): numbers of each row and column, or None; ``weight`` gets them as
-    (k, n, 1) and (k, 1, m). It must be 0 where s is −∞: that is padding. ``values`` may be ``t``
+    `by_x`, `by_t` (N, k): numbers of each row and column, or None; `weight` gets them as
+    (k, n, 1) and (k, 1, m). It must be 0 where s is −∞: that is padding. `values` may be `t`
     itself, which then travels once.
     """
     dtype = _sum_dtype(x)

@@ -26,7 +26,7 @@ class PairReduction:
         all devices, so that a device holds two parts of them at a time. A ring of many devices has
         as many latencies as devices: "gather" is the faster one while N·D fits easily.
       chunk: columns of a tile; a tile has as many rows as a device has of the batch.
-      mesh: the mesh over whose axes ``data`` and ``fsdp`` the batch lies; None for one device.
+      mesh: the mesh over whose axes `data` and `fsdp` the batch lies; None for one device.
 
     Raises:
       UserError: an unknown method, or a chunk below 1.
@@ -147,7 +147,7 @@ def _sweep_of_a_device(
     ways = [1 if part % 2 == 0 else -1 for part in range(len(columns))]
 
     def places(hop: jax.Array | int) -> list[jax.Array]:
-        """After ``hop`` hops, the columns at hand are those of the device that many places back."""
+        """After `hop` hops, the columns at hand are those of the device that many places back."""
         return [place_of((device - way * hop) % shards * n, n) for way in ways]
 
     def hop(carry: tuple[list[Any], list[Any]], index: jax.Array) -> tuple[Any, None]:
@@ -176,7 +176,7 @@ def _visit(
     accumulators: Any,
     chunk: int,
 ) -> Any:
-    """The rows against these columns, at most ``chunk`` of them at a time."""
+    """The rows against these columns, at most `chunk` of them at a time."""
     tiles = -(-len(column) // chunk)
     if tiles == 1:
         return update(shared, rows, columns, Place(row, column), accumulators)

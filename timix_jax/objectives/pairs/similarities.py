@@ -13,7 +13,7 @@ class Similarities(NamedTuple):
     """s = image · textᵀ / τ (+ bias): rows are images, columns are captions.
 
     Attributes:
-      image, text: (B,D) embeddings of the global batch.
+      image, text: (B, D) embeddings of the global batch.
       temperature: τ, a scalar.
       bias: a scalar, or None for a model without (the softmax does not see it).
     """
@@ -24,7 +24,7 @@ class Similarities(NamedTuple):
     bias: Array | None = None
 
     def matrix(self) -> Array:
-        """s (B,B), of exact float32 products as in `parallel.pair_sums`: dense, gather and ring are to agree."""
+        """s (B, B), of exact float32 products as in `parallel.pair_sums`: dense, gather and ring are to agree."""
         products = jnp.matmul(self.image, self.text.T, precision=jax.lax.Precision.HIGHEST)
         s = products / self.temperature
         return s if self.bias is None else s + self.bias
@@ -35,6 +35,6 @@ class Similarities(NamedTuple):
 
 
 def similarities(model: DualEncoder, forward: Forward, image: Array) -> Similarities:
-    """Those of these image embeddings (B,D) with the captions of the batch."""
+    """Those of these image embeddings (B, D) with the captions of the batch."""
     temperature, bias = model.temperature(forward.params), model.logit_bias(forward.params)
     return Similarities(image, forward.text.embedding, temperature, bias)

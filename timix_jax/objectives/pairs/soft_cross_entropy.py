@@ -1,4 +1,4 @@
-"""Contrastive losses against soft targets (paper §4)."""
+"""Contrastive losses against soft targets (docs/method.md §4)."""
 
 import jax
 import jax.numpy as jnp

@@ -26,7 +26,7 @@ from timix_jax.objectives.pairs.similarities import Similarities
 
 
 class Wanted(NamedTuple):
-    """One direction's target: Σ_j T_kj · embedding_j (B,D) and Σ_j T_kj (B,)."""
+    """One direction's target: Σ_j T_kj · embedding_j (B, D) and Σ_j T_kj (B,)."""
 
     embedding: Array
     total: Array

@@ -1,4 +1,4 @@
-"""Training curves from a run's ``metrics.jsonl``."""
+"""Training curves from a run's `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Curve(NamedTuple):
 
 
 def read_curves(path: str | os.PathLike[str]) -> dict[str, Curve]:
-    """Reads a JSONL file of objects with a ``step`` into one curve a name.
+    """Reads a JSONL file of objects with a `step` into one curve a name.
 
     A step that occurs twice counts with its last value: a resumed run writes the steps since its
     checkpoint again. A torn last line, left by a killed run, is skipped with a warning. Values that
@@ -72,7 +72,7 @@ def read_curves(path: str | os.PathLike[str]) -> dict[str, Curve]:
 
 
 def running_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """Centred mean of ``width`` neighbours (n,), fewer at the ends; only finite values count."""
+    """Centred mean of `width` neighbours (n,), fewer at the ends; only finite values count."""
     finite = np.isfinite(values)
     kernel = np.ones(width)
     total = np.convolve(np.where(finite, values, 0.0), kernel, "same")
@@ -182,7 +182,7 @@ def training_curves(
     Only what was logged gets a panel.
 
     Args:
-      jsonl_path: a run's ``metrics.jsonl``, one object a line with ``step`` and named numbers.
+      jsonl_path: a run's `metrics.jsonl`, one object a line with `step` and named numbers.
       png_path: the picture; its folder is made.
       title: heading.
 

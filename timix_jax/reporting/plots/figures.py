@@ -56,7 +56,7 @@ def save_png(figure: Figure, path: str | os.PathLike[str], dpi: int = 120) -> No
 
 
 def wrap(text: str, width: int, lines: int) -> str:
-    """``text`` broken into at most ``lines`` lines of ``width`` characters, the rest cut off."""
+    """`text` broken into at most `lines` lines of `width` characters, the rest cut off."""
     return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))
 
 

@@ -34,10 +34,10 @@ def draw_mixing_sheet(
 
     Args:
       path: the PNG file.
-      model: with ``params``, scores the patches.
+      model: with `params`, scores the patches.
       objective: whose mixer and score source are shown; always as mixing goes at full strength.
       params: weights, whole on the host or on the devices of this process.
-      batch: this process's part of a training batch (image uint8 (B,H,W,3), tokens, boxes where the oracle needs them).
+      batch: this process's part of a training batch: image uint8 (B, H, W, 3), tokens, and boxes for the oracle.
       captions: B captions.
       examples: rows of the sheet.
       seed: of the window size.

@@ -40,7 +40,7 @@ def _show(axes: Axes, image: np.ndarray) -> None:
 
 
 def _outline(axes: Axes, corner: np.ndarray, window: int, patch: float, colour: str) -> None:
-    """A frame around the window at ``corner`` (row, column), dark-edged to show on any image."""
+    """A frame around the window at `corner` (row, column), dark-edged to show on any image."""
     row, col = (float(c) * patch - 0.5 for c in corner)
     side = window * patch
     for edge, width in (("black", 3.6), (colour, 2.2)):
@@ -84,16 +84,16 @@ def mixing_sheet(
 
     Args:
       path: the file; its folder is made.
-      images: uint8 (K,H,H,3), the targets.
-      partners: uint8 (K,H,H,3).
-      mixed: uint8 (K,H,H,3).
-      scores: float (K,N), relevance of each patch of ``images`` to its caption, row-major.
-      low: int (K,2), row and column, in patches, of the window of ``images`` that was overwritten.
-      high_partner: int (K,2), of the window of ``partners`` that was pasted.
+      images: uint8 (K, H, H, 3), the targets.
+      partners: uint8 (K, H, H, 3).
+      mixed: uint8 (K, H, H, 3).
+      scores: float (K, N), relevance of each patch of `images` to its caption, row-major.
+      low: int (K, 2), row and column, in patches, of the window of `images` that was overwritten.
+      high_partner: int (K, 2), of the window of `partners` that was pasted.
       window: r, patches a side of both windows.
       lam: float (K,), λ, the weight of the target.
-      captions: K captions of ``images``.
-      partner_captions: K captions of ``partners``.
+      captions: K captions of `images`.
+      partner_captions: K captions of `partners`.
       title: heading of the sheet.
 
     Raises:

@@ -23,7 +23,7 @@ NOMINAL_EXAMPLES, NOMINAL_STEPS = 1_000_000, 100_000
 
 
 def nominal_steps(config: ConfigDict) -> Callable[..., int]:
-    """Steps of a duration, as if there were ``NOMINAL_EXAMPLES`` and ``NOMINAL_STEPS``."""
+    """Steps of a duration, as if there were `NOMINAL_EXAMPLES` and `NOMINAL_STEPS`."""
     return functools.partial(
         schedule.steps,
         batch_size=config.train.batch_size,

@@ -1,4 +1,4 @@
-"""``config.data`` as arguments: the training sources and the tokenizer."""
+"""`config.data` as arguments: the training sources and the tokenizer."""
 
 import functools
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ TOKENIZER_EXAMPLES = 200_000  # captions of so many examples a source train a to
 
 
 def open_training_sources(config: ConfigDict) -> tuple[Source, ...]:
-    """The sources of ``config.data.train``."""
+    """The sources of `config.data.train`."""
     specs = config.data.train
     if not specs:
         raise UserError(
@@ -40,7 +40,7 @@ def open_training_sources(config: ConfigDict) -> tuple[Source, ...]:
 
 
 def build_tokenizer(config: ConfigDict, sources: tuple[Source, ...]) -> Tokenizer:
-    """Trains ``wordpiece`` or ``bpe`` on the captions at hand, or loads a file."""
+    """Trains `wordpiece` or `bpe` on the captions at hand, or loads a file."""
     kind = config.data.tokenizer
     if kind not in TRAINED:
         with located(f"config.data.tokenizer={kind!r}: "):

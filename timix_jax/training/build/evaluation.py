@@ -1,4 +1,4 @@
-"""``config.eval`` as arguments: the evaluation sets and their evaluators."""
+"""`config.eval` as arguments: the evaluation sets and their evaluators."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from timix_jax.models.dual_encoder import DualEncoder
 def build_evaluators(
     config: ConfigDict, model: DualEncoder, tokenizer: Tokenizer, mesh: Mesh
 ) -> dict[str, list[Evaluator]]:
-    """Evaluation set → its evaluators, for every ``NAME=SOURCE`` of ``config.eval.sets``."""
+    """Evaluation set → its evaluators, for every `NAME=SOURCE` of `config.eval.sets`."""
     built: dict[str, list[Evaluator]] = {}
     model = dataclasses.replace(model, microbatches=1)  # there are no activations to keep
     for entry in config.eval.sets:

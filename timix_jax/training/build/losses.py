@@ -21,7 +21,7 @@ from timix_jax.training.step import step_passes
 
 
 def build_pair_loss(config: ConfigDict, layout: Layout | None) -> PairLoss:
-    """The loss over all image-text pairs of ``config.contrastive``, on the mesh of ``layout``."""
+    """The loss over all image-text pairs of `config.contrastive`, on the mesh of `layout`."""
     c = config.contrastive
     with located("config."):
         return PairLoss(c.loss, PairReduction(c.method, c.chunk, layout.mesh if layout else None))
@@ -106,7 +106,7 @@ def check_objectives(objectives: Sequence[Objective], total_steps: int) -> None:
 
 
 def check_teacher(config: ConfigDict) -> None:
-    """Raises a UserError unless the momentum teacher (paper §5) has what it needs."""
+    """Raises a UserError unless the momentum teacher (docs/method.md §5) has what it needs."""
     alpha, ema = config.loss.itc.alpha, config.optim.ema
     if not 0 <= ema < 1:
         raise UserError(f"config.optim.ema={ema}: give 0 (none) or a decay below 1, such as 0.995")
@@ -134,7 +134,7 @@ def training_flops(
     start: int,
     stop: int,
 ) -> float:
-    """Analytic FLOPs of the steps ``start`` to ``stop - 1``, over all devices."""
+    """Analytic FLOPs of the steps `start` to `stop - 1`, over all devices."""
     ends = {o.ends_at for o in objectives if o.ends_at is not None and start < o.ends_at < stop}
     parts = itertools.pairwise([start, *sorted(ends), stop])
     return sum(

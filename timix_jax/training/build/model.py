@@ -1,4 +1,4 @@
-"""``config.model`` and ``config.mesh`` as arguments."""
+"""`config.model` and `config.mesh` as arguments."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ from timix_jax.parallel.mesh import make_mesh
 def build_model(
     config: ConfigDict, *, vocab_size: int, pad_id: int, layout: Layout | None = None
 ) -> DualEncoder:
-    """The model of ``config.model``, on the mesh of ``layout`` (None: on one device); the sigmoid loss adds a bias."""
+    """The model of `config.model`, on the mesh of `layout` (None: on one device); the sigmoid loss adds a bias."""
     m = config.model
     if m.dtype not in ("float32", "bfloat16"):
         raise UserError(f"config.model.dtype={m.dtype!r} is unknown; use 'float32' or 'bfloat16'")
@@ -46,7 +46,7 @@ def build_model(
 
 
 def build_layout(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Layout:
-    """The mesh and the sharding rules of ``config.mesh`` over all devices, or those given."""
+    """The mesh and the sharding rules of `config.mesh` over all devices, or those given."""
     m = config.mesh
     for rule in m.rules:
         if not (

@@ -1,4 +1,4 @@
-"""``config.optim`` as arguments."""
+"""`config.optim` as arguments."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ _LR_SCALE = ([str, float], [str, int])
 def build_optimizer(
     config: ConfigDict, params: Any, rate: Schedule
 ) -> optax.GradientTransformation:
-    """AdamW of ``config.optim``."""
+    """AdamW of `config.optim`."""
     o = config.optim
     for entry in o.lr_scales:
         if not isinstance(entry, (tuple, list)) or [type(x) for x in entry] not in _LR_SCALE:

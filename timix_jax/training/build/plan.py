@@ -71,7 +71,7 @@ class Plan:
         return flops.peak_flops(self.mesh.devices.flat[0], self.config.log.peak_tflops)
 
     def create_state(self, key: jax.Array) -> train_state.TrainState:
-        """A fresh training state, pure in ``key``."""
+        """A fresh training state, pure in `key`."""
         return train_state.create(self.model, self.optimizer, key, ema=self.ema_decay > 0)
 
     @functools.cached_property
@@ -84,7 +84,7 @@ class Plan:
         return step_flops(self.config, self.model, objectives_at(self.objectives, 0))
 
     def training_flops(self, start: int, stop: int) -> float:
-        """Analytic FLOPs of the steps ``start`` to ``stop - 1``, over all devices."""
+        """Analytic FLOPs of the steps `start` to `stop - 1`, over all devices."""
         return training_flops(self.config, self.model, self.objectives, start, stop)
 
 
@@ -103,7 +103,7 @@ def build_plan(
       config: from `config.complete`.
       layout: from `check_shapes`.
       vocab_size, pad_id: the tokenizer's.
-      to_steps: a duration and its ``field`` → steps.
+      to_steps: a duration and its `field` → steps.
       rate: step → learning rate.
     """
     model = build_model(config, vocab_size=vocab_size, pad_id=pad_id, layout=layout)
@@ -113,7 +113,7 @@ def build_plan(
 
 
 def training_steps(config: ConfigDict, to_steps: Callable[..., int]) -> int:
-    """Length of the training; ``to_steps`` is given a duration and its ``field``."""
+    """Length of the training; `to_steps` is given a duration and its `field`."""
     total = to_steps(config.train.duration, field="config.train.duration")
     if total < 1:
         raise UserError(f"config.train.duration={config.train.duration!r}: give at least 1 step")
@@ -121,7 +121,7 @@ def training_steps(config: ConfigDict, to_steps: Callable[..., int]) -> int:
 
 
 def build_schedule(config: ConfigDict, total_steps: int, to_steps: Callable[..., int]) -> Schedule:
-    """The learning rate of ``config.optim`` over a training of so many steps."""
+    """The learning rate of `config.optim` over a training of so many steps."""
     o = config.optim
     warmup = to_steps(o.warmup, field="config.optim.warmup")
     with located("config.optim."):
