@@ -21,12 +21,14 @@ from jax.sharding import Mesh
 
 from benchmarks import program
 from timix_jax.errors import UserError
-from timix_jax.mixing import build_mixer
+from timix_jax.mixing import Sample, build_mixer
 from timix_jax.mixing.partners import Partners
-from timix_jax.objectives.pairs.mixed_target import MixedTarget
-from timix_jax.objectives.pairs.pair_loss import LossKind, PairLoss
+from timix_jax.objectives.pairs.kinds import KINDS
+from timix_jax.objectives.pairs.loss import PairLoss
 from timix_jax.objectives.pairs.pair_sweep import Method, PairReduction
+from timix_jax.objectives.pairs.shares import Shares
 from timix_jax.objectives.pairs.similarities import Similarities
+from timix_jax.objectives.pairs.targets import build_target
 from timix_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 
 TARGET = 1 / 8  # of the dense loss's temporaries, for the ring at 32,768
@@ -58,8 +60,8 @@ def loss_temporaries(pairs: PairLoss, mesh: Mesh, batch: int, dim: int, *, mixed
             return pairs.plain(s)[0]
         lam, partners = jnp.full(batch, 0.7), Partners()
         partner = partners.draw(jax.random.key(0), batch)
-        target = MixedTarget("pred", lam, partner, partners, s.constant())
-        return pairs.mixed(s._replace(image=mixed_image), target)
+        mixed_s, shares = s._replace(image=mixed_image), Shares(lam, partner, partners)
+        return pairs.mixed(mixed_s, build_target("pred"), shares, s.constant())
 
     gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3, 4)))
     memory = gradient.lower(side, side, side, number, number).compile().memory_analysis()
@@ -76,10 +78,10 @@ def loss_rows(args: argparse.Namespace) -> Iterator[Row]:
             )
         mesh = make_mesh(jax.devices()[:devices])
         for batch in args.batch:
-            for kind in get_args(LossKind):
+            for kind in KINDS:
                 for mixed in (False, True):
                     for method in get_args(Method):
-                        pairs = PairLoss(kind, PairReduction(method, args.chunk, mesh))
+                        pairs = PairLoss(KINDS[kind], PairReduction(method, args.chunk, mesh))
                         used = loss_temporaries(pairs, mesh, batch, args.dim, mixed=mixed)
                         named = "mixed, pred" if mixed else "plain"
                         yield Row(batch, devices, kind, named, method, used)
@@ -111,7 +113,9 @@ def exchange_bytes(mesh: Mesh, batch: int, grid: int, width: int, **options: Any
 
     def gradient(patches: Any, scores: Any) -> Any:
         def total(patches: Any) -> jax.Array:
-            return jnp.sum(jnp.square(mixer(jax.random.key(0), patches, scores).inputs))
+            return jnp.sum(
+                jnp.square(mixer(jax.random.key(0), Sample(patches, scores=scores)).image)
+            )
 
         return jax.grad(total)(patches)
 

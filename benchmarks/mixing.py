@@ -16,9 +16,11 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import program
-from timix_jax.mixing import Mixer, build_mixer
-from timix_jax.mixing.targets import TargetName, mixed_targets
+from timix_jax.mixing import Mixed, Mixer, Sample, build_mixer
 from timix_jax.models.vit import VIT_SIZES, VisionTransformer, VitShape
+from timix_jax.objectives.pairs.kinds import KINDS
+from timix_jax.objectives.pairs.shares import Shares
+from timix_jax.objectives.pairs.targets import build_target
 
 TARGET = 0.2  # percent of the encoder's forward and backward pass
 
@@ -49,23 +51,29 @@ def encoder_pass(model: VisionTransformer) -> Callable[..., Any]:
     return jax.jit(jax.grad(loss))
 
 
-def mixing(mixer: Mixer, target: TargetName) -> Callable[..., Any]:
+def targets(mixer: Mixer, mixed: Mixed, target: str, logits: jax.Array) -> Any:
+    """Return both directions' targets (B, B)."""
+    shares = Shares.of(mixed, mixer.partners)
+    return build_target(target).matrices(KINDS["softmax"], shares, logits)
+
+
+def mixing(mixer: Mixer, target: str) -> Callable[..., Any]:
     """Mixed tokens and both targets."""
 
     def step(key: jax.Array, tokens: jax.Array, scores: jax.Array, logits: jax.Array) -> Any:
-        mixed = mixer(key, tokens, scores)
-        return mixed.inputs, mixed_targets(target, mixed.lam, mixed.partner, logits)
+        mixed = mixer(key, Sample(tokens, scores=scores))
+        return mixed.image, targets(mixer, mixed, target, logits)
 
     return jax.jit(step)
 
 
-def mixing_and_back(mixer: Mixer, target: TargetName) -> Callable[..., Any]:
+def mixing_and_back(mixer: Mixer, target: str) -> Callable[..., Any]:
     """The same, and the cotangent of the mixed tokens pulled back to the clean ones."""
 
     def step(key: jax.Array, tokens: jax.Array, scores: jax.Array, logits: jax.Array) -> Any:
         def forward(clean: jax.Array) -> Any:
-            mixed = mixer(key, clean, scores)
-            return mixed.inputs, mixed_targets(target, mixed.lam, mixed.partner, logits)
+            mixed = mixer(key, Sample(clean, scores=scores))
+            return mixed.image, targets(mixer, mixed, target, logits)
 
         mixed, pull, targets = jax.vjp(forward, tokens, has_aux=True)
         return mixed, pull(tokens), targets
@@ -100,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     print(f"\n| mixer | mixing, ms | % of encoder (at most {TARGET}) | with its backward, ms | % |")
     print("|---|---|---|---|---|")
-    cases: list[tuple[str, dict[str, Any], TargetName]] = [
+    cases: list[tuple[str, dict[str, Any], str]] = [
         ("timix", {}, "hard"),
         ("timix", {}, "pred"),
         ("timix", {"lambda_by": "mass"}, "hard"),

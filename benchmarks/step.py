@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+from timix_jax.objectives.passes import Batch
 
 from benchmarks import program, recipes
 from benchmarks.interleaved import CLOCKS, Clock, interleaved_seconds, median_ratio
 from timix_jax.config import complete
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.objectives import Forward, Objective, Pass
-from timix_jax.objectives.passes import Batch
 from timix_jax.optim import schedule
 from timix_jax.training import build as experiment
 from timix_jax.training import state as train_state
@@ -51,7 +51,7 @@ class SecondView(Objective):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Mean of the embeddings; the factor, 1 in float32, is there as XLA merges two equal passes."""
         patches = forward.patches * (1 + 1e-12 * forward.step).astype(forward.patches.dtype)
-        image = model.encode_patches(forward.params, patches)
+        image = model.encode_image(forward.params, patches)
         return jnp.mean(image.embedding), {}
 
 

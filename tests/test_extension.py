@@ -20,7 +20,7 @@ from timix_jax.errors import UserError
 from timix_jax.evaluators import EVALUATORS, Evaluator
 from timix_jax.mixing import MIXERS, Mixed
 from timix_jax.mixing.partners import Partners
-from timix_jax.objectives import OBJECTIVES, Objective, Pass
+from timix_jax.objectives import OBJECTIVES, Feature, Objective, Term
 from timix_jax.reporting.plots.curves import training_curves
 from timix_jax.training import build as experiment
 from timix_jax.training.flops import block_flops
@@ -38,7 +38,8 @@ class Halves:
     space: ClassVar[str] = "patches"
     partners: ClassVar[Partners] = Partners("flip")
 
-    def __call__(self, key, inputs, scores):
+    def __call__(self, key, sample):
+        inputs = sample.image
         rows = jnp.arange(self.grid**2) // self.grid
         own = rows < round(self.share * self.grid)
         batch = inputs.shape[0]
@@ -51,21 +52,20 @@ class Halves:
 
 @dataclasses.dataclass(frozen=True)
 class Smallness(Objective):
-    """Pulls the mean embedding of captions to zero; runs a block of the image tower too, for nothing."""
+    """Pulls the mean embedding of captions to zero; reads a block of the image tower too, for nothing."""
 
-    weight: float = 1.0
     power: float = 2.0
 
     name: ClassVar[str] = "smallness"
 
-    def passes(self, model, batch):
-        return [Pass(rows=batch["image"].shape[0], blocks=1)]
+    def reads(self, model):
+        return [Feature("text"), Feature("image", block=0)]
 
-    def __call__(self, model, forward):
-        mean = forward.text.embedding.mean(axis=0)
-        first = model.encode_prefix(forward.params, forward.patches, 1)
+    def __call__(self, forward):
+        mean = forward.text().embedding.mean(axis=0)
+        first = forward.block(0)
         loss = jnp.sum(jnp.abs(mean) ** self.power)
-        return loss + 0 * first.mean(), {"text_mean": jnp.abs(mean).max()}
+        return Term(loss + 0 * first.mean(), {"text_mean": jnp.abs(mean).max()})
 
 
 def open_bright(argument: str = "", *, examples: int = 32):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from timix_jax.errors import UserError
-from timix_jax.mixing import MIXERS, CutMix, Mixup, RandomWindow, TiMix, build_mixer
+from timix_jax.mixing import MIXERS, CutMix, Mixup, RandomWindow, Sample, TiMix, build_mixer
 from timix_jax.mixing.base import Mixed
 from timix_jax.mixing.fraction import keep_clean, select_rows
 from timix_jax.mixing.partners import flip
@@ -42,32 +42,32 @@ def test_each_mixer(name, partner, batch):
     inputs = inputs_of(mixer, batch)
     scores = jax.random.normal(jax.random.key(1), (batch, N)) if mixer.needs_scores else None
     mix = jax.jit(mixer)
-    mixed = mix(KEY, inputs, scores)
-    assert mixed.inputs.shape == inputs.shape
-    assert mixed.inputs.dtype == inputs.dtype
+    mixed = mix(KEY, Sample(inputs, scores=scores))
+    assert mixed.image.shape == inputs.shape
+    assert mixed.image.dtype == inputs.dtype
     assert mixed.lam.shape == (batch,)
     assert mixed.lam.dtype == jnp.float32
     assert mixed.partner.dtype == jnp.int32
-    alone = np.asarray(mixed.partner) == np.arange(batch)
-    assert alone.sum() == (1 if partner == "flip" and batch == 5 else 0)
-    np.testing.assert_array_equal(mixed.lam[alone], 1)
-    np.testing.assert_array_equal(mixed.inputs[alone], inputs[alone])
-    assert (mixed.lam[~alone] < 1).all()
+    itself = np.asarray(mixed.partner) == np.arange(batch)
+    assert itself.sum() == (1 if partner == "flip" and batch == 5 else 0)
+    np.testing.assert_array_equal(mixed.lam[itself], 1)
+    np.testing.assert_array_equal(mixed.image[itself], inputs[itself])
+    assert (mixed.lam[~itself] < 1).all()
     if name != "mixup":  # λ is the share of one's own content
-        own_share = np.asarray(mixed.inputs == inputs).reshape(batch, -1).mean(axis=1)
+        own_share = np.asarray(mixed.image == inputs).reshape(batch, -1).mean(axis=1)
         np.testing.assert_allclose(own_share, mixed.lam, rtol=1e-5)
-    np.testing.assert_array_equal(mix(KEY, inputs, scores).inputs, mixed.inputs)
-    assert (mix(jax.random.key(5), inputs, scores).lam != mixed.lam).any()
+    np.testing.assert_array_equal(mix(KEY, Sample(inputs, scores=scores)).image, mixed.image)
+    assert (mix(jax.random.key(5), Sample(inputs, scores=scores)).lam != mixed.lam).any()
 
 
 @pytest.mark.parametrize("mixer", [TiMix(GRID), RandomWindow(GRID)])
 def test_windows_say_what_was_pasted(mixer):
     scores = jax.random.normal(jax.random.key(1), (4, N))
-    mixed = mixer(KEY, numbered(4), scores)
+    mixed = mixer(KEY, Sample(numbered(4), scores=scores))
     side = int(mixed.window)
     for k in range(4):
         p = int(mixed.partner[k])
-        square = np.asarray(mixed.inputs[k, :, 0]).reshape(GRID, GRID)
+        square = np.asarray(mixed.image[k, :, 0]).reshape(GRID, GRID)
         row, column = (int(value) for value in mixed.low[k])
         from_row, from_column = (int(value) for value in mixed.high[p])
         pasted = square[row : row + side, column : column + side]
@@ -80,7 +80,7 @@ def test_windows_say_what_was_pasted(mixer):
 
 def test_random_windows_reach_every_place():
     mixer = RandomWindow(GRID, low=0.5, high=0.5)
-    mixed = mixer(KEY, jnp.zeros((2000, N, 1)), None)
+    mixed = mixer(KEY, Sample(jnp.zeros((2000, N, 1))))
     for first in (mixed.low, mixed.high):
         counts = np.bincount(np.asarray(first[:, 0] * 4 + first[:, 1]), minlength=16)
         assert len(counts) == 16
@@ -112,12 +112,12 @@ def test_mass_lambda_against_a_loop_and_the_corners():
 
 def test_mixup_is_a_mean_of_whole_images():
     pixels = jax.random.normal(jax.random.key(1), (4, 20, 30, 3))
-    mixed = Mixup()(KEY, pixels, None)
+    mixed = Mixup()(KEY, Sample(pixels))
     lam = mixed.lam[0]
     assert 0 < lam < 1
     np.testing.assert_array_equal(mixed.lam, np.full(4, lam))
     np.testing.assert_allclose(
-        mixed.inputs, lam * pixels + (1 - lam) * pixels[::-1], rtol=1e-5, atol=1e-6
+        mixed.image, lam * pixels + (1 - lam) * pixels[::-1], rtol=1e-5, atol=1e-6
     )
 
 
@@ -125,8 +125,8 @@ def test_cutmix_is_one_box_at_one_place():
     pixels = jax.random.normal(jax.random.key(0), (4, 20, 30, 3))
     mix = jax.jit(CutMix())
     for seed in range(5):
-        mixed = mix(jax.random.key(seed), pixels, None)
-        pasted = np.asarray((mixed.inputs == pixels[::-1]).all(axis=(0, 3)))
+        mixed = mix(jax.random.key(seed), Sample(pixels))
+        pasted = np.asarray((mixed.image == pixels[::-1]).all(axis=(0, 3)))
         rows, columns = pasted.any(axis=1), pasted.any(axis=0)
         np.testing.assert_array_equal(pasted, rows[:, None] & columns[None, :])
         for line in (rows, columns):
@@ -137,7 +137,7 @@ def test_cutmix_is_one_box_at_one_place():
 def test_beta_law(mixer):
     inputs = jnp.zeros((2, 30, 30, 1))
     keys = jax.random.split(jax.random.key(3), 500)
-    lam = jax.jit(jax.vmap(lambda key: mixer(key, inputs, None).lam[0]))(keys)
+    lam = jax.jit(jax.vmap(lambda key: mixer(key, Sample(inputs)).lam[0]))(keys)
     assert lam.min() >= 0
     assert lam.max() <= 1
     if isinstance(mixer, Mixup):
@@ -149,8 +149,8 @@ def test_beta_law(mixer):
 def test_bf16_tokens_stay_bf16():
     scores = jax.random.normal(jax.random.key(1), (4, N))
     for mixer in (TiMix(GRID), RandomWindow(GRID), Mixup()):
-        mixed = mixer(KEY, numbered(4, jnp.bfloat16), scores)
-        assert mixed.inputs.dtype == jnp.bfloat16
+        mixed = mixer(KEY, Sample(numbered(4, jnp.bfloat16), scores=scores))
+        assert mixed.image.dtype == jnp.bfloat16
         assert mixed.lam.dtype == jnp.float32
 
 
@@ -175,7 +175,7 @@ def test_registry_errors():
         with pytest.raises(UserError, match=message):
             build_mixer(name, grid=GRID, **options)
     with pytest.raises(UserError, match="needs patch scores"):
-        TiMix(GRID)(KEY, numbered(4), None)
+        TiMix(GRID)(KEY, Sample(numbered(4)))
     assert all(cls is None or dataclasses.is_dataclass(cls) for cls in MIXERS.values())
 
 
@@ -192,11 +192,12 @@ def test_select_rows():
 
 def test_keep_clean_puts_rows_back():
     inputs = numbered(4)
-    mixed = TiMix(GRID)(KEY, inputs, jax.random.normal(jax.random.key(1), (4, N)))
+    sample = Sample(inputs, scores=jax.random.normal(jax.random.key(1), (4, N)))
+    mixed = TiMix(GRID)(KEY, sample)
     selected = jnp.array([True, False, False, True])
-    kept: Mixed = jax.jit(keep_clean)(mixed, inputs, selected)
-    np.testing.assert_array_equal(kept.inputs[1:3], inputs[1:3])
-    np.testing.assert_array_equal(kept.inputs[::3], mixed.inputs[::3])
+    kept: Mixed = jax.jit(keep_clean)(mixed, sample, selected)
+    np.testing.assert_array_equal(kept.image[1:3], inputs[1:3])
+    np.testing.assert_array_equal(kept.image[::3], mixed.image[::3])
     assert kept.partner.tolist() == [3, 1, 2, 0]
     np.testing.assert_array_equal(kept.lam[1:3], 1)
     np.testing.assert_array_equal(kept.lam[::3], mixed.lam[::3])

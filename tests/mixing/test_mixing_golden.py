@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from repository import FIXTURES
+from target_matrices import hard, pred_shared
 
 from timix_jax.mixing.base import area_lambda
 from timix_jax.mixing.partners import flip
 from timix_jax.mixing.scores import standardise
-from timix_jax.mixing.targets import hard, pred_shared
 from timix_jax.mixing.timix import TiMix
 from timix_jax.mixing.windows import patchify, unpatchify
 from timix_jax.objectives.pairs.soft_cross_entropy import soft_contrastive
@@ -44,7 +44,7 @@ def test_mixed_images(name):
     mixer = TiMix(grid, low=1 / grid, high=1.0)
     mixed = jax.jit(mixer.mix)(patches, jnp.asarray(values["score"]), partner, r)
     assert np.abs(values["mixed"] - values["x"]).max() > 0.1  # something was pasted
-    close(unpatchify(mixed.inputs, patch).transpose(0, 3, 1, 2), values["mixed"])
+    close(unpatchify(mixed.image, patch).transpose(0, 3, 1, 2), values["mixed"])
     close(mixed.lam, np.asarray(lam))
 
 

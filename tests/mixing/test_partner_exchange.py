@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from timix_jax.mixing import build_mixer
+from timix_jax.mixing import Sample, build_mixer
 from timix_jax.mixing.fraction import select_rows, take_rows
 from timix_jax.parallel.mesh import batch_sharding, make_mesh
 
@@ -38,7 +38,7 @@ def exchanged(name, sharding, **options):
 
     def gradient(patches, scores):
         def total(patches):
-            return jnp.sum(jnp.sin(mixer(jax.random.key(0), patches, scores).inputs))
+            return jnp.sum(jnp.sin(mixer(jax.random.key(0), Sample(patches, scores=scores)).image))
 
         return jax.grad(total)(patches)
 
@@ -77,11 +77,11 @@ def test_within_shards_the_mixed_rows_are_those_of_each_part_alone(partner):
     patches = jnp.float32(rng.normal(size=(12, GRID**2, WIDTH)))
     scores = jnp.float32(rng.normal(size=(12, GRID**2)))
     mixer = build_mixer("timix", grid=GRID, shards=3, within_shard=True, partner=partner)
-    mixed = mixer(jax.random.key(1), patches, scores)
-    assert np.any(mixed.inputs != patches)
+    mixed = mixer(jax.random.key(1), Sample(patches, scores=scores))
+    assert np.any(mixed.image != patches)
     alone = build_mixer("timix", grid=GRID, partner="derangement")  # right for any π
     for part in range(3):
         rows = slice(4 * part, 4 * part + 4)
         want = alone.mix(patches[rows], scores[rows], mixed.partner[rows] - 4 * part, mixed.window)
-        np.testing.assert_array_equal(mixed.inputs[rows], want.inputs)
+        np.testing.assert_array_equal(mixed.image[rows], want.image)
         np.testing.assert_array_equal(mixed.lam[rows], want.lam)

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from target_matrices import hard
 
+from timix_jax.mixing import Sample
 from timix_jax.mixing.partners import flip
 from timix_jax.mixing.random_window import RandomWindow
-from timix_jax.mixing.targets import hard
 from timix_jax.mixing.timix import TiMix
 from timix_jax.mixing.windows import paste_windows, window_mask
 
@@ -95,7 +96,9 @@ def test_t3_gaussian(aware):
     def logits_of(key):
         texts, images = gaussian_pairs(key)
         relevance = log_ratio(images, texts)
-        mixed = mixer(jax.random.fold_in(key, 1), images[..., None], relevance).inputs[..., 0]
+        mixed = mixer(
+            jax.random.fold_in(key, 1), Sample(images[..., None], scores=relevance)
+        ).image[..., 0]
         return log_ratio(mixed[:, None], texts[None]).sum(axis=-1)
 
     keys = jax.random.split(jax.random.key(1), BATCHES)
@@ -128,7 +131,7 @@ def leaking_logits(key, mixer):
     )
     colour = jnp.broadcast_to(jax.random.normal(colour_key, (BATCH, 1)), (BATCH, N))
     place = jnp.broadcast_to(jnp.arange(N, dtype=jnp.float32), (BATCH, N))
-    mixed = mixer(mix_key, jnp.stack([colour, place], axis=-1), relevance).inputs
+    mixed = mixer(mix_key, Sample(jnp.stack([colour, place], axis=-1), scores=relevance)).image
     pasted = mixed[..., 0] != jnp.median(mixed[..., 0], axis=1, keepdims=True)
     first = jnp.argmax(pasted, axis=1)
     source = jnp.take_along_axis(mixed[..., 1], first[:, None], axis=1)[:, 0].astype(jnp.int32)

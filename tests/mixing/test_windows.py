@@ -161,7 +161,7 @@ def test_pasting_tokens_equals_pasting_pixels():
         of_pixels = mixer.mix(patchify(images, patch), scores, flip(batch), r)
         of_tokens = mixer.mix(embed(images), scores, flip(batch), r)
         np.testing.assert_array_equal(
-            embed(unpatchify(of_pixels.inputs, patch)), np.asarray(of_tokens.inputs)
+            embed(unpatchify(of_pixels.image, patch)), np.asarray(of_tokens.image)
         )
 
 
@@ -192,7 +192,7 @@ def test_same_numbers_on_1_2_and_8_devices(partner, lambda_by):
 
         def step(key, own, relevance):
             mixed = mixer(key, own, relevance)
-            return mixed._replace(inputs=jax.lax.with_sharding_constraint(mixed.inputs, rows))
+            return mixed._replace(inputs=jax.lax.with_sharding_constraint(mixed.image, rows))
 
         sharded = jax.device_put((tokens, scores), rows)
         return jax.device_get(jax.jit(step)(jax.random.key(7), *sharded))

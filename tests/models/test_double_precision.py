@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from timix_jax.mixing import RandomWindow, TiMix, scores
+from timix_jax.mixing import RandomWindow, Sample, TiMix, scores
 from timix_jax.models.patch_predictor import PatchPredictor
-from timix_jax.models.vit import cls_attention, normalise_pixels
+from timix_jax.models.pixels import normalise_pixels
+from timix_jax.models.vit import cls_attention
 from timix_jax.objectives.patch_labels import patch_labels
 from timix_jax.parallel.layout import Layout
 from timix_jax.parallel.mesh import make_mesh
@@ -26,7 +27,7 @@ def test_lambda_has_the_precision_of_the_scores(dtype, lambda_by):
     mixer = TiMix(grid, lambda_by=lambda_by)
     partner = np.arange(batch)[::-1].astype(np.int32)
     mixed = mixer.mix(inputs, jnp.asarray(relevance), jnp.asarray(partner), r)
-    assert mixed.inputs.dtype == dtype
+    assert mixed.image.dtype == dtype
     assert mixed.lam.dtype == jnp.float64
     if lambda_by == "area":
         expected = np.full(batch, 1 - 9 / 49)
@@ -42,7 +43,7 @@ def test_lambda_has_the_precision_of_the_scores(dtype, lambda_by):
 
 def test_lambda_by_bytes_without_scores():
     inputs = jnp.asarray(RNG.integers(0, 255, (4, 49, 3)).astype(np.uint8))
-    mixed = RandomWindow(7)(jax.random.key(0), inputs, None)
+    mixed = RandomWindow(7)(jax.random.key(0), Sample(inputs))
     np.testing.assert_allclose(mixed.lam, 1 - int(mixed.window) ** 2 / 49, rtol=1e-14)
 
 

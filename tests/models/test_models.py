@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_model import encode_site
 
 from timix_jax.errors import UserError
-from timix_jax.mixing import TiMix
+from timix_jax.mixing import Sample, TiMix
 from timix_jax.mixing.windows import patchify, unpatchify
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.text import TextShape
@@ -50,9 +51,9 @@ def test_embedding_patches_is_the_patch_convolution(params, images):
 @pytest.mark.parametrize("remat", ["none", "dots", "full"])
 def test_scanned_and_unrolled_agree_in_values_and_gradients(params, images, remat):
     def loss(p, model):
-        features = model.encode_patches(p, model.embed_patches(p, images), capture=1)
+        features = model.encode_image(p, model.embed_patches(p, images), blocks=(1,))
         text = model.encode_text(p, jnp.array([[1, 4, 5, 2, 0, 0, 0, 0]] * 4))
-        return jnp.sum(jnp.sin(features.embedding + text.embedding)) + jnp.sum(features.captured)
+        return jnp.sum(jnp.sin(features.embedding + text.embedding)) + jnp.sum(features.blocks[1])
 
     scanned = dataclasses.replace(MODEL, scan=True, remat=remat)
     unrolled = dataclasses.replace(MODEL, scan=False)
@@ -68,17 +69,17 @@ def test_the_captured_block_is_where_the_short_pass_stops(images, scan, pool):
     model = dataclasses.replace(MODEL, scan=scan, pool=pool)
     params = model.init(jax.random.key(3))
     patches = model.embed_patches(params, images)
-    captured = model.encode_patches(params, patches, capture=1).captured
-    site = model.encode_site(params, patches)
+    captured = model.encode_image(params, patches, blocks=(1,)).blocks[1]
+    site = encode_site(model, params, patches)
     assert site.shape == (4, 36, 16)
     np.testing.assert_allclose(model.patch_tokens(captured), site, atol=1e-6)
-    before_last = model.encode_patches(params, patches, capture=2).captured
+    before_last = model.encode_image(params, patches, blocks=(2,)).blocks[2]
     assert float(jnp.abs(before_last - captured).max()) > 1e-3
 
 
 def test_later_blocks_get_no_gradient_through_the_site(params, images):
     def loss(p):
-        return jnp.sum(jnp.square(MODEL.encode_site(p, MODEL.embed_patches(p, images))))
+        return jnp.sum(jnp.square(encode_site(MODEL, p, MODEL.embed_patches(p, images))))
 
     layers = jax.grad(loss)(params)["image"]["blocks"]["layers"]
     per_layer = sum(np.abs(g).reshape(4, -1).sum(axis=1) for g in jax.tree.leaves(layers))
@@ -101,7 +102,7 @@ def test_padding_does_not_change_a_caption(params):
 def test_cls_attention_is_the_derivative_of_the_last_block(params, images):
     """With values v·p_t the attention output is linear in the probabilities: read them off by perturbation."""
     patches = MODEL.embed_patches(params, images)
-    tokens = MODEL.encode_prefix(params, patches, 3)
+    tokens = MODEL.encode_blocks(params, patches, (2,))[2]
     scores = MODEL.cls_attention(params, tokens)
     last = jax.tree.map(lambda p: p[-1], params["image"]["blocks"]["layers"])
     x = np.asarray(tokens, np.float64)
@@ -122,16 +123,17 @@ def test_mixing_patches_equals_mixing_pixels_through_the_model(params, images):
     scores = jax.random.normal(jax.random.key(5), (4, 36))
     mixer = TiMix(grid=6)
     pixels = images.astype(jnp.float32) / 127.5 - 1
-    at_pixels = mixer(jax.random.key(6), patchify(pixels, 4), scores)
-    at_patches = mixer(jax.random.key(6), MODEL.embed_patches(params, images), scores)
-    mixed_images = unpatchify(at_pixels.inputs, 4)
+    at_pixels = mixer(jax.random.key(6), Sample(patchify(pixels, 4), scores=scores))
+    embedded = MODEL.embed_patches(params, images)
+    at_patches = mixer(jax.random.key(6), Sample(embedded, scores=scores))
+    mixed_images = unpatchify(at_pixels.image, 4)
     assert float(jnp.abs(mixed_images - pixels).max()) > 0.5
     np.testing.assert_allclose(
-        MODEL.embed_patches(params, mixed_images), at_patches.inputs, atol=1e-6
+        MODEL.embed_patches(params, mixed_images), at_patches.image, atol=1e-6
     )
     np.testing.assert_allclose(
-        MODEL.encode_patches(params, MODEL.embed_patches(params, mixed_images)).embedding,
-        MODEL.encode_patches(params, at_patches.inputs).embedding,
+        MODEL.encode_image(params, MODEL.embed_patches(params, mixed_images)).embedding,
+        MODEL.encode_image(params, at_patches.image).embedding,
         atol=1e-5,
     )
 
@@ -140,7 +142,7 @@ def test_embeddings_have_unit_norm_in_float32_also_under_bfloat16(images):
     model = dataclasses.replace(MODEL, dtype=jnp.bfloat16)
     params = model.init(jax.random.key(0))
     assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(params))
-    embedding = model.encode_patches(params, model.embed_patches(params, images)).embedding
+    embedding = model.encode_image(params, model.embed_patches(params, images)).embedding
     assert embedding.dtype == jnp.float32
     np.testing.assert_allclose(jnp.sum(embedding**2, axis=1), 1, atol=1e-5)
 

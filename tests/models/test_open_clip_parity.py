@@ -81,7 +81,7 @@ def test_features_are_open_clips(reference, ours):
         image = clip.encode_image(tensors["image"], normalize=True).numpy()
         text = clip.encode_text(tensors["tokens"], normalize=True).numpy()
     patches = model.embed_patches(params, batch["image"])
-    np.testing.assert_allclose(model.encode_patches(params, patches).embedding, image, atol=1e-5)
+    np.testing.assert_allclose(model.encode_image(params, patches).embedding, image, atol=1e-5)
     np.testing.assert_allclose(
         model.encode_text(params, batch["tokens"]).embedding, text, atol=1e-5
     )
@@ -99,7 +99,7 @@ def test_loss_and_gradient_are_open_clips(sizes, reference, ours):
     expected.backward()
 
     def loss(p):
-        image = model.encode_patches(p, model.embed_patches(p, batch["image"])).embedding
+        image = model.encode_image(p, model.embed_patches(p, batch["image"])).embedding
         text = model.encode_text(p, batch["tokens"]).embedding
         return symmetric_contrastive(image @ text.T / model.temperature(p))
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import method_reference as reference
 import numpy as np
 import pytest
+from objective_runs import mixed_batch
 from tiny_model import GRID, make_batch, make_forward, make_params, tiny_model
 
 from timix_jax.errors import UserError
@@ -42,11 +43,11 @@ def test_the_tower_is_that_of_a_smaller_image(pool):
     params = make_params(model)
     patches = model.embed_patches(params, make_batch()["image"])
     kept = jnp.tile(jnp.array([[11, 2, 7, 13]]), (len(patches), 1))
-    got = model.encode_patches(params, patches, kept=kept, capture=1)
+    got = model.encode_image(params, patches, kept=kept, blocks=(1,))
     small = dataclasses.replace(model, image=model.image._replace(image_size=8))
     positions = params["image"]["pos_embed"][:, kept[0]]
     small_params = {**params, "image": {**params["image"], "pos_embed": positions}}
-    want = small.encode_patches(small_params, patches[:, kept[0]], capture=1)
+    want = small.encode_image(small_params, patches[:, kept[0]], blocks=(1,))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), got, want)
 
 
@@ -56,8 +57,8 @@ def test_order_does_not_matter_and_all_patches_are_the_whole_image():
     patches = model.embed_patches(params, make_batch()["image"])
     kept = draw_kept(jax.random.key(1), len(patches), GRID**2, 0.0)
     assert (np.sort(kept, axis=1) == np.arange(GRID**2)).all()
-    got = model.encode_patches(params, patches, kept=kept).embedding
-    np.testing.assert_allclose(got, model.encode_patches(params, patches).embedding, atol=1e-6)
+    got = model.encode_image(params, patches, kept=kept).embedding
+    np.testing.assert_allclose(got, model.encode_image(params, patches).embedding, atol=1e-6)
 
 
 def test_a_step_draws_anew_and_the_same_again():
@@ -68,10 +69,10 @@ def test_a_step_draws_anew_and_the_same_again():
     seen = {}
     for step in (1, 2):
         forward = make_forward(model, objectives, params, batch, step)
-        assert forward.image.patches.shape[1] == GRID**2 // 2
-        seen[step] = np.asarray(forward.image.embedding)
+        assert forward.image().patches.shape[1] == GRID**2 // 2
+        seen[step] = np.asarray(forward.image().embedding)
         again = make_forward(model, objectives, params, batch, step)
-        np.testing.assert_array_equal(again.image.embedding, seen[step])
+        np.testing.assert_array_equal(again.image().embedding, seen[step])
     assert np.abs(seen[1] - seen[2]).max(axis=1).min() > 1e-3
 
 
@@ -86,10 +87,10 @@ def test_scores_see_every_patch(score, placement):
             build_mixer("timix", grid=GRID), build_score_source(score, model), placement=placement
         )
         forward = make_forward(model, (build_objective("itc"), mix), params, batch, 2)
-        found.append(mix.mix(model, forward))
+        found.append(mixed_batch(forward))
     (with_all, scores), (with_dropout, scores_too) = found
     np.testing.assert_allclose(scores_too, scores, atol=2e-5)
-    np.testing.assert_array_equal(with_dropout.inputs, with_all.inputs)
+    np.testing.assert_array_equal(with_dropout.image, with_all.image)
 
 
 @pytest.mark.parametrize("placement", ["extra", "replace"])
@@ -100,16 +101,16 @@ def test_the_mixed_view_is_thinned_by_a_draw_of_its_own(placement):
         build_mixer("timix", grid=GRID), build_score_source("tpp", model), placement=placement
     )
     forward = make_forward(model, (mix,), params, batch, 2)
-    mixed, _ = mix.mix(model, forward)
+    mixed, _ = mixed_batch(forward)
     i2t, t2i = reference.hard_targets(np.asarray(mixed.lam), np.asarray(mixed.partner))
 
     def loss(stream):
         kept = model.draw_kept(forward.stream(stream), len(batch["image"]))
-        image = model.encode_patches(params, mixed.inputs, kept=kept).embedding
-        logits = np.float64(image) @ np.float64(forward.text.embedding).T
+        image = model.encode_image(params, mixed.image, kept=kept).embedding
+        logits = np.float64(image) @ np.float64(forward.text().embedding).T
         return reference.both_ways(logits / float(model.temperature(params)), i2t, t2i)
 
-    value, _ = mix(model, forward)
+    value = mix(forward).loss
     assert value == pytest.approx(loss("patch_dropout/mixed"), rel=2e-5)
     assert value != pytest.approx(loss("patch_dropout"), rel=1e-3)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from objective_runs import mixed_batch
 from tiny_model import GRID, make_batch, make_forward, make_params, tiny_model
 
 from timix_jax.errors import UserError
@@ -92,13 +93,13 @@ def test_mixup_mixes_pixels_not_embeddings():
     model, params, batch = stemmed(4), params_of(4), make_batch()
     mixer = build_mixer("mixup", grid=model.grid)
     objective = MixedContrastive(mixer, None, placement="replace")
-    mixed, _ = objective.mix(model, make_forward(model, [objective], params, batch, 1))
+    mixed, _ = mixed_batch(make_forward(model, [objective], params, batch, 1))
     own = batch["image"].astype(np.float32) / 127.5 - 1
     lam = float(mixed.lam[0])
     assert 0.01 < lam < 0.99
-    np.testing.assert_allclose(mixed.inputs, lam * own + (1 - lam) * own[::-1], atol=1e-5)
+    np.testing.assert_allclose(mixed.image, lam * own + (1 - lam) * own[::-1], atol=1e-5)
     embedded = model.embed_patches(params, own)
-    of_means = model.embed_patches(params, mixed.inputs)
+    of_means = model.embed_patches(params, mixed.image)
     assert float(jnp.abs(of_means - lam * embedded - (1 - lam) * embedded[::-1]).max()) > 1e-2
 
 

@@ -15,12 +15,14 @@ from objective_runs import (
     clean_logits,
     gradient_with_targets,
     mixed,
+    mixed_batch,
     pixels,
     run,
 )
 from tiny_model import (
     GRID,
     PATCH,
+    encode_site,
     make_batch,
     make_forward,
     make_params,
@@ -95,7 +97,7 @@ def test_mixed_loss_is_that_of_pixel_mixed_images(params, batch, options):
 
 
 def test_ramp_and_until(params, batch):
-    objective = mixed(ramp_steps=4, until_step=6)
+    objective = mixed(ramp=4, ends_at=6)
     for step in (1, 3, 4, 5):
         check_against_pixels(objective, params, batch, step, gamma=min(step / 4, 1))
     for step in (0, 6, 50):
@@ -128,7 +130,7 @@ def test_a_fraction_is_a_batch_of_its_own(params, batch):
     ],
 )
 def test_replaced_rows(params, batch, step, fraction, rows):
-    objective = mixed(placement="replace", ramp_steps=4, until_step=20, fraction=fraction)
+    objective = mixed(placement="replace", ramp=4, ends_at=20, fraction=fraction)
     value, _, grads, (how, scores) = run(objective, params, batch, step)
     selected = np.isin(np.arange(BATCH), rows)
     partner = np.where(selected, np.arange(BATCH)[::-1], np.arange(BATCH))
@@ -148,7 +150,7 @@ def test_replaced_rows(params, batch, step, fraction, rows):
 
 
 def test_replace_without_mixing_is_the_plain_loss(params, batch):
-    objective = mixed(placement="replace", ramp_steps=4, until_step=20)
+    objective = mixed(placement="replace", ramp=4, ends_at=20)
     value, log, grads, _ = run(objective, params, batch, 20)
     want, _, want_grads, _ = run(build_objective("itc"), params, batch, 20)
     assert value == pytest.approx(float(want), rel=1e-6)
@@ -161,16 +163,16 @@ def expected_scores(params, batch, name):
     patches = MODEL.embed_patches(params, batch["image"])
     text = MODEL.encode_text(params, batch["tokens"])
     if name == "tpp":
-        site = MODEL.encode_site(params, patches)
+        site = encode_site(MODEL, params, patches)
         return reference.z_score(MODEL.patch_logp(params, site, text.cls)[..., 1])
     if name == "similarity":
-        final = MODEL.encode_patches(params, patches).patches
+        final = MODEL.encode_image(params, patches).patches
         kernel = params["image"]["projection"]["kernel"]
         projected = np.float64(final) @ np.float64(kernel)
         projected /= np.linalg.norm(projected, axis=-1, keepdims=True)
         return reference.z_score(np.einsum("bnd,bd->bn", projected, np.float64(text.embedding)))
     if name == "attention":
-        tokens = MODEL.encode_prefix(params, patches, 2)
+        tokens = MODEL.encode_blocks(params, patches, (1,))[1]
         layer = jax.tree.map(lambda p: np.float64(p[2]), params["image"]["blocks"]["layers"])
         x = np.float64(tokens)
         x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
@@ -190,7 +192,7 @@ def test_scores_agree_between_placements(params, batch):
     @jax.jit
     def all_scores(params):
         def of(*objectives):
-            return objectives[-1].mix(MODEL, make_forward(MODEL, objectives, params, batch, 2))[1]
+            return mixed_batch(make_forward(MODEL, objectives, params, batch, 2))[1]
 
         found = {}
         for name in SCORES:
@@ -212,13 +214,13 @@ def test_scores_agree_between_placements(params, batch):
 def test_cutmix_through_the_model(params, batch):
     value, _, grads, (how, _) = run(mixed("cutmix"), params, batch, 1)
     own = pixels(batch["image"])
-    taken = np.abs(np.asarray(how.inputs) - own) > 1e-6
+    taken = np.abs(np.asarray(how.image) - own) > 1e-6
     box = taken.any(axis=(0, 3))
     assert 0 < box.sum() < box.size
     rows, columns = np.nonzero(box.any(1))[0], np.nonzero(box.any(0))[0]
     assert box[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()  # one rectangle
     images = np.where(box[None, :, :, None], own[::-1], own)
-    np.testing.assert_allclose(how.inputs, images, atol=1e-6)
+    np.testing.assert_allclose(how.image, images, atol=1e-6)
     lam = np.full(BATCH, 1 - box.mean())
     np.testing.assert_allclose(how.lam, lam, rtol=1e-5)
     check_hard_loss(params, batch, images, lam, value, grads)
@@ -248,7 +250,7 @@ def check_hard_loss(params, batch, images, lam, value, grads):
     ("name", "options"),
     [
         ("timix", {"target": "pred", "score": "similarity"}),
-        ("timix", {"placement": "replace", "ramp_steps": 4, "until_step": 20, "fraction": 0.5}),
+        ("timix", {"placement": "replace", "ramp": 4, "ends_at": 20, "fraction": 0.5}),
         ("cutmix", {}),
     ],
 )
@@ -263,7 +265,7 @@ def test_sharded_batch_gives_the_same(params, batch, name, options):
     assert got == pytest.approx(float(want), rel=1e-5)
     assert_trees_close(grads, want_grads)
     np.testing.assert_array_equal(eight.partner, one.partner)
-    np.testing.assert_allclose(eight.inputs, one.inputs, atol=1e-5)
+    np.testing.assert_allclose(eight.image, one.image, atol=1e-5)
     if one.window is not None:
         assert eight.window == one.window
         np.testing.assert_array_equal(eight.low, one.low)

@@ -1,5 +1,7 @@
 """The objectives of clean images against the method in NumPy loops, on a real (tiny) model."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import method_reference as reference
@@ -15,12 +17,11 @@ from objective_runs import (
     pixels,
     run,
 )
-from tiny_model import GRID, make_batch, make_forward, make_params
+from tiny_model import GRID, encode_site, make_batch, make_forward, make_params
 
 from timix_jax.errors import UserError
-from timix_jax.models.dual_encoder import ImageFeatures, TextFeatures
 from timix_jax.objectives import build_objective
-from timix_jax.objectives.base import Forward
+from timix_jax.objectives.views import Inputs
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 
@@ -41,17 +42,13 @@ def test_contrastive_value_and_gradient():
     image, text = (unit(rng.standard_normal((BATCH, 8))) for _ in range(2))
 
     def loss(image, text, log_tau):
-        forward = Forward(
-            {"log_temperature": log_tau},
-            None,
-            {},
-            jnp.zeros((BATCH, 1, 1)),
-            ImageFeatures(image, image, image),
-            TextFeatures(text, text),
-            jnp.zeros((), jnp.int32),
-            jax.random.key(0),
+        forward = SimpleNamespace(
+            model=MODEL,
+            params={"log_temperature": log_tau},
+            view=lambda name: Inputs(),
+            embeddings=lambda name: (image, text),
         )
-        return build_objective("itc")(MODEL, forward)[0]
+        return build_objective("itc")(forward).loss
 
     tau = 0.2
     value, grads = jax.value_and_grad(loss, argnums=(0, 1, 2))(
@@ -101,13 +98,13 @@ def test_teacher_gets_no_gradient_and_must_exist(params, batch):
 
     @jax.jit
     def loss(teacher):
-        return objective(MODEL, make_forward(MODEL, (objective,), params, batch, 0, teacher))[0]
+        return objective(make_forward(MODEL, (objective,), params, batch, 0, teacher)).loss
 
     teacher = make_params(MODEL, seed=7)
     for leaf in jax.tree.leaves(jax.grad(loss)(teacher)):
         assert not np.any(leaf)
     with pytest.raises(UserError, match=r"optim\.ema"):
-        objective(MODEL, make_forward(MODEL, (objective,), params, batch, 0))
+        objective(make_forward(MODEL, (objective,), params, batch, 0))
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -117,7 +114,7 @@ def test_patch_text_alignment(params, full):
 
     @jax.jit
     def log_probabilities(image, tokens):
-        site = MODEL.encode_site(params, MODEL.embed_patches(params, image[None]))
+        site = encode_site(MODEL, params, MODEL.embed_patches(params, image[None]))
         return MODEL.patch_logp(params, site, MODEL.encode_text(params, tokens[None]).cls)[0]
 
     regions = batch["regions"]

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from lookup_model import GreySource, LookupModel, NumberTokenizer
+from tiny_model import encode_site
 
 from timix_jax.data.record_schema import Region
 from timix_jax.errors import UserError
@@ -153,8 +154,8 @@ def test_real_model_scores_each_region_as_alone():
     def alone(image, tokens):
         patches = model.embed_patches(params, image[None])
         text = model.encode_text(params, tokens[None])
-        logp = model.patch_logp(params, model.encode_site(params, patches), text.cls)
-        projected = model.project_patches(params, model.encode_patches(params, patches).patches)
+        logp = model.patch_logp(params, encode_site(model, params, patches), text.cls)
+        projected = model.project_patches(params, model.encode_image(params, patches).patches)
         return logp[0, :, 1], projected[0] @ text.embedding[0]
 
     jitted = jax.jit(functools.partial(score_regions, model))

@@ -38,7 +38,8 @@ def objectives(model, score="tpp", **options):
 def loss_and_gradient(model, terms, params, batch):
     def loss(params):
         forward = make_forward(model, terms, params, batch, 3, teacher=teacher)
-        return total_loss(model, terms, forward)
+        loss, (metrics, _) = total_loss(terms, forward)
+        return loss, metrics
 
     teacher = jax.tree.map(lambda p: 0.9 * p, params)
     (_, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params)
@@ -111,7 +112,7 @@ def test_only_one_layer_is_whole_at_a_time():
     images = jax.ShapeDtypeStruct((16, 16, 16, 3), np.uint8, sharding=layout.batch)
 
     def loss(params, images):
-        image = model.encode_patches(params, model.embed_patches(params, images))
+        image = model.encode_image(params, model.embed_patches(params, images))
         return jnp.sum(image.embedding[:, 0])
 
     text = jax.jit(jax.grad(loss)).lower(abstract, images).compile().as_text()
@@ -160,7 +161,7 @@ def test_accumulation_keeps_the_activations_of_one_part_only(stem, share):
         images = jax.ShapeDtypeStruct((512, 16, 16, 3), np.uint8)
 
         def loss(params, images):
-            embedding = model.encode_patches(params, model.embed_patches(params, images)).embedding
+            embedding = model.encode_image(params, model.embed_patches(params, images)).embedding
             return jnp.sum(jax.nn.logsumexp(embedding @ embedding.T, axis=1))
 
         compiled = jax.jit(jax.grad(loss)).lower(params, images).compile()

@@ -14,7 +14,7 @@ from PIL import Image
 
 from timix_jax.data.record_schema import Record, Region
 from timix_jax.evaluators import EvaluationInputs
-from timix_jax.models.dual_encoder import ImageFeatures, TextFeatures
+from timix_jax.models.protocols import ImageFeatures, TextFeatures
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,18 @@ class LookupModel:
         value = jnp.round(jnp.mean(images.astype(jnp.float32), axis=(1, 2, 3)))
         return jnp.broadcast_to(value[:, None, None], (len(value), self.grid**2, 1))
 
-    def encode_patches(self, params, patches, *, capture=None):
+    def encode_image(self, params, patches, *, kept=None, blocks=()):
         image = patches[:, 0, 0].astype(jnp.int32)
-        return ImageFeatures(params["images"][image], patches, patches)
+        return ImageFeatures(
+            params["images"][image], patches, patches, dict.fromkeys(blocks, patches)
+        )
 
     def patch_tokens(self, tokens):
         return tokens
 
     def encode_text(self, params, tokens):
         text = tokens[:, 1]
-        return TextFeatures(params["texts"][text], text[:, None])
+        return TextFeatures(params["texts"][text], text[:, None], tokens[..., None], tokens > 0)
 
     def patch_logp(self, params, site, cls):
         logits = params["logits"][site[:, 0, 0].astype(jnp.int32), cls[:, 0]]

@@ -29,18 +29,25 @@ def run(objective, params, batch, step, teacher=None):
 
     def loss(params):
         forward = make_forward(MODEL, (objective,), params, batch, step, teacher)
-        value, log = objective(MODEL, forward)
-        how = objective.mix(MODEL, forward) if hasattr(objective, "mix") else None
-        return value, (log, how)
+        term = objective(forward)
+        how = mixed_batch(forward) if objective.name == "mix" else None
+        return term.loss, (dict(term.log), how)
 
     (value, (log, how)), grads = jax.value_and_grad(loss, has_aux=True)(params)
     return value, log, grads, how
 
 
+def mixed_batch(forward):
+    """The mixed batch, and the scores (B, N) that chose its windows (zeros without)."""
+    view = forward.view("mixed")
+    scores = jnp.zeros(forward.patches().shape[:2]) if view.scores is None else view.scores
+    return view.mixed, scores
+
+
 @jax.jit
 def embeddings(params, images, tokens):
     """Image and caption embeddings and τ; uint8 or float pixels."""
-    image = MODEL.encode_patches(params, MODEL.embed_patches(params, images)).embedding
+    image = MODEL.encode_image(params, MODEL.embed_patches(params, images)).embedding
     return image, MODEL.encode_text(params, tokens).embedding, MODEL.temperature(params)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.text import TextShape
 from timix_jax.models.vit import VitShape
-from timix_jax.training.step import shared_passes
+from timix_jax.objectives.base import run_forward
 
 GRID, PATCH, TOKENS, VOCABULARY = 4, 4, 6, 30
 
@@ -81,12 +81,18 @@ def make_batch(batch=8, region_images=4, max_regions=3, seed=0):
 
 
 def make_forward(model, objectives, params, batch, step, teacher=None, seed=3):
-    return shared_passes(
+    return run_forward(
         model,
         objectives,
         params,
-        teacher,
         batch,
+        teacher=teacher,
         step=jnp.asarray(step, jnp.int32),
         seed_key=jax.random.key(seed),
     )
+
+
+def encode_site(model, params, patches):
+    """Patch tokens (B, N, C) at the predictor's site."""
+    tokens = model.encode_blocks(params, patches, (model.tpp_layer,))[model.tpp_layer]
+    return model.patch_tokens(tokens)

@@ -5,6 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
+from timix_jax.objectives.unmixed import Unmixed
+from tiny_model import encode_site
 from tiny_run import tiny_config
 
 from timix_jax.config import complete
@@ -16,7 +18,6 @@ from timix_jax.models.vit import VitShape
 from timix_jax.objectives import Objective, Pass, build_objective
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.objectives.score_sources import build_score_source
-from timix_jax.objectives.unmixed import Unmixed
 from timix_jax.training import build as experiment
 from timix_jax.training.flops import (
     block_flops,
@@ -96,12 +97,12 @@ def test_published_size():
 
 def test_image_tower(params):
     def forward(p, images):
-        return MODEL.encode_patches(p, MODEL.embed_patches(p, images)).embedding
+        return MODEL.encode_image(p, MODEL.embed_patches(p, images)).embedding
 
     counted = xla_flops(forward, params, array(B, 64, 64, 3))
     assert B * vit_flops(MODEL.image, embed_dim=64) == pytest.approx(counted, rel=0.06)
     stem = xla_flops(
-        lambda p, x: MODEL.encode_site(p, MODEL.embed_patches(p, x)), params, array(B, 64, 64, 3)
+        lambda p, x: encode_site(MODEL, p, MODEL.embed_patches(p, x)), params, array(B, 64, 64, 3)
     )
     assert B * vit_flops(MODEL.image, blocks=2) == pytest.approx(stem, rel=0.06)
 
@@ -124,7 +125,7 @@ def test_patch_predictor():
 
 def plain_loss(p, batch):
     patches = MODEL.embed_patches(p, batch["image"])
-    image = MODEL.encode_patches(p, patches, capture=MODEL.tpp_layer)
+    image = MODEL.encode_image(p, patches, blocks=(MODEL.tpp_layer,))
     text = MODEL.encode_text(p, batch["tokens"])
     logits = image.embedding @ text.embedding.T / MODEL.temperature(p)
     return -jnp.mean(jnp.diag(jax.nn.log_softmax(logits))), (patches, image, text)
@@ -136,10 +137,10 @@ def extra_loss(p, batch):
     site = jax.lax.stop_gradient(MODEL.patch_tokens(image.captured))
     score = jax.lax.stop_gradient(MODEL.patch_logp(p, site, jax.lax.stop_gradient(text.cls)))
     mixed = jnp.where(score[..., :1] > score[..., 1:], patches, patches[::-1])
-    view = MODEL.encode_patches(p, mixed).embedding
+    view = MODEL.encode_image(p, mixed).embedding
     logits = view @ text.embedding.T
     loss -= jnp.mean(jnp.diag(jax.nn.log_softmax(logits)))
-    stem = MODEL.encode_site(p, MODEL.embed_patches(p, batch["regions"]["image"]))
+    stem = encode_site(MODEL, p, MODEL.embed_patches(p, batch["regions"]["image"]))
     cls = MODEL.encode_text(p, batch["regions"]["tokens"].reshape(-1, 24)).cls
     return loss - MODEL.patch_logp(p, jnp.repeat(stem, REGIONS, axis=0), cls)[..., 1].mean()
 
@@ -149,9 +150,9 @@ def replace_loss(p, batch):
     patches = MODEL.embed_patches(p, batch["image"])
     text = MODEL.encode_text(p, batch["tokens"])
     frozen, still, cls = jax.lax.stop_gradient((p, patches, text.cls))
-    score = MODEL.patch_logp(frozen, MODEL.encode_site(frozen, still), cls)
+    score = MODEL.patch_logp(frozen, encode_site(MODEL, frozen, still), cls)
     mixed = jnp.where(score[..., :1] > score[..., 1:], patches, patches[::-1])
-    logits = MODEL.encode_patches(p, mixed).embedding @ text.embedding.T
+    logits = MODEL.encode_image(p, mixed).embedding @ text.embedding.T
     return -jnp.mean(jnp.diag(jax.nn.log_softmax(logits)))
 
 
@@ -196,7 +197,7 @@ def test_training_step_with_patch_dropout(params):
     def loss(p, batch):
         patches = model.embed_patches(p, batch["image"])
         kept = model.draw_kept(jax.random.key(0), B)
-        image = model.encode_patches(p, patches, kept=kept).embedding
+        image = model.encode_image(p, patches, kept=kept).embedding
         text = model.encode_text(p, batch["tokens"]).embedding
         return -jnp.mean(jnp.diag(jax.nn.log_softmax(image @ text.T)))
 

@@ -10,7 +10,7 @@ import pytest
 from tiny_model import GRID, make_batch, make_params, tiny_model
 
 from timix_jax.mixing import build_mixer
-from timix_jax.objectives import OBJECTIVES, Objective, build_objective
+from timix_jax.objectives import OBJECTIVES, Objective, Term, build_objective
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.objectives.score_sources import build_score_source
 from timix_jax.optim import schedule
@@ -31,14 +31,16 @@ EMA = 0.9
 class Distance(Objective):
     """An objective of a test's own: mean squared difference of the batch from a point."""
 
-    weight: float = 1.0
     point: float = 0.5
 
     name: ClassVar[str] = "distance"
 
-    def __call__(self, model, forward):
+    def reads(self, model):
+        return ()
+
+    def __call__(self, forward):
         loss = jnp.square(forward.params["log_temperature"] - self.point)
-        return loss, {"far": loss > 1}
+        return Term(loss, {"far": loss > 1})
 
 
 def timix(**options):
@@ -94,9 +96,9 @@ def train(objectives, devices, steps, **options):
 EXTRA = (
     build_objective("itc", alpha=0.4, alpha_steps=2),
     build_objective("pta"),
-    timix(target="blend", ramp_steps=3, until_step=5, weight=0.7),
+    timix(target="blend", ramp=3, ends_at=5, weight=0.7),
 )
-REPLACE = (build_objective("pta"), timix(placement="replace", fraction=0.5, ramp_steps=2))
+REPLACE = (build_objective("pta"), timix(placement="replace", fraction=0.5, ramp=2))
 
 
 @pytest.fixture(scope="module")

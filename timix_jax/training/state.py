@@ -34,10 +34,10 @@ class TrainState:
 def create(
     model: ImageTextModel,
     optimizer: optax.GradientTransformation,
-    objectives: Sequence[Objective],
     key: jax.Array,
     *,
     ema: bool,
+    objectives: Sequence[Objective] = (),
 ) -> TrainState:
     """Return a fresh state; a pure function, jitted with output shardings so that nothing is whole on one device."""
     params = model.init(key)

@@ -9,11 +9,13 @@ import pytest
 
 from timix_jax.errors import UserError
 from timix_jax.mixing.partners import ANY_PARTNERS, Partners
-from timix_jax.objectives.pairs.mixed_target import MixedTarget
-from timix_jax.objectives.pairs.pair_loss import PairLoss
+from timix_jax.objectives.pairs.kinds import KINDS, loss_kind
+from timix_jax.objectives.pairs.loss import PairLoss
 from timix_jax.objectives.pairs.pair_sweep import DENSE, PairReduction
+from timix_jax.objectives.pairs.shares import Shares
 from timix_jax.objectives.pairs.similarities import Similarities
 from timix_jax.objectives.pairs.soft_cross_entropy import sigmoid_contrastive
+from timix_jax.objectives.pairs.targets import build_target
 from timix_jax.parallel.mesh import batch_sharding, make_mesh
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
@@ -43,7 +45,7 @@ def inputs(dtype=jnp.float32, count=N):
 
 def losses(kind, reduction, image, mixed, text, teacher_image, teacher_text, tau, bias):
     """Every case's loss, and the hits of the plain one."""
-    pairs, count = PairLoss(kind, reduction), len(image)
+    pairs, count = PairLoss(KINDS[kind], reduction), len(image)
     clean = Similarities(image, text, tau, bias if kind == "sigmoid" else None)
     plain, hits = pairs.plain(clean)
     teacher = clean._replace(image=teacher_image, text=teacher_text)
@@ -53,8 +55,9 @@ def losses(kind, reduction, image, mixed, text, teacher_image, teacher_text, tau
     for name, (target, rule, options) in MIXED.items():
         partners = Partners(rule)
         partner = partners.draw(jax.random.key(0), count)
-        spec = MixedTarget(target, lam, partner, partners, clean.constant(), **options)
-        found[name] = pairs.mixed(clean._replace(image=mixed), spec)
+        shares = Shares(lam, partner, partners)
+        s = clean._replace(image=mixed)
+        found[name] = pairs.mixed(s, build_target(target, **options), shares, clean.constant())
     return found, (hits, same_hits)
 
 
@@ -145,7 +148,7 @@ def test_the_sigmoid_loss_in_loops():
             match = 1 / (1 + np.exp(-logit))
             total -= y[k, j] * np.log(match) + (1 - y[k, j]) * np.log(1 - match)
     assert sigmoid_contrastive(s.matrix(), y) == pytest.approx(total / 5, rel=1e-5)
-    plain, _ = PairLoss("sigmoid").plain(s)
+    plain, _ = PairLoss(KINDS["sigmoid"]).plain(s)
     assert plain == pytest.approx(float(sigmoid_contrastive(s.matrix(), np.eye(5))), rel=1e-6)
 
 
@@ -158,11 +161,10 @@ def test_captions_that_no_image_carries_and_an_odd_batch(kind):
     @functools.partial(jax.jit, static_argnums=0)
     def all_targets(reduction):
         s = Similarities(mixed, text, tau, bias)
-        targets = [
-            MixedTarget(name, lam, partner, ANY_PARTNERS, s._replace(image=image))
-            for name in ("hard", "pred", "pred_shared")
-        ]
-        return jnp.stack([PairLoss(kind, reduction).mixed(s, target) for target in targets])
+        shares, pairs = Shares(lam, partner, ANY_PARTNERS), PairLoss(KINDS[kind], reduction)
+        names = ("hard", "pred", "pred_shared")
+        reference = s._replace(image=image)
+        return jnp.stack([pairs.mixed(s, build_target(n), shares, reference) for n in names])
 
     dense, tiled = all_targets(DENSE), all_targets(PairReduction("ring", 3))
     np.testing.assert_allclose(tiled, dense, rtol=1e-5)
@@ -171,9 +173,10 @@ def test_captions_that_no_image_carries_and_an_odd_batch(kind):
 def test_bad_settings():
     image, _, text, *_, tau, _ = inputs()
     with pytest.raises(UserError, match="loss='hinge' is unknown; use one of softmax, sigmoid"):
-        PairLoss("hinge")
+        loss_kind("hinge")
     with pytest.raises(UserError, match="needs a model with a logit bias"):
-        PairLoss("sigmoid").plain(Similarities(image, text, tau))
-    target = MixedTarget("pred", jnp.ones(N), jnp.arange(N), Partners())
-    with pytest.raises(UserError, match=r"mix\.target='pred' needs"):
-        PairLoss().mixed(Similarities(image, text, tau), target)
+        PairLoss(KINDS["sigmoid"]).plain(Similarities(image, text, tau))
+    with pytest.raises(UserError, match=r"mix\.target needs the similarities of the unmixed"):
+        PairLoss().mixed(Similarities(image, text, tau), build_target("pred"), Shares.own(N))
+    with pytest.raises(UserError, match=r"mix\.target='soft' is unknown; use one of hard, pred"):
+        build_target("soft")

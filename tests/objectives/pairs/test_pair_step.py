@@ -15,7 +15,8 @@ from timix_jax.mixing import build_mixer
 from timix_jax.mixing.partners import Partners
 from timix_jax.objectives import build_objective
 from timix_jax.objectives.mixed import MixedContrastive
-from timix_jax.objectives.pairs.pair_loss import PairLoss
+from timix_jax.objectives.pairs.kinds import KINDS
+from timix_jax.objectives.pairs.loss import PairLoss
 from timix_jax.objectives.pairs.pair_sweep import DENSE, PairReduction
 from timix_jax.objectives.score_sources import build_score_source
 from timix_jax.parallel.layout import Layout
@@ -32,7 +33,7 @@ FRACTION = 0.75  # 12 mixed rows on 8 devices
 def one_step(kind, reduction, mesh, mixed):
     """Metrics, and parameters after a step of plain gradient descent: their change is the gradient."""
     model = tiny_model(logit_bias_init=-1.0 if kind == "sigmoid" else None)
-    pairs = PairLoss(kind, reduction)
+    pairs = PairLoss(KINDS[kind], reduction)
     objectives = [build_objective("itc", pairs=pairs)]
     if mixed:
         mix = MixedContrastive(
@@ -97,8 +98,8 @@ def test_a_configuration_reaches_every_loss_over_pairs():
     config.mix.options.timix.within_shard = True
     mesh = make_mesh(data=2, fsdp=4)
     model = experiment.build_model(config, vocab_size=9, pad_id=0, layout=Layout(mesh))
-    itc, mix = experiment.build_objectives(config, model, lambda value, field: 0)
-    assert itc.pairs == mix.pairs == PairLoss("sigmoid", PairReduction("ring", 7, mesh))
+    itc, mix = experiment.build_objectives(config, model, Layout(mesh), lambda value, field: 0)
+    assert itc.pairs == mix.pairs == PairLoss(KINDS["sigmoid"], PairReduction("ring", 7, mesh))
     assert mix.mixer.partners == Partners("flip", 8)
     assert jax.eval_shape(model.init, jax.random.key(0))["logit_bias"].shape == ()
     config.contrastive.loss = "softmax"
@@ -108,4 +109,4 @@ def test_a_configuration_reaches_every_loss_over_pairs():
         config.contrastive.update(loss="softmax", method="dense")
         config.contrastive[field] = value
         with pytest.raises(UserError, match=rf"config\.contrastive\.{field}='{value}' is unknown"):
-            experiment.build_objectives(config, model, lambda value, field: 0)
+            experiment.build_objectives(config, model, Layout(mesh), lambda value, field: 0)

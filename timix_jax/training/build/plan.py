@@ -71,7 +71,8 @@ class Plan:
     def create_state(self, key: jax.Array) -> state.TrainState:
         """A fresh training state, pure in `key`."""
         return state.create(
-            self.model, self.optimizer, self.objectives, key, ema=self.ema_decay > 0)
+            self.model, self.optimizer, key, ema=self.ema_decay > 0, objectives=self.objectives
+        )
 
     @functools.cached_property
     def abstract_state(self) -> state.TrainState:

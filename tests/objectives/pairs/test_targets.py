@@ -4,10 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from target_matrices import hard, matrices, pred, pred_shared
 
-from timix_jax.errors import UserError
-from timix_jax.mixing.partners import derangement, flip
-from timix_jax.mixing.targets import blend, hard, mixed_targets, pred, pred_shared
+from timix_jax.mixing.partners import ANY_PARTNERS, derangement, flip
+from timix_jax.objectives.pairs.kinds import KINDS
+from timix_jax.objectives.pairs.pair_sweep import PairReduction
+from timix_jax.objectives.pairs.shares import Shares
+from timix_jax.objectives.pairs.similarities import Similarities
+from timix_jax.objectives.pairs.targets import build_target
 
 B = 6
 
@@ -108,7 +112,7 @@ def test_blend_is_between(logits):
     lam, partner = jnp.full(B, 0.7), flip(B)
     ends = zip(hard(lam, partner, 0.1), pred(lam, partner, logits), strict=True)
     for got, (given, predicted) in zip(
-        blend(lam, partner, logits, 0.25, label_smoothing=0.1), ends, strict=True
+        matrices("blend", lam, partner, logits, beta=0.25, label_smoothing=0.1), ends, strict=True
     ):
         np.testing.assert_allclose(got, 0.25 * given + 0.75 * predicted, rtol=1e-6)
 
@@ -120,7 +124,7 @@ def test_rows_add_to_one_and_no_gradient_flows(logits, name, pairing):
     lam = jnp.linspace(0.2, 0.9, B)
 
     def build(values):
-        return mixed_targets(name, lam, partner, values, beta=0.3, label_smoothing=0.1)
+        return matrices(name, lam, partner, values, beta=0.3, label_smoothing=0.1)
 
     for target in build(logits):
         np.testing.assert_allclose(target.sum(axis=1), 1, rtol=1e-6)
@@ -129,6 +133,32 @@ def test_rows_add_to_one_and_no_gradient_flows(logits, name, pairing):
     np.testing.assert_array_equal(gradient, 0)
 
 
-def test_unknown_name(logits):
-    with pytest.raises(UserError, match="'soft' is unknown; use one of"):
-        mixed_targets("soft", jnp.ones(B), flip(B), logits)
+def test_weights_of_several_partners_need_not_add_to_one():
+    """Three partners in a ring, by hand; captions' rows are renormalised, images' are not."""
+    partner = jnp.stack([jnp.roll(jnp.arange(4), -k) for k in (1, 2, 3)], axis=1)
+    weight = jnp.array([[0.5, 0.25, 0.0]] * 4)
+    i2t, t2i = matrices("hard", jnp.full(4, 1.0), partner, weight=weight)
+    want = np.array([[1, 0.5, 0.25, 0], [0, 1, 0.5, 0.25], [0.25, 0, 1, 0.5], [0.5, 0.25, 0, 1]])
+    np.testing.assert_array_equal(i2t, want)
+    np.testing.assert_allclose(t2i, want.T / 1.75, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["hard", "pred", "pred_shared", "blend"])
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_moments_are_those_of_the_matrices(logits, name, kind):
+    """Σ_j T_kj · embedding_j and Σ_j T_kj of three partners with free weights, both directions."""
+    rng = np.random.default_rng(3)
+    image, text, clean = (jnp.float32(rng.normal(size=(B, 4))) for _ in range(3))
+    partner = jnp.stack([jnp.roll(jnp.arange(B), -k) for k in (1, 2, 4)], axis=1)
+    weight = jnp.float32(rng.uniform(0.1, 0.6, (B, 3)))
+    shares = Shares(jnp.linspace(0.2, 0.9, B), partner, ANY_PARTNERS, weight)
+    s = Similarities(image, text, jnp.float32(0.5), jnp.float32(-1.0))
+    reference = s._replace(image=clean)
+    target, one = build_target(name, beta=0.3, label_smoothing=0.1), KINDS[kind]
+    i2t, t2i = target.matrices(one, shares, reference.matrix())
+    by_image, by_text = target.moments(one, s, shares, reference, PairReduction("ring", 4))
+    np.testing.assert_allclose(by_image.embedding, i2t @ text, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(by_image.total, i2t.sum(axis=1), rtol=1e-5)
+    if not one.one_target:
+        np.testing.assert_allclose(by_text.embedding, t2i @ image, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(by_text.total, t2i.sum(axis=1), rtol=1e-5)
