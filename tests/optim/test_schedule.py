@@ -100,8 +100,8 @@ def test_warmup_cosine_closed_form():
 
 
 def test_warmup_edges():
-    assert float(warmup_cosine(1e-3, 10, 0)(0)) == pytest.approx(1e-3)
-    whole = warmup_cosine(1e-3, 10, 10)
+    assert float(warmup_cosine(1e-3, 10, 0, 1e-6, 1e-6)(0)) == pytest.approx(1e-3)
+    whole = warmup_cosine(1e-3, 10, 10, 1e-6, 1e-6)
     np.testing.assert_allclose([whole(5), whole(10)], [5.005e-4, 1e-3], rtol=1e-5)
 
 
@@ -117,7 +117,7 @@ def test_warmup_edges():
 )
 def test_impossible_schedules(arguments, message):
     with pytest.raises(UserError, match=message):
-        warmup_cosine(*arguments)
+        warmup_cosine(*arguments, 1e-6, 1e-6)
 
 
 def test_linear_ramp():

@@ -108,8 +108,8 @@ def build_plan(
     """
     model = build_model(config, vocab_size=vocab_size, pad_id=pad_id, layout=layout)
     objectives = tuple(build_objectives(config, model, to_steps))
-    optimizer = build_optimizer(config, abstract_params(model), rate)
-    return Plan(config, layout, model, objectives, optimizer, rate)
+    optimizer = build_optimizer(config, abstract_params(model), model.parameter_axes(), rate)
+    return Plan(config, model.layout or layout, model, objectives, optimizer, rate)
 
 
 def training_steps(config: ConfigDict, to_steps: Callable[..., int]) -> int:
