@@ -25,7 +25,8 @@ class Layout:
       mesh: axes `data`, `fsdp` and `tensor`.
       rules: see `sharding.infer_shardings`.
       small: arrays with fewer elements are not split over `fsdp`.
-      axes: (path, declared axes) of each parameter, see `with_axes`.
+      axes: (path, declared axes) of each parameter, see `with_axes`; without them nothing is split over `tensor`, and the
+        layer axis is not known.
 
     **Example:**
 

@@ -48,9 +48,9 @@ def build_model(
             remat=m.remat,
             microbatches=config.train.accumulate,
         )
-    if layout is None:
-        return model
-    return dataclasses.replace(model, layout=layout.with_axes(model.parameter_axes()))
+        if layout is None:
+            return model
+        return dataclasses.replace(model, layout=layout.with_axes(model.parameter_axes()))
 
 
 def build_layout(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Layout:
