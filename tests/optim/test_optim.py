@@ -85,7 +85,7 @@ def as_dict(tree):
 
 
 @pytest.mark.parametrize("clip", [None, 0.5, 1e4])
-def test_three_steps_equal_adamw_by_hand(clip):
+def test_three_steps_match_adamw_in_numpy(clip):
     params = random_tree(0)
     gradients = [random_tree(seed, scale=seed) for seed in (1, 2, 3)]
 
@@ -160,7 +160,7 @@ def test_first_matching_factor_wins():
         ({"b2": 1.0}, "b2=1"),
     ],
 )
-def test_bad_options_are_named(options, message):
+def test_invalid_options_are_named(options, message):
     shapes = jax.eval_shape(lambda: random_tree(0))
     with pytest.raises(UserError, match=message):
         make_optimizer(shapes, AXES, schedule=lambda step: 0.1, **{**SETTINGS, **options})

@@ -85,7 +85,7 @@ def agree(got, want):
         ((2, 2, 1), 2, "tpp", "hard", STEMMED),
     ],
 )
-def test_every_mesh_gives_the_numbers_of_one_device(sizes, parts, score, target, options):
+def test_every_mesh_gives_the_same_numbers_as_one_device(sizes, parts, score, target, options):
     data, fsdp, tensor = sizes
     devices = jax.devices()[: data * fsdp * tensor]
     layout = Layout(make_mesh(devices, data=data, fsdp=fsdp, tensor=tensor), small=SMALL)

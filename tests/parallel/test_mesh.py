@@ -33,7 +33,7 @@ def test_shapes(sizes, shape):
     assert mesh.axis_types == (AxisType.Auto,) * 3
 
 
-def test_some_of_the_devices():
+def test_mesh_over_some_of_the_devices():
     assert make_mesh(jax.devices()[:1]).size == 1
     assert make_mesh(jax.devices()[:4], fsdp=2).shape["data"] == 2
 

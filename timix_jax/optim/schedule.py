@@ -31,15 +31,15 @@ def steps(
     """Convert a duration to a number of steps, rounded up.
 
     Args:
-        value: a number of steps, or text: `"2000 steps"`, `"1_000_000 examples"`,
-            `"5e6 examples"`, `"30 epochs"`, `"5%"` (of `total_steps`).
-        batch_size: examples per step, over all hosts.
-        examples: size of the training set, which is one epoch.
-        total_steps: length of the training; None while that itself is computed (percent is refused then).
-        field: name of the configuration field, for messages.
+      value: a number of steps, or text: `"2000 steps"`, `"1_000_000 examples"`,
+        `"5e6 examples"`, `"30 epochs"`, `"5%"` (of `total_steps`).
+      batch_size: examples per step, over all hosts.
+      examples: size of the training set, which is one epoch.
+      total_steps: length of the training; None while that itself is computed (percent is refused then).
+      field: name of the configuration field, for messages.
 
     Raises:
-        UserError: the value has none of these forms, is negative, or has a unit without meaning here.
+      UserError: the value has none of these forms, is negative, or has a unit without meaning here.
 
     **Example:** `steps("30 epochs", batch_size=1024, examples=4_000_000)` is 117188.
     """
@@ -95,17 +95,17 @@ def warmup_cosine(base: float, total: int, warmup: int, start: float, end: float
     """Linear warm-up from `start` to `base`, then half a cosine to `end` (docs/method.md §5).
 
     Args:
-        base: peak learning rate, reached at step `warmup`.
-        total: steps of the training; the rate reaches `end` at step `total` and stays there.
-        warmup: steps of the warm-up; 0 for none.
-        start, end: first and last learning rate.
+      base: peak learning rate, reached at step `warmup`.
+      total: steps of the training; the rate reaches `end` at step `total` and stays there.
+      warmup: steps of the warm-up; 0 for none.
+      start, end: first and last learning rate.
 
     Returns:
-        A function of the step (int, scalar or array) that gives the learning rate (float32, same shape); jittable.
+      A function of the step (int, scalar or array) that gives the learning rate (float32, same shape); jittable.
 
     Raises:
-        UserError: no training steps, a warm-up longer than the training, or a base rate below `start`
-            or `end`.
+      UserError: no training steps, a warm-up longer than the training, or a base rate below `start`
+        or `end`.
     """
     if total < 1:
         raise UserError(f"total={total} steps: nothing to train; give at least 1 step")
@@ -140,7 +140,7 @@ def linear_ramp(step: jax.Array | int, length: int) -> jax.Array:
     In float32, or float64 if JAX enables it. A ramp of length 0 is 1 everywhere.
 
     Raises:
-        UserError: the length is negative.
+      UserError: the length is negative.
     """
     if length < 0:
         raise UserError(f"ramp={length} steps: negative; give 0 for no ramp")

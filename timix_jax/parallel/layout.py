@@ -25,8 +25,8 @@ class Layout:
       mesh: axes `data`, `fsdp` and `tensor`.
       rules: see `sharding.infer_shardings`.
       small: arrays with fewer elements are not split over `fsdp`.
-      axes: (path, declared axes) of each parameter, see `with_axes`; without them nothing is split over `tensor`, and the
-        layer axis is not known.
+      axes: (path, declared axes) of each parameter, see `with_axes`; without them nothing is split over `tensor`,
+        and the layer axis is unknown.
 
     **Example:**
 
@@ -131,6 +131,5 @@ _gather.defvjp(_gather_forward, _gather_backward)
 
 def _without_fsdp(axis: Any) -> Any:
     if isinstance(axis, tuple):
-        left = tuple(each for each in axis if each != FSDP)
-        return left or None
+        return tuple(each for each in axis if each != FSDP) or None
     return None if axis == FSDP else axis

@@ -20,10 +20,10 @@ def make_mesh(
     """Build a mesh with the axes `data`, `fsdp` and `tensor` over all devices, or those given.
 
     Args:
-        data, fsdp, tensor: sizes of the axes; one may be -1, for all remaining devices.
+      data, fsdp, tensor: sizes of the axes; one may be -1, for all remaining devices.
 
     Raises:
-        UserError: the product of the sizes is not the number of devices.
+      UserError: the product of the sizes is not the number of devices.
     """
     devices = list(jax.devices()) if devices is None else list(devices)
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
@@ -73,9 +73,9 @@ def own_rows(mesh: Mesh, rows: int, process: int | None = None) -> np.ndarray:
     devices differ only along `tensor` hold the same rows.
 
     Args:
-        mesh: the mesh over the devices of all processes.
-        rows: number of rows of the global batch.
-        process: index of the process; None for this one.
+      mesh: the mesh over the devices of all processes.
+      rows: number of rows of the global batch.
+      process: index of the process; None for this one.
     """
     shard_rows = rows // batch_shards(mesh)
     shards = _own_shards(mesh, jax.process_index() if process is None else process)
@@ -106,15 +106,15 @@ def put_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
     """Turn this process's part of a batch into one global array per field, with its leading axis over the mesh.
 
     Args:
-        batch: (nested) dict of NumPy arrays (b, ...), the `own_rows` of the global batch.
+      batch: (nested) dict of NumPy arrays (b, ...), the `own_rows` of the global batch.
 
     Returns:
-        The same dict of `jax.Array` (global batch, ...); 64-bit numbers become 32-bit unless x64
-        is enabled.
+      The same dict of `jax.Array` (global batch, ...); 64-bit numbers become 32-bit unless x64
+      is enabled.
 
     Raises:
-        UserError: a field's global batch does not divide over the devices, or a field holds integers that
-            do not fit in 32 bits.
+      UserError: a field's global batch does not divide over the devices, or a field holds integers that
+        do not fit in 32 bits.
     """
     sharding, shards = batch_sharding(mesh), batch_shards(mesh)
     own = _own_shards(mesh, jax.process_index())
