@@ -11,7 +11,7 @@ from flax.core import meta
 from timix_jax.parallel.axes import Axes
 
 
-class Declared(struct.PyTreeNode, meta.AxisMetadata[Any]):  # type: ignore[misc]
+class Declared(struct.PyTreeNode, meta.AxisMetadata[Any]):
     """A fresh parameter in a box with its axes; Flax opens the box wherever a module reads the parameter."""
 
     value: Any
