@@ -1,7 +1,8 @@
-"""Muon on the blocks' matrices: each matrix is orthogonalised by itself, the rest is Adam."""
+"""Muon on the blocks' matrices: each is orthogonalised on its own; everything else gets Adam."""
 
 import jax
 import jax.numpy as jnp
+import named_axes
 import numpy as np
 import optax
 import pytest
@@ -35,13 +36,15 @@ def random_tree(seed):
 @pytest.fixture(scope="module")
 def first_update():
     params, grads = random_tree(0), random_tree(1)
-    transform = scale_by_muon_and_adam(params, b1=0.9, b2=0.99, eps=1e-8)
+    transform = scale_by_muon_and_adam(
+        named_axes.declared_by_name(params), b1=0.9, b2=0.99, eps=1e-8
+    )
     updates, _ = jax.jit(transform.update)(grads, transform.init(params), params)
     return grads, updates
 
 
 def matrices(tree):
-    """Every matrix of the blocks with its gradient's directions: layers, query, key and value apart."""
+    """Yield every matrix of the blocks; layers, query, key and value are separate matrices."""
     layers = tree["blocks"]["layers"]
     qkv = np.asarray(layers["attention"]["qkv"]["kernel"])
     for layer in range(2):
@@ -77,4 +80,14 @@ def test_the_rest_gets_adams_update(first_update):
 
 def test_an_unknown_optimizer_is_named():
     with pytest.raises(UserError, match="'sgd' is unknown; use 'adamw' or 'muon'"):
-        make_optimizer(random_tree(0), schedule=lambda step: jnp.float32(1e-3), name="sgd")
+        make_optimizer(
+            random_tree(0),
+            named_axes.declared_by_name(random_tree(0)),
+            schedule=lambda step: jnp.float32(1e-3),
+            name="sgd",
+            b1=0.9,
+            b2=0.999,
+            weight_decay=0.0,
+            clip_norm=None,
+            lr_scales=(),
+        )

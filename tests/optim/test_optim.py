@@ -1,15 +1,13 @@
-"""The optimiser against AdamW written out in NumPy, float64."""
+"""The optimiser compared with AdamW written out in NumPy, in float64."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiny_model import tiny_model
 
 from timix_jax.errors import UserError
-from timix_jax.models.dual_encoder import DualEncoder
-from timix_jax.models.text import TextShape
-from timix_jax.models.vit import VitShape
 from timix_jax.optim.optimizer import (
     decay_mask,
     ema_update,
@@ -17,6 +15,7 @@ from timix_jax.optim.optimizer import (
     lr_factors,
     make_optimizer,
 )
+from timix_jax.parallel.axes import Axes
 from timix_jax.parallel.paths import path_names
 
 SHAPES = {
@@ -35,7 +34,25 @@ DECAYED = {
     "text/embed/embedding",
     "text/query/kernel",
 }
-STACKED = "image/blocks/.*"
+LAYERS, CONSTANT = Axes(stacked=True), Axes(decay=False)
+AXES = {
+    "image": {
+        "blocks": {"mlp": {"kernel": LAYERS, "bias": LAYERS}, "norm": {"scale": LAYERS}},
+        "pos_embedding": CONSTANT,
+        "cls": CONSTANT,
+        "patch": {"kernel": Axes()},
+    },
+    "text": {"embed": {"embedding": Axes()}, "query": {"kernel": Axes(), "bias": CONSTANT}},
+    "temperature": Axes(),
+}
+SETTINGS = {
+    "name": "adamw",
+    "b1": 0.9,
+    "b2": 0.999,
+    "weight_decay": 0.02,
+    "clip_norm": 1.0,
+    "lr_scales": (),
+}
 
 
 def tree_of(draw):
@@ -48,7 +65,7 @@ def random_tree(seed, scale=1.0):
 
 
 def adamw(params, gradients, *, lr, b1, b2, eps, decay, clip, factor_of, decayed):
-    """AdamW over {path: array}, one update for each of the gradients, as in Loshchilov & Hutter."""
+    """Apply AdamW to {path: array}, one update per gradient, as in Loshchilov & Hutter."""
     m = {k: np.zeros_like(v) for k, v in params.items()}
     v = {k: np.zeros_like(x) for k, x in params.items()}
     for t, gradient in enumerate(gradients, start=1):
@@ -68,7 +85,7 @@ def as_dict(tree):
 
 
 @pytest.mark.parametrize("clip", [None, 0.5, 1e4])
-def test_three_steps_equal_adamw_by_hand(clip):
+def test_three_steps_match_adamw_in_numpy(clip):
     params = random_tree(0)
     gradients = [random_tree(seed, scale=seed) for seed in (1, 2, 3)]
 
@@ -77,13 +94,14 @@ def test_three_steps_equal_adamw_by_hand(clip):
 
     optimizer = make_optimizer(
         jax.eval_shape(lambda: params),
+        AXES,
         schedule=lr,
+        name="adamw",
         b1=0.8,
         b2=0.95,
         weight_decay=0.3,
         clip_norm=clip,
         lr_scales=[("image/cls", 0.0), ("image/.*", 0.1)],
-        stacked=STACKED,
     )
     state = optimizer.init(params)
     update = jax.jit(optimizer.update)
@@ -111,12 +129,12 @@ def test_three_steps_equal_adamw_by_hand(clip):
 
 def test_decay_mask_of_stacked_layers():
     shapes = jax.eval_shape(lambda: random_tree(0))
-    mask = dict(path_names(decay_mask(shapes, stacked=STACKED)))
+    mask = dict(path_names(decay_mask(shapes, AXES)))
     assert {name for name, decays in mask.items() if decays} == DECAYED
-    # A vector a layer looks like a matrix where the layer axis is not known, whatever its name.
+    # One vector per layer looks like a matrix unless the layer axis is declared.
     anonymous = {"blocks": {"shift": jax.ShapeDtypeStruct((3, 4), jnp.float32)}}
-    assert decay_mask(anonymous)["blocks"]["shift"]
-    assert not decay_mask(anonymous, stacked="blocks/.*")["blocks"]["shift"]
+    assert decay_mask(anonymous, {"blocks": {"shift": Axes()}})["blocks"]["shift"]
+    assert not decay_mask(anonymous, {"blocks": {"shift": LAYERS}})["blocks"]["shift"]
 
 
 def test_first_matching_factor_wins():
@@ -131,22 +149,21 @@ def test_first_matching_factor_wins():
     [
         (
             {"lr_scales": [("vision/.*", 0.1)]},
-            r"lr_scales.*'vision/\.\*' takes no parameter.*image/",
+            r"lr_scales.*'vision/\.\*' matches no parameter.*image/",
         ),
-        ({"lr_scales": [("image", 0.1)]}, "takes no parameter"),
-        ({"lr_scales": [(".*", 0.1), ("text/.*", 1.0)]}, "'text/.*' takes no parameter"),
+        ({"lr_scales": [("image", 0.1)]}, "matches no parameter"),
+        ({"lr_scales": [(".*", 0.1), ("text/.*", 1.0)]}, "'text/.*' matches no parameter"),
         ({"lr_scales": [("image/(", 0.1)]}, "not a regular expression"),
         ({"lr_scales": [("image/.*", -1.0)]}, "negative"),
-        ({"stacked": "layers/.*"}, "stacked.*takes no parameter"),
         ({"clip_norm": 0.0}, "clip_norm=0"),
         ({"weight_decay": -0.1}, "weight_decay=-0.1"),
         ({"b2": 1.0}, "b2=1"),
     ],
 )
-def test_bad_options_are_named(options, message):
+def test_invalid_options_are_named(options, message):
     shapes = jax.eval_shape(lambda: random_tree(0))
     with pytest.raises(UserError, match=message):
-        make_optimizer(shapes, schedule=lambda step: 0.1, **options)
+        make_optimizer(shapes, AXES, schedule=lambda step: 0.1, **{**SETTINGS, **options})
 
 
 def test_ema_update():
@@ -165,9 +182,9 @@ def test_global_norm():
 
 
 def test_decay_mask_of_the_dual_encoder():
-    model = DualEncoder(VitShape(16, 8, 8, 2, 2, 16), TextShape(11, 5, 8, 2, 2, 16), 4, 1)
+    model = tiny_model()
     shapes = jax.eval_shape(model.init, jax.random.key(0))
-    mask = dict(path_names(decay_mask(shapes, stacked=r".*/blocks/layers/.*")))
+    mask = dict(path_names(decay_mask(shapes, model.parameter_axes())))
     decayed = {name.rsplit("/", 1)[-1] for name, decays in mask.items() if decays}
     kept = {name.rsplit("/", 1)[-1] for name, decays in mask.items() if not decays}
     assert decayed == {"kernel", "embedding"}

@@ -1,4 +1,4 @@
-"""Durations against arithmetic by hand; the schedule and the ramp against closed forms."""
+"""Durations compared with hand arithmetic; the schedule and the ramp compared with closed forms."""
 
 import jax
 import numpy as np
@@ -55,12 +55,12 @@ def test_percent_is_exact():
         "1/2",
     ],
 )
-def test_unreadable_durations_name_the_field_and_the_forms(value):
+def test_malformed_durations_name_the_field_and_the_forms(value):
     with pytest.raises(UserError, match=r"train\.length=.*(write 2000.*epochs)"):
         steps(value, batch_size=128, examples=6000, total_steps=1600, field="train.length")
 
 
-def test_durations_without_a_meaning_here():
+def test_units_without_meaning_are_refused():
     with pytest.raises(UserError, match=r"total='5%'.*steps, examples or epochs"):
         steps("5%", batch_size=8, examples=64, field="total")
     with pytest.raises(UserError, match="101%"):
@@ -72,7 +72,7 @@ def test_durations_without_a_meaning_here():
 
 
 @pytest.mark.parametrize("value", ["1e400 steps", 2**31, "1e10 epochs", "1e12 examples"])
-def test_more_steps_than_the_counter_holds(value):
+def test_durations_beyond_the_step_counter_are_refused(value):
     with pytest.raises(UserError, match=r"config\.train\.duration=.*: more than 2147483647 steps"):
         steps(value, batch_size=8, examples=100, field="config.train.duration")
     assert steps(2**31 - 1, batch_size=8, examples=100) == 2**31 - 1
@@ -100,8 +100,8 @@ def test_warmup_cosine_closed_form():
 
 
 def test_warmup_edges():
-    assert float(warmup_cosine(1e-3, 10, 0)(0)) == pytest.approx(1e-3)
-    whole = warmup_cosine(1e-3, 10, 10)
+    assert float(warmup_cosine(1e-3, 10, 0, 1e-6, 1e-6)(0)) == pytest.approx(1e-3)
+    whole = warmup_cosine(1e-3, 10, 10, 1e-6, 1e-6)
     np.testing.assert_allclose([whole(5), whole(10)], [5.005e-4, 1e-3], rtol=1e-5)
 
 
@@ -115,9 +115,9 @@ def test_warmup_edges():
         ((1e-7, 10, 1), "start_lr=1e-06"),
     ],
 )
-def test_impossible_schedules(arguments, message):
+def test_invalid_schedules_are_refused(arguments, message):
     with pytest.raises(UserError, match=message):
-        warmup_cosine(*arguments)
+        warmup_cosine(*arguments, 1e-6, 1e-6)
 
 
 def test_linear_ramp():

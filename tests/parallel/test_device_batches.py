@@ -1,4 +1,4 @@
-"""A batch is on its way to the devices before the step that precedes its own."""
+"""Each batch is sent to the devices before the previous step runs."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from timix_jax.parallel.mesh import batch_sharding, make_mesh
 
 
 class Numbered:
-    """Endless batches of 8 rows that hold their number; `taken` of them so far."""
+    """Yield endless batches of 8 rows that hold the batch's number; `taken` counts them."""
 
     taken = 0
 
@@ -36,7 +36,7 @@ def test_batches_come_in_order_with_their_examples():
         np.testing.assert_array_equal(batch["regions"]["mask"], np.full((8, 2), number > 0))
 
 
-def test_one_batch_ahead_but_for_the_first_and_none_too_many():
+def test_batches_run_one_ahead_after_the_first_and_stop_at_the_count():
     source = Numbered()
     ahead = DeviceBatches(source, make_mesh(), 4)
     taken = []
@@ -45,7 +45,7 @@ def test_one_batch_ahead_but_for_the_first_and_none_too_many():
     assert taken == [1, 3, 4, 4]
 
 
-def test_transfers_are_begun_before_the_step_that_precedes_theirs(monkeypatch):
+def test_each_transfer_starts_before_the_previous_step(monkeypatch):
     order = []
 
     def put(batch, mesh):
@@ -69,7 +69,7 @@ def test_a_batch_that_does_not_divide_is_refused():
         next(DeviceBatches(batches(), make_mesh(), 1))
 
 
-def test_no_steps_take_no_batches():
+def test_zero_steps_read_no_batches():
     source = Numbered()
     assert list(DeviceBatches(source, make_mesh(jax.devices()[:1]), 0)) == []
     assert source.taken == 0

@@ -1,4 +1,4 @@
-"""One loss and one gradient, however the mesh cuts parameters and batch, and in however many parts the batch runs."""
+"""Loss and gradient do not depend on the mesh or on the number of microbatches."""
 
 import dataclasses
 import functools
@@ -26,7 +26,13 @@ pytestmark = pytest.mark.usefixtures("fast_compilation")
 SCANNED, UNROLLED = (("scan", True),), (("scan", False),)
 THINNED = (*SCANNED, ("patch_dropout", 0.4))
 STEMMED = (*SCANNED, ("stem", "hierarchical"))
-SMALL = 64  # the tiny model's matrices are to be cut too
+SMALL = 64  # so that the tiny model's matrices are split too
+
+
+def laid_out(layout, **options):
+    """The tiny model on a layout that knows its axes."""
+    model = tiny_model(**options)
+    return dataclasses.replace(model, layout=layout.with_axes(model.parameter_axes()))
 
 
 def objectives(model, score="tpp", **options):
@@ -80,11 +86,12 @@ def agree(got, want):
         ((2, 2, 1), 2, "tpp", "hard", STEMMED),
     ],
 )
-def test_every_mesh_gives_the_numbers_of_one_device(sizes, parts, score, target, options):
+def test_every_mesh_gives_the_same_numbers_as_one_device(sizes, parts, score, target, options):
     data, fsdp, tensor = sizes
     devices = jax.devices()[: data * fsdp * tensor]
     layout = Layout(make_mesh(devices, data=data, fsdp=fsdp, tensor=tensor), small=SMALL)
-    model = tiny_model(**dict(options), layout=layout, microbatches=parts)
+    model = laid_out(layout, **dict(options), microbatches=parts)
+    layout = model.layout
     whole = params_of_tests(model.image.stem)
     shardings = layout.shardings(whole)
     params = jax.device_put(whole, shardings)
@@ -102,7 +109,8 @@ def test_every_mesh_gives_the_numbers_of_one_device(sizes, parts, score, target,
 
 def test_only_one_layer_is_whole_at_a_time():
     layout = Layout(make_mesh(fsdp=8), small=SMALL)
-    model = tiny_model(layout=layout)
+    model = laid_out(layout)
+    layout = model.layout
     abstract = jax.eval_shape(model.init, jax.random.key(0))
     abstract = jax.tree.map(
         lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at),
@@ -122,9 +130,10 @@ def test_only_one_layer_is_whole_at_a_time():
     assert f"{depth},{width},{hidden}" not in gathered
 
 
-def test_default_cuts_heads_and_hidden_units_over_tensor_and_never_layers():
+def test_default_splits_heads_and_hidden_units_over_tensor_but_never_layers():
     layout = Layout(make_mesh(data=2, fsdp=2, tensor=2), small=SMALL)
-    model = tiny_model()
+    model = laid_out(layout)
+    layout = model.layout
     specs = {
         name: leaf.spec
         for name, leaf in path_names(
@@ -144,7 +153,7 @@ def test_heads_that_do_not_divide_are_named():
     with pytest.raises(
         UserError, match=r"tensor=8: the 2 heads of .*attention.* use a divisor of 2"
     ):
-        layout.shardings(jax.eval_shape(tiny_model().init, jax.random.key(0)))
+        laid_out(layout).layout.shardings(jax.eval_shape(tiny_model().init, jax.random.key(0)))
 
 
 def test_rows_that_do_not_divide_into_parts_are_named():

@@ -1,4 +1,4 @@
-"""The mesh over eight fake devices, and what a batch looks like on it."""
+"""The mesh over eight fake devices and how batches are split over it."""
 
 import jax
 import numpy as np
@@ -33,7 +33,7 @@ def test_shapes(sizes, shape):
     assert mesh.axis_types == (AxisType.Auto,) * 3
 
 
-def test_some_of_the_devices():
+def test_mesh_over_some_of_the_devices():
     assert make_mesh(jax.devices()[:1]).size == 1
     assert make_mesh(jax.devices()[:4], fsdp=2).shape["data"] == 2
 
@@ -41,7 +41,7 @@ def test_some_of_the_devices():
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"data": 3}, "data=3.*needs 3 devices, there are 8"),
+        ({"data": 3}, "data=3.*needs 3 devices, but there are 8"),
         ({"fsdp": 3}, "8 devices are not a multiple of 3"),
         ({"data": 16}, "needs 16 devices"),
         ({"data": -1, "fsdp": -1}, "at most one"),
@@ -53,7 +53,7 @@ def test_sizes_that_do_not_fit(sizes, message):
         make_mesh(**sizes)
 
 
-def test_put_batch_cuts_the_leading_axis():
+def test_put_batch_splits_the_leading_axis():
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     assert batch_shards(mesh) == 4
     batch = {
@@ -74,7 +74,7 @@ class Chip:
 
 
 class MeshOfProcesses:
-    """Which process has the device at each place of a mesh."""
+    """Stand-in for a mesh that records only the process of each device."""
 
     def __init__(self, processes):
         self.devices = np.vectorize(Chip, otypes=[object])(np.array(processes))
@@ -95,7 +95,7 @@ def test_rows_of_a_process_follow_the_mesh(processes, rows):
         assert own_rows(MeshOfProcesses(processes), 8, process).tolist() == expected
 
 
-def test_rows_of_a_tpu_slice_are_all_held_and_as_the_sharding_says():
+def test_rows_of_a_tpu_slice_match_the_sharding():
     pytest.importorskip("libtpu")
     from timix_jax.inspection.topology import slice_devices
 
@@ -129,7 +129,7 @@ def test_batch_that_does_not_divide():
         put_batch({"step": np.array(3)}, mesh)
 
 
-def test_identities_are_never_narrowed_silently():
+def test_integers_are_never_narrowed_silently():
     mesh = make_mesh()
     ids = np.arange(8, dtype=np.int64)
     placed = put_batch({"example_id": ids}, mesh)["example_id"]

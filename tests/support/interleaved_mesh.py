@@ -1,4 +1,4 @@
-"""Imported by a recipe: devices of all processes in turn; the mesh of a TPU slice follows the torus, not the hosts."""
+"""Replace the mesh of a recipe that imports this: devices alternate between processes, as on a TPU torus."""
 
 import numpy as np
 
@@ -6,16 +6,15 @@ from timix_jax.parallel import mesh
 
 
 class Interleaved:
-    """In the place of `jax.experimental.mesh_utils`."""
+    """Stand-in for `jax.experimental.mesh_utils`."""
 
     @staticmethod
     def create_device_mesh(shape, devices, **options):
         del options
-        own = {}
-        place = lambda device: own.setdefault(device.process_index, []).append(device)
+        by_process = {}
         for device in devices:
-            place(device)
-        return np.array(list(zip(*own.values(), strict=True))).reshape(shape)
+            by_process.setdefault(device.process_index, []).append(device)
+        return np.array(list(zip(*by_process.values(), strict=True))).reshape(shape)
 
 
 mesh.mesh_utils = Interleaved

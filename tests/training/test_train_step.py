@@ -61,7 +61,17 @@ def make_state(optimizer, *, ema=True, log_temperature=None):
 
 def make_step(objectives, *, rate=RATE, lr_scales=(), clip_norm=1.0):
     shapes = jax.eval_shape(MODEL.init, jax.random.key(0))
-    optimizer = make_optimizer(shapes, schedule=rate, lr_scales=lr_scales, clip_norm=clip_norm)
+    optimizer = make_optimizer(
+        shapes,
+        MODEL.parameter_axes(),
+        schedule=rate,
+        name="adamw",
+        b1=0.9,
+        b2=0.999,
+        weight_decay=0.02,
+        clip_norm=clip_norm,
+        lr_scales=lr_scales,
+    )
     step = make_train_step(MODEL, objectives, optimizer, schedule=rate, ema_decay=EMA, seed=0)
     return step, optimizer
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from timix_jax.errors import UserError
+from timix_jax.models.axes import axes_of, unbox
 from timix_jax.models.microbatches import in_microbatches
 from timix_jax.models.patch_dropout import draw_kept
 from timix_jax.models.patch_predictor import PatchPredictor
@@ -151,6 +152,14 @@ class DualEncoder(ImageTextModel):
 
     def init(self, key: Array) -> Params:
         """Fresh float32 parameters: {image, text, patch_predictor, log_temperature}, logit_bias if there is one."""
+        return unbox(self._declared_init(key))
+
+    def parameter_axes(self) -> Any:
+        """The declared `Axes` of each parameter, in a tree of the parameters' structure."""
+        model = dataclasses.replace(self, layout=None)
+        return axes_of(jax.eval_shape(model._declared_init, jax.random.key(0)))
+
+    def _declared_init(self, key: Array) -> Params:
         k_image, k_text, k_predictor = jax.random.split(key, 3)
         tokens = jnp.zeros((1, self.text.max_tokens), jnp.int32)
         h = jnp.zeros((1, self.grid**2, self.image.width))

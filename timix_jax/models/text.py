@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from timix_jax.errors import UserError
+from timix_jax.models.axes import Axes, declare
 from timix_jax.models.transformer import Remat, Stack, kernel_init
 from timix_jax.parallel.layout import Layout
 
@@ -55,9 +56,8 @@ class TextTransformer(nn.Module):
         embed = nn.Embed(
             s.vocab_size, s.width, embedding_init=nn.initializers.normal(0.02), name="word_embed"
         )
-        positions = self.param(
-            "pos_embed", nn.initializers.normal(0.02), (1, s.max_tokens, s.width)
-        )
+        position_init = declare(nn.initializers.normal(0.02), Axes(decay=False))
+        positions = self.param("pos_embed", position_init, (1, s.max_tokens, s.width))
         x = embed(tokens) + positions[:, : tokens.shape[1]]
         eps = 1e-6 if self.pre_norm else 1e-12
         if not self.pre_norm:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from timix_jax.errors import UserError
+from timix_jax.models.axes import Axes, declare, mark_stacked
 from timix_jax.models.layers import attend, gelu, widening_dot_general
 from timix_jax.parallel.layout import Layout
 
@@ -16,6 +17,16 @@ Array = jax.Array
 
 # By fan-in: a fixed 0.02, right at width 768, keeps the small widths of CPU runs on a plateau for epochs.
 kernel_init = nn.initializers.lecun_normal()
+bias_init = nn.initializers.zeros_init()
+
+# Heads and hidden units are split over the mesh axis `tensor`: a block then needs one sum over that axis in attention
+# and one in the MLP.
+_QKV = Axes(tensor=-2, muon=((-4,), (-2, -1)), unit="heads")  # (C, 3, heads, C/heads)
+_QKV_BIAS = Axes(tensor=-2, decay=False, unit="heads")  # (3, heads, C/heads)
+_OUT = Axes(tensor=-3, muon=((-3, -2), (-1,)), unit="heads")  # (heads, C/heads, C)
+_UP = Axes(tensor=-1, muon=((-2,), (-1,)), unit="hidden units")
+_UP_BIAS = Axes(tensor=-1, unit="hidden units")
+_DOWN = Axes(tensor=-2, muon=((-2,), (-1,)), unit="hidden units")
 
 
 def activation(name: str) -> Callable[[Array], Array]:
@@ -37,14 +48,19 @@ class Attention(nn.Module):
         width = x.shape[-1]
         qkv = nn.DenseGeneral(
             (3, self.heads, width // self.heads),
-            kernel_init=kernel_init,
+            kernel_init=declare(kernel_init, _QKV),
+            bias_init=declare(bias_init, _QKV_BIAS),
             dtype=self.dtype,
             dot_general=widening_dot_general,
             name="qkv",
         )(x)
         y = attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask)
         return nn.DenseGeneral(
-            width, axis=(-2, -1), kernel_init=kernel_init, dtype=self.dtype, name="out"
+            width,
+            axis=(-2, -1),
+            kernel_init=declare(kernel_init, _OUT),
+            dtype=self.dtype,
+            name="out",
         )(y)
 
 
@@ -60,13 +76,16 @@ class Mlp(nn.Module):
         """x (...,C) to (...,C)."""
         y = nn.Dense(
             self.hidden,
-            kernel_init=kernel_init,
+            kernel_init=declare(kernel_init, _UP),
+            bias_init=declare(bias_init, _UP_BIAS),
             dtype=self.dtype,
             dot_general=widening_dot_general,
             name="up",
         )(x)
         y = activation(self.act)(y)
-        return nn.Dense(x.shape[-1], kernel_init=kernel_init, dtype=self.dtype, name="down")(y)
+        return nn.Dense(
+            x.shape[-1], kernel_init=declare(kernel_init, _DOWN), dtype=self.dtype, name="down"
+        )(y)
 
 
 class Block(nn.Module):
@@ -156,7 +175,7 @@ class Stack(nn.Module):
 
         def init_layers(key: Array) -> Any:
             one = lambda k: block.init(k, jnp.zeros((1, 1, x.shape[-1]), x.dtype))["params"]
-            return jax.vmap(one)(jax.random.split(key, self.depth))
+            return mark_stacked(jax.vmap(one)(jax.random.split(key, self.depth)))
 
         layers = self.param("layers", init_layers)
         stop = self.depth if stop is None else stop

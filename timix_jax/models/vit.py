@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from timix_jax.errors import UserError
+from timix_jax.models.axes import Axes, declare
 from timix_jax.models.patch_dropout import take_patches
 from timix_jax.models.pixels import normalise_pixels
 from timix_jax.models.stems import HierarchicalStem
@@ -83,9 +84,11 @@ class VisionTransformer(nn.Module):
             else nn.Dense(s.width, kernel_init=kernel_init, dtype=self.dtype)
         )
         if self.pool == "cls":
-            self.cls = self.param("cls", nn.initializers.normal(0.02), (1, 1, s.width))
+            cls_init = declare(nn.initializers.normal(0.02), Axes(decay=False))
+            self.cls = self.param("cls", cls_init, (1, 1, s.width))
         # Learned, but started from sines and cosines: neighbours know each other from the first step.
-        self.pos_embed = self.param("pos_embed", lambda key: sincos_positions(s.grid, s.width))
+        positions = lambda key: sincos_positions(s.grid, s.width)
+        self.pos_embed = self.param("pos_embed", declare(positions, Axes(decay=False)))
         self.blocks = Stack(
             s.depth,
             s.heads,

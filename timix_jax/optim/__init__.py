@@ -1,1 +1,1 @@
-"""Optimisers and learning-rate schedules."""
+"""Optimisers and learning-rate schedules. Imports only `errors` and `parallel`."""

@@ -1,4 +1,4 @@
-"""AdamW with a decay mask and learning rates by parameter path; the average of parameters."""
+"""AdamW or Muon with weight decay by declared axes and learning rates by path; the average of parameters."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,48 +10,39 @@ import optax
 from timix_jax.errors import UserError
 from timix_jax.optim.muon import scale_by_muon_and_adam
 from timix_jax.optim.schedule import Schedule
+from timix_jax.parallel.axes import Axes
 from timix_jax.parallel.paths import compile_pattern, map_with_names, path_names, some_names
-
-# Trailing names of offsets, scales and learned constants: decay would pull them to 0 for no gain.
-NO_DECAY = (
-    r"(?:.*/)?(?:bias|scale|cls|cls_token|cls_embedding|mask_token|temperature|log_temperature"
-    r"|logit_scale|[^/]*pos[^/]*emb[^/]*(?:/embedding)?)"
-)
 
 
 def make_optimizer(
     params: Any,
+    axes: Any,
     *,
     schedule: Schedule,
-    name: str = "adamw",
-    b1: float = 0.9,
-    b2: float = 0.999,
+    name: str,
+    b1: float,
+    b2: float,
+    weight_decay: float,
+    clip_norm: float | None,
+    lr_scales: Sequence[tuple[str, float]],
     eps: float = 1e-8,
-    weight_decay: float = 0.02,
-    clip_norm: float | None = 1.0,
-    lr_scales: Sequence[tuple[str, float]] = (),
-    no_decay: str = NO_DECAY,
-    stacked: str | None = None,
 ) -> optax.GradientTransformation:
-    """AdamW (decoupled decay) over parameters of the given shapes; defaults are the paper's (§5).
-
-    Every pattern is a regular expression that must match the whole path, `a/b/c`.
+    """Build the optimiser, with decoupled weight decay, for parameters of the given shapes.
 
     Args:
-        params: the parameters, or their shapes (`jax.eval_shape`).
-        schedule: step → learning rate; the first update uses `schedule(0)`.
-        name: "adamw", or "muon" for Muon on the blocks' matrices.
-        clip_norm: the gradient is scaled down to this global norm before the moments; None for no
-            clipping.
-        lr_scales: (pattern, factor of the learning rate), first match wins, 1 where none matches:
-            the paper's two rates are `schedule` for the whole and `("image/.*", 0.1)` for a
-            pretrained ViT. The factor applies to the decay too, as in AdamW with parameter groups.
-        no_decay: pattern of parameters without weight decay, beside all vectors and scalars.
-        stacked: pattern of parameters with a leading layer axis (a scan over layers), which is not
-            counted as a dimension: a stack of biases is a vector a layer.
+      params: the parameters, or their shapes (`jax.eval_shape`).
+      axes: the `Axes` of each parameter, in a tree of the same structure.
+      schedule: step → learning rate; the first update uses `schedule(0)`.
+      name: "adamw", or "muon" for Muon on the matrices that declare it.
+      clip_norm: limit on the global norm of the gradient, applied before the moments; None for no
+        clipping.
+      lr_scales: (pattern, factor of the learning rate); each pattern is a regular expression that must match the whole
+        path, `a/b/c`. The first match wins, and the factor is 1 without a match: the paper's two rates are `schedule`
+        for everything and `("image/.*", 0.1)` for a pretrained ViT. The factor also scales the decay, as in AdamW with
+        parameter groups.
 
     Raises:
-        UserError: a pattern is malformed or takes no parameter; a number is out of range.
+      UserError: a pattern is malformed or matches no parameter, or a number is out of range.
     """
     if clip_norm is not None and not clip_norm > 0:
         raise UserError(f"clip_norm={clip_norm}: must be above 0; None for no clipping")
@@ -65,35 +56,28 @@ def make_optimizer(
     if name == "adamw":
         parts.append(optax.scale_by_adam(b1=b1, b2=b2, eps=eps))
     elif name == "muon":
-        parts.append(scale_by_muon_and_adam(params, b1=b1, b2=b2, eps=eps))
+        parts.append(scale_by_muon_and_adam(axes, b1=b1, b2=b2, eps=eps))
     else:
         raise UserError(f"name={name!r} is unknown; use 'adamw' or 'muon'")
     if weight_decay:
-        mask = decay_mask(params, no_decay=no_decay, stacked=stacked)
-        parts.append(optax.add_decayed_weights(weight_decay, mask=mask))
+        parts.append(optax.add_decayed_weights(weight_decay, mask=decay_mask(params, axes)))
     if lr_scales:
         parts.append(_scale_by_tree(lr_factors(params, lr_scales)))
     parts.append(optax.scale_by_learning_rate(schedule))
     return optax.chain(*parts)
 
 
-def decay_mask(params: Any, *, no_decay: str = NO_DECAY, stacked: str | None = None) -> Any:
+def decay_mask(params: Any, axes: Any) -> Any:
     """A tree of bool: True where weight decay applies. Arguments as in `make_optimizer`."""
-    exempt = compile_pattern(no_decay, "no_decay")
-    layered = compile_pattern(stacked, "stacked") if stacked is not None else None
-    names = [name for name, _ in path_names(params)]
-    if layered is not None and not any(layered.fullmatch(name) for name in names):
-        raise UserError(_matches_nothing("stacked", layered.pattern, names))
 
-    def decays(name: str, leaf: Any) -> bool:
-        layer_axes = 1 if layered is not None and layered.fullmatch(name) else 0
-        return leaf.ndim - layer_axes >= 2 and exempt.fullmatch(name) is None
+    def decays(leaf: Any, declared: Axes) -> bool:
+        return declared.decays(leaf.ndim)
 
-    return map_with_names(decays, params)
+    return jax.tree.map(decays, params, axes)
 
 
 def lr_factors(params: Any, lr_scales: Sequence[tuple[str, float]]) -> Any:
-    """A tree of float: each parameter's learning-rate factor, by the first pattern that matches."""
+    """A tree of float: the learning-rate factor of each parameter, by the first pattern that matches."""
     patterns = [(compile_pattern(text, "lr_scales"), factor) for text, factor in lr_scales]
     for pattern, factor in patterns:
         if factor < 0:
@@ -101,33 +85,33 @@ def lr_factors(params: Any, lr_scales: Sequence[tuple[str, float]]) -> Any:
                 f"lr_scales: factor {factor} of {pattern.pattern!r} is negative; 0 freezes, "
                 "1 is the full rate"
             )
-    taken = [0] * len(patterns)
+    matches = [0] * len(patterns)
 
     def factor_of(name: str, leaf: Any) -> float:
         del leaf
         for index, (pattern, factor) in enumerate(patterns):
             if pattern.fullmatch(name):
-                taken[index] += 1
+                matches[index] += 1
                 return float(factor)
         return 1.0
 
     factors = map_with_names(factor_of, params)
     names = [name for name, _ in path_names(params)]
-    for (pattern, _), count in zip(patterns, taken, strict=True):
+    for (pattern, _), count in zip(patterns, matches, strict=True):
         if not count:
-            raise UserError(_matches_nothing("lr_scales", pattern.pattern, names))
+            raise UserError(_matches_nothing(pattern.pattern, names))
     return factors
 
 
-def _matches_nothing(field: str, pattern: str, names: Sequence[str]) -> str:
+def _matches_nothing(pattern: str, names: Sequence[str]) -> str:
     return (
-        f"{field}: pattern {pattern!r} takes no parameter (it must match the whole path, and the "
-        f"first match wins); paths are such as {some_names(names)}"
+        f"lr_scales: pattern {pattern!r} matches no parameter (it must match the whole path, and the "
+        f"first match wins); examples of paths: {some_names(names)}"
     )
 
 
 def _scale_by_tree(factors: Any) -> optax.GradientTransformation:
-    """Each update times its own factor."""
+    """Scale each update by its own factor."""
 
     def scale(updates: Any, params: Any) -> Any:
         del params
@@ -137,14 +121,14 @@ def _scale_by_tree(factors: Any) -> optax.GradientTransformation:
 
 
 def ema_update(ema: Any, params: Any, decay: jax.Array | float) -> Any:
-    """`decay · ema + (1 − decay) · params` a leaf, in the average's own dtype (keep it float32).
+    """Return `decay · ema + (1 − decay) · params` for each leaf, in the average's own dtype (keep it float32).
 
-    decay 0 gives the parameters, 1 leaves the average as it was, both exactly.
+    A decay of 0 gives the parameters and 1 leaves the average unchanged, both exactly.
     """
     return jax.tree.map(lambda e, p: decay * e + (1 - decay) * p.astype(e.dtype), ema, params)
 
 
 def global_norm(tree: Any) -> jax.Array:
-    """The L2 norm over all leaves together, float32 scalar whatever the leaves' dtypes."""
+    """The L2 norm over all leaves together, a float32 scalar whatever the leaves' dtypes."""
     squares = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)]
     return jnp.sqrt(sum(squares, start=jnp.zeros((), jnp.float32)))

@@ -1,4 +1,4 @@
-"""Durations in the units that people think in, the learning-rate schedule, and ramps."""
+"""Durations in human units, the learning-rate schedule and ramps."""
 
 import math
 import re
@@ -16,7 +16,7 @@ _DURATION = re.compile(
     r"(?P<number>[0-9][0-9_]*(?:\.[0-9]*)?(?:[eE]\+?[0-9]+)?)\s*"
     r"(?P<unit>steps?|examples?|epochs?|%|)"
 )
-_LONGEST = 2**31 - 1  # the step is an int32
+_MAX_STEPS = 2**31 - 1  # the step counter is an int32
 _FORMS = '2000, "2000 steps", "1_000_000 examples", "5e6 examples", "30 epochs" or "5%"'
 
 
@@ -28,26 +28,28 @@ def steps(
     total_steps: int | None = None,
     field: str = "duration",
 ) -> int:
-    """A duration as a number of steps, rounded up: no part of it is cut off.
+    """Convert a duration to a number of steps, rounded up.
 
     Args:
-        value: a number of steps, or text: `"2000 steps"`, `"1_000_000 examples"`,
-            `"5e6 examples"`, `"30 epochs"`, `"5%"` (of `total_steps`).
-        batch_size: examples a step, over all hosts.
-        examples: size of the training set, the length of an epoch.
-        total_steps: length of the training; None where that itself is computed (no percent then).
-        field: the name of the configuration field, for the message.
+      value: a number of steps, or text: `"2000 steps"`, `"1_000_000 examples"`,
+        `"5e6 examples"`, `"30 epochs"`, `"5%"` (of `total_steps`).
+      batch_size: examples per step, over all hosts.
+      examples: size of the training set, which is one epoch.
+      total_steps: length of the training; None while that itself is computed (percent is refused then).
+      field: name of the configuration field, for messages.
 
     Raises:
-        UserError: not one of the forms, negative, or in a unit that has no meaning here.
+      UserError: the value has none of these forms, is negative, or has a unit without meaning here.
 
     **Example:** `steps("30 epochs", batch_size=1024, examples=4_000_000)` is 117188.
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size}: must be at least 1")
     number = _steps(value, batch_size, examples, total_steps, field)
-    if number > _LONGEST:
-        raise UserError(f"{field}={value!r}: more than {_LONGEST} steps, which nothing counts")
+    if number > _MAX_STEPS:
+        raise UserError(
+            f"{field}={value!r}: more than {_MAX_STEPS} steps, the limit of the step counter; shorten it"
+        )
     return number
 
 
@@ -63,21 +65,21 @@ def _steps(
         if examples < 1:
             raise UserError(
                 f"{field}={value!r}: the training set has {examples} examples, so an epoch has no "
-                "length; give the duration in steps, or more data"
+                "length; give the duration in steps, or add data"
             )
         return math.ceil(number * examples / batch_size)
     if total_steps is None:
         raise UserError(
-            f"{field}={value!r}: percent is of the training's length, which this field sets; "
+            f"{field}={value!r}: percent refers to the training's length, which this field sets; "
             "give steps, examples or epochs"
         )
     if number > 100:
-        raise UserError(f"{field}={value!r}: more than the whole training; give at most 100%")
+        raise UserError(f"{field}={value!r}: longer than the whole training; give at most 100%")
     return math.ceil(number * total_steps / 100)
 
 
 def _parse(value: int | float | str, field: str) -> tuple[Fraction, str]:
-    """(number, unit), unit one of step, example, epoch, %; exact: 7% of 300 is 21, not 22."""
+    """Split into an exact number and a unit (step, example, epoch or %): 7% of 300 is 21, not 22."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise UserError(f"{field}={value!r}: not a duration; write {_FORMS}")
     match = _DURATION.fullmatch(str(value).strip())
@@ -85,26 +87,25 @@ def _parse(value: int | float | str, field: str) -> tuple[Fraction, str]:
         raise UserError(f"{field}={value!r}: not a duration; write {_FORMS}")
     number, unit = Fraction(match["number"]), match["unit"].rstrip("s") or "step"
     if unit == "step" and number.denominator != 1:
-        raise UserError(f"{field}={value!r}: part of a step; write {_FORMS}")
+        raise UserError(f"{field}={value!r}: not a whole number of steps; write {_FORMS}")
     return number, unit
 
 
-def warmup_cosine(
-    base: float, total: int, warmup: int, start: float = 1e-6, end: float = 1e-6
-) -> Schedule:
+def warmup_cosine(base: float, total: int, warmup: int, start: float, end: float) -> Schedule:
     """Linear warm-up from `start` to `base`, then half a cosine to `end` (docs/method.md §5).
 
     Args:
-        base: the highest learning rate, reached at step `warmup`.
-        total: steps of the training; `end` is reached at step `total` and kept.
-        warmup: steps of the warm-up; 0 for none.
+      base: peak learning rate, reached at step `warmup`.
+      total: steps of the training; the rate reaches `end` at step `total` and stays there.
+      warmup: steps of the warm-up; 0 for none.
+      start, end: first and last learning rate.
 
     Returns:
-        step (int, scalar or array) → learning rate (float32, same shape); can be jitted.
+      A function of the step (int, scalar or array) that gives the learning rate (float32, same shape); jittable.
 
     Raises:
-        UserError: no training steps, a warm-up longer than the training, or a base rate below start
-            or end.
+      UserError: no training steps, a warm-up longer than the training, or a base rate below `start`
+        or `end`.
     """
     if total < 1:
         raise UserError(f"total={total} steps: nothing to train; give at least 1 step")
@@ -116,10 +117,10 @@ def warmup_cosine(
             "or train longer"
         )
     if base <= 0:
-        raise UserError(f"lr={base}: nothing would be learned; give more than 0")
+        raise UserError(f"lr={base}: must be above 0, or nothing is learned")
     if min(start, end) < 0 or max(start if warmup else 0.0, end) > base:
         raise UserError(
-            f"lr={base}: start_lr={start} and end_lr={end} must lie between 0 and it; raise lr or "
+            f"lr={base}: start_lr={start} and end_lr={end} must lie between 0 and lr; raise lr or "
             "lower them"
         )
 
@@ -134,12 +135,12 @@ def warmup_cosine(
 
 
 def linear_ramp(step: jax.Array | int, length: int) -> jax.Array:
-    """step / length, at most 1: γ of the mixed loss and α of the teacher's targets (docs/method.md §§4, 5).
+    """Return step / length, at most 1: γ of the mixed loss and α of the teacher's targets (docs/method.md §§4, 5).
 
-    In float32, or float64 where JAX is set to it. A ramp of length 0 is 1 everywhere.
+    In float32, or float64 if JAX enables it. A ramp of length 0 is 1 everywhere.
 
     Raises:
-        UserError: a negative length.
+      UserError: the length is negative.
     """
     if length < 0:
         raise UserError(f"ramp={length} steps: negative; give 0 for no ramp")

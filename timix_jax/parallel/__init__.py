@@ -1,1 +1,1 @@
-"""The device mesh, how arrays lie on it, and the names of parameters that the rules speak of."""
+"""The device mesh, how arrays are split over it, and the paths of parameters. Imports only `errors`."""

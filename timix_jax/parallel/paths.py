@@ -1,4 +1,4 @@
-"""Names of the leaves of a tree: what patterns over parameters are written against."""
+"""Paths of the leaves of a tree, which patterns over parameters match."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -10,12 +10,12 @@ from timix_jax.errors import UserError
 
 
 def path_name(path: Sequence[Any]) -> str:
-    """A JAX key path as `a/b/c`."""
+    """Return a JAX key path as `a/b/c`."""
     return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
 
 
 def path_names(tree: Any) -> list[tuple[str, Any]]:
-    """`[(name, leaf), ...]` in the order of `jax.tree.leaves`.
+    """Return `[(name, leaf), ...]` in the order of `jax.tree.leaves`.
 
     **Example:** `path_names({"text": {"bias": b}})` is `[("text/bias", b)]`.
     """
@@ -24,23 +24,23 @@ def path_names(tree: Any) -> list[tuple[str, Any]]:
 
 
 def map_with_names(function: Callable[[str, Any], Any], tree: Any) -> Any:
-    """The tree with each leaf replaced by `function(name, leaf)`."""
+    """Replace each leaf of the tree by `function(name, leaf)`."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: function(path_name(path), leaf), tree
     )
 
 
 def compile_pattern(pattern: str, field: str) -> re.Pattern[str]:
-    """The compiled regular expression; a UserError names the field where it is malformed."""
+    """Compile a regular expression; a UserError names the field if it is malformed."""
     try:
         return re.compile(pattern)
     except re.error as error:
         raise UserError(
-            f"{field}: {pattern!r} is not a regular expression ({error}): mend it, or escape it"
+            f"{field}: {pattern!r} is not a regular expression ({error}): fix or escape it"
         ) from error
 
 
 def some_names(names: Sequence[str], count: int = 4) -> str:
-    """A few of the names for a message, evenly spread."""
-    spread = [names[i * len(names) // count] for i in range(count)] if names else []
-    return ", ".join(dict.fromkeys(spread)) or "none"
+    """Return a few of the names, evenly spaced, for a message."""
+    picked = [names[i * len(names) // count] for i in range(count)] if names else []
+    return ", ".join(dict.fromkeys(picked)) or "none"

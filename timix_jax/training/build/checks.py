@@ -57,7 +57,9 @@ def check_shapes(config: ConfigDict, devices: Sequence[jax.Device] | None = None
     layout = build_layout(config, devices)
     _check_rows(config, layout.mesh)
     _check_tokens(config)
-    params = abstract_params(build_model(config, vocab_size=1, pad_id=0))
+    model = build_model(config, vocab_size=1, pad_id=0)
+    params = abstract_params(model)
+    layout = layout.with_axes(model.parameter_axes())
     with located("config.mesh: "):
         layout.shardings(params)
     check_weights(config)

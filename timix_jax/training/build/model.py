@@ -1,5 +1,6 @@
 """`config.model` and `config.mesh` as arguments."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,13 +19,18 @@ from timix_jax.parallel.mesh import make_mesh
 def build_model(
     config: ConfigDict, *, vocab_size: int, pad_id: int, layout: Layout | None = None
 ) -> DualEncoder:
-    """The model of `config.model`, on the mesh of `layout` (None: on one device); the sigmoid loss adds a bias."""
+    """Build the model of `config.model`, with a learned bias for the sigmoid loss.
+
+    Args:
+      vocab_size, pad_id: the tokenizer's.
+      layout: the mesh and its rules, to which the model's declared axes are added; None for one device.
+    """
     m = config.model
     if m.dtype not in ("float32", "bfloat16"):
         raise UserError(f"config.model.dtype={m.dtype!r} is unknown; use 'float32' or 'bfloat16'")
     v, t = m.image, m.text
     with located("config."):
-        return DualEncoder(
+        model = DualEncoder(
             image=VitShape(v.size, v.patch, v.width, v.depth, v.heads, v.mlp_dim, v.stem),
             text=TextShape(vocab_size, t.max_tokens, t.width, t.depth, t.heads, t.mlp_dim),
             embed_dim=m.embed_dim,
@@ -40,13 +46,15 @@ def build_model(
             dtype=jnp.dtype(m.dtype),
             scan=m.scan,
             remat=m.remat,
-            layout=layout,
             microbatches=config.train.accumulate,
         )
+        if layout is None:
+            return model
+        return dataclasses.replace(model, layout=layout.with_axes(model.parameter_axes()))
 
 
 def build_layout(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Layout:
-    """The mesh and the sharding rules of `config.mesh` over all devices, or those given."""
+    """Build the mesh and the sharding rules of `config.mesh` over all devices, or those given."""
     m = config.mesh
     for rule in m.rules:
         if not (
@@ -71,6 +79,6 @@ def build_layout(config: ConfigDict, devices: Sequence[jax.Device] | None = None
 
 
 def abstract_params(model: DualEncoder) -> Any:
-    """Shapes and dtypes of the parameters."""
+    """The shapes and dtypes of the parameters."""
     with located("config."):
         return jax.eval_shape(model.init, jax.random.key(0))

@@ -7,16 +7,15 @@ from ml_collections import ConfigDict
 
 from timix_jax.errors import UserError, located
 from timix_jax.optim.optimizer import make_optimizer
-from timix_jax.parallel.sharding import STACKED
 from timix_jax.optim.schedule import Schedule
 
 _LR_SCALE = ([str, float], [str, int])
 
 
 def build_optimizer(
-    config: ConfigDict, params: Any, rate: Schedule
+    config: ConfigDict, params: Any, axes: Any, rate: Schedule
 ) -> optax.GradientTransformation:
-    """AdamW of `config.optim`."""
+    """The optimiser of `config.optim` for these parameters (or shapes) and their declared axes."""
     o = config.optim
     for entry in o.lr_scales:
         if not isinstance(entry, (tuple, list)) or [type(x) for x in entry] not in _LR_SCALE:
@@ -27,6 +26,7 @@ def build_optimizer(
     with located("config.optim."):
         return make_optimizer(
             params,
+            axes,
             schedule=rate,
             name=o.name,
             b1=o.b1,
@@ -34,5 +34,4 @@ def build_optimizer(
             weight_decay=o.weight_decay,
             clip_norm=o.clip_norm or None,
             lr_scales=tuple((pattern, float(factor)) for pattern, factor in o.lr_scales),
-            stacked=STACKED,
         )

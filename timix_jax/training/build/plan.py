@@ -108,7 +108,7 @@ def build_plan(
     """
     model = build_model(config, vocab_size=vocab_size, pad_id=pad_id, layout=layout)
     objectives = tuple(build_objectives(config, model, layout, to_steps))
-    optimizer = build_optimizer(config, abstract_params(model), rate)
+    optimizer = build_optimizer(config, abstract_params(model), model.parameter_axes(), rate)
     return Plan(config, layout, model, objectives, optimizer, rate)
 
 
