@@ -15,9 +15,10 @@ from tiny_run import assert_same_run, tiny_config
 from timix_jax import checkpointing
 from timix_jax.checkpointing import Checkpointer
 from timix_jax.data.prepare.__main__ import main as prepare
+from timix_jax.data.records.manifest import read_manifest, shard_name, write_manifest
+from timix_jax.data.records.writer import RecordWriter
 from timix_jax.data.sources import local_copy, open_source
-from timix_jax.data.sources.manifest import read_manifest, shard_name, write_manifest
-from timix_jax.data.sources.records import RecordSource, RecordWriter
+from timix_jax.data.sources.records import RecordSource
 from timix_jax.data.sources.synthetic import open_synthetic
 from timix_jax.data.tokenizers import load_tokenizer
 from timix_jax.errors import MISTAKE_CODE, RunError, UserError

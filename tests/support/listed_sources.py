@@ -8,7 +8,7 @@ from PIL import Image
 
 from timix_jax.data.images.augment import Augment
 from timix_jax.data.loading.pipeline import make_train_iterator
-from timix_jax.data.record_schema import CorruptExample, Record
+from timix_jax.data.records.schema import CorruptExample, Record
 from timix_jax.data.sources.synthetic import open_synthetic
 from timix_jax.data.tokenizers import train_tokenizer
 

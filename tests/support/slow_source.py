@@ -7,7 +7,7 @@ import itertools
 import os
 import time
 
-from timix_jax.data.record_schema import Record
+from timix_jax.data.records.schema import Record
 from timix_jax.data.sources import SOURCES
 from timix_jax.data.sources.synthetic import open_synthetic
 

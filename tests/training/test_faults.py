@@ -18,8 +18,9 @@ from tiny_run import assert_same_run, metrics, tiny_config, write_config
 from timix_jax.checkpointing import Checkpointer
 from timix_jax.checkpointing.step_folders import complete_steps
 from timix_jax.data.loading import corrupt_examples
-from timix_jax.data.sources.manifest import shard_name, write_manifest
-from timix_jax.data.sources.records import RecordSource, RecordWriter
+from timix_jax.data.records.manifest import shard_name, write_manifest
+from timix_jax.data.records.writer import RecordWriter
+from timix_jax.data.sources.records import RecordSource
 from timix_jax.data.sources.synthetic import open_synthetic
 from timix_jax.errors import RunError, UserError
 from timix_jax.training import train

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from timix_jax.data.images.decode import decode_image, image_size
-from timix_jax.data.record_schema import CorruptExample
+from timix_jax.data.records.schema import CorruptExample
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:

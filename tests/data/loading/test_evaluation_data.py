@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from listed_sources import ListSource, flat_image, flat_source, shapes_source, tokenizer_of
 
-from timix_jax.data.loading.evaluation import Share, caption_batches, image_batches, region_batches
-from timix_jax.data.loading.memory import check_fits_memory
-from timix_jax.data.record_schema import Record, Region
+from timix_jax.data.loading.evaluation import caption_batches, image_batches, region_batches
+from timix_jax.data.loading.share import Share
+from timix_jax.data.records.schema import Record, Region
 from timix_jax.data.sources.synthetic import open_synthetic
 from timix_jax.errors import UserError
 
@@ -140,12 +140,6 @@ def test_a_share_without_examples_is_one_empty_batch(tokenizer):
 def test_evaluation_stops_at_a_corrupt_image():
     with pytest.raises(UserError, match=r"photos-7[^\n]*$"):
         list(image_batches(flat_source(9, "photos", bad=(7,)), image_size=8, batch_size=4))
-
-
-def test_memory_check():
-    check_fits_memory(1000, "a thousand bytes")
-    with pytest.raises(UserError, match=r"the score block needs about 1048576.0 GiB"):
-        check_fits_memory(2**50, "the score block")
 
 
 def test_synthetic_source_is_deterministic_and_true(synthetic):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from listed_sources import ListSource, flat_image, flat_source, small_iterators, take, tokenizer_of
 
-from timix_jax.data.record_schema import Record, Region
+from timix_jax.data.records.schema import Record, Region
 from timix_jax.mixing.fraction import select_rows
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 from timix_jax.data.images.augment import Augment
 from timix_jax.data.loading.corrupt_examples import CorruptExamples
 from timix_jax.data.loading.example_stream import MakeExamples, open_readers
-from timix_jax.data.record_schema import CorruptExample, Record, Region
+from timix_jax.data.records.schema import CorruptExample, Record, Region
 from timix_jax.data.sources.synthetic import open_synthetic
 from timix_jax.errors import UserError
 

@@ -7,8 +7,8 @@ import pytest
 from prepare_inputs import all_records, entry, fails, karpathy, many_examples, picture
 
 from timix_jax.data.prepare.__main__ import main
-from timix_jax.data.record_schema import Region
-from timix_jax.data.sources.manifest import read_manifest
+from timix_jax.data.records.manifest import read_manifest
+from timix_jax.data.records.schema import Region
 from timix_jax.data.sources.records import RecordSource
 
 

@@ -15,8 +15,8 @@ from prepare_inputs import (
 
 from timix_jax.data.images.decode import decode_image
 from timix_jax.data.prepare.__main__ import main
-from timix_jax.data.record_schema import CorruptExample, Region
-from timix_jax.data.sources.manifest import read_manifest
+from timix_jax.data.records.manifest import read_manifest
+from timix_jax.data.records.schema import CorruptExample, Region
 
 
 def test_large_images_shrink_with_their_boxes(tmp_path):

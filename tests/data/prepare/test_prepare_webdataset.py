@@ -10,7 +10,7 @@ from prepare_inputs import all_records, fails, picture, write_tar
 
 from timix_jax.data.prepare.__main__ import main
 from timix_jax.data.prepare.webdataset import expand_braces
-from timix_jax.data.sources.manifest import read_manifest
+from timix_jax.data.records.manifest import read_manifest
 
 GOOD = [("0.jpg", picture(0)), ("0.txt", b"c")]
 

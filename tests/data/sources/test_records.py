@@ -6,21 +6,23 @@ import msgpack
 import numpy as np
 import pytest
 
-from timix_jax.data.record_schema import (
-    CorruptExample,
-    Record,
-    Region,
-    decode_record,
-    encode_record,
-)
-from timix_jax.data.sources.manifest import (
+from timix_jax.data.records.annotated import key_hash, select_annotated
+from timix_jax.data.records.manifest import (
     MANIFEST,
     read_manifest,
     sha256_file,
     shard_name,
     write_manifest,
 )
-from timix_jax.data.sources.records import RecordSource, RecordWriter, key_hash, select_annotated
+from timix_jax.data.records.schema import (
+    CorruptExample,
+    Record,
+    Region,
+    decode_record,
+    encode_record,
+)
+from timix_jax.data.records.writer import RecordWriter
+from timix_jax.data.sources.records import RecordSource
 from timix_jax.errors import UserError
 
 RECORD = Record(

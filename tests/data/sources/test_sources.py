@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from timix_jax.data import sources
-from timix_jax.data.record_schema import Record
+from timix_jax.data.records.manifest import write_manifest
+from timix_jax.data.records.schema import Record
+from timix_jax.data.records.writer import RecordWriter
 from timix_jax.data.sources import open_source
-from timix_jax.data.sources.manifest import write_manifest
-from timix_jax.data.sources.records import RecordWriter
 from timix_jax.errors import UserError
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from timix_jax.data.record_schema import CorruptExample, Region
+from timix_jax.data.records.schema import CorruptExample, Region
 from timix_jax.data.sources import open_source
 from timix_jax.errors import UserError
 

@@ -20,18 +20,18 @@ from timix_jax.data.emoji.concepts import Concept, choose_concepts
 from timix_jax.data.emoji.scenes import Look, render_scene
 from timix_jax.data.emoji.splits import SPLITS, plan_of, scene_numbers, scene_rng
 from timix_jax.data.emoji.workers import map_unordered
-from timix_jax.data.loading.cores import available_cores
-from timix_jax.data.lock import exclusive
-from timix_jax.data.record_schema import Record, Region
-from timix_jax.data.sources.manifest import (
+from timix_jax.data.records.manifest import (
     MANIFEST,
     ShardSummary,
     read_manifest,
     shard_name,
     write_manifest,
 )
-from timix_jax.data.sources.records import RecordWriter
+from timix_jax.data.records.schema import Record, Region
+from timix_jax.data.records.writer import RecordWriter
 from timix_jax.errors import UserError
+from timix_jax.runtime.file_lock import exclusive
+from timix_jax.runtime.machine import available_cores
 from timix_jax.runtime.remote import local_only
 
 _VERSION = 4  # of the scenes: raised whenever the same options give other records

@@ -12,7 +12,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from timix_jax.data.record_schema import CorruptExample
+from timix_jax.data.records.schema import CorruptExample
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _MAX_PIXELS = 2 * 89_478_485  # what Pillow refuses; a forged header must not take all memory either

@@ -8,7 +8,7 @@ import numpy as np
 
 from timix_jax.data.loading.corrupt_examples import CorruptExamples
 from timix_jax.data.loading.examples import ExampleSpec, Reader
-from timix_jax.data.record_schema import Record
+from timix_jax.data.records.schema import Record
 from timix_jax.data.sources import Source
 from timix_jax.runtime.background_priority import give_way
 

@@ -11,7 +11,7 @@ from timix_jax.data.images.augment import Augment, View, render_view, sample_vie
 from timix_jax.data.images.decode import decode_image, image_size
 from timix_jax.data.images.transforms import pixel_boxes_to_fractions
 from timix_jax.data.loading.corrupt_examples import CorruptExamples
-from timix_jax.data.record_schema import CorruptExample, Record
+from timix_jax.data.records.schema import CorruptExample, Record
 from timix_jax.data.sources import Source
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import UserError

@@ -7,8 +7,8 @@ import grain
 from absl import logging
 
 from timix_jax.data.loading.corrupt_examples import CorruptExamples
-from timix_jax.data.loading.evaluation import first_line
 from timix_jax.data.loading.loader_processes import LoaderProcesses
+from timix_jax.data.loading.reader_threads import first_line
 from timix_jax.errors import RunError, UserError
 
 Batch = dict[str, Any]

@@ -16,16 +16,16 @@ from typing import Any, NoReturn
 
 from absl import logging
 
-from timix_jax.data.loading.cores import available_cores
 from timix_jax.data.prepare.engine import prepare
 from timix_jax.data.prepare.karpathy import karpathy_tasks
 from timix_jax.data.prepare.regions import read_regions
 from timix_jax.data.prepare.table import table_tasks
 from timix_jax.data.prepare.tasks import ShardTask
 from timix_jax.data.prepare.webdataset import webdataset_tasks
-from timix_jax.data.sources.manifest import MANIFEST
+from timix_jax.data.records.manifest import MANIFEST
 from timix_jax.data.sources.records import RecordSource
 from timix_jax.errors import UserError
+from timix_jax.runtime.machine import available_cores
 from timix_jax.runtime.remote import is_remote
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from timix_jax.data.images.decode import decode_image
 from timix_jax.data.prepare.regions import clean_regions
 from timix_jax.data.prepare.tasks import Example, Problem, tidy, well_formed
-from timix_jax.data.record_schema import CorruptExample, Record
+from timix_jax.data.records.schema import CorruptExample, Record
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _JPEG_QUALITY = 95

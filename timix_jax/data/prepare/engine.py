@@ -20,7 +20,7 @@ from timix_jax.data.prepare.shards import (
     write_shard,
 )
 from timix_jax.data.prepare.tasks import ShardTask
-from timix_jax.data.sources.manifest import MANIFEST, shard_name, write_manifest
+from timix_jax.data.records.manifest import MANIFEST, shard_name, write_manifest
 from timix_jax.errors import UserError
 from timix_jax.runtime.atomic_write import atomic_write_bytes
 

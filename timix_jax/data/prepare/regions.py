@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from timix_jax.data.prepare.tasks import Problem, tidy
-from timix_jax.data.record_schema import Region
+from timix_jax.data.records.schema import Region
 from timix_jax.errors import UserError
 
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from timix_jax.data.prepare.cleaning import clean
 from timix_jax.data.prepare.tasks import Problem, ShardTask, well_formed
-from timix_jax.data.sources.manifest import ShardSummary, sha256_file
-from timix_jax.data.sources.records import RecordWriter
+from timix_jax.data.records.manifest import ShardSummary, sha256_file
+from timix_jax.data.records.writer import RecordWriter
 from timix_jax.runtime.atomic_write import atomic_write_bytes
 
 STATE_FOLDER = ".prepare"

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from timix_jax.data.prepare.tasks import Listed, ListedTask, Problem, listed_tasks, unsafe_path
-from timix_jax.data.record_schema import Region
+from timix_jax.data.records.schema import Region
 from timix_jax.errors import UserError
 
 

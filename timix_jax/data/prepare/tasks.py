@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
-from timix_jax.data.record_schema import Region
+from timix_jax.data.records.schema import Region
 
 
 class Example(NamedTuple):

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from timix_jax.data.record_schema import Record
+from timix_jax.data.records.schema import Record
 from timix_jax.errors import UserError
 
 

@@ -12,10 +12,10 @@ from absl import logging
 from etils import epath
 from tqdm import tqdm
 
-from timix_jax.data.lock import exclusive
-from timix_jax.data.sources.manifest import MANIFEST, sha256_file
+from timix_jax.data.records.manifest import MANIFEST, sha256_file
 from timix_jax.errors import UserError
 from timix_jax.runtime.atomic_write import atomic_write_bytes
+from timix_jax.runtime.file_lock import exclusive
 from timix_jax.runtime.remote import local_only
 
 _BLOCK_BYTES = 1 << 23

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from timix_jax.data.record_schema import Record, Region
-from timix_jax.data.sources.records import key_hash, select_annotated
+from timix_jax.data.records.annotated import key_hash, select_annotated
+from timix_jax.data.records.schema import Record, Region
 from timix_jax.errors import UserError
 
 _COLORS = {

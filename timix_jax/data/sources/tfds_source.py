@@ -9,7 +9,7 @@ it needs TensorFlow to describe itself): features and splits come from the files
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,23 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from timix_jax.data.images.decode import image_size
-from timix_jax.data.record_schema import CorruptExample, Record, Region
-from timix_jax.data.sources.records import key_hash, select_annotated
+from timix_jax.data.records.annotated import key_hash, select_annotated
+from timix_jax.data.records.schema import CorruptExample, Record, Region
+from timix_jax.data.sources.tfds_features import (
+    BOX,
+    LABEL,
+    caption_features,
+    image_feature,
+    inner_fields,
+    is_class,
+    label_text,
+    lookup,
+    read_texts,
+    region_feature,
+    top_level_features,
+)
 from timix_jax.errors import UserError
 from timix_jax.runtime.remote import as_path, is_remote
-
-_CAPTIONS = ("captions", "caption", "text")  # features that are tried where none is named
-_TEXTS = ("text", "caption", "raw")  # and the texts inside one that is a dictionary
-_OBJECTS, _BOX, _LABEL = "objects", "bbox", "label"
 
 
 class TfdsSource:
@@ -57,9 +66,9 @@ class TfdsSource:
         self._key = f"{builder.name}/{split}"
         self._image, self._captions, self._regions = image, tuple(captions), regions
         self._fraction = annotated
-        features = _features(builder)
-        self._label = _fields(features[regions])[_LABEL] if regions else None
-        self._classes = {name: features[name] for name in captions if _is_class(features.get(name))}
+        features = top_level_features(builder)
+        self._label = inner_fields(features[regions])[LABEL] if regions else None
+        self._classes = {name: features[name] for name in captions if is_class(features.get(name))}
         # Encoded bytes come out; TFDS would decode with TensorFlow, masks and depth maps too.
         decoders = {
             feature: tfds.decode.SkipDecoding()
@@ -89,9 +98,9 @@ class TfdsSource:
         return Record(key, image, tuple(captions), self._read_regions(example, image, key))
 
     def _read_texts(self, example: Mapping[str, Any], name: str) -> list[str]:
-        value = _lookup(example, name)
+        value = lookup(example, name)
         kind = self._classes.get(name)
-        return [_label_text(kind, value)] if kind else _texts(value)
+        return [label_text(kind, value)] if kind else read_texts(value)
 
     def _read_regions(
         self, example: Mapping[str, Any], image: bytes, key: str
@@ -99,14 +108,14 @@ class TfdsSource:
         if self._regions is None:
             return ()
         objects = example[self._regions]
-        if not len(objects[_BOX]):
+        if not len(objects[BOX]):
             return ()
         height, width = image_size(image, key)
         regions = []
-        for box, label in zip(objects[_BOX], objects[_LABEL], strict=True):
+        for box, label in zip(objects[BOX], objects[LABEL], strict=True):
             # TFDS boxes are y0, x0, y1, x1 as fractions of the image.
             y0, x0, y1, x1 = np.clip(np.asarray(box, np.float64), 0, 1).tolist()
-            text = _label_text(self._label, label)
+            text = label_text(self._label, label)
             if x1 > x0 and y1 > y0 and text:
                 pixels = (x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height)
                 regions.append(Region(text, pixels))
@@ -160,15 +169,15 @@ def open_tfds(
     if not name:
         raise UserError("data source 'tfds:' names no data set; write tfds:name?split=train")
     builder = _builder(name, data_dir)
-    features = _features(builder)
+    features = top_level_features(builder)
     try:
         source = TfdsSource(
             name,
             builder,
             split,
-            image=_image_feature(features, image, name),
-            captions=_caption_features(features, captions, name),
-            regions=_region_feature(features, regions, name),
+            image=image_feature(features, image, name),
+            captions=caption_features(features, captions, name),
+            regions=region_feature(features, regions, name),
             annotated=annotated,
         )
     except NotImplementedError as error:
@@ -201,89 +210,3 @@ def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
             f"tfds:{name}: not built in {where}; give data_dir=, or build it there with "
             f"tfds build {name.split(':')[0]} --file_format=array_record"
         ) from error
-
-
-def _features(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
-    return dict(builder.info.features.items())
-
-
-def _lookup(example: Mapping[str, Any], name: str) -> Any:
-    if name in example:
-        return example[name]
-    feature, _, field = name.rpartition("/")
-    return example[feature][field]
-
-
-def _texts(value: Any) -> list[str]:
-    values = [value] if isinstance(value, str | bytes) else list(value)
-    return [
-        " ".join((v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v)).split())
-        for v in values
-    ]
-
-
-def _label_text(feature: Any, label: Any) -> str:
-    if isinstance(label, bytes | str):
-        return _texts(label)[0]
-    number = int(label)
-    text = feature.int2str(number) if number >= 0 else ""  # TFDS marks an unknown label by -1
-    return text.replace("_", " ").strip()
-
-
-def _is_class(feature: Any) -> bool:
-    return isinstance(feature, tfds.features.ClassLabel)
-
-
-def _fields(feature: Any) -> Mapping[str, Any]:
-    """The fields of a list of dictionaries; empty for other features."""
-    inner = getattr(feature, "feature", None)
-    return dict(inner.items()) if isinstance(inner, tfds.features.FeaturesDict) else {}
-
-
-def _missing(features: Mapping[str, Any], option: str, value: str, name: str) -> UserError:
-    known = ", ".join(sorted(features))
-    return UserError(f"tfds:{name}: {option}={value}: no such feature; it has {known}")
-
-
-def _image_feature(features: Mapping[str, Any], image: str, name: str) -> str:
-    if image not in features or not isinstance(features[image], tfds.features.Image):
-        raise _missing(features, "image", image, name)
-    return image
-
-
-def _caption_features(features: Mapping[str, Any], captions: str | None, name: str) -> list[str]:
-    if captions is not None:
-        return [_caption_feature(features, one.strip(), name) for one in captions.split(",")]
-    for candidate in _CAPTIONS:
-        if candidate in features:
-            return [_caption_feature(features, candidate, name)]
-    raise _missing(features, "captions", " or ".join(_CAPTIONS), name)
-
-
-def _caption_feature(features: Mapping[str, Any], caption: str, name: str) -> str:
-    is_text: Callable[[Any], bool] = lambda f: isinstance(f, tfds.features.Text)
-    feature = features.get(caption)
-    if feature is None:
-        top, _, field = caption.rpartition("/")
-        if top in features and is_text(_fields(features[top]).get(field)):
-            return caption
-        raise _missing(features, "captions", caption, name)
-    if is_text(feature) or is_text(getattr(feature, "feature", None)) or _is_class(feature):
-        return caption
-    for field in _TEXTS:
-        if is_text(_fields(feature).get(field)):
-            return f"{caption}/{field}"
-    raise UserError(
-        f"tfds:{name}: captions={caption}: is no text; name one, such as {caption}/field"
-    )
-
-
-def _region_feature(features: Mapping[str, Any], regions: str | None, name: str) -> str | None:
-    chosen = regions or _OBJECTS
-    if {_BOX, _LABEL} <= _fields(features.get(chosen)).keys():
-        return chosen
-    if regions is None:
-        return None
-    if chosen not in features:
-        raise _missing(features, "regions", regions, name)
-    raise UserError(f"tfds:{name}: regions={regions}: has no {_BOX!r} and {_LABEL!r}")

@@ -1,11 +1,25 @@
-"""How much memory is free, and refusing early what will not fit."""
+"""What this process may use of its machine: CPU cores and memory."""
 
+import math
 import os
 from pathlib import Path
 
 from timix_jax.errors import UserError
 
-_MARGIN = 0.9  # the rest of the program needs some too
+_USABLE_SHARE = 0.9  # the rest of the program needs memory too
+
+
+def available_cores(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores of this process; fewer than the machine's where `taskset` or a container says so.
+
+    Args:
+      groups: root of the control groups, whose limit on CPU time counts as so many cores.
+    """
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    limit = min(_quota(groups / "cpu.max"), _old_quota(groups / "cpu"))
+    return cores if math.isinf(limit) else min(cores, max(1, math.ceil(limit)))
 
 
 def available_memory() -> int:
@@ -30,11 +44,29 @@ def check_fits_memory(num_bytes: int, what: str) -> None:
       what: names the holder and its mend, such as "eval.batch_size: the score block".
     """
     free = available_memory()
-    if num_bytes > _MARGIN * free:
+    if num_bytes > _USABLE_SHARE * free:
         raise UserError(
             f"{what} needs about {num_bytes / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB "
             "are free; evaluate fewer examples or take a machine with more"
         )
+
+
+def _quota(file: Path) -> float:
+    """Version 2: `150000 100000` (microseconds in each period) or `max 100000`."""
+    try:
+        quota, period = file.read_text().split()
+        return int(quota) / int(period)
+    except (OSError, ValueError):  # no such limit, or "max"
+        return math.inf
+
+
+def _old_quota(folder: Path) -> float:
+    """Version 1: -1 for no limit."""
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        return quota / int((folder / "cpu.cfs_period_us").read_text()) if quota > 0 else math.inf
+    except (OSError, ValueError):
+        return math.inf
 
 
 def _machine_memory() -> int:

@@ -1,0 +1,79 @@
+"""The part of each evaluation batch that one process reads."""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from timix_jax.data.loading.reader_threads import map_in_threads
+
+Batch = dict[str, np.ndarray]
+
+
+class Share(NamedTuple):
+    """What one process reads: parts `own` of the `parts` equal ones that each batch is cut into.
+
+    Example i belongs to part i mod `parts`. A batch thus depends on the number of parts, one for
+    each device, and not on how they are spread over processes.
+    """
+
+    parts: int = 1
+    own: tuple[int, ...] = (0,)
+
+
+WHOLE = Share()
+
+
+def share_batches(
+    examples: Sequence[int],
+    load: Callable[[Sequence[int]], Batch],
+    padding: Batch,
+    batch_size: int,
+    share: Share,
+    num_threads: int,
+) -> Iterator[Batch]:
+    """The rows of the share: each part is filled with what its examples give, one after another."""
+    rows = batch_size // share.parts
+    threads = max(1, num_threads // len(share.own))
+
+    def stream(part: int) -> Generator[Batch, None, None]:
+        mine = examples[part :: share.parts]
+        chunks = map_in_threads(
+            -(-len(mine) // rows), lambda n: load(mine[n * rows : (n + 1) * rows]), threads
+        )
+        return _rebatch(chunks, rows, padding)
+
+    empty = {name: np.repeat(row, rows, 0) for name, row in padding.items()}
+    with contextlib.ExitStack() as stack:
+        streams = [stack.enter_context(contextlib.closing(stream(part))) for part in share.own]
+        any_rows = False
+        for parts in itertools.zip_longest(*streams, fillvalue=empty):
+            any_rows = True
+            yield _concatenate(*parts)
+        if not any_rows:
+            yield _concatenate(*[empty] * len(share.own))
+
+
+def _rebatch(
+    chunks: Iterator[Batch], batch_size: int, padding: Batch
+) -> Generator[Batch, None, None]:
+    """Batches of `batch_size` rows from chunks of any; the last is filled with `padding`."""
+    held: Batch | None = None
+    for chunk in chunks:
+        held = chunk if held is None else _concatenate(held, chunk)
+        while held is not None and len(next(iter(held.values()))) >= batch_size:
+            yield {name: rows[:batch_size] for name, rows in held.items()}
+            held = {name: rows[batch_size:] for name, rows in held.items()}
+    rest = 0 if held is None else len(next(iter(held.values())))
+    if held is not None and rest:
+        fill = {
+            name: np.repeat(row.astype(held[name].dtype), batch_size - rest, 0)
+            for name, row in padding.items()
+        }
+        yield _concatenate(held, fill)
+
+
+def _concatenate(*batches: Batch) -> Batch:
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}

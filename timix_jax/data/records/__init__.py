@@ -1,0 +1,4 @@
+"""The stored form of a data set: records, shards of them, and the manifest of a folder of shards.
+
+Imports nothing else of `data`.
+"""
