@@ -20,7 +20,7 @@ def picture(seed, width=40, height=30, kind="JPEG", **options):
 
 
 def karpathy(tmp_path, entries, images):
-    """Writes a JSON file and an image folder; returns the options that name them."""
+    """Write a JSON file and an image folder; returns the options that name them."""
     folder = tmp_path / "images"
     folder.mkdir(exist_ok=True)
     for name, data in images.items():
@@ -51,7 +51,7 @@ def all_records(folder):
 
 
 def fails(capsys, argv, *words):
-    """Runs a command that must end with one line and code 2."""
+    """Run a command that must end with one line and code 2."""
     capsys.readouterr()
     assert main(argv) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]

@@ -1,4 +1,4 @@
-"""One process of a machine at a time."""
+"""A lock between the processes of a machine."""
 
 import fcntl
 from collections.abc import Iterator
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Waits until no other process holds the lock file `path`, which is made and stays."""
-    # Held by the open file: the system releases it when the process dies.
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`, waiting for other processes; the file is created and stays."""
+    # The open file holds the lock, so the system releases it when the process dies.
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

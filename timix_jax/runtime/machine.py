@@ -10,20 +10,20 @@ _USABLE_SHARE = 0.9  # the rest of the program needs memory too
 
 
 def available_cores(groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Cores of this process; fewer than the machine's where `taskset` or a container says so.
+    """Return the cores this process may use; `taskset` or a container can limit them.
 
     Args:
-      groups: root of the control groups, whose limit on CPU time counts as so many cores.
+      groups: root of the control groups; their limit on CPU time is converted to cores.
     """
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    limit = min(_quota(groups / "cpu.max"), _old_quota(groups / "cpu"))
+    limit = min(_quota_v2(groups / "cpu.max"), _quota_v1(groups / "cpu"))
     return cores if math.isinf(limit) else min(cores, max(1, math.ceil(limit)))
 
 
 def available_memory() -> int:
-    """Bytes that this process can still get: the machine's free memory or the container's limit."""
+    """Return the bytes this process can still allocate, within the machine and its container."""
     limits = [_machine_memory()]
     group = Path("/sys/fs/cgroup")
     for limit_name, used_name in (
@@ -37,31 +37,31 @@ def available_memory() -> int:
 
 
 def check_fits_memory(num_bytes: int, what: str) -> None:
-    """Raises UserError if `num_bytes` are more than nine tenths of the memory that is free.
+    """Raise UserError if `num_bytes` exceed nine tenths of the free memory.
 
     Args:
-      num_bytes: estimate of what will be held at once.
-      what: names the holder and its mend, such as "eval.batch_size: the score block".
+      num_bytes: estimate of the memory needed at once.
+      what: names the consumer and its setting, such as "eval.batch_size: the score block".
     """
     free = available_memory()
     if num_bytes > _USABLE_SHARE * free:
         raise UserError(
-            f"{what} needs about {num_bytes / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB "
-            "are free; evaluate fewer examples or take a machine with more"
+            f"{what} needs about {num_bytes / 2**30:.1f} GiB of memory, but only {free / 2**30:.1f} GiB "
+            "are free; evaluate fewer examples or use a machine with more memory"
         )
 
 
-def _quota(file: Path) -> float:
-    """Version 2: `150000 100000` (microseconds in each period) or `max 100000`."""
+def _quota_v2(file: Path) -> float:
+    """Read a version 2 limit: `150000 100000` (microseconds per period) or `max 100000`."""
     try:
         quota, period = file.read_text().split()
         return int(quota) / int(period)
-    except (OSError, ValueError):  # no such limit, or "max"
+    except (OSError, ValueError):  # no limit set, or "max"
         return math.inf
 
 
-def _old_quota(folder: Path) -> float:
-    """Version 1: -1 for no limit."""
+def _quota_v1(folder: Path) -> float:
+    """Read a version 1 limit; -1 means none."""
     try:
         quota = int((folder / "cpu.cfs_quota_us").read_text())
         return quota / int((folder / "cpu.cfs_period_us").read_text()) if quota > 0 else math.inf
@@ -83,5 +83,5 @@ def _machine_memory() -> int:
 def _read_number(path: Path) -> int | None:
     try:
         return int(path.read_text())
-    except (OSError, ValueError):  # no such limit, or "max"
+    except (OSError, ValueError):  # no limit set, or "max"
         return None

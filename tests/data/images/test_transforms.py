@@ -12,7 +12,7 @@ from timix_jax.data.images.transforms import (
     crop_and_resize,
     flip,
     flip_boxes,
-    names_a_side,
+    mentions_side,
     pixel_boxes_to_fractions,
     resize,
     sample_crop,
@@ -190,9 +190,9 @@ def test_flip_boxes_twice_is_nothing():
 
 def test_left_and_right_are_words():
     for text in ("a dog to the LEFT.", "right-hand side", "the leftmost cup", "left/right"):
-        assert names_a_side([text])
+        assert mentions_side([text])
     for text in ("a bright room", "copyright", "cleft", "he left-overs"[:2], "upright bass"):
-        assert not names_a_side([text])
+        assert not mentions_side([text])
     rng = np.random.default_rng(0)
     views = [sample_view(rng, Augment(), 8, 8, ["a", "on the left"]) for _ in range(50)]
     assert not any(view.flipped for view in views)

@@ -63,7 +63,7 @@ def is_running(pid):
 
 
 class Locked(ListSource):
-    """Holds what no other process can have."""
+    """Hold what no other process can have."""
 
     def __init__(self):
         super().__init__(flat_source(16).records, "locked")
@@ -71,7 +71,7 @@ class Locked(ListSource):
 
 
 class Failing(ListSource):
-    """Raises what no schema foresees."""
+    """Raise what no schema foresees."""
 
     def __init__(self):
         super().__init__(flat_source(16).records, "failing")

@@ -119,7 +119,7 @@ def test_side_file_that_fits_nothing_is_reported(tmp_path, many, capsys):
 
 
 def make_table(tmp_path, data, *options, suffix=".csv"):
-    """Writes a table beside a.jpg and b.jpg; returns the command line."""
+    """Write a table beside a.jpg and b.jpg; returns the command line."""
     for i, name in enumerate("ab"):
         (tmp_path / f"{name}.jpg").write_bytes(picture(i))
     file = tmp_path / f"t{suffix}"

@@ -39,7 +39,7 @@ def test_any_number_of_workers_writes_the_same_bytes(tmp_path, many):
 
 
 def kill_when(argv, ready):
-    """Starts the command, kills it (-9) as soon as `ready()`; returns whether it was killed."""
+    """Start the command, kills it (-9) as soon as `ready()`; returns whether it was killed."""
     process = subprocess.Popen(
         [sys.executable, "-m", "timix_jax.data.prepare", *argv],
         stdout=subprocess.DEVNULL,

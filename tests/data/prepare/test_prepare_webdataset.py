@@ -16,7 +16,7 @@ GOOD = [("0.jpg", picture(0)), ("0.txt", b"c")]
 
 
 def forge_size(data, start, size, kind=None):
-    """Writes a size in base 256, as GNU tar does, into the header at `start`."""
+    """Write a size in base 256, as GNU tar does, into the header at `start`."""
     data[start + 124 : start + 136] = b"\x80" + size.to_bytes(11, "big")
     if kind:
         data[start + 156 : start + 157] = kind

@@ -1,8 +1,8 @@
-"""Batches for evaluation: every image, every caption or every region once, in order.
+"""Batches for evaluation: every image, caption or region once, in order.
 
-Pictures are the whole image, squashed to the size. Shapes are static: the last batch is padded and
-marked. A corrupt example stops the evaluation, since its figures would be of another set. Several
-processes share the reading: each gets its own rows of the batches.
+Images are resized whole, without keeping their aspect ratio. Shapes are static: the last batch is
+padded and its padding marked invalid. A corrupt example stops the evaluation, whose figures would
+otherwise describe a different set. Processes share the reading: each gets its own rows of a batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,14 +31,14 @@ def image_batches(
     share: Share = WHOLE,
     num_threads: int = 0,
 ) -> Iterator[Batch]:
-    """Yields every image of the share once; as many batches whatever the share.
+    """Yield every image of the share once; the number of batches is the same for every share.
 
     Args:
       source: the examples.
-      image_size: side S, pixels.
+      image_size: side S in pixels.
       batch_size: rows of the batch of all processes; a multiple of `share.parts`.
-      share: the rows that are read, b = batch_size / parts · len(own); by default all.
-      num_threads: 0: one for each core of this process.
+      share: the rows to read, b = batch_size / parts · len(own); all by default.
+      num_threads: number of threads; 0: one per core of this process.
 
     Returns:
       An iterator of image uint8 (b, S, S, 3), index int32 (b,) in the source, valid bool (b,).
@@ -56,7 +56,7 @@ def image_batches(
         images = np.zeros((len(own), image_size, image_size, 3), np.uint8)
         for row in np.flatnonzero(valid).tolist():
             images[row] = read_example(
-                source, int(index[row]), lambda record: _picture(record, image_size)
+                source, int(index[row]), lambda record: _decode_resized(record, image_size)
             )
         return {
             "image": images,
@@ -76,9 +76,9 @@ def caption_batches(
     share: Share = WHOLE,
     num_threads: int = 0,
 ) -> Iterator[Batch]:
-    """Yields every caption of every image of the share once, at least one batch.
+    """Yield every caption of every image of the share once, in at least one batch.
 
-    Arguments are those of `image_batches`; the number of batches differs between shares.
+    Arguments are as in `image_batches`; the number of batches differs between shares.
 
     Returns:
       An iterator of tokens int32 (b, T), index int32 (b,) of the caption's image in the source, valid
@@ -121,10 +121,10 @@ def region_batches(
     share: Share = WHOLE,
     num_threads: int = 0,
 ) -> Iterator[Batch]:
-    """Yields every region of every annotated example of the share, at least one batch.
+    """Yield every region of every annotated example of the share, in at least one batch.
 
-    More than R = `max_regions` regions take several rows. Further arguments are those of
-    `image_batches`; the number of batches differs between shares.
+    An example with more than R = `max_regions` regions takes several rows. Other arguments are as
+    in `image_batches`; the number of batches differs between shares.
 
     Returns:
       An iterator of image uint8 (b, S, S, 3), tokens int32 (b, R, T), boxes float32 (b, R, 4) x0,
@@ -180,12 +180,13 @@ def _region_rows(record: Record, spec: ExampleSpec) -> list[Batch]:
     return rows
 
 
-def _picture(record: Record, image_size: int) -> np.ndarray:
+def _decode_resized(record: Record, image_size: int) -> np.ndarray:
     pixels = decode_image(record.image, record.key, min_height=image_size, min_width=image_size)
     return resize(pixels, image_size, image_size)
 
 
 def read_example(source: Source, index: int, use: Callable[[Record], Any]) -> Any:
+    """Return `use(source[index])`; a corrupt example raises UserError."""
     try:
         return use(source[index])
     except CorruptExample as error:

@@ -13,10 +13,10 @@ Batch = dict[str, np.ndarray]
 
 
 class Share(NamedTuple):
-    """What one process reads: parts `own` of the `parts` equal ones that each batch is cut into.
+    """The parts `own` that one process reads, of the `parts` equal parts of each batch.
 
-    Example i belongs to part i mod `parts`. A batch thus depends on the number of parts, one for
-    each device, and not on how they are spread over processes.
+    Example i belongs to part i mod `parts`. A batch thus depends on the number of parts, one per
+    device, but not on how they are spread over processes.
     """
 
     parts: int = 1
@@ -34,7 +34,16 @@ def share_batches(
     share: Share,
     num_threads: int,
 ) -> Iterator[Batch]:
-    """The rows of the share: each part is filled with what its examples give, one after another."""
+    """Yield the share's rows of each batch; every part is filled from its own examples in order.
+
+    Args:
+      examples: the examples of all parts.
+      load: reads some examples into any number of rows.
+      padding: one row to fill up the last batch with.
+      batch_size: rows of the batch of all processes; a multiple of `share.parts`.
+      share: the parts to read.
+      num_threads: threads over all parts.
+    """
     rows = batch_size // share.parts
     threads = max(1, num_threads // len(share.own))
 
@@ -59,7 +68,7 @@ def share_batches(
 def _rebatch(
     chunks: Iterator[Batch], batch_size: int, padding: Batch
 ) -> Generator[Batch, None, None]:
-    """Batches of `batch_size` rows from chunks of any; the last is filled with `padding`."""
+    """Regroup chunks of any size into batches of `batch_size` rows, padding the last one."""
     held: Batch | None = None
     for chunk in chunks:
         held = chunk if held is None else _concatenate(held, chunk)

@@ -1,4 +1,5 @@
-"""The stored form of a data set: records, shards of them, and the manifest of a folder of shards.
+"""The stored form of a data set: records, shards and the manifest of a folder of shards.
 
-Imports nothing else of `data`.
+A prepared folder holds shards `NAME-00000-of-00008.array_record` and, written last, `manifest.json`.
+Imports nothing else from `data`.
 """

@@ -26,7 +26,7 @@ _WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
 class RecordWriter:
-    """Writes one shard under a temporary name, renamed when closed; an error leaves no shard."""
+    """Writer of one shard, under a temporary name until it is closed; an error leaves no shard."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -37,9 +37,9 @@ class RecordWriter:
         self._summary: ShardSummary | None = None
 
     def write(self, record: Record) -> None:
-        """Appends a record. Raises ValueError if it breaks the schema."""
+        """Append a record. Raises ValueError if it violates the schema."""
         data = encode_record(record)
-        with self._written_or_named():
+        with self._reraise_write_errors():
             self._writer.write(data)
         if record.regions:
             self._annotated.append((self._examples, key_hash(record.key)))
@@ -49,18 +49,18 @@ class RecordWriter:
 
     @property
     def summary(self) -> ShardSummary:
-        """What was written; known once the writer is closed."""
+        """What was written; available once the writer is closed."""
         if self._summary is None:
             raise RuntimeError(f"{self._path.name} is not closed yet")
         return self._summary
 
     def close(self) -> None:
-        """Finishes the shard: flush, checksum, rename.
+        """Finish the shard: flush, checksum, rename.
 
         Raises:
-          UserError: it cannot be written, as on a full disk.
+          UserError: the shard cannot be written, for example because the disk is full.
         """
-        with self._written_or_named():
+        with self._reraise_write_errors():
             self._writer.close()
             with self._temporary.open("rb") as file:
                 os.fsync(file.fileno())
@@ -76,15 +76,15 @@ class RecordWriter:
         self._temporary.replace(self._path)
 
     @contextlib.contextmanager
-    def _written_or_named(self) -> Iterator[None]:
-        """A failed write, of which ArrayRecord makes a RuntimeError, leaves no part and names the shard."""
+    def _reraise_write_errors(self) -> Iterator[None]:
+        """Remove the partial file on a failed write and name the shard; ArrayRecord raises RuntimeError."""
         try:
             yield
         except (RuntimeError, OSError) as error:
             self._temporary.unlink(missing_ok=True)
             reason = " ".join(str(error).split())
             raise UserError(
-                f"{self._path}: cannot be written ({reason[:200]}); make room, then run the same command again"
+                f"{self._path}: cannot be written ({reason[:200]}); free some space, then run the same command again"
             ) from error
 
     def __enter__(self) -> Self:
@@ -99,6 +99,6 @@ class RecordWriter:
         if kind is None:
             self.close()
         else:
-            with contextlib.suppress(RuntimeError):  # the error that is on its way says more
+            with contextlib.suppress(RuntimeError):  # the propagating error says more
                 self._writer.close()
             self._temporary.unlink(missing_ok=True)

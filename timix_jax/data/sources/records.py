@@ -21,15 +21,15 @@ from timix_jax.runtime.remote import as_path, is_remote
 
 
 class RecordSource:
-    """Random access to a prepared folder; safe to share between threads and to pickle.
+    """Random access to a prepared folder; picklable and safe to share between threads.
 
     Args:
       path: the folder, local or `gs://…`.
-      annotated: share of the region-bearing examples given to the trainer.
-      cache: a local folder to copy a remote one to first; empty: each example is a request.
+      annotated: share of the annotated examples whose regions the trainer sees.
+      cache: a local folder to copy a remote one to first; empty means one request per example.
 
     Raises:
-      UserError: if the folder is not complete, is empty or the share is not in [0, 1].
+      UserError: the folder is incomplete or empty, or the share is outside [0, 1].
     """
 
     def __init__(self, path: str | os.PathLike[str], *, annotated: float = 1.0, cache: str = ""):
@@ -43,10 +43,10 @@ class RecordSource:
         self.digest = hashlib.sha256(sums.encode()).hexdigest()
         if cache:
             if not is_remote(folder):
-                raise UserError(f"{folder}?cache={cache}: is local already; drop cache=")
+                raise UserError(f"{folder}?cache={cache}: already local; drop cache=")
             folder = epath.Path(local_copy(folder, manifest, cache))
         self._annotated = select_annotated(read_annotated(folder, manifest), annotated)
-        # The counts are known, so that no shard is opened before it is read.
+        # Passing the counts avoids opening any shard before it is read.
         self._records = ArrayRecordDataSource(
             [
                 f"{folder / entry['file']}[0:{entry['examples']}]"
@@ -59,7 +59,7 @@ class RecordSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
-        """Record `index`. Raises CorruptExample where storage is damaged, IndexError outside."""
+        """Record `index`. Raises CorruptExample if its storage is damaged."""
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name}: index {index} of {len(self)}")
         name = f"{self.name}[{index}]"
@@ -76,7 +76,7 @@ class RecordSource:
 
 
 def open_records(path: str, *, annotated: float = 1.0, cache: str = "") -> RecordSource:
-    """Opens a prepared folder; see `RecordSource`."""
+    """Open a prepared folder; see `RecordSource`."""
     if not path:
         raise UserError("data source 'records:' names no folder; write records:/path/to/folder")
     return RecordSource(path, annotated=annotated, cache=cache)

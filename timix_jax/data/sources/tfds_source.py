@@ -1,11 +1,11 @@
-"""TFDS data sets read by name, through `as_data_source`: TensorFlow is never imported.
+"""The source `tfds:NAME`: TFDS data sets read through `as_data_source`, without importing TensorFlow.
 
 **Example:**
 
     open_tfds("coco_captions", split="train", data_dir="/data/tfds")
 
-The data set must have been built in the ArrayRecord format. Its own Python code is not run (much of
-it needs TensorFlow to describe itself): features and splits come from the files.
+The data set must be built in the ArrayRecord format. Its own Python code is not run, since much of
+it needs TensorFlow; features and splits are read from the files.
 """
 
 import functools
@@ -41,14 +41,14 @@ class TfdsSource:
     """Records of one split of a TFDS data set.
 
     Args:
-      name: as in the specification, for messages and keys.
+      name: the name in the specification, for messages and keys.
       builder: a read-only builder.
-      split: such as `train`, or `train[:1000]`.
+      split: such as `train` or `train[:1000]`.
       image: feature of the encoded image.
-      captions: features of the captions, each a text, a list of texts, or a text field of a list of
+      captions: features of the captions, each a text, a list of texts, or a text field in a list of
         dictionaries (`feature/field`).
       regions: feature of the objects, a list of dictionaries with box and label; None: no regions.
-      annotated: share of the region-bearing examples given to the trainer.
+      annotated: share of the annotated examples whose regions the trainer sees.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class TfdsSource:
         features = top_level_features(builder)
         self._label = inner_fields(features[regions])[LABEL] if regions else None
         self._classes = {name: features[name] for name in captions if is_class(features.get(name))}
-        # Encoded bytes come out; TFDS would decode with TensorFlow, masks and depth maps too.
+        # Skip decoding: TFDS would use TensorFlow, and decode masks and depth maps too.
         decoders = {
             feature: tfds.decode.SkipDecoding()
             for feature, kind in features.items()
@@ -81,7 +81,7 @@ class TfdsSource:
         return len(self._data)
 
     def __getitem__(self, index: int) -> Record:
-        """Record `index`. Raises CorruptExample where it is damaged or has no caption."""
+        """Record `index`. Raises CorruptExample if it is damaged or has no caption."""
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name}: index {index} of {len(self)}")
         key = f"{self._key}/{index}"
@@ -125,7 +125,7 @@ class TfdsSource:
     def annotated(self) -> np.ndarray:
         """int64 (A,) indices of the examples whose regions the trainer sees.
 
-        The files hold no index of them, so the chosen share is read once, at the first use.
+        The files have no index of them, so the chosen share is read once, on first use.
         """
         if self._regions is None:
             return np.zeros((0,), np.int64)
@@ -137,7 +137,7 @@ class TfdsSource:
     def _has_regions(self, index: int) -> bool:
         try:
             return bool(self[index].regions)
-        except CorruptExample:  # counted by the reader, when it is drawn
+        except CorruptExample:  # the reader counts it when it is drawn
             return False
 
 
@@ -151,20 +151,21 @@ def open_tfds(
     regions: str | None = None,
     annotated: float = 1.0,
 ) -> TfdsSource:
-    """Opens a TFDS data set that lies on disk.
+    """Open a TFDS data set on disk.
 
     Args:
       name: `data_set`, `data_set/config:version`, or the folder of a version.
-      split: such as `train`, or `train[:1000]`.
+      split: such as `train` or `train[:1000]`.
       data_dir: where TFDS keeps data sets; None: its default.
       image: name of the image feature.
-      captions: names of caption features, with commas; `feature/field` inside a list of
+      captions: comma-separated names of caption features; `feature/field` inside a list of
         dictionaries, or a class, whose name is the caption. None: `captions`, `caption` or `text`.
       regions: name of the objects feature; None: `objects` if it has boxes and labels.
-      annotated: share of the region-bearing examples given to the trainer, 0 to 1.
+      annotated: share of the annotated examples whose regions the trainer sees, 0 to 1.
 
     Raises:
-      UserError: no such data set, split or feature, or it is not in the ArrayRecord format.
+      UserError: the data set, split or feature does not exist, or it is not in the ArrayRecord
+        format.
     """
     if not name:
         raise UserError("data source 'tfds:' names no data set; write tfds:name?split=train")
@@ -182,14 +183,14 @@ def open_tfds(
         )
     except NotImplementedError as error:
         raise UserError(
-            f"tfds:{name}: is stored as {builder.info.file_format.value}, which needs TensorFlow; "
+            f"tfds:{name}: stored as {builder.info.file_format.value}, which needs TensorFlow; "
             "build it with --file_format=array_record"
         ) from error
     except UserError:
         raise
-    except ValueError as error:  # TFDS: unknown split, with the known ones
+    except ValueError as error:  # unknown split; TFDS lists the known ones
         raise UserError(f"tfds:{name}: split={split}: {' '.join(str(error).split())}") from error
-    select_annotated(np.zeros((0, 2), np.int64), annotated)  # checks the share
+    select_annotated(np.zeros((0, 2), np.int64), annotated)  # validates the share
     if not len(source):
         raise UserError(f"tfds:{name}: split={split} holds no examples")
     return source
@@ -200,11 +201,13 @@ def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
         if (as_path(name) / "dataset_info.json").is_file():
             return tfds.builder_from_directory(name)
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
-    except (ValueError, FileNotFoundError) as error:  # TFDS: not found is a ValueError too
+    except (ValueError, FileNotFoundError) as error:  # TFDS raises ValueError for "not found" too
         if is_remote(name) or Path(name).is_absolute():
             raise UserError(f"tfds:{name}: no dataset_info.json in this folder") from error
         if not isinstance(error, tfds.core.DatasetNotFoundError):
-            raise UserError(f"tfds:{name}: no name; write data_set/config:version") from error
+            raise UserError(
+                f"tfds:{name}: not a valid name; write data_set/config:version"
+            ) from error
         where = data_dir or "the default folder of TFDS"
         raise UserError(
             f"tfds:{name}: not built in {where}; give data_dir=, or build it there with "

@@ -1,6 +1,6 @@
 """Tokenizers: captions to token ids, with a vocabulary trained on the captions or loaded.
 
-Imports nothing else of `data`.
+Imports nothing else from `data`.
 
 **Example:**
 

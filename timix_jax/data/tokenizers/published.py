@@ -17,15 +17,15 @@ _BOM = "\ufeff"  # the byte-order mark that some editors put before UTF-8
 
 
 def load_tokenizer(path: epath.PathLike) -> Tokenizer:
-    """Loads a published vocabulary.
+    """Load a published vocabulary.
 
     Args:
-      path: a tokenizer.json; a vocab.txt of BERT's (one token a line; lower-cased unless it has
-        upper-case words); or a vocab.json with its merges.txt beside it (GPT-2's or CLIP's BPE; of CLIP's own cleaning
-        only the white space and the case: no ftfy, and HTML's entities stay as they are).
+      path: a tokenizer.json; a BERT vocab.txt (one token per line; lower-cased unless it has
+        upper-case words); or a vocab.json next to its merges.txt (the BPE of GPT-2 or CLIP; of
+        CLIP's text cleaning only whitespace and case are reproduced, not ftfy or HTML entities).
 
     Raises:
-      UserError: the file is missing or is none of these.
+      UserError: the file is missing or has none of these formats.
     """
     path = as_path(path)
     if not path.is_file():
@@ -40,21 +40,23 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer:
         content = json.loads(path.read_text(encoding="utf-8").removeprefix(_BOM))
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"vocabulary {path} is no JSON; give a vocab.txt or tokenizer.json"
+            f"vocabulary {path} is not JSON; give a vocab.txt or tokenizer.json"
         ) from error
-    # "model" alone is also a word of CLIP's vocabulary.
+    # The key "model" alone proves nothing: it is also a word in CLIP's vocabulary.
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
         with located(f"vocabulary {path}: "):
             return Tokenizer.from_json(json.dumps(content))
     merges = path.with_name("merges.txt")
     if not isinstance(content, dict) or not merges.is_file():
-        raise UserError(f"vocabulary {path} is no tokenizer.json and has no merges.txt beside it")
+        raise UserError(
+            f"vocabulary {path} is not a tokenizer.json and has no merges.txt next to it"
+        )
     with located(f"vocabulary {path}: "):
         return Tokenizer(_load_bpe(path, merges, content))
 
 
 def _lines(path: epath.Path) -> list[str]:
-    """The lines of a vocabulary file. Only line feeds end one: U+2028 or U+0085 can be a token."""
+    """Split a vocabulary file at line feeds only: U+2028 and U+0085 can be tokens."""
     try:
         text = path.read_text(encoding="utf-8").removeprefix(_BOM)
     except UnicodeDecodeError as error:
@@ -67,7 +69,7 @@ def _load_wordpiece(path: epath.Path) -> Tokenizer:
     vocabulary = {token: index for index, token in enumerate(tokens)}
     missing = [name for name in ("[UNK]", "[CLS]", "[SEP]") if name not in vocabulary]
     if missing:
-        raise UserError(f"vocabulary {path} has no {missing[0]}; it is not a vocab.txt of BERT's")
+        raise UserError(f"vocabulary {path} has no {missing[0]}; it is not a BERT vocab.txt")
     cased = any(token != token.lower() for token in tokens if not token.startswith("["))
     return Tokenizer(
         bert_tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"), lowercase=not cased)
@@ -84,12 +86,12 @@ def _load_bpe(
     ]
     clip = any(token.endswith("</w>") for token in vocabulary)
     try:
-        # The library takes no None for "no suffix".
+        # The library does not accept None for "no suffix".
         model = models.BPE(vocabulary, merges, **({"end_of_word_suffix": "</w>"} if clip else {}))
     except Exception as error:  # the library raises bare Exception
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"it and its merges.txt disagree ({reason}); take both from one model"
+            f"it and its merges.txt disagree ({reason}); take both from the same model"
         ) from error
     tokenizer = hf.Tokenizer(model)
     if clip:

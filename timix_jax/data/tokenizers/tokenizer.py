@@ -20,16 +20,16 @@ _ROLE_NAMES = {
 
 
 class Tokenizer:
-    """Encodes as [CLS] words [SEP] padding. Not changed after it is made; safe to share by threads.
+    """Encoder of texts as [CLS] words [SEP] padding; immutable, so threads can share it.
 
-    A vocabulary without a padding or mask token gets one appended, so that no word doubles as it.
+    A vocabulary without a padding or mask token gets one appended, so that no word takes that role.
 
     Args:
-      tokenizer: of the `tokenizers` library. Its own truncation, padding and special-token
-        template are not used.
+      tokenizer: a tokenizer of the `tokenizers` library. Its own truncation, padding and
+        special-token template are not used.
 
     Raises:
-      UserError: it has no token to begin or to end a text with.
+      UserError: the vocabulary has no token to start or end a text with.
     """
 
     def __init__(self, tokenizer: hf.Tokenizer):
@@ -57,9 +57,9 @@ class Tokenizer:
         return self._tokenizer.get_vocab(with_added_tokens=True)[append]
 
     def encode(self, texts: Sequence[str], max_tokens: int) -> np.ndarray:
-        """Token ids int32 (n, max_tokens); a longer text is cut and still ends with [SEP]."""
+        """Return token ids int32 (n, max_tokens); a truncated text still ends with [SEP]."""
         if max_tokens < 2:
-            raise UserError(f"max_tokens={max_tokens}: [CLS] and [SEP] need 2 and words need more")
+            raise UserError(f"max_tokens={max_tokens}: [CLS] and [SEP] take 2, words need more")
         ids = np.full((len(texts), max_tokens), self.pad_id, np.int32)
         for row, text in zip(ids, texts, strict=True):
             words = self._words(text)[: max_tokens - 2]
@@ -69,21 +69,21 @@ class Tokenizer:
         return ids
 
     def _encode_words(self, text: str) -> tuple[int, ...]:
-        # One by one: encode_batch starts threads of its own, under the loader's.
+        # Not encode_batch, which would start its own threads inside the loader's.
         return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of ids (T,), without special tokens."""
+        """Return the text of ids (T,) without special tokens."""
         special = {self.pad_id, self.cls_id, self.sep_id, self.mask_id}
         return self._tokenizer.decode([int(i) for i in ids if int(i) not in special]).strip()
 
     def to_json(self) -> str:
-        """The whole tokenizer, in the tokenizer.json format."""
+        """Return the whole tokenizer in the tokenizer.json format."""
         return self._tokenizer.to_str()
 
     @staticmethod
     def from_json(text: str) -> "Tokenizer":
-        """Reads `to_json`'s output, or any tokenizer.json. Raises UserError if it is neither."""
+        """Read a tokenizer.json, such as `to_json`'s output. Raises UserError if it is invalid."""
         try:
             return Tokenizer(hf.Tokenizer.from_str(text))
         except UserError:
@@ -91,7 +91,7 @@ class Tokenizer:
         except Exception as error:  # the library raises bare Exception
             reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"not a tokenizer.json ({reason}); give one that the tokenizers library has written"
+                f"not a tokenizer.json ({reason}); give one written by the tokenizers library"
             ) from error
 
     def __eq__(self, other: object) -> bool:

@@ -1,4 +1,4 @@
-"""Vocabularies trained on the captions of a run: WordPiece and byte-level BPE."""
+"""Training a vocabulary on captions: WordPiece and byte-level BPE."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,25 +19,25 @@ _MAX_ALPHABET = 1000
 def train_tokenizer(
     captions: Iterable[str], *, kind: str = "wordpiece", vocab_size: int = 8000
 ) -> Tokenizer:
-    """Trains a vocabulary; the same captions in any order give the same one.
+    """Train a vocabulary that does not depend on the order of the captions.
 
     Args:
       captions: texts; all of them are read.
-      kind: "wordpiece" (lower-cased, as BERT's) or "bpe" (byte-level, case kept).
-      vocab_size: at most this many ids, special tokens included; id 0 is padding.
+      kind: "wordpiece" (lower-cased, like BERT's) or "bpe" (byte-level, case kept).
+      vocab_size: upper bound on the number of ids, special tokens included; id 0 is padding.
 
     Raises:
       UserError: unknown kind, no text, or a vocabulary too small for the alphabet.
     """
     if kind not in TRAINED:
-        raise UserError(f"tokenizer kind {kind!r} is not known; choose wordpiece or bpe")
+        raise UserError(f"unknown tokenizer kind {kind!r}; choose wordpiece or bpe")
     if vocab_size < 64:
-        raise UserError(f"vocab_size={vocab_size} leaves no room for words; give 64 or more")
+        raise UserError(f"vocab_size={vocab_size} leaves no room for words; use 64 or more")
     if kind == "bpe" and vocab_size < 256 + len(SPECIAL_TOKENS):
         raise UserError(f"vocab_size={vocab_size}: bpe needs {256 + len(SPECIAL_TOKENS)} or more")
     texts = sorted(captions)
     if not any(text.strip() for text in texts):
-        raise UserError("there are no captions to train a tokenizer on; check the data")
+        raise UserError("no captions to train a tokenizer on; check the data")
     return (
         _train_wordpiece(texts, vocab_size)
         if kind == "wordpiece"
@@ -60,11 +60,11 @@ def _train_bpe(texts: Sequence[str], vocab_size: int) -> Tokenizer:
 
 
 def _train_wordpiece(texts: Sequence[str], vocab_size: int) -> Tokenizer:
-    """Trains with the alphabet given in sorted order.
+    """Train with the alphabet supplied in sorted order.
 
-    The trainer numbers the letters inside words ("##a") in the order of a hash map, which differs
-    between runs, and breaks ties by these numbers. Given beforehand, as special tokens of the
-    training only, they are numbered the same in every run.
+    The trainer numbers the letters inside words ("##a") in hash-map order, which differs between
+    runs, and breaks ties by these numbers. Supplying them up front, as special tokens during
+    training only, gives them the same numbers in every run.
     """
     draft = bert_tokenizer(models.WordPiece(unk_token="[UNK]"))
     texts = [draft.normalizer.normalize_str(text) for text in texts]
@@ -80,7 +80,9 @@ def _train_wordpiece(texts: Sequence[str], vocab_size: int) -> Tokenizer:
     inside = sorted({"##" + letter for piece in pieces for letter in piece[1:]})
     needed = len(SPECIAL_TOKENS) + len(inside) + len({piece[0] for piece in pieces})
     if vocab_size < needed:
-        raise UserError(f"vocab_size={vocab_size}: these captions' letters need {needed} or more")
+        raise UserError(
+            f"vocab_size={vocab_size}: the letters of these captions need {needed} or more"
+        )
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size, special_tokens=[*SPECIAL_TOKENS, *inside], show_progress=False
     )
@@ -93,6 +95,7 @@ def _train_wordpiece(texts: Sequence[str], vocab_size: int) -> Tokenizer:
 
 
 def bert_tokenizer(model: Any, lowercase: bool = True) -> hf.Tokenizer:
+    """Wrap a WordPiece model with BERT's normalization and word splitting."""
     tokenizer = hf.Tokenizer(model)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
