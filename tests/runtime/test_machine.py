@@ -13,7 +13,7 @@ from timix_jax.runtime.machine import available_cores, check_fits_memory
 @pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity"), reason="no core can be taken from a process"
 )
-def test_cores_are_those_of_the_process():
+def test_affinity_limits_the_cores():
     program = (
         "import os; os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1]);"
         "from timix_jax.runtime.machine import available_cores; print(available_cores())"
@@ -37,7 +37,7 @@ def test_cores_are_those_of_the_process():
         ({}, 4),
     ],
 )
-def test_limit_of_a_container(tmp_path, monkeypatch, files, expected):
+def test_container_quota_limits_the_cores(tmp_path, monkeypatch, files, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(4), raising=False)
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -45,7 +45,7 @@ def test_limit_of_a_container(tmp_path, monkeypatch, files, expected):
     assert available_cores(tmp_path) == expected
 
 
-def test_memory_check():
+def test_too_much_memory_is_refused():
     check_fits_memory(1000, "a thousand bytes")
     with pytest.raises(UserError, match=r"the score block needs about 1048576.0 GiB"):
         check_fits_memory(2**50, "the score block")

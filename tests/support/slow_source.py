@@ -1,6 +1,6 @@
-"""`slow:…`: synthetic examples that take READ_MS milliseconds each, so that a run can be met while it runs.
+"""The source `slow:…`: synthetic examples that take READ_MS milliseconds each, to catch a run while it runs.
 
-Reading fails after READ_FAILS_AFTER examples, where that is set.
+Reading fails after READ_FAILS_AFTER examples, if that is set.
 """
 
 import itertools

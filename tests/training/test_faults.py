@@ -198,7 +198,7 @@ def test_a_reader_that_fails(whole, shards, tmp_path, monkeypatch):
         with pytest.raises(RunError) as caught:
             train_and_evaluate(config_of(shards), str(workdir))
     message = str(caught.value)
-    assert "the input pipeline has stopped at the batch of step " in message
+    assert "the input pipeline stopped at the batch of step " in message
     assert "MemoryError: out of memory" in message
     assert "\n" not in message
     assert latest(workdir) >= 2

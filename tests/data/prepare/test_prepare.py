@@ -1,10 +1,10 @@
-"""The formats that the prepare command reads."""
+"""The prepare command's formats `karpathy` and `table`, and side files of regions."""
 
 import csv
 import json
 
 import pytest
-from prepare_inputs import all_records, entry, fails, karpathy, many_examples, picture
+from prepare_inputs import all_records, assert_fails, entry, karpathy, many_examples, picture
 
 from timix_jax.data.prepare.__main__ import main
 from timix_jax.data.records.manifest import read_manifest
@@ -38,7 +38,7 @@ def test_karpathy(tmp_path, capsys):
     assert "2 images, 3 captions, 1 regions" in capsys.readouterr().out
 
 
-def test_what_cannot_be_used_is_counted_and_named(tmp_path, capsys):
+def test_unusable_input_is_counted_and_named(tmp_path, capsys):
     good = picture(0)
     flipped = bytearray(good)
     flipped[len(good) // 2 : len(good) // 2 + 40] = b"\xff\xd9" * 20
@@ -100,7 +100,7 @@ def test_table_without_header(tmp_path):
     assert all_records(tmp_path / "out")[0].captions == ("a caption",)
 
 
-def test_side_file_in_a_list_and_split_over_entries(tmp_path, many):
+def test_side_file_may_be_a_list_with_several_entries_per_key(tmp_path, many):
     file = tmp_path / "r.json"
     parts = [{"text": "ear", "box": [0, 0, 4, 4]}, {"text": "tail", "box": [5, 5, 4, 4]}]
     file.write_text(json.dumps([{"key": "03.jpg", "regions": [part]} for part in parts]))
@@ -111,7 +111,7 @@ def test_side_file_in_a_list_and_split_over_entries(tmp_path, many):
     assert [region.text for region in source[3].regions] == ["ear", "tail"]
 
 
-def test_side_file_that_fits_nothing_is_reported(tmp_path, many, capsys):
+def test_side_file_that_matches_nothing_is_reported(tmp_path, many, capsys):
     file = tmp_path / "r.jsonl"
     file.write_text('{"key": "3", "regions": [{"text": "ear", "box": [0, 0, 4, 4]}]}')
     assert main([*many, f"--out={tmp_path / 'out'}", f"--regions={file}"]) == 0
@@ -119,7 +119,7 @@ def test_side_file_that_fits_nothing_is_reported(tmp_path, many, capsys):
 
 
 def make_table(tmp_path, data, *options, suffix=".csv"):
-    """Write a table beside a.jpg and b.jpg; returns the command line."""
+    """Write a table next to a.jpg and b.jpg; return the command line."""
     for i, name in enumerate("ab"):
         (tmp_path / f"{name}.jpg").write_bytes(picture(i))
     file = tmp_path / f"t{suffix}"
@@ -136,9 +136,9 @@ def make_table(tmp_path, data, *options, suffix=".csv"):
         (".csv", b'path,caption\na.jpg,"5 inch pipe\nb.jpg,q\n'),
     ],
 )
-def test_a_quote_that_swallows_rows_is_refused(tmp_path, capsys, suffix, data):
+def test_quote_that_swallows_rows_is_refused(tmp_path, capsys, suffix, data):
     argv = make_table(tmp_path, data, suffix=suffix)
-    fails(capsys, argv, "line 2: a quote", "--no-quotes")
+    assert_fails(capsys, argv, "line 2: a quote", "--no-quotes")
     assert main([*argv, "--no-quotes"]) == 0
     records = all_records(tmp_path / "out")
     assert [record.key for record in records] == ["a.jpg", "b.jpg"]
@@ -153,12 +153,14 @@ def test_rows_with_odd_quotes_are_counted(tmp_path):
     assert read_manifest(tmp_path / "out")["skipped"]["malformed row"]["count"] == 1
 
 
-def test_columns_of_one_name_are_refused(tmp_path, capsys):
-    fails(capsys, make_table(tmp_path, b"path,caption,caption\na.jpg,x,y\n"), "several columns")
+def test_columns_with_the_same_name_are_refused(tmp_path, capsys):
+    assert_fails(
+        capsys, make_table(tmp_path, b"path,caption,caption\na.jpg,x,y\n"), "several columns"
+    )
 
 
-def test_text_that_utf8_cannot_hold(tmp_path):
-    """JSON may escape half of a surrogate pair, in captions, file names and texts of regions."""
+def test_text_that_utf8_cannot_encode_is_repaired(tmp_path):
+    """Use lone surrogates, which JSON can escape, in captions, file names and region texts."""
     half = [{"text": "\ud83d tail", "box": [0, 0, 5, 5]}]
     entries = [
         entry("a.jpg", "a \ud83d dog", "a \ud83d\udc15", regions=half),
@@ -187,8 +189,8 @@ def test_text_that_utf8_cannot_hold(tmp_path):
     }
 
 
-def test_entries_of_one_file_are_one_example(tmp_path):
-    """As two examples they would count as wrong for each other, in the loss and in retrieval."""
+def test_entries_of_one_image_become_one_example(tmp_path):
+    """Merge them, since separate examples would be negatives of each other in loss and retrieval."""
     images = {"sub/a.jpg": picture(0), "b.jpg": picture(1)}
     part = lambda text: [{"text": text, "box": [0, 0, 5, 5]}]
     entries = [
@@ -207,11 +209,11 @@ def test_entries_of_one_file_are_one_example(tmp_path):
     assert second.key == "b.jpg"
 
 
-def test_malformed_entries_are_told_in_words(tmp_path, capsys):
+def test_malformed_entries_are_explained(tmp_path, capsys):
     bad = [{"filename": "a.jpg"}, {"sentences": []}, {"filename": "b.jpg", "sentences": ["text"]}]
     argv = karpathy(tmp_path, [{"split": "train", **e} for e in bad], {})
     end = f"--out={tmp_path / 'out'}"
-    fails(capsys, [*argv, end], 'the first: malformed entry a.jpg: has no list "sentences"')
+    assert_fails(capsys, [*argv, end], 'the first: malformed entry a.jpg: has no list "sentences"')
     argv = karpathy(
         tmp_path,
         [entry("c.jpg", "c"), *({"split": "train", **e} for e in bad)],
@@ -225,7 +227,7 @@ def test_malformed_entries_are_told_in_words(tmp_path, capsys):
     ]
 
 
-def test_side_file_with_a_mark_before_it_and_a_line_separator_inside(tmp_path, many):
+def test_side_file_with_byte_order_mark_and_line_separator(tmp_path, many):
     file = tmp_path / "r.jsonl"
     line = '{"key": "03.jpg", "regions": [{"text": "ear\u2028left", "box": [0, 0, 4, 4]}]}'
     for text in (line, f"[\n{line}\n]"):
@@ -243,8 +245,8 @@ def test_side_file_with_a_mark_before_it_and_a_line_separator_inside(tmp_path, m
         ('{"key": "a", "regions": []}\n' + "[" * 100_000, "line 2: "),
     ],
 )
-def test_broken_json_of_a_side_file_is_named_by_its_line(tmp_path, many, capsys, text, where):
+def test_broken_json_in_a_side_file_is_located(tmp_path, many, capsys, text, where):
     file = tmp_path / "r.jsonl"
     file.write_text(text)
     argv = [*many, f"--out={tmp_path / 'out'}", f"--regions={file}"]
-    fails(capsys, argv, f"--regions {file}: {where}", "JSON lines")
+    assert_fails(capsys, argv, f"--regions {file}: {where}", "JSON lines")
