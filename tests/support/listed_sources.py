@@ -74,5 +74,10 @@ def small_iterators(tokenizer, **overrides):
             iterator.close()
 
 
+def skipped_by_source(iterator):
+    """Return the number of corrupt examples that an iterator replaced, by source name."""
+    return iterator._corrupt.counts
+
+
 def take(iterator, count):
     return [next(iterator) for _ in range(count)]

@@ -18,6 +18,7 @@ from listed_sources import (
     ListSource,
     flat_source,
     shapes_source,
+    skipped_by_source,
     small_iterators,
     take,
     tokenizer_of,
@@ -120,7 +121,7 @@ def test_corrupt_examples_are_counted_once_across_processes(open_train, monkeypa
     iterator = open_train([flat_source(24, "photos", bad=(3, 7, 20)), flat_source(8, "plain")])
     for _ in range(3 * 4):  # three epochs, so that both processes find all of them
         assert not set(next(iterator)["example_id"].tolist()) & {3, 7, 20}
-    assert iterator.skipped_by_source == {"photos": 3}
+    assert skipped_by_source(iterator) == {"photos": 3}
     assert sorted(line.split("far): ")[1].split(":")[0] for line in lines) == [
         "photos-20",
         "photos-3",

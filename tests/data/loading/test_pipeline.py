@@ -11,6 +11,7 @@ from listed_sources import (
     ListSource,
     flat_source,
     shapes_source,
+    skipped_by_source,
     small_iterators,
     take,
     tokenizer_of,
@@ -182,7 +183,7 @@ def test_corrupt_examples_are_replaced_counted_and_logged(open_train, monkeypatc
     iterator = open_train([source], augment=Augment(crop_min=0.5), num_threads=0)
     first = take(iterator, 5)
     assert iterator.skipped == 4
-    assert iterator.skipped_by_source == {"photos": 4}
+    assert skipped_by_source(iterator) == {"photos": 4}
     for name in ("photos-3:", "photos-4:", "photos-11:", "photos-20:"):
         assert sum(name in message for message in messages) == 2  # once per iterator
     # The replacement and its augmentation do not depend on whether the corruption was known.

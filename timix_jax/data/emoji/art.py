@@ -133,15 +133,15 @@ def distinct_keys(folder: Path, vendors: Sequence[str] = VENDORS) -> list[str]:
             continue
         keys.append(key)
         names.add(name)
-    drawn_by = defaultdict(list)
+    keys_by_pixels = defaultdict(list)
     for key in keys:
         for vendor in vendors:
             drawing = load_drawing(key, vendor)
-            drawn_by[drawing.shape, drawing.tobytes()].append(key)
+            keys_by_pixels[drawing.shape, drawing.tobytes()].append(key)
     repeated = {
         key
-        for (shape, _), users in drawn_by.items()
-        if len(users) > 1 or not shape[0]
-        for key in users
+        for (shape, _), sharing in keys_by_pixels.items()
+        if len(sharing) > 1 or not shape[0]
+        for key in sharing
     }
     return [key for key in keys if key not in repeated]

@@ -11,14 +11,14 @@ def plain(rng: np.random.Generator, size: int, colours: np.ndarray) -> np.ndarra
 
 def shaded(rng: np.random.Generator, size: int, colours: np.ndarray) -> np.ndarray:
     """A gradient from one colour to the other in a random direction."""
-    along = _random_direction(rng, size)
+    along = _positions_along_direction(rng, size)
     along = (along - along.min()) / (along.max() - along.min())
     return _blend(along, colours)
 
 
 def striped(rng: np.random.Generator, size: int, colours: np.ndarray) -> np.ndarray:
     """Stripes of two colours in a random direction, two to eight of each."""
-    return _blend(_soft_square(_random_direction(rng, size) * rng.uniform(2, 8)), colours)
+    return _blend(_soft_square(_positions_along_direction(rng, size) * rng.uniform(2, 8)), colours)
 
 
 def checkered(rng: np.random.Generator, size: int, colours: np.ndarray) -> np.ndarray:
@@ -56,7 +56,7 @@ def draw_background(rng: np.random.Generator, size: int) -> tuple[np.ndarray, st
     return np.array(pixels, np.float32, order="C"), pattern.__name__
 
 
-def _random_direction(rng: np.random.Generator, size: int) -> np.ndarray:
+def _positions_along_direction(rng: np.random.Generator, size: int) -> np.ndarray:
     """Return positions along a random direction, float (size, size) in canvas sides, random origin."""
     angle = rng.uniform(0, 2 * np.pi)
     steps = np.arange(size) / size

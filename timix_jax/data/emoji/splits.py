@@ -82,9 +82,9 @@ def scene_numbers(
         named[kept], shown[kept] = 0, 0
         named[kept, list(plan.named)] = 1
         shown[kept, list(plan.concepts)] = 1
-        fits_them = shown[:kept] @ named[kept] == len(plan.named)
-        theirs_fits = named[:kept] @ shown[kept] == named[:kept].sum(1)
-        if not (fits_them.any() or theirs_fits.any()):
+        fits_kept_scene = shown[:kept] @ named[kept] == len(plan.named)
+        kept_caption_fits = named[:kept] @ shown[kept] == named[:kept].sum(1)
+        if not (fits_kept_scene.any() or kept_caption_fits.any()):
             numbers.append(number)
     if len(numbers) == scenes:
         return numbers

@@ -119,6 +119,6 @@ def view_boxes(
         boxes = transforms.flip_boxes(boxes)
     if view.operations:
         moved = move_boxes(boxes, view.operations, size, size)
-        boxes, still = transforms.clip_boxes(moved)
-        kept = kept & still
+        boxes, still_inside = transforms.clip_boxes(moved)
+        kept = kept & still_inside
     return boxes, kept

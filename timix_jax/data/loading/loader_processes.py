@@ -72,7 +72,7 @@ class LoaderProcesses:
         self._processes: list[worker_process.Process] = []
 
     def make(self, index: int) -> Any:
-        """Return element `index`, made by the next free process. Call from several threads.
+        """Return element `index`, made by the next free process; threads may call this concurrently.
 
         Raises:
           UserError: as raised in the worker; its other errors are reraised too, with the worker's

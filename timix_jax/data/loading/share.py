@@ -69,19 +69,19 @@ def _rebatch(
     chunks: Iterator[Batch], batch_size: int, padding: Batch
 ) -> Generator[Batch, None, None]:
     """Regroup chunks of any size into batches of `batch_size` rows, padding the last one."""
-    held: Batch | None = None
+    pending: Batch | None = None
     for chunk in chunks:
-        held = chunk if held is None else _concatenate(held, chunk)
-        while held is not None and len(next(iter(held.values()))) >= batch_size:
-            yield {name: rows[:batch_size] for name, rows in held.items()}
-            held = {name: rows[batch_size:] for name, rows in held.items()}
-    rest = 0 if held is None else len(next(iter(held.values())))
-    if held is not None and rest:
+        pending = chunk if pending is None else _concatenate(pending, chunk)
+        while pending is not None and len(next(iter(pending.values()))) >= batch_size:
+            yield {name: rows[:batch_size] for name, rows in pending.items()}
+            pending = {name: rows[batch_size:] for name, rows in pending.items()}
+    rest = 0 if pending is None else len(next(iter(pending.values())))
+    if pending is not None and rest:
         fill = {
-            name: np.repeat(row.astype(held[name].dtype), batch_size - rest, 0)
+            name: np.repeat(row.astype(pending[name].dtype), batch_size - rest, 0)
             for name, row in padding.items()
         }
-        yield _concatenate(held, fill)
+        yield _concatenate(pending, fill)
 
 
 def _concatenate(*batches: Batch) -> Batch:

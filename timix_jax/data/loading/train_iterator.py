@@ -1,6 +1,6 @@
 """The endless iterator over training batches."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import grain
@@ -56,11 +56,6 @@ class TrainIterator:
     def skipped(self) -> int:
         """Number of distinct corrupt examples this process replaced, prefetched batches included."""
         return sum(self._corrupt.counts.values())
-
-    @property
-    def skipped_by_source(self) -> Mapping[str, int]:
-        """`skipped` by source name."""
-        return self._corrupt.counts
 
     def close(self) -> None:
         """Stop the threads and processes."""

@@ -9,7 +9,7 @@ from PIL import Image
 
 from timix_jax.data.images.decode import decode_image
 from timix_jax.data.prepare.regions import clean_regions
-from timix_jax.data.prepare.tasks import Example, Problem, replace_lone_surrogates, tidy
+from timix_jax.data.prepare.tasks import Problem, RawExample, replace_lone_surrogates, tidy
 from timix_jax.data.records.schema import CorruptExample, Record
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
@@ -26,7 +26,7 @@ class Cleaned(NamedTuple):
     problems: tuple[Problem, ...] = ()
 
 
-def clean(example: Example, max_size: int | None) -> Cleaned:
+def clean(example: RawExample, max_size: int | None) -> Cleaned:
     """Check an example: decode the whole image, tidy its texts, clip its boxes.
 
     An image is re-encoded (JPEG, quality 95) if its longer side exceeds `max_size`, if it is not

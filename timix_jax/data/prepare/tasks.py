@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from timix_jax.data.records.schema import Region
 
 
-class Example(NamedTuple):
+class RawExample(NamedTuple):
     """An image and its texts as found in the input, unchecked."""
 
     key: str
@@ -36,7 +36,7 @@ class ShardTask(Protocol):
     def fingerprint(self) -> str:
         """Return a string that changes with the inputs of this shard, without reading images."""
 
-    def items(self) -> Iterator[Example | Problem]:
+    def items(self) -> Iterator[RawExample | Problem]:
         """Yield the examples in a fixed order, and what could not be read."""
 
 
@@ -66,7 +66,7 @@ class ListedTask(NamedTuple):
             digest.update(file_state(example.path).encode())
         return digest.hexdigest()
 
-    def items(self) -> Iterator[Example | Problem]:
+    def items(self) -> Iterator[RawExample | Problem]:
         yield from self.problems
         for key, path, captions, regions in self.examples:
             try:
@@ -74,7 +74,7 @@ class ListedTask(NamedTuple):
             except (OSError, ValueError) as error:
                 yield Problem("missing image", key, getattr(error, "strerror", None) or str(error))
                 continue
-            yield Example(key, image, captions, regions)
+            yield RawExample(key, image, captions, regions)
 
 
 def file_state(path: Path) -> str:

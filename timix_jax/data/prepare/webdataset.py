@@ -12,8 +12,8 @@ from typing import NamedTuple
 from timix_jax.data.prepare.regions import read_regions
 from timix_jax.data.prepare.tar_reader import tar_members
 from timix_jax.data.prepare.tasks import (
-    Example,
     Problem,
+    RawExample,
     file_state,
     split_evenly,
 )
@@ -41,7 +41,7 @@ class TarTask(NamedTuple):
         states = [(path.name, file_state(path)) for path in files]
         return hashlib.sha256(repr((states, self.caption_field)).encode()).hexdigest()
 
-    def items(self) -> Iterator[Example | Problem]:
+    def items(self) -> Iterator[RawExample | Problem]:
         for tar in self.tars:
             keys = set[str]()  # per tar, since many data sets number each tar's samples from 0
             for item in _samples(tar):
@@ -152,7 +152,7 @@ def _samples(tar: Path) -> Iterator[tuple[str, dict[str, bytes]] | Problem]:
 
 def _example(
     tar: Path, key: str, members: dict[str, bytes], caption_field: str, regions: Path | None
-) -> Iterator[Example | Problem]:
+) -> Iterator[RawExample | Problem]:
     image = next((members[extension] for extension in _IMAGES if extension in members), None)
     extension = next((extension for extension in _IMAGES if extension in members), "")
     where = f"{tar.name}/{key}"
@@ -171,7 +171,7 @@ def _example(
     found = table.get(key) or table.get(f"{key}.{extension}", ())
     # img2dataset writes the same caption to both files.
     unique = tuple({" ".join(caption.split()): None for caption in captions})
-    yield Example(key, image, unique, found)
+    yield RawExample(key, image, unique, found)
 
 
 def _json_captions(data: bytes, field: str) -> list[str]:

@@ -119,10 +119,10 @@ def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
             f"{FORMAT!r} version {VERSION}; {_fix(folder)}"
         )
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(lambda file: _size(folder / file), sizes))
-    for (file, size), now in zip(sizes.items(), found, strict=True):
-        if now != size:
-            state = "missing" if now is None else f"{now} bytes"
+        actual_sizes = list(pool.map(lambda file: _size(folder / file), sizes))
+    for (file, size), actual in zip(sizes.items(), actual_sizes, strict=True):
+        if actual != size:
+            state = "missing" if actual is None else f"{actual} bytes"
             raise UserError(
                 f"{folder / file}: {state}, the manifest says {size} bytes; {_fix(folder)}"
             )

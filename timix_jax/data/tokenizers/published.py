@@ -30,9 +30,10 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer:
     path = as_path(path)
     if not path.is_file():
         close = difflib.get_close_matches(str(path), TRAINED, n=1)
-        meant = f"did you mean {close[0]!r}? " if close else ""
+        suggestion = f"did you mean {close[0]!r}? " if close else ""
         raise UserError(
-            f"vocabulary {path} does not exist; {meant}give a vocab.txt or tokenizer.json, or train wordpiece or bpe"
+            f"vocabulary {path} does not exist; {suggestion}"
+            "give a vocab.txt or tokenizer.json, or train wordpiece or bpe"
         )
     if path.suffix == ".txt":
         return _load_wordpiece(path)
