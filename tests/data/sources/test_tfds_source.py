@@ -149,7 +149,7 @@ def test_example_without_caption_is_corrupt(data_dir):
         ("coco_captions", "image=title", "image=title"),
         ("coco_captions", "captions=words", "captions=words: no such feature"),
         ("coco_captions", "captions=captions/id", "captions=captions/id"),
-        ("coco_captions", "captions=objects", "not a text"),
+        ("coco_captions", "captions=objects", "not text"),
         ("coco_captions", "regions=things", "regions=things: no such feature"),
         ("coco_captions", "regions=captions", "has no 'bbox' and 'label'"),
         ("coco_captions", "annotated=2", "annotated=2"),

@@ -81,7 +81,7 @@ def prepare(
             raise UserError(
                 f"{out}: is a finished data set, but {len(todo)} of its {len(jobs)} shards "
                 f"({jobs[todo[0]].path.name}, …) or their inputs have changed since; "
-                "give another --out, or delete the folder to make it again"
+                "give another --out, or delete the folder to start over"
             )
         if len(todo) < len(jobs):
             logging.info("%s: keeping %d of %d shards", out, len(jobs) - len(todo), len(jobs))
@@ -193,6 +193,6 @@ def _read_command(out: Path, stored: Path) -> dict[str, Any]:
         command = None
     if not isinstance(command, dict):
         raise UserError(
-            f"--out {out}: {stored} is damaged; delete the folder {out} to make it again, or give another --out"
+            f"--out {out}: {stored} is damaged; delete the folder {out} to start over, or give another --out"
         )
     return command

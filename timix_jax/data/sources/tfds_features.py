@@ -91,7 +91,7 @@ def _caption_feature(features: Mapping[str, Any], caption: str, name: str) -> st
         if is_text(inner_fields(feature).get(field)):
             return f"{caption}/{field}"
     raise UserError(
-        f"tfds:{name}: captions={caption}: not a text; name one, such as {caption}/field"
+        f"tfds:{name}: captions={caption}: not text; name a text feature, such as {caption}/field"
     )
 
 
