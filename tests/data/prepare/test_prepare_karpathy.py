@@ -1,20 +1,12 @@
-"""The prepare command's formats `karpathy` and `table`, and side files of regions."""
+"""The prepare command's format `karpathy`."""
 
-import csv
 import json
 
-import pytest
-from prepare_inputs import all_records, assert_fails, entry, karpathy, many_examples, picture
+from prepare_inputs import all_records, assert_fails, entry, karpathy, picture
 
 from timix_jax.data.prepare.__main__ import main
 from timix_jax.data.records.manifest import read_manifest
 from timix_jax.data.records.schema import Region
-from timix_jax.data.sources.records import RecordSource
-
-
-@pytest.fixture
-def many(tmp_path):
-    return many_examples(tmp_path)
 
 
 def test_karpathy(tmp_path, capsys):
@@ -70,93 +62,6 @@ def test_unusable_input_is_counted_and_named(tmp_path, capsys):
     assert all(name in named for name in ("cut.jpg", "empty.jpg", "text.jpg", "flip.jpg"))
     assert manifest["skipped"]["missing image"]["first"] == ["gone.jpg: No such file or directory"]
     assert "skipped 1 × missing image: gone.jpg" in capsys.readouterr().out
-
-
-def test_table_joins_the_rows_of_an_image(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(picture(0))
-    (tmp_path / "b.jpg").write_bytes(picture(1))
-    rows = [["title", "path", "alt"], ["one, quoted", "a.jpg", "x"], ["b", "b.jpg", ""]]
-    rows += [["two", "./a.jpg", "y"], ["short", "a.jpg"], ["up", "../a.jpg", ""]]
-    for suffix, delimiter in ((".csv", ","), (".tsv", "\t")):
-        file, out = tmp_path / f"t{suffix}", tmp_path / f"out{suffix}"
-        with file.open("w", newline="") as stream:
-            csv.writer(stream, delimiter=delimiter).writerows(rows)
-        options = [f"--file={file}", f"--images={tmp_path}", f"--out={out}", "--workers=1"]
-        columns = ["--caption-column=title", "--caption-column=alt"]
-        assert main(["table", *options, *columns]) == 0
-        got = {record.key: record.captions for record in all_records(out)}
-        assert got == {"a.jpg": ("one, quoted", "x", "two", "y"), "b.jpg": ("b",)}
-        skipped = read_manifest(out)["skipped"]
-        assert skipped["malformed row"]["first"] == ["line 5: 2 cells, expected 3"]
-        assert skipped["unsafe path"]["count"] == 1
-
-
-def test_table_without_header(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(picture(0))
-    (tmp_path / "t.tsv").write_text("a caption\ta.jpg\n")
-    options = ["table", f"--file={tmp_path / 't.tsv'}", f"--images={tmp_path}", "--no-header"]
-    options += ["--path-column=1", "--caption-column=0", f"--out={tmp_path / 'out'}"]
-    assert main(options) == 0
-    assert all_records(tmp_path / "out")[0].captions == ("a caption",)
-
-
-def test_side_file_may_be_a_list_with_several_entries_per_key(tmp_path, many):
-    file = tmp_path / "r.json"
-    parts = [{"text": "ear", "box": [0, 0, 4, 4]}, {"text": "tail", "box": [5, 5, 4, 4]}]
-    file.write_text(json.dumps([{"key": "03.jpg", "regions": [part]} for part in parts]))
-    out = tmp_path / "out"
-    assert main([*many, f"--out={out}", f"--regions={file}", "--num-shards=2"]) == 0
-    source = RecordSource(out)
-    assert source.annotated.tolist() == [3]
-    assert [region.text for region in source[3].regions] == ["ear", "tail"]
-
-
-def test_side_file_that_matches_nothing_is_reported(tmp_path, many, capsys):
-    file = tmp_path / "r.jsonl"
-    file.write_text('{"key": "3", "regions": [{"text": "ear", "box": [0, 0, 4, 4]}]}')
-    assert main([*many, f"--out={tmp_path / 'out'}", f"--regions={file}"]) == 0
-    assert f"warning: --regions {file}: no key" in capsys.readouterr().err
-
-
-def make_table(tmp_path, data, *options, suffix=".csv"):
-    """Write a table next to a.jpg and b.jpg; return the command line."""
-    for i, name in enumerate("ab"):
-        (tmp_path / f"{name}.jpg").write_bytes(picture(i))
-    file = tmp_path / f"t{suffix}"
-    file.write_bytes(data)
-    out = f"--out={tmp_path / 'out'}"
-    return ["table", f"--file={file}", f"--images={tmp_path}", out, "--workers=1", *options]
-
-
-@pytest.mark.parametrize(
-    ("suffix", "data"),
-    [
-        (".tsv", b'path\tcaption\na.jpg\t"5 inch pipe\nb.jpg\tq\n'),
-        (".tsv", b'path\tcaption\na.jpg\t"5 inch pipe\nb.jpg\tthe "end"\n'),
-        (".csv", b'path,caption\na.jpg,"5 inch pipe\nb.jpg,q\n'),
-    ],
-)
-def test_quote_that_swallows_rows_is_refused(tmp_path, capsys, suffix, data):
-    argv = make_table(tmp_path, data, suffix=suffix)
-    assert_fails(capsys, argv, "line 2: a quote", "--no-quotes")
-    assert main([*argv, "--no-quotes"]) == 0
-    records = all_records(tmp_path / "out")
-    assert [record.key for record in records] == ["a.jpg", "b.jpg"]
-    assert records[0].captions == ('"5 inch pipe',)
-
-
-def test_rows_with_odd_quotes_are_counted(tmp_path):
-    data = b'\xef\xbb\xbfpath,caption\r\na.jpg,"Hello" he said\r\nb.jpg,"caf\xc3\xa9, ""two""\nlines"\r\n'
-    assert main(make_table(tmp_path, data)) == 0
-    (record,) = all_records(tmp_path / "out")
-    assert record.captions == ('café, "two" lines',)
-    assert read_manifest(tmp_path / "out")["skipped"]["malformed row"]["count"] == 1
-
-
-def test_columns_with_the_same_name_are_refused(tmp_path, capsys):
-    assert_fails(
-        capsys, make_table(tmp_path, b"path,caption,caption\na.jpg,x,y\n"), "several columns"
-    )
 
 
 def test_text_that_utf8_cannot_encode_is_repaired(tmp_path):
@@ -225,28 +130,3 @@ def test_malformed_entries_are_explained(tmp_path, capsys):
         'images[2]: "filepath" \'\' and "filename" None must be strings',
         'b.jpg: one of its "sentences" has no string "raw"',
     ]
-
-
-def test_side_file_with_byte_order_mark_and_line_separator(tmp_path, many):
-    file = tmp_path / "r.jsonl"
-    line = '{"key": "03.jpg", "regions": [{"text": "ear\u2028left", "box": [0, 0, 4, 4]}]}'
-    for text in (line, f"[\n{line}\n]"):
-        file.write_text("\ufeff" + text, encoding="utf-8")
-        out = tmp_path / f"out{len(text)}"
-        assert main([*many, f"--out={out}", f"--regions={file}"]) == 0
-        assert [region.text for region in RecordSource(out)[3].regions] == ["ear left"]
-
-
-@pytest.mark.parametrize(
-    ("text", "where"),
-    [
-        ('{"key": "a", "regions": []}\n\n{"key" "b"}\n', "line 3 column 8: Expecting ':'"),
-        ('\n[\n{"key": "a", "regions": []},\n{"key" "b"}]', "line 4 column 8: Expecting ':'"),
-        ('{"key": "a", "regions": []}\n' + "[" * 100_000, "line 2: "),
-    ],
-)
-def test_broken_json_in_a_side_file_is_located(tmp_path, many, capsys, text, where):
-    file = tmp_path / "r.jsonl"
-    file.write_text(text)
-    argv = [*many, f"--out={tmp_path / 'out'}", f"--regions={file}"]
-    assert_fails(capsys, argv, f"--regions {file}: {where}", "JSON lines")
