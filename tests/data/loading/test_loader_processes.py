@@ -143,9 +143,8 @@ def ignores(pid, sent):
 def test_workers_ignore_termination_signals(open_train, sent):
     iterator = open_train([shapes_source()])
     next(iterator)
-    until = (
-        time.monotonic() + 60
-    )  # the first batch may arrive before the second process has started
+    # The first batch may arrive before the second process has started.
+    until = time.monotonic() + 60
     while not all(ignores(pid, sent) for pid in worker_pids(iterator)):
         assert time.monotonic() < until
         time.sleep(0.05)

@@ -59,7 +59,7 @@ class LoaderProcesses:
     ):
         try:
             self._payload = cloudpickle.dumps((batches, corrupt, niceness), protocol=5)
-        except Exception as error:  # objects inside may raise anything
+        except Exception as error:  # whatever the objects inside raise
             raise UserError(
                 f"processes={count}: a data source cannot be sent to another process ({error}); give its class"
                 " a __reduce__ that opens it again, or use threads (processes=0)"
@@ -187,7 +187,7 @@ def _work() -> None:
         try:
             payload = _read(requests, struct.unpack("<Q", _read(requests, 8))[0])
         except EOFError:
-            return  # likewise, before it sent the data set
+            return  # likewise, before it had sent the data set
         batches, corrupt, niceness = pickle.loads(payload)
         os.nice(niceness)
         while len(request := requests.read(8)) == 8:
