@@ -200,7 +200,7 @@ def test_local_copy_refuses(store, data, local_data, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="already local"):
         open_source(f"records:{local_data}?cache={tmp_path}")
     monkeypatch.setattr(local_copy, "_SPARE_BYTES", 1 << 60)
-    with pytest.raises(UserError, match=r"the copy takes [\d,]+ bytes more, [\d,]+ are free"):
+    with pytest.raises(UserError, match=r"the copy needs [\d,]+ more bytes, [\d,]+ are free"):
         open_source(f"records:{data}?cache={tmp_path}")
     monkeypatch.undo()
     name = "data/scenes-00001-of-00002.array_record"
