@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import program, recipes
 from benchmarks.interleaved import CLOCKS, Clock, interleaved_seconds, median_ratio
-from timix_jax.data.record_schema import Record
+from timix_jax.data.records.schema import Record
 from timix_jax.data.sources import Source, open_source
 from timix_jax.evaluators.base import EvaluationInputs
 from timix_jax.evaluators.placement import divisible, place, split_over_all

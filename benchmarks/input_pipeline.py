@@ -30,7 +30,7 @@ from PIL import Image
 
 from benchmarks import program
 from timix_jax.data.images.augment import Augment
-from timix_jax.data.images.transforms import names_a_side, sample_crop, snap_crop
+from timix_jax.data.images.transforms import mentions_side, sample_crop, snap_crop
 from timix_jax.data.loading.pipeline import make_train_iterator
 from timix_jax.data.sources.records import RecordSource
 from timix_jax.data.tokenizers import Tokenizer, train_tokenizer
@@ -99,7 +99,7 @@ class PillowTransform:
         crop = sample_crop(rng, height, width, scale=(task.crop_min, 1.0))
         size = (task.image_size, task.image_size)
         image = image.crop(snap_crop(crop, height, width)).resize(size, Image.Resampling.BICUBIC)
-        if rng.random() < 0.5 and not names_a_side([caption]):
+        if rng.random() < 0.5 and not mentions_side([caption]):
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return np.array(image), task.tokenizer.encode([caption], MAX_TOKENS)[0]
 

@@ -248,7 +248,7 @@ def test_no_recipe(refused):
 
 
 def test_an_evaluation_set_larger_than_memory(refused, monkeypatch):
-    monkeypatch.setattr("timix_jax.data.loading.memory.available_memory", lambda: 2**20)
+    monkeypatch.setattr("timix_jax.runtime.machine.available_memory", lambda: 2**20)
     line = refused("--config=tiny.py", "--config.eval.sets=big=synthetic:?examples=20000")
     for word in ("config.eval, big", "20000 images", "GiB", "evaluate fewer examples"):
         assert word in line

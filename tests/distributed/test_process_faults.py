@@ -131,7 +131,9 @@ def test_a_reader_that_fails_and_a_process_that_is_killed(recipe, tmp_path):
     environment = [{}, {"READ_FAILS_AFTER": "40"}]
     ended = Run(recipe, workdir, processes=2, devices=1, environment=environment).wait()
     assert_codes(ended, [1, 1])
-    cause = "the input pipeline has stopped at the batch of step 5: ZeroDivisionError: a bug in the reader"
+    cause = (
+        "the input pipeline stopped at the batch of step 5: ZeroDivisionError: a bug in the reader"
+    )
     assert f"error in process 1: {cause}" in ended[1].err
     assert "slow_source.py" in ended[1].err  # the traceback
     assert f"error in process 0: process 1 has stopped: {cause}" in ended[0].err

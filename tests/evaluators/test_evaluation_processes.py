@@ -10,7 +10,7 @@ import numpy as np
 from lookup_model import GreySource, LookupModel, NumberTokenizer
 from process_runs import ROOT, environment_of, free_port
 
-from timix_jax.data.record_schema import Region
+from timix_jax.data.records.schema import Region
 from timix_jax.evaluators import EVALUATORS, EvaluationInputs, build_evaluator
 from timix_jax.parallel.mesh import make_mesh
 

@@ -133,7 +133,7 @@ def test_empty_source_is_refused():
 
 def test_a_set_beyond_memory_is_refused(monkeypatch):
     source, params, _ = make_case(12)
-    monkeypatch.setattr("timix_jax.data.loading.memory.available_memory", lambda: 1000)
+    monkeypatch.setattr("timix_jax.runtime.machine.available_memory", lambda: 1000)
     with pytest.raises(UserError, match=r"grey:: 12 images .* GiB") as error:
         make_evaluator(source, make_mesh(1)).run(params)
     assert "\n" not in str(error.value)

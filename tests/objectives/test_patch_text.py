@@ -8,7 +8,7 @@ import pytest
 from lookup_model import GreySource, LookupModel, NumberTokenizer
 from tiny_model import encode_site
 
-from timix_jax.data.record_schema import Region
+from timix_jax.data.records.schema import Region
 from timix_jax.errors import UserError
 from timix_jax.evaluators import EvaluationInputs, build_evaluator
 from timix_jax.evaluators.patch_text import score_regions

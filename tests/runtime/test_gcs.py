@@ -15,9 +15,10 @@ from tiny_run import assert_same_run, tiny_config
 from timix_jax import checkpointing
 from timix_jax.checkpointing import Checkpointer
 from timix_jax.data.prepare.__main__ import main as prepare
+from timix_jax.data.records.manifest import read_manifest, shard_name, write_manifest
+from timix_jax.data.records.writer import RecordWriter
 from timix_jax.data.sources import local_copy, open_source
-from timix_jax.data.sources.manifest import read_manifest, shard_name, write_manifest
-from timix_jax.data.sources.records import RecordSource, RecordWriter
+from timix_jax.data.sources.records import RecordSource
 from timix_jax.data.sources.synthetic import open_synthetic
 from timix_jax.data.tokenizers import load_tokenizer
 from timix_jax.errors import MISTAKE_CODE, RunError, UserError
@@ -196,15 +197,15 @@ def test_local_copy_is_made_once_and_continued(store, data, local_data, tmp_path
 
 
 def test_local_copy_refuses(store, data, local_data, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="is local already"):
+    with pytest.raises(UserError, match="already local"):
         open_source(f"records:{local_data}?cache={tmp_path}")
     monkeypatch.setattr(local_copy, "_SPARE_BYTES", 1 << 60)
-    with pytest.raises(UserError, match=r"the copy takes [\d,]+ bytes more, [\d,]+ are free"):
+    with pytest.raises(UserError, match=r"the copy needs [\d,]+ more bytes, [\d,]+ are free"):
         open_source(f"records:{data}?cache={tmp_path}")
     monkeypatch.undo()
     name = "data/scenes-00001-of-00002.array_record"
     store.put("bucket", name, bytes(len(store.read(name))))
-    with pytest.raises(UserError, match="differ from the manifest's SHA-256"):
+    with pytest.raises(UserError, match="not match the manifest's SHA-256"):
         open_source(f"records:{data}?cache={tmp_path}")
     assert not list(tmp_path.rglob("*.tmp"))
     assert not list(tmp_path.rglob("manifest.json"))

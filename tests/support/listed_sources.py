@@ -1,4 +1,4 @@
-"""Small data sources, a tokenizer that knows their captions, and iterators over them."""
+"""Small data sources, a tokenizer for their captions, and iterators over them."""
 
 import contextlib
 import io
@@ -8,13 +8,13 @@ from PIL import Image
 
 from timix_jax.data.images.augment import Augment
 from timix_jax.data.loading.pipeline import make_train_iterator
-from timix_jax.data.record_schema import CorruptExample, Record
+from timix_jax.data.records.schema import CorruptExample, Record
 from timix_jax.data.sources.synthetic import open_synthetic
 from timix_jax.data.tokenizers import train_tokenizer
 
 
 class ListSource:
-    """Records from a list; None is corrupt in storage."""
+    """Records from a list; None stands for one that is corrupt in storage."""
 
     def __init__(self, records, name="list", annotated=()):
         self.records, self.name = records, name
@@ -55,14 +55,14 @@ def tokenizer_of(source):
 
 
 @contextlib.contextmanager
-def small_iterators(tokenizer, **own):
-    """make_train_iterator with small defaults; all iterators are closed."""
+def small_iterators(tokenizer, **overrides):
+    """Yield `make_train_iterator` with small defaults; close all its iterators at the end."""
     opened = []
 
     def start(sources, weights=None, **options):
         defaults = {
             "batch_size": 8, "image_size": 16, "max_tokens": 12, "tokenizer": tokenizer, "seed": 0,
-            "augment": Augment(crop_min=0.4, randaugment=2), **own,
+            "augment": Augment(crop_min=0.4, randaugment=2), **overrides,
         }  # fmt: skip
         opened.append(make_train_iterator(sources, weights, **{**defaults, **options}))
         return opened[-1]
@@ -72,6 +72,11 @@ def small_iterators(tokenizer, **own):
     finally:
         for iterator in opened:
             iterator.close()
+
+
+def skipped_by_source(iterator):
+    """Return the number of corrupt examples that an iterator replaced, by source name."""
+    return iterator._corrupt.counts
 
 
 def take(iterator, count):

@@ -1,4 +1,4 @@
-"""Inputs of the prepare command, and looks at what it wrote."""
+"""Inputs of the prepare command, and inspection of its output."""
 
 import hashlib
 import io
@@ -20,7 +20,7 @@ def picture(seed, width=40, height=30, kind="JPEG", **options):
 
 
 def karpathy(tmp_path, entries, images):
-    """Writes a JSON file and an image folder; returns the options that name them."""
+    """Write a JSON file and an image folder; return the options that name them."""
     folder = tmp_path / "images"
     folder.mkdir(exist_ok=True)
     for name, data in images.items():
@@ -37,7 +37,7 @@ def entry(name, *captions, **more):
 
 
 def contents(folder):
-    """Relative path -> digest of every file that a user sees."""
+    """Return a digest per relative path of every file visible to the user."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -50,8 +50,8 @@ def all_records(folder):
     return [source[i] for i in range(len(source))]
 
 
-def fails(capsys, argv, *words):
-    """Runs a command that must end with one line and code 2."""
+def assert_fails(capsys, argv, *words):
+    """Run a command that must fail with code 2 and a one-line error containing `words`."""
     capsys.readouterr()
     assert main(argv) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -72,6 +72,6 @@ def write_tar(path, members):
 
 
 def many_examples(tmp_path):
-    """Options for 23 examples of two captions."""
+    """Return the options for 23 examples with two captions each."""
     images = {f"{i:02d}.jpg": picture(i) for i in range(23)}
     return karpathy(tmp_path, [entry(n, f"one {n}", f"two  {n}\n") for n in images], images)

@@ -10,7 +10,7 @@ from absl import flags
 
 from timix_jax import main
 from timix_jax.config import complete, flatten
-from timix_jax.data.sources.manifest import FORMAT, VERSION
+from timix_jax.data.records.manifest import FORMAT, VERSION
 
 RECIPE = """
 from timix_jax.config import default_config

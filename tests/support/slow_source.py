@@ -1,13 +1,13 @@
-"""`slow:…`: synthetic examples that take READ_MS milliseconds each, so that a run can be met while it runs.
+"""The source `slow:…`: synthetic examples that take READ_MS milliseconds each, to catch a run while it runs.
 
-Reading fails after READ_FAILS_AFTER examples, where that is set.
+Reading fails after READ_FAILS_AFTER examples, if that is set.
 """
 
 import itertools
 import os
 import time
 
-from timix_jax.data.record_schema import Record
+from timix_jax.data.records.schema import Record
 from timix_jax.data.sources import SOURCES
 from timix_jax.data.sources.synthetic import open_synthetic
 

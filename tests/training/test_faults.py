@@ -18,8 +18,9 @@ from tiny_run import assert_same_run, metrics, tiny_config, write_config
 from timix_jax.checkpointing import Checkpointer
 from timix_jax.checkpointing.step_folders import complete_steps
 from timix_jax.data.loading import corrupt_examples
-from timix_jax.data.sources.manifest import shard_name, write_manifest
-from timix_jax.data.sources.records import RecordSource, RecordWriter
+from timix_jax.data.records.manifest import shard_name, write_manifest
+from timix_jax.data.records.writer import RecordWriter
+from timix_jax.data.sources.records import RecordSource
 from timix_jax.data.sources.synthetic import open_synthetic
 from timix_jax.errors import RunError, UserError
 from timix_jax.training import train
@@ -197,7 +198,7 @@ def test_a_reader_that_fails(whole, shards, tmp_path, monkeypatch):
         with pytest.raises(RunError) as caught:
             train_and_evaluate(config_of(shards), str(workdir))
     message = str(caught.value)
-    assert "the input pipeline has stopped at the batch of step " in message
+    assert "the input pipeline stopped at the batch of step " in message
     assert "MemoryError: out of memory" in message
     assert "\n" not in message
     assert latest(workdir) >= 2

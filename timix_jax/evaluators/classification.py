@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from timix_jax.data.loading.class_names import class_names
-from timix_jax.data.loading.evaluation import Share
-from timix_jax.data.record_schema import CorruptExample, Record
+from timix_jax.data.loading.share import Share
+from timix_jax.data.records.schema import CorruptExample, Record
 from timix_jax.distributed import processes
 from timix_jax.errors import UserError
 from timix_jax.evaluators.base import Evaluator

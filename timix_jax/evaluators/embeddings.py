@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from timix_jax.data.loading.evaluation import caption_batches, image_batches
-from timix_jax.data.loading.memory import check_fits_memory
 from timix_jax.errors import UserError
 from timix_jax.evaluators.placement import divisible, own_share
 from timix_jax.evaluators.sweep import Arrays, Compute, jitted, sweep
+from timix_jax.runtime.machine import check_fits_memory
 
 if TYPE_CHECKING:
     from timix_jax.data.sources import Source

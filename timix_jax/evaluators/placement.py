@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from timix_jax.data.loading.evaluation import Share
+from timix_jax.data.loading.share import Share
 
 
 def split_over_all(mesh: Mesh) -> NamedSharding:

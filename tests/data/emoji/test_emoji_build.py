@@ -1,4 +1,4 @@
-"""Built splits of the emoji scenes: determinism, separation, recall well defined, cache."""
+"""Built splits of the emoji scenes: determinism, separation, well-defined recall, cache."""
 
 import itertools
 import os
@@ -50,17 +50,17 @@ def _sets(record):
     return {region.text for region in record.regions if region.captions}, shown
 
 
-def test_same_bytes_for_any_number_of_workers(tmp_path, monkeypatch):
+def test_output_does_not_depend_on_the_number_of_workers(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "_SHARD_SCENES", 9)
     folders = [
         build.ensure_built(_options(), str(tmp_path / str(workers)), workers) for workers in (1, 2)
     ]
     one, two = map(_files, folders)
-    assert len(one) == 3 + 2  # shards, manifest, index of the annotated
+    assert len(one) == 3 + 2  # shards, manifest, index of annotated scenes
     assert one == two
 
 
-def test_workers_report_all_results_and_their_own_end():
+def test_workers_report_results_errors_and_deaths():
     assert sorted(map_unordered(abs, [-3, 1, -2, 5, 4], 2)) == [1, 2, 3, 4, 5]
     with pytest.raises(UserError, match="canvas=3"):
         list(map_unordered(Look, [64, 3], 2))
@@ -68,7 +68,7 @@ def test_workers_report_all_results_and_their_own_end():
         list(map_unordered(os._exit, [7, 7], 2))
 
 
-def test_scenes_do_not_depend_on_their_number_but_on_the_seed(cache, records):
+def test_scenes_depend_on_the_seed_but_not_on_their_number(cache, records):
     fewer = open_emoji("train", scenes=10, cache=str(cache), **SMALL)
     assert list(_all(fewer)) == records["train"][:10]
     other = open_emoji("train", scenes=10, seed=1, cache=str(cache), **SMALL)
@@ -115,7 +115,7 @@ def test_boxes_lie_on_the_image(records):
 
 
 @pytest.mark.parametrize("split", COUNTS)
-def test_who_draws_what(records, split, tmp_path, monkeypatch):
+def test_vendors_and_concepts_of_each_split(records, split, tmp_path, monkeypatch):
     drawn = set()
     load = art.load_drawing
 
@@ -143,8 +143,8 @@ def test_who_draws_what(records, split, tmp_path, monkeypatch):
         assert keys == trained
 
 
-def test_share_of_annotated_scenes(cache, records):
-    del records  # builds
+def test_annotated_share_of_training_scenes(cache, records):
+    del records  # requested only for the build
     share = {
         fraction: open_emoji("train", scenes=120, annotated=fraction, cache=str(cache), **SMALL)
         for fraction in (0.0, 0.2, 0.5, 1.0)
@@ -162,7 +162,7 @@ def test_share_of_annotated_scenes(cache, records):
     np.testing.assert_array_equal(test.annotated, np.arange(60))
 
 
-def test_a_built_split_is_opened_and_not_built_again(cache, records, monkeypatch):
+def test_built_split_is_not_built_again(cache, records, monkeypatch):
     monkeypatch.setattr(build, "_build", lambda *_: pytest.fail("built again"))
     spec = f"emoji:train?scenes=120&concepts=60&heldout=20&canvas=48&cache={cache}"
     source = open_source(spec)
@@ -170,7 +170,7 @@ def test_a_built_split_is_opened_and_not_built_again(cache, records, monkeypatch
     assert source[7] == records["train"][7]
 
 
-def test_interrupted_and_damaged_builds_are_built_again(tmp_path):
+def test_interrupted_and_damaged_builds_are_repeated(tmp_path):
     options = _options(scenes=6)
     folder = tmp_path / "emoji" / options.folder_name()
     partial = folder.with_name(folder.name + ".partial-1")
@@ -185,13 +185,13 @@ def test_interrupted_and_damaged_builds_are_built_again(tmp_path):
     assert _files(folder) == whole
 
 
-def test_a_build_that_fails_leaves_nothing(tmp_path):
+def test_failed_build_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match="scenes=2000"):
         build.ensure_built(_options("heldout_concepts", scenes=2000), str(tmp_path))
     assert not [path for path in (tmp_path / "emoji").iterdir() if path.suffix != ".lock"]
 
 
-def test_the_cache_folder(monkeypatch, tmp_path):
+def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("TIMIX_CACHE", str(tmp_path / "a"))
     assert build.cache_folder() == tmp_path / "a" / "emoji"
     assert build.cache_folder(str(tmp_path / "b")) == tmp_path / "b" / "emoji"
@@ -200,7 +200,7 @@ def test_the_cache_folder(monkeypatch, tmp_path):
     assert build.cache_folder() == tmp_path / ".cache" / "timix_jax" / "emoji"
 
 
-def test_an_unwritable_cache_is_named(tmp_path):
+def test_unwritable_cache_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write the emoji scenes.*TIMIX_CACHE"):
         build.ensure_built(_options(), str(tmp_path / "file"))

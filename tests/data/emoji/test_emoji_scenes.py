@@ -40,7 +40,7 @@ def test_plans_name_some_of_two_to_five_drawings():
     assert cluttered / 600 > 0.75
 
 
-def test_test_plans_name_at_least_two():
+def test_plans_of_test_splits_name_at_least_two():
     plans = _plans(200, min_drawings=3)
     assert min(len(p.named) for p in plans) == 2
     assert min(len(p.concepts) for p in plans) == 3
@@ -54,7 +54,7 @@ def black(monkeypatch):
 
 
 def _squares(count, height=40, width=40, white=()):
-    """Opaque black rectangles, some of them white."""
+    """Return opaque rectangles, black except for those listed in `white`."""
     drawings = np.zeros((count, height, width, 4), np.uint8)
     drawings[..., 3] = 255
     drawings[list(white)] = 255
@@ -62,7 +62,7 @@ def _squares(count, height=40, width=40, white=()):
 
 
 def _visible(seed, look, count, height, width):
-    """The scene's boxes, and where each drawing alone is seen: the same scene, it alone white."""
+    """Yield each drawing's box and its visible pixels, from renderings with only that drawing white."""
     for index in range(count):
         drawings = _squares(count, height, width, [index])
         scene = scenes.render_scene(np.random.default_rng(seed), drawings, look)
@@ -72,7 +72,7 @@ def _visible(seed, look, count, height, width):
 
 
 @pytest.mark.parametrize(("count", "rotation"), [(2, 0), (3, 30), (5, 30), (5, 180)])
-def test_boxes_hold_what_is_visible(black, count, rotation):
+def test_boxes_contain_the_visible_pixels(black, count, rotation):
     look = scenes.Look(canvas=96, rotation=rotation)
     errors = []
     for seed in range(20):
@@ -81,7 +81,7 @@ def test_boxes_hold_what_is_visible(black, count, rotation):
             found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
             errors.append(np.abs(found - [x, y, x + w, y + h]).max())
             assert image[y : y + h, x : x + w].sum() > 0.98 * image.sum()
-    # Corners and slivers that are a quarter covered belong to the box, but are not that bright.
+    # Corners and slivers with a quarter of full alpha belong to the box but are less bright.
     assert np.mean(np.array(errors) <= 2) > 0.97
     assert max(errors) <= 8
 
@@ -92,19 +92,19 @@ def test_sizes_and_visibility(black):
         image.sum() / 255 for seed in range(40) for _, image in _visible(seed, look, 3, 40, 40)
     ]
     assert max(areas) == pytest.approx(30**2, rel=0.05)
-    # At least 70% visible; a scene begun again has drawings 6% smaller.
+    # At least 70% visible; drawings are 6% smaller after each restart of the scene.
     assert min(areas) > 0.7 * (30 * 0.94**2) ** 2 * 0.95
     assert np.median(areas) > 0.9 * 30**2
 
 
-def test_crowded_scenes_end_and_keep_their_drawings(black):
+def test_crowded_scenes_terminate_and_keep_their_drawings(black):
     look = scenes.Look(canvas=64, min_size=0.6, max_size=0.6, rotation=45)
     for seed in range(10):
         scene = scenes.render_scene(np.random.default_rng(seed), _squares(5), look)
         assert (scene.boxes[:, 2:] > 8).all()
 
 
-def test_rendering_is_a_function_of_the_seed():
+def test_rendering_depends_only_on_the_seed():
     first, again, other = (
         scenes.render_scene(np.random.default_rng(seed), _squares(4), scenes.Look())
         for seed in (5, 5, 6)
@@ -136,7 +136,7 @@ def test_backgrounds_stay_between_their_colours(pattern):
     assert (np.ptp(pixels, axis=(0, 1)).max() > 50) == (pattern is not backgrounds.plain)
 
 
-def test_captions_list_the_phrases_in_two_ways():
+def test_captions_list_the_phrases_in_two_orders():
     phrases = ["a lemon", "two dogs", "a cat"]
     openings = set()
     for seed in range(100):
@@ -150,7 +150,7 @@ def test_captions_list_the_phrases_in_two_ways():
     assert len(openings) == len(captions.TEMPLATES)
 
 
-def test_lists():
+def test_joined_phrases():
     assert captions.join(["a lemon"]) == "a lemon"
     assert captions.join(["a lemon", "two skis"]) == "a lemon and two skis"
     assert captions.join(["a lemon", "a dog", "a cat"]) == "a lemon, a dog and a cat"

@@ -1,4 +1,4 @@
-"""Decoding against Pillow's and closed-form pixels; damage is named."""
+"""Decoding: pixels against Pillow or closed form, and damaged files."""
 
 import io
 
@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from timix_jax.data.images.decode import decode_image, image_size
-from timix_jax.data.record_schema import CorruptExample
+from timix_jax.data.records.schema import CorruptExample
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
@@ -18,14 +18,14 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
 
 @pytest.fixture(scope="module")
 def photo() -> Image.Image:
-    """A smooth picture, 160 wide and 96 high."""
+    """Return a smooth picture, 160 wide and 96 high."""
     y, x = np.mgrid[0:96, 0:160]
     pixels = np.stack([x * 1.5, y * 2.5, 120 + 60 * np.sin(x / 15)], -1)
     return Image.fromarray(pixels.astype(np.uint8))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "WEBP"])
-def test_lossless_files_give_the_pixels(photo, kind):
+def test_lossless_files_are_exact(photo, kind):
     data = encoded(photo, kind, **({"lossless": True} if kind == "WEBP" else {}))
     np.testing.assert_array_equal(decode_image(data), np.asarray(photo))
     assert image_size(data) == (96, 160)
@@ -40,7 +40,7 @@ def test_jpeg_agrees_with_pillow(photo):
     assert image_size(data) == (96, 160)
 
 
-def test_a_small_picture_is_decoded_small_but_never_too_small(photo):
+def test_jpeg_is_decoded_small_but_never_too_small(photo):
     data = encoded(photo, "JPEG", quality=95)
     assert decode_image(data, min_height=48, min_width=80).shape == (48, 80, 3)
     assert decode_image(data, min_height=49, min_width=10).shape == (96, 160, 3)
@@ -91,13 +91,13 @@ def test_portable_greymaps_are_scaled_by_their_maximum():
 
 
 @pytest.mark.parametrize("values", [[0, 70_000], [0, 200], [-1, 300], [0, 2**31 - 1]])
-def test_wide_integers_of_unknown_range_are_no_image(values):
+def test_wide_integers_of_unknown_range_are_refused(values):
     data = encoded(Image.fromarray(np.array([values], np.int32)), "TIFF")
     with pytest.raises(CorruptExample, match=rf"^scan: .*values of {values[0]} to {values[1]}, "):
         decode_image(data, "scan")
 
 
-def test_sixteen_bits_stored_wide_are_scaled():
+def test_sixteen_bit_values_in_wide_storage_are_scaled():
     values = np.array([[0, 0x1234, 0xFFFF]])
     for dtype in (np.uint16, np.int32):
         decoded = decode_image(encoded(Image.fromarray(values.astype(dtype)), "TIFF"))

@@ -1,4 +1,4 @@
-"""Crops, flips and boxes against masks that are drawn and carried through the same operations."""
+"""Crops, flips and boxes, checked with masks that undergo the same operations."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from timix_jax.data.images.transforms import (
     crop_and_resize,
     flip,
     flip_boxes,
-    names_a_side,
+    mentions_side,
     pixel_boxes_to_fractions,
     resize,
     sample_crop,
@@ -34,7 +34,7 @@ def test_crops_stay_inside_and_keep_scale_and_ratio():
     assert 0.9 < max(shares) <= 1
     assert 0.745 < min(ratios) < 0.8
     assert 1.25 < max(ratios) < 1.34
-    # Log-uniform: as many tall windows as wide ones, if both fit.
+    # Log-uniform: tall windows are as frequent as wide ones, if both fit.
     small = [sample_crop(rng, 600, 600, scale=(0.1, 0.3)) for _ in range(2000)]
     tall = np.mean([c.x1 - c.x0 < c.y1 - c.y0 for c in small])
     assert 0.45 < tall < 0.55
@@ -48,12 +48,12 @@ def test_crop_positions_are_uniform():
     assert abs(lefts.mean() - 25) < 1
 
 
-def test_a_strip_falls_back_to_its_largest_centred_window():
+def test_strip_falls_back_to_the_largest_centred_window():
     crop = sample_crop(np.random.default_rng(0), 30, 300, scale=(0.9, 1.0))
     assert crop == Crop(130 / 300, 0.0, 170 / 300, 1.0)
 
 
-def test_same_generator_same_crop():
+def test_same_generator_gives_the_same_crop():
     draws = [sample_crop(np.random.default_rng(5), 90, 70, scale=(0.3, 1.0)) for _ in range(2)]
     assert draws[0] == draws[1]
 
@@ -68,7 +68,7 @@ def test_resize_keeps_a_gradient_and_averages_when_shrinking():
 
 
 def _photograph(height: int, width: int) -> np.ndarray:
-    """Noise with the spectrum of photographs, 1/f."""
+    """Return noise with the 1/f spectrum of photographs."""
     rows, columns = np.fft.fftfreq(height)[:, None, None], np.fft.fftfreq(width)[None, :, None]
     noise = np.random.default_rng(5).normal(size=(height, width, 3))
     spectrum = np.fft.fft2(noise, axes=(0, 1)) / np.maximum(np.hypot(rows, columns), 1 / width)
@@ -99,7 +99,7 @@ def test_resize_is_close_to_pillows_antialiased_bicubic(shape):
 
 
 @pytest.mark.parametrize("shape", [(400, 500), (250, 490), (30, 1000), (256, 512), (200, 700)])
-def test_resize_turns_stripes_too_fine_to_be_shown_into_grey(shape):
+def test_resize_turns_stripes_that_are_too_fine_into_grey(shape):
     image = np.zeros((*shape, 3), np.uint8)
     image[:, ::2] = 255
     result = resize(image, 256, 256)
@@ -107,7 +107,7 @@ def test_resize_turns_stripes_too_fine_to_be_shown_into_grey(shape):
     assert result.std() < 30  # of 127.5
 
 
-def test_resize_sees_nothing_beyond_the_crop():
+def test_resize_reads_nothing_outside_the_crop():
     image = _photograph(90, 90)
     other = image.copy()
     other[:10], other[:, 80:] = 255, 0
@@ -116,7 +116,7 @@ def test_resize_sees_nothing_beyond_the_crop():
 
 @pytest.mark.parametrize("flipped", [False, True])
 def test_boxes_follow_crop_and_flip_exactly(flipped):
-    """A box drawn as a mask, its window cut at twice the size: its extent is the moved box."""
+    """Draw a box as a mask and crop it at twice the size: the mask's extent is the moved box."""
     rng = np.random.default_rng(2)
     checked = 0
     for _ in range(100):
@@ -124,7 +124,7 @@ def test_boxes_follow_crop_and_flip_exactly(flipped):
         w, h = rng.integers(4, 30, 2).tolist()
         mask = np.zeros((60, 80, 3), np.uint8)
         mask[y : min(y + h, 60), x : x + w] = 255
-        # A window of 32 × 32 pixels, shown at 64 × 64: nearest neighbours are exact.
+        # A window of 32 × 32 pixels at 64 × 64, where nearest neighbours are exact.
         left, top = int(rng.integers(0, 49)), int(rng.integers(0, 29))
         crop = Crop(left / 80, top / 60, (left + 32) / 80, (top + 32) / 60)
         boxes = pixel_boxes_to_fractions(np.array([[x, y, w, h]]), 60, 80)
@@ -142,7 +142,7 @@ def test_boxes_follow_crop_and_flip_exactly(flipped):
 
 
 def test_boxes_follow_the_rendered_view():
-    """The same through sampling and bicubic resizing, to half a pixel."""
+    """Check the same through sampling and bicubic resizing, to one pixel."""
     rng = np.random.default_rng(3)
     augment = Augment(crop_min=0.4)
     for _ in range(50):
@@ -167,7 +167,7 @@ def test_whole_image_without_augmentation():
     np.testing.assert_array_equal(render_view(pixels, view, 32), resize(pixels, 32, 32))
 
 
-def test_crop_and_resize_reports_what_it_cut():
+def test_crop_and_resize_returns_the_window_it_cut():
     pixels = np.arange(10 * 10 * 3, dtype=np.uint8).reshape(10, 10, 3)
     image, cut = crop_and_resize(pixels, Crop(0.12, 0.27, 0.58, 0.8), 5, 5)
     assert cut == Crop(0.1, 0.3, 0.6, 0.8)
@@ -175,24 +175,24 @@ def test_crop_and_resize_reports_what_it_cut():
     assert crop_and_resize(pixels, WHOLE, 10, 10)[0].tolist() == pixels.tolist()
 
 
-def test_more_than_half_must_stay():
+def test_box_needs_more_than_half_of_its_area():
     boxes = np.array([[-0.4, 0, 0.4, 1], [-0.3, 0, 0.4, 1], [1.1, 0, 1.2, 1]], np.float32)
     clipped, kept = clip_boxes(boxes)
     assert kept.tolist() == [False, True, False]
     np.testing.assert_allclose(clipped[1], [0, 0, 0.4, 1])
 
 
-def test_flip_boxes_twice_is_nothing():
+def test_flipping_boxes_twice_is_the_identity():
     boxes = np.array([[0.1, 0.2, 0.4, 0.9]], np.float32)
     np.testing.assert_allclose(flip_boxes(boxes), [[0.6, 0.2, 0.9, 0.9]], atol=1e-6)
     np.testing.assert_allclose(flip_boxes(flip_boxes(boxes)), boxes, atol=1e-6)
 
 
-def test_left_and_right_are_words():
+def test_left_and_right_are_matched_as_words():
     for text in ("a dog to the LEFT.", "right-hand side", "the leftmost cup", "left/right"):
-        assert names_a_side([text])
+        assert mentions_side([text])
     for text in ("a bright room", "copyright", "cleft", "he left-overs"[:2], "upright bass"):
-        assert not names_a_side([text])
+        assert not mentions_side([text])
     rng = np.random.default_rng(0)
     views = [sample_view(rng, Augment(), 8, 8, ["a", "on the left"]) for _ in range(50)]
     assert not any(view.flipped for view in views)
@@ -213,6 +213,6 @@ def test_left_and_right_are_words():
         {"probability": 2},
     ],
 )
-def test_augment_rejects(fields):
+def test_augment_rejects_invalid_fields(fields):
     with pytest.raises(UserError):
         Augment(**fields)

@@ -1,14 +1,13 @@
-"""What evaluators read: every image, caption and region once; and the synthetic source itself."""
+"""Batches for evaluation: every image, caption and region once."""
 
 import cv2
 import numpy as np
 import pytest
 from listed_sources import ListSource, flat_image, flat_source, shapes_source, tokenizer_of
 
-from timix_jax.data.loading.evaluation import Share, caption_batches, image_batches, region_batches
-from timix_jax.data.loading.memory import check_fits_memory
-from timix_jax.data.record_schema import Record, Region
-from timix_jax.data.sources.synthetic import open_synthetic
+from timix_jax.data.loading.evaluation import caption_batches, image_batches, region_batches
+from timix_jax.data.loading.share import Share
+from timix_jax.data.records.schema import Record, Region
 from timix_jax.errors import UserError
 
 
@@ -72,8 +71,8 @@ def test_region_batches_hold_every_region(tokenizer):
     assert np.concatenate([batch["index"] for batch in batches])[::2].tolist() == [0, 3, 6, 9]
 
 
-class Noting:
-    """A source that notes what is read of it."""
+class RecordingSource:
+    """A source that records which examples are read."""
 
     def __init__(self, source):
         self.source, self.name, self.read = source, source.name, []
@@ -89,10 +88,10 @@ class Noting:
 
 @pytest.mark.parametrize("kind", ["images", "captions", "regions"])
 def test_processes_share_the_reading(synthetic, tokenizer, kind):
-    """Each reads only its own examples; the parts of a batch are the same on 1, 2 and 3 processes."""
+    """Check that each process reads only its own examples and parts are the same on 1 to 3 processes."""
 
     def read(share):
-        source = Noting(synthetic)
+        source = RecordingSource(synthetic)
         common = {"batch_size": 12, "share": share}
         if kind == "images":
             batches = image_batches(source, image_size=8, **common)
@@ -111,25 +110,25 @@ def test_processes_share_the_reading(synthetic, tokenizer, kind):
         return source, parts
 
     whole, expected = read(Share(6, tuple(range(6))))
-    wanted = range(40) if kind != "regions" else whole.annotated.tolist()
-    assert sorted(whole.read) == list(wanted)
+    all_examples = range(40) if kind != "regions" else whole.annotated.tolist()
+    assert sorted(whole.read) == list(all_examples)
     for split in ([(0, 1, 2), (3, 4, 5)], [(0,), (1, 4), (2, 3, 5)]):
         read_by_all = []
         for own in split:
             source, parts = read(Share(6, own))
-            assert sorted(source.read) == sorted(i for part in own for i in wanted[part::6])
+            assert sorted(source.read) == sorted(i for part in own for i in all_examples[part::6])
             read_by_all += source.read
             for part, batches in parts.items():
                 for got, want in zip(batches, expected[part], strict=False):
                     assert got["valid"].any() or not want["valid"].any()
                     for name in want:
                         np.testing.assert_array_equal(got[name], want[name])
-                rest = expected[part][len(batches) :]  # padding, for the sake of other parts
+                rest = expected[part][len(batches) :]  # padding, because other parts are longer
                 assert not any(batch["valid"].any() for batch in rest)
-        assert sorted(read_by_all) == list(wanted)
+        assert sorted(read_by_all) == list(all_examples)
 
 
-def test_a_share_without_examples_is_one_empty_batch(tokenizer):
+def test_share_without_examples_yields_one_empty_batch(tokenizer):
     source = flat_source(1)
     share = Share(4, (2, 3))
     (batch,) = caption_batches(source, tokenizer, max_tokens=12, batch_size=8, share=share)
@@ -137,30 +136,6 @@ def test_a_share_without_examples_is_one_empty_batch(tokenizer):
     assert not batch["valid"].any()
 
 
-def test_evaluation_stops_at_a_corrupt_image():
+def test_corrupt_image_stops_the_evaluation():
     with pytest.raises(UserError, match=r"photos-7[^\n]*$"):
         list(image_batches(flat_source(9, "photos", bad=(7,)), image_size=8, batch_size=4))
-
-
-def test_memory_check():
-    check_fits_memory(1000, "a thousand bytes")
-    with pytest.raises(UserError, match=r"the score block needs about 1048576.0 GiB"):
-        check_fits_memory(2**50, "the score block")
-
-
-def test_synthetic_source_is_deterministic_and_true(synthetic):
-    again = open_synthetic(examples=40, size=32, captions=3, regions=2)
-    assert [synthetic[i] for i in range(40)] == [again[i] for i in range(40)]
-    assert len({synthetic[i].image for i in range(40)}) == 40
-    for i in range(40):
-        record = synthetic[i]
-        first, second = (np.array(region.box) for region in record.regions)
-        assert record.regions[0].text in record.captions[0]
-        if " above " in record.captions[0]:
-            assert first[1] + first[3] <= second[1]
-        if " left of " in record.captions[0]:
-            assert first[0] + first[2] <= second[0]
-    with pytest.raises(UserError):
-        open_synthetic(examples=0)
-    with pytest.raises(UserError):
-        open_synthetic("train")

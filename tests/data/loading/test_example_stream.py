@@ -1,12 +1,20 @@
-"""Sources mixed by weight, and examples whose regions only cannot be used."""
+"""Sources mixed by weight, and examples of which only the regions are unusable."""
 
 import itertools
 
 import numpy as np
 import pytest
-from listed_sources import ListSource, flat_image, flat_source, small_iterators, take, tokenizer_of
+from listed_sources import (
+    ListSource,
+    flat_image,
+    flat_source,
+    skipped_by_source,
+    small_iterators,
+    take,
+    tokenizer_of,
+)
 
-from timix_jax.data.record_schema import Record, Region
+from timix_jax.data.records.schema import Record, Region
 from timix_jax.mixing.fraction import select_rows
 
 
@@ -18,7 +26,7 @@ def open_train():
 
 @pytest.mark.parametrize("weights", [(1, 1), (3, 1), (2, 1, 1)])
 @pytest.mark.parametrize("fraction", [0.25, 0.5])
-def test_rows_that_are_mixed_come_from_all_sources(open_train, weights, fraction):
+def test_mixed_rows_come_from_all_sources(open_train, weights, fraction):
     sources = [flat_source(40, str(number)) for number in range(len(weights))]
     batches = take(open_train(sources, weights, batch_size=16), 60)
     source_of = np.stack([batch["example_id"] // 40 for batch in batches])
@@ -31,7 +39,7 @@ def test_rows_that_are_mixed_come_from_all_sources(open_train, weights, fraction
         np.testing.assert_allclose(found / found.sum(), shares, atol=0.15)
 
 
-def test_a_mixture_is_the_same_from_any_step(open_train):
+def test_weighted_stream_is_the_same_from_any_start_step(open_train):
     sources = [flat_source(40, "a"), flat_source(20, "b")]
     options = {"batch_size": 8, "weights": (2, 1)}
     whole = take(open_train(sources, **options), 9)
@@ -43,11 +51,11 @@ def test_a_mixture_is_the_same_from_any_step(open_train):
 
 
 def regions_source():
-    """Every image has a box; that of every third lies beyond it."""
-    inside, beyond = Region("one", (0, 0, 8, 8)), Region("one", (20, 20, 4, 4))
+    """Return a source of images with one box each, which every third image does not contain."""
+    inside, outside = Region("one", (0, 0, 8, 8)), Region("one", (20, 20, 4, 4))
     return ListSource(
         [
-            Record(str(i), flat_image(i), ("a picture",), (beyond if i % 3 == 0 else inside,))
+            Record(str(i), flat_image(i), ("a picture",), (outside if i % 3 == 0 else inside,))
             for i in range(24)
         ],
         annotated=range(24),
@@ -55,16 +63,16 @@ def regions_source():
 
 
 @pytest.mark.parametrize("processes", [0, 1])
-def test_pairs_do_not_depend_on_what_the_regions_met(open_train, processes):
+def test_unusable_regions_do_not_affect_pairs(open_train, processes):
     source = regions_source()
-    alone = take(open_train([source], batch_size=6), 16)
+    pairs_only = take(open_train([source], batch_size=6), 16)
     iterator = open_train(
         [source], batch_size=6, region_batch_size=6, num_processes=processes, num_threads=1
     )
     both = take(iterator, 16)
-    for one, two in zip(alone, both, strict=True):
+    for one, two in zip(pairs_only, both, strict=True):
         np.testing.assert_array_equal(one["example_id"], two["example_id"])
     ids = list(itertools.chain.from_iterable(batch["example_id"].tolist() for batch in both[:4]))
     assert sorted(ids) == list(range(24))
-    assert iterator.skipped_by_source == {"regions of list": 8}
+    assert skipped_by_source(iterator) == {"regions of list": 8}
     assert iterator.skipped == 8

@@ -1,4 +1,4 @@
-"""Batches made by processes: those of threads, and what happens when a process or the caller dies."""
+"""Batches made by processes: equality with threads, and deaths of a process or of the caller."""
 
 import os
 import re
@@ -18,6 +18,7 @@ from listed_sources import (
     ListSource,
     flat_source,
     shapes_source,
+    skipped_by_source,
     small_iterators,
     take,
     tokenizer_of,
@@ -34,7 +35,7 @@ def tokenizer():
 
 @pytest.fixture
 def open_train(tokenizer):
-    """make_train_iterator with small defaults; all iterators are closed."""
+    """Yield `make_train_iterator` with small defaults and two processes."""
     with small_iterators(tokenizer, num_processes=2) as start:
         yield start
 
@@ -49,7 +50,7 @@ def worker_pids(iterator):
 
 
 def is_running(pid):
-    if os.path.isdir("/proc/self"):  # where one that has ended and was not waited for can be told
+    if os.path.isdir("/proc/self"):  # where zombies can be recognized
         try:
             with open(f"/proc/{pid}/stat") as stat:
                 return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
@@ -62,16 +63,16 @@ def is_running(pid):
     return True
 
 
-class Locked(ListSource):
-    """Holds what no other process can have."""
+class UnpicklableSource(ListSource):
+    """A source that cannot be sent to another process."""
 
     def __init__(self):
         super().__init__(flat_source(16).records, "locked")
         self.held = (i for i in range(3))
 
 
-class Failing(ListSource):
-    """Raises what no schema foresees."""
+class FailingSource(ListSource):
+    """A source that raises an unexpected error."""
 
     def __init__(self):
         super().__init__(flat_source(16).records, "failing")
@@ -80,8 +81,8 @@ class Failing(ListSource):
         raise KeyError("no such bucket")
 
 
-class Reporting(ListSource):
-    """Its captions say what is loaded where it is read."""
+class WorkerOnlySource(ListSource):
+    """A source that checks that it is read in a worker process without devices."""
 
     def __init__(self):
         super().__init__(flat_source(16).records, "reporting")
@@ -96,7 +97,7 @@ class Reporting(ListSource):
 
 
 @pytest.mark.parametrize("weights", [None, (2.0, 1.0)])
-def test_batches_are_those_of_threads(open_train, weights):
+def test_processes_make_the_same_batches_as_threads(open_train, weights):
     sources = [shapes_source(), flat_source(24)]
     options = {"weights": weights, "region_batch_size": 4, "region_max_tokens": 5, "start_step": 3}
     processes = open_train(sources, **options)
@@ -114,13 +115,13 @@ def test_batches_are_those_of_threads(open_train, weights):
             assert found[name].flags.writeable
 
 
-def test_corrupt_examples_of_all_processes_are_counted_once(open_train, monkeypatch):
+def test_corrupt_examples_are_counted_once_across_processes(open_train, monkeypatch):
     lines = []
     monkeypatch.setattr(logging, "warning", lambda text, *values: lines.append(text % values))
     iterator = open_train([flat_source(24, "photos", bad=(3, 7, 20)), flat_source(8, "plain")])
-    for _ in range(3 * 4):  # three epochs: each process meets each of them
+    for _ in range(3 * 4):  # three epochs, so that both processes find all of them
         assert not set(next(iterator)["example_id"].tolist()) & {3, 7, 20}
-    assert iterator.skipped_by_source == {"photos": 3}
+    assert skipped_by_source(iterator) == {"photos": 3}
     assert sorted(line.split("far): ")[1].split(":")[0] for line in lines) == [
         "photos-20",
         "photos-3",
@@ -129,7 +130,7 @@ def test_corrupt_examples_of_all_processes_are_counted_once(open_train, monkeypa
 
 
 def test_a_process_knows_of_no_devices_and_gives_way(open_train):
-    next(open_train([Reporting()], niceness=7))
+    next(open_train([WorkerOnlySource()], niceness=7))
 
 
 def ignores(pid, sent):
@@ -137,12 +138,13 @@ def ignores(pid, sent):
     return bool(int(mask, 16) >> (sent - 1) & 1)
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="asks /proc what a process ignores")
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads ignored signals from /proc")
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_what_stops_a_whole_service_is_for_the_caller(open_train, sent):
+def test_workers_ignore_termination_signals(open_train, sent):
     iterator = open_train([shapes_source()])
     next(iterator)
-    until = time.monotonic() + 60  # the first batch may come before the other process has started
+    # The first batch may arrive before the second process has started.
+    until = time.monotonic() + 60
     while not all(ignores(pid, sent) for pid in worker_pids(iterator)):
         assert time.monotonic() < until
         time.sleep(0.05)
@@ -151,19 +153,19 @@ def test_what_stops_a_whole_service_is_for_the_caller(open_train, sent):
     take(iterator, 20)
 
 
-def test_a_killed_process_is_named_at_once(open_train):
+def test_killed_worker_is_reported_at_once(open_train):
     iterator = open_train([shapes_source()])
     next(iterator)
     for pid in worker_pids(iterator):
         os.kill(pid, signal.SIGKILL)
     start = time.monotonic()
     with pytest.raises(RunError, match=r"ended with code -9 .*config\.data\.processes"):
-        take(iterator, 20)  # some are made already
+        take(iterator, 20)  # some batches are already made
     assert time.monotonic() - start < 30
 
 
-def test_an_unforeseen_error_keeps_its_name_and_traceback(open_train, capfd):
-    iterator = open_train([Failing()])
+def test_unexpected_error_keeps_its_name_and_traceback(open_train, capfd):
+    iterator = open_train([FailingSource()])
     with pytest.raises(RunError, match=r"batch of step 0: KeyError: 'no such bucket'") as caught:
         next(iterator)
     notes = "".join(getattr(caught.value.__cause__, "__notes__", ()))
@@ -171,18 +173,18 @@ def test_an_unforeseen_error_keeps_its_name_and_traceback(open_train, capfd):
     assert "in __getitem__" in notes
 
 
-def test_a_mistake_of_the_user_stays_one(open_train):
+def test_user_error_keeps_its_type(open_train):
     with pytest.raises(UserError, match="photos: 8 examples in a row are corrupt") as caught:
         next(open_train([flat_source(8, "photos", bad=range(8))]))
     assert caught.value.exit_code == MISTAKE_CODE
 
 
-def test_a_source_that_cannot_be_sent_is_named(open_train):
+def test_unpicklable_source_is_reported(open_train):
     with pytest.raises(UserError, match=r"processes=2: .*cannot be sent.*generator.*processes=0"):
-        open_train([Locked()])
+        open_train([UnpicklableSource()])
 
 
-def test_closing_ends_the_processes(open_train):
+def test_close_stops_the_processes(open_train):
     iterator = open_train([shapes_source()])
     next(iterator)
     pids = worker_pids(iterator)
@@ -191,7 +193,7 @@ def test_closing_ends_the_processes(open_train):
     assert not any(map(is_running, pids))
 
 
-def test_no_process_before_the_first_batch_or_after_closing(open_train):
+def test_no_process_runs_before_the_first_batch_or_after_close(open_train):
     iterator = open_train([shapes_source()])
     assert not worker_pids(iterator)
     iterator.close()
@@ -200,7 +202,7 @@ def test_no_process_before_the_first_batch_or_after_closing(open_train):
     assert not worker_pids(iterator)
 
 
-def test_processes_end_with_a_caller_that_is_killed():
+def test_workers_end_when_the_caller_is_killed():
     program = textwrap.dedent("""
         import time
         from absl import flags
@@ -231,12 +233,12 @@ def test_processes_end_with_a_caller_that_is_killed():
         caller.stdout.close()
     deadline = time.monotonic() + 30
     while any(map(is_running, pids)):
-        assert time.monotonic() < deadline, "the processes have outlived their caller"
+        assert time.monotonic() < deadline, "the workers outlived their caller"
         time.sleep(0.1)
 
 
 @pytest.mark.parametrize("sent", ["an index", "half of the data set"])
-def test_a_process_whose_caller_is_gone_leaves_quietly(sent):
+def test_worker_of_a_dead_caller_exits_quietly(sent):
     payload = cloudpickle.dumps(([np.zeros(1 << 20)], CorruptExamples(), 0))
     requests = struct.pack("<Q", len(payload)) + payload
     requests = requests + struct.pack("<Q", 0) if sent == "an index" else requests[:1000]

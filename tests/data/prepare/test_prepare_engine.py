@@ -1,4 +1,4 @@
-"""The prepare command stopped, continued, in several processes and with bad options."""
+"""The prepare command interrupted and resumed, in several processes, and with bad options."""
 
 import os
 import resource
@@ -10,9 +10,9 @@ import time
 import pytest
 from prepare_inputs import (
     all_records,
+    assert_fails,
     contents,
     entry,
-    fails,
     karpathy,
     many_examples,
     picture,
@@ -26,7 +26,7 @@ def many(tmp_path):
     return many_examples(tmp_path)
 
 
-def test_any_number_of_workers_writes_the_same_bytes(tmp_path, many):
+def test_output_does_not_depend_on_the_number_of_workers(tmp_path, many):
     for workers in (1, 2, 3):
         out = tmp_path / str(workers)
         argv = [f"--workers={workers}", "--num-shards=4", "--max-size=32", "--name=set"]
@@ -39,7 +39,7 @@ def test_any_number_of_workers_writes_the_same_bytes(tmp_path, many):
 
 
 def kill_when(argv, ready):
-    """Starts the command, kills it (-9) as soon as `ready()`; returns whether it was killed."""
+    """Start the command and kill it (-9) as soon as `ready()`; return whether it was killed."""
     process = subprocess.Popen(
         [sys.executable, "-m", "timix_jax.data.prepare", *argv],
         stdout=subprocess.DEVNULL,
@@ -55,7 +55,7 @@ def kill_when(argv, ready):
 
 
 def group_ends(group):
-    """Whether all processes of a group end within 20 seconds."""
+    """Return True if all processes of a group end within 20 seconds."""
     for _ in range(400):
         try:
             os.killpg(group, 0)
@@ -67,7 +67,7 @@ def group_ends(group):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_killed_and_continued_writes_the_same_bytes(tmp_path, workers):
+def test_killed_and_resumed_command_writes_the_same_bytes(tmp_path, workers):
     images = {f"{i}.jpg": picture(i, 240, 180) for i in range(8)}
     images |= {f"b{i}.jpg": picture(i % 8, 240, 180) for i in range(240)}
     argv = karpathy(tmp_path, [entry(name, "c") for name in images], images)
@@ -87,7 +87,7 @@ def test_killed_and_continued_writes_the_same_bytes(tmp_path, workers):
     assert contents(out) == contents(tmp_path / "whole")
 
 
-def test_finished_shards_are_kept_only_while_true(tmp_path, many, capsys):
+def test_finished_shards_are_kept_only_while_valid(tmp_path, many, capsys):
     out = tmp_path / "out"
     argv = [*many, f"--out={out}", "--num-shards=4"]
     assert main(argv) == 0
@@ -108,23 +108,23 @@ def test_finished_shards_are_kept_only_while_true(tmp_path, many, capsys):
     assert all_records(out)[22].image == picture(99)
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path, many, capsys):
+def test_foreign_folder_is_left_alone(tmp_path, many, capsys):
     out = tmp_path / "out"
     argv = [*many, f"--out={out}", "--num-shards=2"]
     assert main(argv) == 0
     before = contents(out)
-    assert main([*argv, "--workers=2"]) == 0  # nothing left to do
+    assert main([*argv, "--workers=2"]) == 0  # nothing to do
     assert contents(out) == before
-    fails(capsys, [*argv, "--max-size=20"], "max_size = None", "20", "another --out")
-    fails(capsys, [*argv, "--num-shards=3"], "num_shards = 2")
+    assert_fails(capsys, [*argv, "--max-size=20"], "max_size = None", "20", "another --out")
+    assert_fails(capsys, [*argv, "--num-shards=3"], "num_shards = 2")
     (tmp_path / "images" / "00.jpg").write_bytes(picture(7))
-    fails(capsys, argv, "finished data set", "1 of its 2 shards")
+    assert_fails(capsys, argv, "finished data set", "1 of its 2 shards")
     assert contents(out) == before
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("mine")
-    fails(capsys, [*many, f"--out={other}"], "not empty")
-    fails(capsys, [*many, f"--out={other / 'thesis.tex'}"], "is a file")
+    assert_fails(capsys, [*many, f"--out={other}"], "not empty")
+    assert_fails(capsys, [*many, f"--out={other / 'thesis.tex'}"], "is a file")
     assert [path.name for path in other.iterdir()] == ["thesis.tex"]
 
 
@@ -141,32 +141,38 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, many, capsys):
     table.write_text("file,text\na.jpg,b\n")
     bad = tmp_path / "bad.json"
     bad.write_text("[1]")
-    fails(capsys, ["karpathy", "--json=no.json", images, "--split=train", *end], "no.json")
-    fails(capsys, ["karpathy", f"--json={bad}", images, "--split=train", *end], "Karpathy")
-    fails(capsys, [*many, *end, "--split=test"], "--split test", "train (23)")
-    fails(capsys, [*many, *end, "--images=nowhere"], "--images nowhere")
-    fails(capsys, [*many, *end, "--regions=no.jsonl"], "--regions no.jsonl")
-    fails(capsys, [*many, *end, f"--regions={bad}"], "entry 0", "expected an object")
-    fails(capsys, [*many, *end, "--max-size=0"], "--max-size", "at least 1")
-    fails(capsys, [*many, "--workers=1"], "--out")
-    fails(capsys, ["table", f"--file={table}", images, *end], "--path-column path", "file, text")
-    fails(capsys, ["table", "--file=no.csv", images, *end], "no.csv")
-    fails(capsys, ["webdataset", f"--shards={tmp_path}/{{0..1}}.tar", *end], "0.tar")
-    fails(capsys, ["parquet", *end], "parquet")
+    assert_fails(capsys, ["karpathy", "--json=no.json", images, "--split=train", *end], "no.json")
+    assert_fails(capsys, ["karpathy", f"--json={bad}", images, "--split=train", *end], "Karpathy")
+    assert_fails(capsys, [*many, *end, "--split=test"], "--split test", "train (23)")
+    assert_fails(capsys, [*many, *end, "--images=nowhere"], "--images nowhere")
+    assert_fails(capsys, [*many, *end, "--regions=no.jsonl"], "--regions no.jsonl")
+    assert_fails(capsys, [*many, *end, f"--regions={bad}"], "entry 0", "expected an object")
+    assert_fails(capsys, [*many, *end, "--max-size=0"], "--max-size", "at least 1")
+    assert_fails(capsys, [*many, "--workers=1"], "--out")
+    assert_fails(
+        capsys, ["table", f"--file={table}", images, *end], "--path-column path", "file, text"
+    )
+    assert_fails(capsys, ["table", "--file=no.csv", images, *end], "no.csv")
+    assert_fails(capsys, ["webdataset", f"--shards={tmp_path}/{{0..1}}.tar", *end], "0.tar")
+    assert_fails(capsys, ["parquet", *end], "parquet")
     assert not out.exists()
     columns = ["--path-column=file", "--caption-column=text"]
-    fails(capsys, ["table", f"--file={table}", images, *columns, *end], "1 missing image (a.jpg")
+    assert_fails(
+        capsys, ["table", f"--file={table}", images, *columns, *end], "1 missing image (a.jpg"
+    )
     assert not out.exists()
 
 
-def test_a_full_disk_is_one_line_and_the_same_command_continues(tmp_path, many, capsys):
-    """A limit on the size of a file acts as a disk that is full from there on."""
+def test_full_disk_is_one_line_and_the_same_command_resumes(tmp_path, many, capsys):
+    """Simulate a full disk by a limit on the file size."""
     out = tmp_path / "out"
     argv = [*many, f"--out={out}", "--num-shards=1"]
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
-        fails(capsys, argv, "out-00000-of-00001.array_record: cannot be written", "make room")
+        assert_fails(
+            capsys, argv, "out-00000-of-00001.array_record: cannot be written", "free some space"
+        )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert contents(out) == {}
@@ -174,19 +180,21 @@ def test_a_full_disk_is_one_line_and_the_same_command_continues(tmp_path, many, 
     assert len(all_records(out)) == 23
 
 
-def test_a_name_is_no_path(tmp_path, many, capsys):
-    fails(capsys, [*many, f"--out={tmp_path / 'out'}", "--name=../x"], "--name ../x")
+def test_name_must_not_be_a_path(tmp_path, many, capsys):
+    assert_fails(capsys, [*many, f"--out={tmp_path / 'out'}", "--name=../x"], "--name ../x")
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe garbage", b"[1]"])
-def test_a_damaged_command_file_is_one_line(tmp_path, many, capsys, data):
+def test_damaged_command_file_is_one_line(tmp_path, many, capsys, data):
     out = tmp_path / "out"
     assert main([*many, f"--out={out}"]) == 0
     (out / ".prepare" / "command.json").write_bytes(data)
-    fails(capsys, [*many, f"--out={out}"], "command.json is damaged", f"delete the folder {out}")
+    assert_fails(
+        capsys, [*many, f"--out={out}"], "command.json is damaged", f"delete the folder {out}"
+    )
 
 
-def test_a_folder_that_no_source_can_name_is_refused(tmp_path, many, capsys):
-    """`records:DIR?cache=…`: what comes after the question mark would be read as options."""
-    fails(capsys, [*many, f"--out={tmp_path / 'a?b'}"], "--out", "a?b", "without one")
+def test_folder_that_no_source_can_name_is_refused(tmp_path, many, capsys):
+    """Refuse question marks: in `records:DIR?cache=…` they start the options."""
+    assert_fails(capsys, [*many, f"--out={tmp_path / 'a?b'}"], "--out", "a?b", "without one")
     assert not (tmp_path / "a?b").exists()

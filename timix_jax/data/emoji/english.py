@@ -4,9 +4,9 @@ import re
 
 _NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
 
-# Names that do not read as a thing one can count: signs, buttons, letters, directions, hand
-# signals, materials, activities, scenes. Their concepts are left out.
-_NOT_A_THING = re.compile(
+# Names that do not read as countable things: signs, buttons, letters, directions, hand signals,
+# materials, activities, scenes. Their concepts are excluded.
+_UNCOUNTABLE_PATTERN = re.compile(
     r"button|arrow|keycap|o'clock|-thirty|index pointing|Japanese|"
     r"symbol|input |_|exclamation|question mark|dash|prohibited|\bno \b|^no |potable|"
     r"level|speaker (low|medium|high)|muted|sun behind|globe showing|circled|suit$|"
@@ -14,7 +14,7 @@ _NOT_A_THING = re.compile(
     r"blood type|(black|white|red|blue|green|brown|orange|purple|yellow|small|large|medium).* "
     r"(circle|square|diamond)$|triangle|lower-?case|upper-?case"
 )
-_LEFT_OUT = re.compile(
+_UNCOUNTABLE_NAMES = re.compile(
     "ATM sign|Aquarius|Aries|Cancer|Capricorn|England|Gemini|Leo|Libra|Mrs. Claus|"
     "OK hand|Ophiuchus|Pisces|Sagittarius|Santa Claus|Scorpio|Scotland|Statue of Liberty|"
     "Taurus|Tokyo tower|Virgo|Wales|ZZZ|airplane arrival|airplane departure|"
@@ -57,7 +57,7 @@ _LEFT_OUT = re.compile(
     "wood|writing hand|yin yang"
 )
 
-# Plural names, counted by a measure word.
+# Plural names, counted with a measure word.
 _MEASURES = {
     "ballet shoes": "pair",
     "blueberries": "handful",
@@ -197,9 +197,9 @@ _IRREGULAR = {
     "wolf": "wolves",
     "woman": "women",
 }
-# The noun that takes the plural stands before the first of these …
+# The noun that takes the plural comes before the first of these …
 _AFTER_NOUN = frozenset(("with", "without", "of", "in", "on", "at", "to", "for", "over"))
-# … or is the first word, when what follows is a participle.
+# … or is the first word, if a participle follows it.
 _LEADING_NOUN = frozenset(("person", "face", "man", "woman"))
 _AN = re.compile(r"(?i)(?!uni|euro|ewe|one|us|ufo|uk)[aeiou]|hour|honest|x-")
 _THE_COUNTRY = re.compile(
@@ -209,14 +209,14 @@ _THE_COUNTRY = re.compile(
 
 
 def readable(name: str) -> str:
-    """`emoji`'s name (`":woman’s_hat:"`) as words (`"woman's hat"`)."""
+    """Turn the `emoji` package's name (`":woman’s_hat:"`) into words (`"woman's hat"`)."""
     words = name.strip(":").replace("_", " ").replace("’", "'").replace(" & ", " and ")
     words = re.sub(r" \((?!blood)[^)]*\)", "", words)
     return words.replace(" SAR China", "")
 
 
 def flag_name(country: str) -> str:
-    """A flag's name from that of its country: `"flag of the Bahamas"`."""
+    """Return the name of a country's flag: `"flag of the Bahamas"`."""
     words = readable(country).replace("and Grenadines", "and the Grenadines")
     words = words.replace("and South Sandwich", "and the South Sandwich")
     the = "the " if _THE_COUNTRY.search(words) and " the " not in words else ""
@@ -224,12 +224,12 @@ def flag_name(country: str) -> str:
 
 
 def is_countable(name: str) -> bool:
-    """Whether the demo can say "a …" and "two …" of a name that `readable` returned."""
-    return not _LEFT_OUT.fullmatch(name) and not _NOT_A_THING.search(name)
+    """Return True if "a …" and "two …" make sense for a name returned by `readable`."""
+    return not _UNCOUNTABLE_NAMES.fullmatch(name) and not _UNCOUNTABLE_PATTERN.search(name)
 
 
 def phrase(name: str, count: int = 1) -> str:
-    """A noun phrase for `count` (1 to 5) drawings of a concept: "a lemon", "two lemons"."""
+    """Return a noun phrase for `count` (1 to 5) drawings of a concept: "a lemon", "two lemons"."""
     if name in _MEASURES:
         measure = _MEASURES[name]
         counted = measure if count == 1 else _plural_word(measure)
@@ -243,7 +243,7 @@ def phrase(name: str, count: int = 1) -> str:
 
 
 def head_noun(name: str) -> str:
-    """The noun a name is about: "face" of "grinning face with sweat"."""
+    """Return the head noun of a name: "face" for "grinning face with sweat"."""
     parts = _RENAMED.get(name, name).split(" ")
     return parts[_head(parts)]
 

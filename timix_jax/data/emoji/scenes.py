@@ -1,4 +1,4 @@
-"""A scene: what is drawn and what is named (the plan), and where (the rendering)."""
+"""Scenes: the plan (what is drawn and named) and the rendering (where)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ import numpy as np
 from timix_jax.data.emoji.backgrounds import draw_background
 from timix_jax.errors import UserError
 
-_MIN_VISIBLE = 0.7  # share of a drawing's pixels that later drawings leave uncovered
-_COVER = 1.1  # the largest drawings of a scene cover at most this much of it, as squares
-_TRIES = 24  # places tried for a drawing before the scene is begun again
-_SHRINK = 0.94  # of the sizes at each new beginning: it ends
+_MIN_VISIBLE = 0.7  # share of a drawing's pixels that later drawings must leave uncovered
+_COVER = 1.1  # drawings of the largest size, as squares, cover at most this much of the canvas
+_TRIES = 24  # places tried per drawing before the scene is started again
+_SHRINK = 0.94  # applied to the sizes at every restart, so that it ends
 
 
-# Share of the scenes with so many drawings: like web images, most show few things.
-_SHARES = {2: 0.4, 3: 0.3, 4: 0.2, 5: 0.1}
+# Share of the scenes by number of drawings: like web images, most show few things.
+_DRAWINGS_SHARES = {2: 0.4, 3: 0.3, 4: 0.2, 5: 0.1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Look:
 
     Attributes:
       canvas: side of the image in pixels.
-      min_size: longer side of the smallest drawing, as a fraction of the canvas side; where the
-        drawings find no place, the scene is begun again with all of them 6% smaller.
+      min_size: longer side of the smallest drawing, as a fraction of the canvas side; if the
+        drawings do not fit, the scene is started again with all of them 6% smaller.
       max_size: longer side of the largest drawing; scenes of many drawings have smaller ones.
-      rotation: largest rotation either way, in degrees.
+      rotation: largest rotation in either direction, in degrees.
     """
 
     canvas: int = 64
@@ -39,21 +39,21 @@ class Look:
 
     def __post_init__(self) -> None:
         if not 16 <= self.canvas <= 1024:
-            raise UserError(f"canvas={self.canvas}: pixels of a side, give 16 to 1024")
+            raise UserError(f"canvas={self.canvas}: side in pixels, must be 16 to 1024")
         if not 0.1 <= self.min_size <= self.max_size <= 0.6:
             raise UserError(
                 f"min_size={self.min_size:g}, max_size={self.max_size:g}: fractions of the canvas, "
-                "give 0.1 <= min_size <= max_size <= 0.6"
+                "must be 0.1 <= min_size <= max_size <= 0.6"
             )
         if not 0 <= self.rotation <= 180:
-            raise UserError(f"rotation={self.rotation:g}: degrees, give 0 to 180")
+            raise UserError(f"rotation={self.rotation:g}: degrees, must be 0 to 180")
 
 
 class Plan(NamedTuple):
-    """What a scene shows.
+    """The contents of a scene.
 
     Attributes:
-      concepts: concept of each drawing; one of them may stand twice.
+      concepts: concept of each drawing; one of them may occur twice.
       vendors: vendor of each drawing.
       named: the concepts that the captions name, each once.
     """
@@ -68,7 +68,7 @@ class Scene(NamedTuple):
 
     Attributes:
       image: uint8 (canvas, canvas, 3) red, green, blue.
-      boxes: int (drawings, 4) x, y, width, height in pixels of what is visible of each drawing.
+      boxes: int (drawings, 4) x, y, width, height in pixels of the visible part of each drawing.
       background: adjective of the background.
     """
 
@@ -85,26 +85,26 @@ def plan_scene(
     *,
     min_drawings: int = 2,
 ) -> Plan:
-    """Draws what a scene shows: 2–5 drawings, of which the captions name some.
+    """Draw the contents of a scene at random: 2–5 drawings, of which the captions name some.
 
-    Of two drawings one is named, or both where the same concept stands twice; of more, two or
-    three concepts are.
+    With two drawings, one concept is named (which may be both drawings); with more, two or three.
 
     Args:
-      rng: the scene's random numbers.
+      rng: the scene's generator.
       nameable: concepts that may be named.
-      clutter: concepts that may stand unnamed.
-      vendors: vendors to draw them by.
-      min_drawings: 3 leaves out the scenes that name a single concept.
+      clutter: concepts that may appear unnamed.
+      vendors: vendors whose drawings are used.
+      min_drawings: 3 excludes the scenes that name a single concept.
 
     Returns:
-      The plan, its drawings in random order (the order of painting).
+      The plan, with drawings in random order, which is the order of painting.
     """
-    shares = np.array([_SHARES[n] for n in range(min_drawings, 6)])
+    shares = np.array([_DRAWINGS_SHARES[n] for n in range(min_drawings, 6)])
     drawings = int(rng.choice(np.arange(min_drawings, 6), p=shares / shares.sum()))
     twice = rng.random() < (0.5 if drawings == 2 else 0.25)
     distinct = drawings - twice
-    # At least one concept stays unnamed, unless that left none, or one name of three drawings.
+    # At least one concept stays unnamed, unless too few would be named: at least one of two
+    # drawings, two of more.
     most = max(distinct - 1, 1 if drawings == 2 else 2)
     named = rng.choice(nameable, min(most, int(rng.integers(2, 4))), replace=False)
     rest = [c for c in rng.choice(clutter, distinct + len(named), replace=False) if c not in named]
@@ -120,23 +120,23 @@ def plan_scene(
 
 
 def render_scene(rng: np.random.Generator, drawings: Sequence[np.ndarray], look: Look) -> Scene:
-    """Paints drawings at random places, sizes and rotations over a random background.
+    """Paint drawings at random places, sizes and rotations on a random background.
 
     Args:
-      rng: the scene's random numbers.
-      drawings: uint8 (h, w, 4) with premultiplied colours, painted in this order.
+      rng: the scene's generator.
+      drawings: uint8 (h, w, 4) with premultiplied colours, in painting order.
       look: the geometry.
 
     Returns:
-      The scene; every drawing lies on the canvas and keeps at least 70% of its pixels visible.
+      The scene; every drawing lies on the canvas with at least 70% of its pixels visible.
     """
     pixels, background = draw_background(rng, look.canvas)
     largest = max(look.min_size, min(look.max_size, (_COVER / len(drawings)) ** 0.5))
     sizes = rng.uniform(look.min_size, largest, len(drawings)) * look.canvas
     angles = rng.uniform(-look.rotation, look.rotation, len(drawings))
     while True:
-        patches = [_turn(*each) for each in zip(drawings, sizes, angles, strict=True)]
-        placed = _place(rng, patches, look.canvas)
+        patches = [_scale_and_rotate(*each) for each in zip(drawings, sizes, angles, strict=True)]
+        placed = _place_patches(rng, patches, look.canvas)
         if placed is not None:
             break
         sizes = sizes * _SHRINK
@@ -154,10 +154,10 @@ def render_scene(rng: np.random.Generator, drawings: Sequence[np.ndarray], look:
     return Scene((pixels + 0.5).clip(0, 255).astype(np.uint8), boxes, background)
 
 
-def _turn(drawing: np.ndarray, size: float, angle: float) -> np.ndarray:
-    """uint8 (h', w', 4) the drawing scaled to a longer side of `size` pixels and rotated."""
+def _scale_and_rotate(drawing: np.ndarray, size: float, angle: float) -> np.ndarray:
+    """Scale a drawing to a longer side of `size` pixels and rotate it, uint8 (h', w', 4)."""
     height, width = drawing.shape[:2]
-    # Drawn at twice the size and averaged down: bilinear interpolation alone would alias.
+    # Drawn at twice the size and averaged down, because bilinear interpolation would alias.
     matrix = cv2.getRotationMatrix2D(
         ((width - 1) / 2, (height - 1) / 2), angle, 2 * size / max(height, width)
     )
@@ -167,20 +167,20 @@ def _turn(drawing: np.ndarray, size: float, angle: float) -> np.ndarray:
     return cv2.resize(large, (out_width, out_height), interpolation=cv2.INTER_AREA)
 
 
-def _place(
+def _place_patches(
     rng: np.random.Generator, patches: Sequence[np.ndarray], canvas: int
 ) -> tuple[list[tuple[int, int]], np.ndarray] | None:
-    """Finds places where each patch leaves enough of those below it.
+    """Find a place for each patch that leaves enough of those below it visible.
 
     Returns:
-      The corners (x, y), and int8 (canvas, canvas) the topmost patch of each pixel (−1: none);
-      or None where no place was found.
+      The corners (x, y), and int8 (canvas, canvas) the topmost patch at each pixel (−1: none);
+      None if a patch does not fit.
     """
     owner = np.full((canvas, canvas), -1, np.int8)
-    uncovered = np.zeros(len(patches))  # how many more pixels each patch may lose
+    spare = np.zeros(len(patches))  # how many more pixels of each patch may be covered
     corners: list[tuple[int, int]] = []
     for index, patch in enumerate(patches):
-        # Half of the drawing's own strongest alpha: never empty, whatever is translucent.
+        # Relative to the drawing's strongest alpha, so that translucent drawings are not empty.
         solid = patch[..., 3] >= patch[..., 3].max() / 2
         height, width = solid.shape
         if max(height, width) > canvas:
@@ -190,12 +190,12 @@ def _place(
         for x, y in zip(xs, ys, strict=True):
             part = owner[y : y + height, x : x + width]
             lost = np.bincount(part[solid] + 1, minlength=len(patches) + 1)[1:]
-            if (lost[:index] <= uncovered[:index]).all():
+            if (lost[:index] <= spare[:index]).all():
                 break
         else:
             return None
-        uncovered -= lost
-        uncovered[index] = (1 - _MIN_VISIBLE) * np.count_nonzero(solid)
+        spare -= lost
+        spare[index] = (1 - _MIN_VISIBLE) * np.count_nonzero(solid)
         part[solid] = index
         corners.append((x, y))
     return corners, owner
@@ -204,7 +204,7 @@ def _place(
 def _visible_box(
     patch: np.ndarray, corner: tuple[int, int], owner: np.ndarray, index: int
 ) -> tuple[int, int, int, int]:
-    """x, y, width, height of what later patches leave of a patch, its thin lines included."""
+    """Return x, y, width, height of the visible part of a patch, thin lines included."""
     alpha = patch[..., 3]
     left, top = corner
     part = owner[top : top + alpha.shape[0], left : left + alpha.shape[1]]

@@ -21,13 +21,13 @@ def open_emoji(
     rotation: float = 30.0,
     cache: str = "",
 ) -> RecordSource:
-    """Opens a split of the emoji scenes; builds it on first use (`build.ensure_built`).
+    """Open a split of the emoji scenes, building it on first use (`build.ensure_built`).
 
-    `train`, `trained_vendor` and `heldout_vendor` show and name the concepts of training;
-    `heldout_concepts` names the others and has concepts of training as clutter. Vendors Goog
-    and Twtr draw all but `heldout_vendor`, which Joy draws. In the three test splits no
-    caption's concepts are all shown by another scene. Every record has two captions, which name
-    the same concepts, and the boxes of all drawings; `Region.captions` is (0, 1) for what the
+    `train`, `trained_vendor` and `heldout_vendor` show and name the training concepts;
+    `heldout_concepts` names the held-out ones and shows training concepts as clutter. The vendors
+    Goog and Twtr draw all splits except `heldout_vendor`, which Joy draws. In the three test
+    splits, no other scene shows all concepts of a caption. Every record has two captions, which
+    name the same concepts, and the boxes of all drawings; `Region.captions` is (0, 1) for what the
     captions name and () for clutter.
 
     **Example:**
@@ -36,21 +36,21 @@ def open_emoji(
 
     Args:
       argument: the split.
-      scenes: their number; by default 40,000 for training, 500 of each vendor's test split and
-        200 of held-out concepts.
+      scenes: number of scenes; by default 40,000 for training, 500 for each vendor's test split and
+        200 for the held-out concepts.
       concepts: number of concepts, held-out ones included.
       heldout: number of concepts that training never shows.
       canvas: side of the images in pixels.
-      annotated: share of the training scenes whose regions the trainer sees. Test splits: all.
-        No part of the cache: one build serves every share.
-      seed: of everything random.
+      annotated: share of the training scenes whose regions the trainer sees; always all in test
+        splits. One build in the cache serves every share.
+      seed: seed of everything random.
       min_size: longer side of the smallest drawing, as a fraction of the canvas side.
-      max_size: longer side of the largest one.
-      rotation: largest rotation either way, in degrees.
+      max_size: longer side of the largest drawing, likewise.
+      rotation: largest rotation in either direction, in degrees.
       cache: folder to build in; by default $TIMIX_CACHE, else ~/.cache/timix_jax.
 
     Raises:
-      UserError: unknown split, an option out of its range, or a package not installed.
+      UserError: unknown split, an option out of range, or a package that is not installed.
     """
     if argument not in SPLITS:
         raise UserError(f"emoji:{argument}: no such split; valid: {', '.join(SPLITS)}")

@@ -1,4 +1,4 @@
-"""The splits: who draws, what is named, and that no test caption fits another test scene."""
+"""The splits: their vendors and named concepts, and test scenes that no other caption fits."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from timix_jax.errors import UserError
 
 _TRAINING_VENDORS = (VENDORS.index("Goog"), VENDORS.index("Twtr"))
 _HELDOUT_VENDOR = (VENDORS.index("Joy"),)
-_TRIES = 40  # plans drawn for a test scene, on average, before the concepts count as too few
+_TRIES = 40  # plans drawn per test scene, on average, before giving up for lack of concepts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +20,11 @@ class Split:
 
     Attributes:
       stream: number of its stream of random scenes.
-      scenes: their default number.
+      scenes: default number of scenes.
       vendors: indices into `VENDORS` of the vendors that draw it.
-      names_heldout: captions name only held-out concepts, and not only those of training.
-      unique: no caption's concepts are all shown by another scene, so that recall is well defined.
+      names_heldout: True if captions name only held-out concepts, False if only training concepts.
+      unique: True if no scene shows all concepts of another's caption, so that recall is well
+        defined.
     """
 
     stream: int
@@ -42,12 +43,12 @@ SPLITS = {
 
 
 def scene_rng(seed: int, split: Split, number: int) -> np.random.Generator:
-    """The random numbers of one scene: the same whichever process draws it."""
+    """Return the generator of one scene, which does not depend on the process that draws it."""
     return np.random.default_rng([seed, split.stream, number])
 
 
-def plan_of(split: Split, rng: np.random.Generator, trained: int, heldout: int) -> Plan:
-    """The plan of a split's scene; concepts 0 … trained − 1 are trained, the rest held out."""
+def plan_split_scene(split: Split, rng: np.random.Generator, trained: int, heldout: int) -> Plan:
+    """Plan a scene of a split; concepts 0 … trained − 1 are trained, the rest held out."""
     return plan_scene(
         rng,
         range(trained, trained + heldout) if split.names_heldout else range(trained),
@@ -60,13 +61,13 @@ def plan_of(split: Split, rng: np.random.Generator, trained: int, heldout: int) 
 def scene_numbers(
     split: Split, scenes: int, seed: int, trained: int, heldout: int
 ) -> Sequence[int]:
-    """Which scenes of a split's stream are kept.
+    """Choose the scenes of a split's stream.
 
-    A split for training keeps the first `scenes`. A test split skips a scene if the concepts
-    that it names are a subset of those that a kept scene shows, or the other way round.
+    A training split keeps the first `scenes`. A test split skips a scene if the concepts it names
+    are a subset of those shown by a kept scene, or vice versa.
 
     Raises:
-      UserError: if there are too few concepts for so many scenes.
+      UserError: there are too few concepts for this many scenes.
     """
     if not split.unique:
         return range(scenes)
@@ -76,19 +77,19 @@ def scene_numbers(
     for number in range(scenes * _TRIES):
         if len(numbers) == scenes:
             return numbers
-        plan = plan_of(split, scene_rng(seed, split, number), trained, heldout)
+        plan = plan_split_scene(split, scene_rng(seed, split, number), trained, heldout)
         kept = len(numbers)
         named[kept], shown[kept] = 0, 0
         named[kept, list(plan.named)] = 1
         shown[kept, list(plan.concepts)] = 1
-        fits_them = shown[:kept] @ named[kept] == len(plan.named)
-        theirs_fits = named[:kept] @ shown[kept] == named[:kept].sum(1)
-        if not (fits_them.any() or theirs_fits.any()):
+        fits_kept_scene = shown[:kept] @ named[kept] == len(plan.named)
+        kept_caption_fits = named[:kept] @ shown[kept] == named[:kept].sum(1)
+        if not (fits_kept_scene.any() or kept_caption_fits.any()):
             numbers.append(number)
     if len(numbers) == scenes:
         return numbers
     option = "heldout" if split.names_heldout else "concepts"
     raise UserError(
-        f"scenes={scenes}: {len(numbers)} test scenes found that no other scene's caption fits; "
+        f"scenes={scenes}: only {len(numbers)} test scenes found that no other scene's caption fits; "
         f"give fewer scenes or a larger {option}"
     )

@@ -1,7 +1,7 @@
 """A map over fresh Python processes.
 
-Run as `python -m timix_jax.data.emoji.workers` this is the worker: it reads one pickled
-`(function, items)` from its standard input and writes one pickled result an item.
+Run as `python -m timix_jax.data.emoji.workers`, this module is the worker: it reads one pickled
+`(function, items)` from standard input and writes one pickled result per item.
 """
 
 import pickle
@@ -21,18 +21,18 @@ Result = TypeVar("Result")
 def map_unordered(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int
 ) -> Iterator[Result]:
-    """Applies a function in several processes.
+    """Apply a function in several processes.
 
     Args:
-      function: at the top level of a module other than the main one.
-      items: arguments; each worker takes every `workers`-th.
-      workers: number of processes; 1 works in this one.
+      function: a function at the top level of a module other than `__main__`.
+      items: the arguments; each worker takes every `workers`-th one.
+      workers: number of processes; 1 runs in this one.
 
     Yields:
-      The results as they come.
+      The results in order of completion.
 
     Raises:
-      UserError: what the function raised.
+      UserError: the function raised it.
       RunError: a worker died.
     """
     if workers == 1:
@@ -72,7 +72,7 @@ def _feed(
             for _ in items:
                 results.put(pickle.load(stdout))
     except (EOFError, OSError, pickle.UnpicklingError):
-        results.put(RunError(f"a worker process {worker_process.describe_end(process)}"))
+        results.put(RunError(f"a worker process {worker_process.describe_exit(process)}"))
 
 
 def _work() -> None:

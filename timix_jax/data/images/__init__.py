@@ -1,1 +1,4 @@
-"""Images from bytes to arrays: decoding, crops, flips and RandAugment."""
+"""Images: decoding, crops, flips and RandAugment, with boxes that follow.
+
+Imports `records` (for CorruptExample) and nothing else from `data`.
+"""

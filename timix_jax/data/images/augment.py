@@ -1,4 +1,4 @@
-"""One random view of an image: what is drawn, the picture it gives, and where the boxes go."""
+"""A random view of an image: sampling it, rendering it, and moving boxes with it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,19 +21,19 @@ from timix_jax.errors import UserError
 
 @dataclass(frozen=True)
 class Augment:
-    """Which random changes a training image goes through.
+    """Random changes to training images.
 
     Attributes:
       crop_min: smallest share of the area that RandomResizedCrop keeps; 1 = the whole image.
-      crop_ratio: smallest and largest width / height of the window.
-      flip: mirror every other image, unless its text speaks of left or right.
-      randaugment: operations an image; 0 = none.
-      magnitude: of the operations, 0 to 10.
-      operations: RandAugment's choice; see `randaugment`.
-      probability: share of the drawn operations that is applied.
+      crop_ratio: smallest and largest width / height of the crop.
+      flip: mirror half of the images, except those whose text mentions left or right.
+      randaugment: operations per image; 0 = none.
+      magnitude: strength of the operations, 0 to 10.
+      operations: operations that RandAugment draws from; see `randaugment`.
+      probability: share of the drawn operations that are applied.
 
     Raises:
-      UserError: a value out of range.
+      UserError: a value is out of range.
     """
 
     crop_min: float = 1.0
@@ -46,22 +46,24 @@ class Augment:
 
     def __post_init__(self) -> None:
         if not 0 < self.crop_min <= 1:
-            raise UserError(f"crop_min={self.crop_min}: a share of the area, give more than 0 to 1")
+            raise UserError(
+                f"crop_min={self.crop_min}: a share of the area, must be above 0 and at most 1"
+            )
         if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
             raise UserError(
-                f"crop_ratio={self.crop_ratio}: give the smallest, then the largest ratio"
+                f"crop_ratio={self.crop_ratio}: give the smallest ratio, then the largest"
             )
         if self.randaugment < 0:
             raise UserError(
-                f"randaugment={self.randaugment}: a number of operations, give 0 or more"
+                f"randaugment={self.randaugment}: a number of operations, must be 0 or more"
             )
         if not 0 <= self.probability <= 1:
-            raise UserError(f"probability={self.probability}: give 0 to 1")
+            raise UserError(f"probability={self.probability}: must be 0 to 1")
         check_operations(self.operations, self.magnitude)
 
 
 class View(NamedTuple):
-    """What was drawn for one image."""
+    """A sampled view of one image."""
 
     crop: Crop = transforms.WHOLE
     flipped: bool = False
@@ -71,13 +73,13 @@ class View(NamedTuple):
 def sample_view(
     rng: np.random.Generator, augment: Augment, height: int, width: int, texts: Sequence[str]
 ) -> View:
-    """Draws a view of an image of `height` × `width` pixels that `texts` describe."""
+    """Sample a view of an image of `height` × `width` pixels described by `texts`."""
     crop = transforms.WHOLE
     if augment.crop_min < 1:
         crop = transforms.sample_crop(
             rng, height, width, scale=(augment.crop_min, 1.0), ratio=augment.crop_ratio
         )
-    flipped = augment.flip and rng.random() < 0.5 and not transforms.names_a_side(texts)
+    flipped = augment.flip and rng.random() < 0.5 and not transforms.mentions_side(texts)
     operations: tuple[Operation, ...] = ()
     if augment.randaugment:
         operations = sample_operations(
@@ -87,7 +89,7 @@ def sample_view(
 
 
 def render_view(pixels: np.ndarray, view: View, size: int) -> np.ndarray:
-    """The view's picture, uint8 (size, size, 3), of decoded pixels, uint8 (H, W, 3)."""
+    """Render a view, uint8 (size, size, 3), of decoded pixels, uint8 (H, W, 3)."""
     image, _ = transforms.crop_and_resize(pixels, view.crop, size, size)
     if view.flipped:
         image = transforms.flip(image)
@@ -97,18 +99,18 @@ def render_view(pixels: np.ndarray, view: View, size: int) -> np.ndarray:
 def view_boxes(
     boxes: np.ndarray, view: View, height: int, width: int, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where boxes are in the view.
+    """Move boxes from the image into a view.
 
     Args:
       boxes: float32 (n, 4) x0, y0, x1, y1 as fractions of the image.
       view: the view.
-      height: of the decoded pixels that `render_view` cuts.
-      width: see height.
-      size: of the view's picture, pixels.
+      height: height of the decoded pixels passed to `render_view`.
+      width: width of the same pixels.
+      size: side of the rendered view in pixels.
 
     Returns:
-      float32 (n, 4) as fractions of the view, clipped to it, and bool (n,): more than half of the
-      box's area stayed, in the window and after the operations.
+      float32 (n, 4) as fractions of the view, clipped to it, and bool (n,), True where more than
+      half of the box's area remains, both after the crop and after the operations.
     """
     x0, y0, x1, y1 = transforms.snap_crop(view.crop, height, width)
     cut = Crop(x0 / width, y0 / height, x1 / width, y1 / height)
@@ -117,6 +119,6 @@ def view_boxes(
         boxes = transforms.flip_boxes(boxes)
     if view.operations:
         moved = move_boxes(boxes, view.operations, size, size)
-        boxes, still = transforms.clip_boxes(moved)
-        kept = kept & still
+        boxes, still_inside = transforms.clip_boxes(moved)
+        kept = kept & still_inside
     return boxes, kept

@@ -1,6 +1,6 @@
 """RandAugment (Cubuk et al. 2020) on uint8 arrays, with ALBEF's list of operations and ranges.
 
-First the operations are drawn, then they are applied, so that boxes can follow the same draw:
+Operations are drawn first and applied afterwards, so that boxes can follow the same draw.
 
 **Example:**
 
@@ -31,7 +31,7 @@ ALBEF_OPERATIONS = (
     "translate_y",
     "rotate",
 )
-EXTRA_OPERATIONS = ("color", "contrast", "posterize", "solarize")
+
 _FILL = (128, 128, 128)
 _LEVELS = np.arange(256, dtype=np.float32)
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
@@ -42,13 +42,13 @@ _Row = tuple[float, float, float]
 
 
 class Operation(NamedTuple):
-    """A drawn operation and its strength in the operation's own unit (see `_RANGES`)."""
+    """A drawn operation with its strength in its own unit (see `_RANGES`)."""
 
     name: str
     value: float
 
 
-# Strength as a function of magnitude / MAX_MAGNITUDE, and whether its sign is drawn.
+# Strength as a function of magnitude / MAX_MAGNITUDE, and True if its sign is random.
 _RANGES: dict[str, tuple[Callable[[float], float], bool]] = {
     "identity": (lambda m: 0.0, False),
     "autocontrast": (lambda m: 0.0, False),
@@ -58,7 +58,7 @@ _RANGES: dict[str, tuple[Callable[[float], float], bool]] = {
     "color": (lambda m: 0.1 + 1.8 * m, False),  # factor of the saturation
     "contrast": (lambda m: 0.1 + 1.8 * m, False),  # factor
     "posterize": (lambda m: 8.0 - round(4 * m), False),  # bits kept
-    "solarize": (lambda m: 256.0 * (1 - m), False),  # levels from here on are inverted
+    "solarize": (lambda m: 256.0 * (1 - m), False),  # levels from this one up are inverted
     "shear_x": (lambda m: 0.3 * m, True),  # pixels per pixel, about the centre
     "shear_y": (lambda m: 0.3 * m, True),
     "translate_x": (lambda m: 10 / 256 * m, True),  # fraction of the width
@@ -69,7 +69,7 @@ GEOMETRIC = frozenset({"shear_x", "shear_y", "translate_x", "translate_y", "rota
 
 
 def check_operations(names: Sequence[str], magnitude: float) -> None:
-    """Raises UserError for an unknown operation, an empty list or a magnitude outside 0–10."""
+    """Raise UserError for an unknown operation, an empty list or a magnitude outside 0 to 10."""
     unknown = [name for name in names if name not in _RANGES]
     if unknown or not names:
         raise UserError(
@@ -77,7 +77,9 @@ def check_operations(names: Sequence[str], magnitude: float) -> None:
             f"known; choose from {', '.join(_RANGES)}"
         )
     if not 0 <= magnitude <= MAX_MAGNITUDE:
-        raise UserError(f"magnitude={magnitude}: of RandAugment, give 0 to {MAX_MAGNITUDE}")
+        raise UserError(
+            f"magnitude={magnitude}: RandAugment's magnitude must be 0 to {MAX_MAGNITUDE}"
+        )
 
 
 def sample_operations(
@@ -87,9 +89,9 @@ def sample_operations(
     names: Sequence[str] = ALBEF_OPERATIONS,
     probability: float = 0.5,
 ) -> tuple[Operation, ...]:
-    """Draws `number` operations with replacement; each is kept with `probability`.
+    """Draw `number` operations with replacement; each is kept with `probability`.
 
-    Half of them is ALBEF's choice; RandAugment's own paper keeps all (probability 1).
+    ALBEF keeps half of them; RandAugment's paper keeps all (probability 1).
     """
     drawn = []
     for which, keep, sign in rng.random((number, 3)).tolist():
@@ -103,7 +105,7 @@ def sample_operations(
 
 
 def apply_operations(image: np.ndarray, operations: Sequence[Operation]) -> np.ndarray:
-    """Applies operations in order. uint8 (H, W, 3) in and out; the input is not changed."""
+    """Apply operations in order to uint8 (H, W, 3), without modifying the input."""
     for name, value in operations:
         if name in GEOMETRIC:
             height, width = image.shape[:2]
@@ -116,16 +118,16 @@ def apply_operations(image: np.ndarray, operations: Sequence[Operation]) -> np.n
 def move_boxes(
     boxes: np.ndarray, operations: Sequence[Operation], height: int, width: int
 ) -> np.ndarray:
-    """Moves boxes with the picture's geometric operations.
+    """Move boxes along with an image's geometric operations.
 
     Args:
       boxes: (..., 4) x0, y0, x1, y1 as fractions of the image.
-      operations: as applied to the image.
-      height: of the image, pixels.
-      width: of the image, pixels.
+      operations: the operations applied to the image.
+      height: height of the image in pixels.
+      width: width of the image in pixels.
 
     Returns:
-      (..., 4): the box round the four moved corners, not yet clipped to the image.
+      (..., 4), the bounding box of the four moved corners, not clipped to the image.
     """
     x, y = boxes[..., [0, 2, 0, 2]] * width, boxes[..., [1, 1, 3, 3]] * height
     for name, value in operations:
@@ -137,9 +139,9 @@ def move_boxes(
 
 
 def _affine(name: str, value: float, height: int, width: int) -> tuple[_Row, _Row]:
-    """(2, 3) matrix from input to output coordinates; the image covers [0, W] × [0, H].
+    """Return the (2, 3) matrix from input to output coordinates; the image covers [0, W] × [0, H].
 
-    In Python's own numbers: an image's worth of small arrays would take longer than its warp.
+    Uses Python floats, because small NumPy arrays would cost more time than the warp itself.
     """
     xx, xy, yx, yy = 1.0, 0.0, 0.0, 1.0
     right, down = 0.0, 0.0
@@ -155,13 +157,13 @@ def _affine(name: str, value: float, height: int, width: int) -> tuple[_Row, _Ro
         cos, sin = math.cos(math.radians(value)), math.sin(math.radians(value))
         xx, xy, yx, yy = cos, sin, -sin, cos  # y points down
     else:
-        raise ValueError(f"no geometric operation: {name}")
-    x, y = width / 2, height / 2  # the centre stays where it is
+        raise ValueError(f"not a geometric operation: {name}")
+    x, y = width / 2, height / 2  # the fixed point
     return (xx, xy, x - xx * x - xy * y + right), (yx, yy, y - yx * x - yy * y + down)
 
 
 def _warp(image: np.ndarray, matrix: tuple[_Row, _Row]) -> np.ndarray:
-    # OpenCV's coordinates have pixel centres on whole numbers, ours on halves.
+    # OpenCV puts pixel centres at integers, we put them at half-integers.
     (xx, xy, x0), (yx, yy, y0) = matrix
     shifted = [[xx, xy, x0 + 0.5 * (xx + xy) - 0.5], [yx, yy, y0 + 0.5 * (yx + yy) - 0.5]]
     return cv2.warpAffine(
@@ -175,7 +177,7 @@ def _warp(image: np.ndarray, matrix: tuple[_Row, _Row]) -> np.ndarray:
 
 
 def _table(image: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Looks each level up in a float table (256,) or (256, 3)."""
+    """Look up each level in a float table (256,) or (256, 3)."""
     table = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
     return cv2.LUT(image, table.reshape(1, 256, -1))
 
@@ -183,7 +185,7 @@ def _table(image: np.ndarray, levels: np.ndarray) -> np.ndarray:
 def _autocontrast(image: np.ndarray, _: float) -> np.ndarray:
     low = cv2.reduce(image, 0, cv2.REDUCE_MIN).min((0, 1)).astype(np.float32)
     high = cv2.reduce(image, 0, cv2.REDUCE_MAX).max((0, 1)).astype(np.float32)
-    span = np.where(high > low, high - low, 255)  # a flat channel stays as it is
+    span = np.where(high > low, high - low, 255)  # a flat channel is left unchanged
     start = np.where(high > low, low, 0)
     return _table(image, (_LEVELS[:, None] - start) * (255 / span))
 
@@ -210,7 +212,7 @@ def _sharpness(image: np.ndarray, factor: float) -> np.ndarray:
     kernel = (1 - factor) * _SMOOTH
     kernel[1, 1] += factor
     sharp = cv2.filter2D(image, -1, kernel)
-    # The outermost pixels have no full neighbourhood and stay as they are.
+    # Border pixels lack a full neighbourhood and are left unchanged.
     sharp[0], sharp[-1], sharp[:, 0], sharp[:, -1] = image[0], image[-1], image[:, 0], image[:, -1]
     return sharp
 

@@ -1,7 +1,7 @@
-"""Crops, resizing and flips of images, with the boxes following.
+"""Crops, resizing and flips of images, with boxes that follow.
 
 Boxes are float32 (..., 4) x0, y0, x1, y1 as fractions of the image; images are uint8 (H, W, 3).
-Everything random takes the generator that it draws from.
+Random functions take their generator as an argument.
 """
 
 import math
@@ -12,11 +12,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-# A box stays if more than this share of its area is still in the picture.
+# A box is kept if more than this share of its area remains in the picture.
 MIN_AREA_KEPT = 0.5
-_BORDER = cv2.BORDER_REPLICATE | cv2.BORDER_ISOLATED  # what lies beyond a crop stays out
-_AREA_FROM = 2.0  # beyond this reduction three taps cannot hold back what would alias
-_SIDES = re.compile(r"\b(?:left|right)(?:most|hand|handed|ward|wards)?\b", re.IGNORECASE)
+_BORDER = cv2.BORDER_REPLICATE | cv2.BORDER_ISOLATED  # pixels outside the crop are not read
+_MAX_SMOOTHED_SHRINK = 2.0  # beyond this reduction three taps no longer prevent aliasing
+_SIDE_WORDS = re.compile(r"\b(?:left|right)(?:most|hand|handed|ward|wards)?\b", re.IGNORECASE)
 
 
 class Crop(NamedTuple):
@@ -39,12 +39,12 @@ def sample_crop(
     scale: tuple[float, float],
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Crop:
-    """Draws the window of RandomResizedCrop (Inception's rule).
+    """Sample the window of RandomResizedCrop (Inception's rule).
 
     Args:
-      rng: ten tries are drawn from it.
-      height: of the image, pixels.
-      width: of the image, pixels.
+      rng: ten tries are drawn from it, whether or not they are needed.
+      height: height of the image in pixels.
+      width: width of the image in pixels.
       scale: smallest and largest share of the image's area.
       ratio: smallest and largest width / height in pixels, drawn log-uniformly.
 
@@ -67,7 +67,7 @@ def sample_crop(
 
 
 def snap_crop(crop: Crop, height: int, width: int) -> tuple[int, int, int, int]:
-    """The window on a picture's pixel grid: x0, y0, x1, y1 in pixels, at least one pixel large."""
+    """Return the window on the pixel grid: x0, y0, x1, y1 in pixels, at least one pixel in size."""
     x0 = min(round(crop.x0 * width), width - 1)
     y0 = min(round(crop.y0 * height), height - 1)
     x1 = max(round(crop.x1 * width), x0 + 1)
@@ -78,16 +78,16 @@ def snap_crop(crop: Crop, height: int, width: int) -> tuple[int, int, int, int]:
 def crop_and_resize(
     image: np.ndarray, crop: Crop, height: int, width: int
 ) -> tuple[np.ndarray, Crop]:
-    """Cuts a window out and resizes it.
+    """Cut a window out of an image and resize it.
 
     Args:
       image: uint8 (H, W, 3).
       crop: the window; it is snapped to the image's pixels.
-      height: of the result.
-      width: of the result.
+      height: height of the result.
+      width: width of the result.
 
     Returns:
-      uint8 (height, width, 3), and the window that was really cut, for the boxes.
+      uint8 (height, width, 3), and the window actually cut, for the boxes.
     """
     full_height, full_width = image.shape[:2]
     x0, y0, x1, y1 = snap_crop(crop, full_height, full_width)
@@ -96,14 +96,14 @@ def crop_and_resize(
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes uint8 (H, W, 3) without aliasing: a side that shrinks is smoothed first.
+    """Resize uint8 (H, W, 3) without aliasing: a shrinking side is smoothed first.
 
-    Bicubic; by area where a side shrinks more than twice. Close to Pillow's antialiased bicubic (over 40 dB on
-    photographs), at a fifth of its time.
+    Bicubic, or by area if a side shrinks more than twofold. Close to Pillow's antialiased bicubic
+    (over 40 dB on photographs) in a fifth of the time.
     """
     shrink_y, shrink_x = image.shape[0] / height, image.shape[1] / width
-    if max(shrink_y, shrink_x) > _AREA_FROM:
-        # Asked to enlarge a side as well, OpenCV would fall back to linear and skip pixels of the other.
+    if max(shrink_y, shrink_x) > _MAX_SMOOTHED_SHRINK:
+        # If a side also grew here, OpenCV would fall back to linear and skip pixels of the other side.
         smaller = min(image.shape[1], width), min(image.shape[0], height)
         image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
     elif max(shrink_y, shrink_x) > 1:
@@ -115,50 +115,50 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _smoothing(shrink: float) -> np.ndarray:
-    """Three taps for a reduction by `shrink`: none at 1, the binomial at 2, which takes the highest frequency out."""
+    """Return three taps for a reduction by `shrink`: identity at 1, binomial at 2 (no Nyquist frequency)."""
     side = max(0.0, (shrink**2 - 1) / 12)
     return np.array([side, 1 - 2 * side, side], np.float32)
 
 
 def flip(image: np.ndarray) -> np.ndarray:
-    """Mirrors uint8 (H, W, 3) left to right."""
+    """Mirror uint8 (H, W, 3) left to right."""
     return cv2.flip(image, 1)
 
 
 def flip_boxes(boxes: np.ndarray) -> np.ndarray:
-    """Mirrors boxes (..., 4) left to right."""
+    """Mirror boxes (..., 4) left to right."""
     return np.stack([1 - boxes[..., 2], boxes[..., 1], 1 - boxes[..., 0], boxes[..., 3]], -1)
 
 
-def names_a_side(texts: Sequence[str]) -> bool:
-    """Whether a text speaks of left or right, so that a mirrored image would make it false."""
-    return any(_SIDES.search(text) for text in texts)
+def mentions_side(texts: Sequence[str]) -> bool:
+    """Return True if a text mentions left or right, which mirroring the image would make false."""
+    return any(_SIDE_WORDS.search(text) for text in texts)
 
 
 def crop_boxes(boxes: np.ndarray, crop: Crop) -> np.ndarray:
-    """Boxes (..., 4) as fractions of the window, not yet clipped to it."""
+    """Express boxes (..., 4) as fractions of the window, without clipping them to it."""
     origin = np.array([crop.x0, crop.y0] * 2, boxes.dtype)
     size = np.array([crop.x1 - crop.x0, crop.y1 - crop.y0] * 2, boxes.dtype)
     return (boxes - origin) / size
 
 
 def box_area(boxes: np.ndarray) -> np.ndarray:
-    """Areas (...) of boxes (..., 4); 0 for an empty one."""
+    """Return the areas (...) of boxes (..., 4); 0 for empty ones."""
     return np.prod(np.maximum(boxes[..., 2:] - boxes[..., :2], 0), -1)
 
 
 def clip_boxes(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts boxes at the border of the image.
+    """Clip boxes to the image.
 
     Returns:
-      The clipped boxes (..., 4) and whether more than half of the area stayed, bool (...).
+      The clipped boxes (..., 4), and bool (...), True where more than half of the area remains.
     """
     clipped = np.clip(boxes, 0, 1)
     return clipped, box_area(clipped) > MIN_AREA_KEPT * box_area(boxes)
 
 
 def pixel_boxes_to_fractions(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """x, y, width, height in pixels, (n, 4) -> float32 (n, 4) x0, y0, x1, y1, cut at the border."""
+    """Convert x, y, width, height in pixels (n, 4) to clipped fractions x0, y0, x1, y1, float32 (n, 4)."""
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], -1)
     return np.clip(corners / np.array([width, height] * 2, np.float32), 0, 1)

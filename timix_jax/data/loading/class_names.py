@@ -1,39 +1,30 @@
-"""The class of every image of a set whose captions are class names."""
+"""The class of each image in a set whose captions are class names."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import grain
-
-from timix_jax.data.loading.cores import available_cores
-from timix_jax.data.loading.evaluation import MOST_THREADS, first_line, read_example
-from timix_jax.data.record_schema import Record
+from timix_jax.data.loading.evaluation import read_example
+from timix_jax.data.loading.reader_threads import map_in_threads, thread_count
+from timix_jax.data.records.schema import Record
 from timix_jax.data.sources import Source
 from timix_jax.errors import UserError
 
 
 def class_names(source: Source, examples: Sequence[int]) -> list[str]:
-    """The only caption of each of these examples, in their order; images are not decoded.
+    """Return the only caption of each of these examples, in order, without decoding images.
 
     Raises:
-      UserError: a corrupt example, or one with another number of captions.
+      UserError: an example is corrupt or does not have exactly one caption.
     """
 
     def name(record: Record) -> str:
         if len(record.captions) != 1:
             raise UserError(
-                f"{source.name}: {record.key} has {len(record.captions)} captions, where its class is"
-                " wanted: prepare the data with one caption an image, or leave the evaluator"
-                " 'classification' out"
+                f"{source.name}: {record.key} has {len(record.captions)} captions where one class name is"
+                " expected: prepare the data with one caption per image, or drop the evaluator"
+                " 'classification'"
             )
         return record.captions[0]
 
-    threads = min(max(2, available_cores()), MOST_THREADS)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=16 * threads)
+    threads = thread_count()
     read = lambda position: read_example(source, examples[position], name)
-    names: Iterator[str] = iter(
-        grain.MapDataset.range(len(examples)).map(read).to_iter_dataset(options)
-    )
-    try:
-        return list(names)
-    except UserError as error:
-        raise type(error)(first_line(error)) from error
+    return list(map_in_threads(len(examples), read, threads, prefetch=16 * threads))

@@ -1,4 +1,4 @@
-"""The corrupt examples that a run has met: counted, named in the log, replaced by others."""
+"""The corrupt examples found by a run: counted, and named in the log."""
 
 import math
 import threading
@@ -6,11 +6,14 @@ from typing import Any
 
 from absl import logging
 
-_NAMED = 5  # of a source that are logged by name; then at 10, 100, 1000, …
+_LOGGED = 5  # examples logged per source; beyond that only number 10, 100, 1000, …
 
 
 class CorruptExamples:
-    """The corrupt examples met so far, by source. Shared by the loader's threads; a pickled copy starts empty."""
+    """The corrupt examples found so far, by source.
+
+    Shared by the loader's threads; a pickled copy starts empty.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -21,7 +24,7 @@ class CorruptExamples:
         return CorruptExamples, ()
 
     def add(self, source: str, index: int, reason: str) -> None:
-        """Notes an example; the first ones are named in the log, the others counted."""
+        """Record an example; only the first few per source are logged."""
         with self._lock:
             found = self._found.setdefault(source, {})
             if index in found:
@@ -29,7 +32,7 @@ class CorruptExamples:
             found[index] = reason
             self._new.append((source, index, reason))
             count = len(found)
-        if count <= _NAMED or math.log10(count).is_integer():
+        if count <= _LOGGED or math.log10(count).is_integer():
             logging.warning(
                 "%s: corrupt example replaced by the next one (%d so far): %s",
                 source,
@@ -38,17 +41,17 @@ class CorruptExamples:
             )
 
     def take_new(self) -> list[tuple[str, int, str]]:
-        """Source name, index and reason of those noted since the last call."""
+        """Return source name, index and reason of the examples added since the last call."""
         with self._lock:
             new, self._new = self._new, []
         return new
 
     def reason(self, source: str, index: int) -> str | None:
-        """What is wrong with an example that was found corrupt before."""
+        """Return why an example was found corrupt earlier, or None."""
         return self._found.get(source, {}).get(index)
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of different corrupt examples by source name."""
+        """Number of distinct corrupt examples by source name."""
         with self._lock:
             return {name: len(found) for name, found in self._found.items()}

@@ -1,47 +1,26 @@
-"""Batches for evaluation: every image, every caption or every region once, in order.
+"""Batches for evaluation: every image, caption or region once, in order.
 
-Pictures are the whole image, squashed to the size. Shapes are static: the last batch is padded and
-marked. A corrupt example stops the evaluation, since its figures would be of another set. Several
-processes share the reading: each gets its own rows of the batches.
+Images are resized whole, without keeping their aspect ratio. Shapes are static: the last batch is
+padded and its padding marked invalid. A corrupt example stops the evaluation, whose figures would
+otherwise describe a different set. Processes share the reading: each gets its own rows of a batch.
 """
 
-import contextlib
-import itertools
-from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import cv2
-import grain
 import numpy as np
 
 from timix_jax.data.images.augment import Augment
 from timix_jax.data.images.decode import decode_image
 from timix_jax.data.images.transforms import pixel_boxes_to_fractions, resize
-from timix_jax.data.loading.cores import available_cores
 from timix_jax.data.loading.examples import ExampleSpec, pad_boxes, pad_tokens
-from timix_jax.data.record_schema import CorruptExample, Record
+from timix_jax.data.loading.reader_threads import map_in_threads, thread_count
+from timix_jax.data.loading.share import WHOLE, Batch, Share, share_batches
+from timix_jax.data.records.schema import CorruptExample, Record
 from timix_jax.data.sources import Source
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import UserError
-
-Batch = dict[str, np.ndarray]
-
-# Each has a whole batch at hand, 150 MB at 1,024 images of 224 px.
-MOST_THREADS = 8
-
-
-class Share(NamedTuple):
-    """What one process reads: parts `own` of the `parts` equal ones that each batch is cut into.
-
-    Example i belongs to part i mod `parts`. A batch thus depends on the number of parts, one for
-    each device, and not on how they are spread over processes.
-    """
-
-    parts: int = 1
-    own: tuple[int, ...] = (0,)
-
-
-WHOLE = Share()
 
 
 def image_batches(
@@ -52,14 +31,14 @@ def image_batches(
     share: Share = WHOLE,
     num_threads: int = 0,
 ) -> Iterator[Batch]:
-    """Yields every image of the share once; as many batches whatever the share.
+    """Yield every image of the share once; the number of batches is the same for every share.
 
     Args:
       source: the examples.
-      image_size: side S, pixels.
+      image_size: side S in pixels.
       batch_size: rows of the batch of all processes; a multiple of `share.parts`.
-      share: the rows that are read, b = batch_size / parts · len(own); by default all.
-      num_threads: 0: one for each core of this process.
+      share: the rows to read, b = batch_size / parts · len(own); all by default.
+      num_threads: number of threads; 0: one per core of this process.
 
     Returns:
       An iterator of image uint8 (b, S, S, 3), index int32 (b,) in the source, valid bool (b,).
@@ -77,7 +56,7 @@ def image_batches(
         images = np.zeros((len(own), image_size, image_size, 3), np.uint8)
         for row in np.flatnonzero(valid).tolist():
             images[row] = read_example(
-                source, int(index[row]), lambda record: _picture(record, image_size)
+                source, int(index[row]), lambda record: _decode_resized(record, image_size)
             )
         return {
             "image": images,
@@ -85,7 +64,7 @@ def image_batches(
             "valid": valid,
         }
 
-    yield from _in_threads(-(-len(source) // batch_size), load, _threads(num_threads))
+    yield from map_in_threads(-(-len(source) // batch_size), load, thread_count(num_threads))
 
 
 def caption_batches(
@@ -97,9 +76,9 @@ def caption_batches(
     share: Share = WHOLE,
     num_threads: int = 0,
 ) -> Iterator[Batch]:
-    """Yields every caption of every image of the share once, at least one batch.
+    """Yield every caption of every image of the share once, in at least one batch.
 
-    Arguments are those of `image_batches`; the number of batches differs between shares.
+    Arguments are as in `image_batches`; the number of batches differs between shares.
 
     Returns:
       An iterator of tokens int32 (b, T), index int32 (b,) of the caption's image in the source, valid
@@ -126,8 +105,8 @@ def caption_batches(
         "index": np.zeros(1, np.int32),
         "valid": np.zeros(1, bool),
     }
-    yield from _share_batches(
-        range(len(source)), load, padding, batch_size, share, _threads(num_threads)
+    yield from share_batches(
+        range(len(source)), load, padding, batch_size, share, thread_count(num_threads)
     )
 
 
@@ -142,10 +121,10 @@ def region_batches(
     share: Share = WHOLE,
     num_threads: int = 0,
 ) -> Iterator[Batch]:
-    """Yields every region of every annotated example of the share, at least one batch.
+    """Yield every region of every annotated example of the share, in at least one batch.
 
-    More than R = `max_regions` regions take several rows. Further arguments are those of
-    `image_batches`; the number of batches differs between shares.
+    An example with more than R = `max_regions` regions takes several rows. Other arguments are as
+    in `image_batches`; the number of batches differs between shares.
 
     Returns:
       An iterator of image uint8 (b, S, S, 3), tokens int32 (b, R, T), boxes float32 (b, R, 4) x0,
@@ -169,7 +148,7 @@ def region_batches(
 
     padding = {name: value[None] for name, value in empty.items()}
     annotated = source.annotated.tolist()
-    yield from _share_batches(annotated, load, padding, batch_size, share, _threads(num_threads))
+    yield from share_batches(annotated, load, padding, batch_size, share, thread_count(num_threads))
 
 
 def _empty_region_row(spec: ExampleSpec) -> Batch:
@@ -201,12 +180,13 @@ def _region_rows(record: Record, spec: ExampleSpec) -> list[Batch]:
     return rows
 
 
-def _picture(record: Record, image_size: int) -> np.ndarray:
+def _decode_resized(record: Record, image_size: int) -> np.ndarray:
     pixels = decode_image(record.image, record.key, min_height=image_size, min_width=image_size)
     return resize(pixels, image_size, image_size)
 
 
 def read_example(source: Source, index: int, use: Callable[[Record], Any]) -> Any:
+    """Return `use(source[index])`; a corrupt example raises UserError."""
     try:
         return use(source[index])
     except CorruptExample as error:
@@ -214,77 +194,3 @@ def read_example(source: Source, index: int, use: Callable[[Record], Any]) -> An
             f"{source.name}: example {index} cannot be evaluated: {error}; prepare the data again "
             "without it, in another folder"
         ) from error
-
-
-def _threads(given: int) -> int:
-    return given or min(max(2, available_cores()), MOST_THREADS)
-
-
-def _share_batches(
-    examples: Sequence[int],
-    load: Callable[[Sequence[int]], Batch],
-    padding: Batch,
-    batch_size: int,
-    share: Share,
-    num_threads: int,
-) -> Iterator[Batch]:
-    """The rows of the share: each part is filled with what its examples give, one after another."""
-    rows = batch_size // share.parts
-    threads = max(1, num_threads // len(share.own))
-
-    def stream(part: int) -> Generator[Batch, None, None]:
-        mine = examples[part :: share.parts]
-        chunks = _in_threads(
-            -(-len(mine) // rows), lambda n: load(mine[n * rows : (n + 1) * rows]), threads
-        )
-        return _rebatch(chunks, rows, padding)
-
-    empty = {name: np.repeat(row, rows, 0) for name, row in padding.items()}
-    with contextlib.ExitStack() as stack:
-        streams = [stack.enter_context(contextlib.closing(stream(part))) for part in share.own]
-        any_rows = False
-        for parts in itertools.zip_longest(*streams, fillvalue=empty):
-            any_rows = True
-            yield _concatenate(*parts)
-        if not any_rows:
-            yield _concatenate(*[empty] * len(share.own))
-
-
-def _in_threads(count: int, load: Callable[[int], Batch], num_threads: int) -> Iterator[Batch]:
-    """load(0), load(1), …, in order, made by threads ahead of need."""
-    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads + 2)
-    iterator = iter(grain.MapDataset.range(count).map(load).to_iter_dataset(options))
-    try:
-        yield from iterator
-    except UserError as error:
-        raise type(error)(first_line(error)) from error
-    finally:
-        iterator.close()
-
-
-def first_line(error: Exception) -> str:
-    """The message without the lines about tracebacks that Grain adds to it."""
-    return str(error).partition("\n")[0]
-
-
-def _rebatch(
-    chunks: Iterator[Batch], batch_size: int, padding: Batch
-) -> Generator[Batch, None, None]:
-    """Batches of `batch_size` rows from chunks of any; the last is filled with `padding`."""
-    held: Batch | None = None
-    for chunk in chunks:
-        held = chunk if held is None else _concatenate(held, chunk)
-        while held is not None and len(next(iter(held.values()))) >= batch_size:
-            yield {name: rows[:batch_size] for name, rows in held.items()}
-            held = {name: rows[batch_size:] for name, rows in held.items()}
-    rest = 0 if held is None else len(next(iter(held.values())))
-    if held is not None and rest:
-        fill = {
-            name: np.repeat(row.astype(held[name].dtype), batch_size - rest, 0)
-            for name, row in padding.items()
-        }
-        yield _concatenate(held, fill)
-
-
-def _concatenate(*batches: Batch) -> Batch:
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}

@@ -1,4 +1,4 @@
-"""Which example comes when, and its arrays: positions of an endless shuffled stream, and what is made of them."""
+"""The endless shuffled stream of examples: their order, and the arrays made of each."""
 
 import bisect
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ import numpy as np
 
 from timix_jax.data.loading.corrupt_examples import CorruptExamples
 from timix_jax.data.loading.examples import ExampleSpec, Reader
-from timix_jax.data.record_schema import Record
+from timix_jax.data.records.schema import Record
 from timix_jax.data.sources import Source
 from timix_jax.runtime.background_priority import give_way
 
@@ -16,7 +16,7 @@ MakeExample = Callable[[Record, np.random.Generator, ExampleSpec], dict[str, np.
 
 
 class MakeExamples:
-    """Position in the concatenated readers and generator -> arrays of one example."""
+    """Function from a position in the concatenated readers and a generator to one example's arrays."""
 
     def __init__(
         self, readers: Sequence[Reader], make: MakeExample, spec: ExampleSpec, niceness: int
@@ -36,7 +36,8 @@ class MakeExamples:
 
         def make(record: Record) -> dict[str, np.ndarray]:
             nonlocal tried
-            # A replacement gets the same draws whether or not the corrupt example was tried first.
+            # Reset the generator, so that a replacement gets the same draws whether or not the
+            # corrupt example was tried first.
             if tried:
                 rng.bit_generator.state = state
             tried = True
@@ -52,12 +53,12 @@ def open_readers(
     indices: Sequence[Sequence[int] | np.ndarray],
     corrupt: CorruptExamples,
     *,
-    of_regions: bool = False,
+    for_regions: bool = False,
 ) -> list[Reader]:
-    """A reader a source that has any index; example ids count through the sources."""
+    """Return one reader per source with any index; example ids count across all sources."""
     offsets = np.cumsum([0, *(len(source) for source in sources)]).tolist()
     return [
-        Reader(source, chosen, offset, corrupt, of_regions)
+        Reader(source, chosen, offset, corrupt, for_regions)
         for source, chosen, offset in zip(sources, indices, offsets[:-1], strict=True)
         if len(chosen)
     ]
@@ -66,7 +67,7 @@ def open_readers(
 def shuffled_examples(
     readers: Sequence[Reader], weights: Sequence[float] | None, seed: int, batch_size: int
 ) -> grain.MapDataset:
-    """Endless positions in the concatenated readers: an epoch at a time, or mixed by weight."""
+    """Return endless positions in the concatenated readers, epoch by epoch or mixed by weight."""
     starts = np.cumsum([0, *(len(reader.indices) for reader in readers)]).tolist()
     if weights is None:
         return grain.MapDataset.range(starts[-1]).shuffle(seed=seed).repeat()
@@ -78,8 +79,9 @@ def shuffled_examples(
         ],
         weights=list(weights),
     )
-    # The sources take turns in a fixed pattern, and so do the rows that are mixed with others (mix.fraction): without
-    # this one source might always be mixed and another never. Grain adds the window's number to the seed, in 32 bits.
+    # Sources alternate in a fixed pattern, and so do the rows selected by mix.fraction: without this
+    # shuffle, one source might always be mixed and another never. Grain adds the window's number to
+    # the seed, in 32 bits.
     return grain.experimental.WindowShuffleMapDataset(
         mixed, window_size=batch_size, seed=order % 2**20
     )

@@ -1,4 +1,4 @@
-"""Records to training examples: reading past corrupt ones, and the arrays of one example."""
+"""From records to training examples: skipping corrupt ones, and building one example's arrays."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from timix_jax.data.images.augment import Augment, View, render_view, sample_vie
 from timix_jax.data.images.decode import decode_image, image_size
 from timix_jax.data.images.transforms import pixel_boxes_to_fractions
 from timix_jax.data.loading.corrupt_examples import CorruptExamples
-from timix_jax.data.record_schema import CorruptExample, Record
+from timix_jax.data.records.schema import CorruptExample, Record
 from timix_jax.data.sources import Source
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import UserError
@@ -19,47 +19,47 @@ from timix_jax.errors import UserError
 T = TypeVar("T")
 
 _CROP_TRIES = 10
-_MAX_IN_A_ROW = 1000
+_MAX_CONSECUTIVE = 1000
 
 
 class UnusableRegions(CorruptExample):
-    """The image and its captions are whole, the regions are not."""
+    """An example with a valid image and captions but unusable regions."""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Chosen examples of one source, read past the corrupt ones.
+    """Selected examples of one source, read with corrupt ones replaced.
 
     Attributes:
       source: the source.
-      indices: the examples of it that are used; a range takes no memory.
-      offset: added to an index gives the example id.
-      corrupt: where corrupt ones are noted.
-      of_regions: whether examples are wanted with their regions. One whose regions only are unusable is then noted
-        apart, and goes on being read by others.
+      indices: the examples used; a range takes no memory.
+      offset: added to an index to give the example id.
+      corrupt: collects the corrupt examples.
+      for_regions: True if the examples are read for their regions. An example of which only the
+        regions are unusable is then recorded separately, and other readers keep using it.
     """
 
     source: Source
     indices: Sequence[int] | np.ndarray
     offset: int
     corrupt: CorruptExamples
-    of_regions: bool = False
+    for_regions: bool = False
 
     def read(self, position: int, use: Callable[[Record], T]) -> tuple[int, T]:
-        """Reads example `indices[position]` or, where it is corrupt, the next good one.
+        """Read example `indices[position]` or, if it is corrupt, the next good one.
 
         Args:
-          position: in `indices`.
-          use: makes of the record what is wanted; may raise CorruptExample too.
+          position: position in `indices`.
+          use: converts the record; may raise CorruptExample too.
 
         Returns:
-          The id of the example that was used, and `use`'s result. The choice depends on the data
-          only, never on timing.
+          The id of the example that was read, and the result of `use`. The choice depends only on
+          the data, never on timing.
 
         Raises:
           UserError: all examples, or a thousand in a row, are corrupt.
         """
-        tries = min(len(self.indices), _MAX_IN_A_ROW)
+        tries = min(len(self.indices), _MAX_CONSECUTIVE)
         for step in range(tries):
             index = int(self.indices[(position + step) % len(self.indices)])
             if self._reason(index):
@@ -71,7 +71,7 @@ class Reader:
             except CorruptExample as error:
                 self.corrupt.add(self.source.name, index, str(error))
         raise UserError(
-            f"{self.source.name}: {tries} examples in a row are corrupt, the last is "
+            f"{self.source.name}: {tries} examples in a row are corrupt, the last one is "
             f"{self._reason(index)}; prepare the data again, in another folder"
         )
 
@@ -80,21 +80,21 @@ class Reader:
         return f"regions of {self.source.name}"
 
     def _reason(self, index: int) -> str | None:
-        unusable = self.corrupt.reason(self._regions_name, index) if self.of_regions else None
+        unusable = self.corrupt.reason(self._regions_name, index) if self.for_regions else None
         return unusable or self.corrupt.reason(self.source.name, index)
 
 
 @dataclass(frozen=True)
 class ExampleSpec:
-    """What an example is made into.
+    """The form of an example.
 
     Attributes:
-      image_size: side of the square picture, pixels.
+      image_size: side of the square picture in pixels.
       max_tokens: length of the token row.
       tokenizer: the tokenizer.
-      augment: the random changes.
-      max_regions: rows for boxes.
-      with_boxes: adds the boxes that the chosen caption names.
+      augment: the random changes to images.
+      max_regions: number of rows for boxes.
+      with_boxes: adds the boxes of the regions that the chosen caption mentions.
     """
 
     image_size: int
@@ -108,7 +108,7 @@ class ExampleSpec:
 def pair_example(
     record: Record, rng: np.random.Generator, spec: ExampleSpec
 ) -> dict[str, np.ndarray]:
-    """A random view of the image with one of its captions.
+    """Build an example of a random view of the image and one of its captions.
 
     Returns:
       image uint8 (S, S, 3), tokens int32 (T,); with boxes also boxes float32 (M, 4) x0, y0, x1, y1
@@ -123,7 +123,7 @@ def pair_example(
     if spec.augment.crop_min < 1 or spec.with_boxes:
         stored = image_size(record.image, record.key)
     view = sample_view(rng, spec.augment, stored[0], stored[1], (caption,))
-    # A window smaller than the image needs the image that much larger than the picture.
+    # The smaller the crop, the more pixels the whole image needs to fill the picture.
     pixels = decode_image(
         record.image,
         record.key,
@@ -145,7 +145,7 @@ def pair_example(
 def region_example(
     record: Record, rng: np.random.Generator, spec: ExampleSpec
 ) -> dict[str, np.ndarray]:
-    """A random view of an annotated image with up to `max_regions` of its regions, at least one.
+    """Build an example of a random view of an annotated image with 1 to `max_regions` of its regions.
 
     Returns:
       image uint8 (S, S, 3), tokens int32 (R, T), boxes float32 (R, 4) x0, y0, x1, y1 as fractions
@@ -153,7 +153,7 @@ def region_example(
 
     Raises:
       CorruptExample: the image cannot be decoded.
-      UnusableRegions: no box lies in it.
+      UnusableRegions: no box lies inside the image.
     """
     pixels = decode_image(record.image, record.key)
     height, width = pixels.shape[:2]
@@ -168,7 +168,7 @@ def region_example(
         if kept.any():
             break
     else:
-        raise UnusableRegions(record.key, "is listed as annotated and has no box inside the image")
+        raise UnusableRegions(record.key, "is listed as annotated but has no box inside the image")
     chosen = rng.permutation(np.flatnonzero(kept))[: spec.max_regions]
     padded, mask = pad_boxes(boxes[chosen], spec.max_regions)
     return {
@@ -180,7 +180,7 @@ def region_example(
 
 
 def pad_boxes(boxes: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (n, 4) as float32 (rows, 4), zero beyond n, and which rows are real, bool (rows,)."""
+    """Pad boxes (n, 4) with zeros to float32 (rows, 4); also return which rows are real, bool (rows,)."""
     boxes = boxes[:rows]
     padded = np.zeros((rows, 4), np.float32)
     padded[: len(boxes)] = boxes
@@ -188,5 +188,5 @@ def pad_boxes(boxes: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pad_tokens(texts: Sequence[str], rows: int, spec: ExampleSpec) -> np.ndarray:
-    """Token ids int32 (rows, T); rows beyond the texts hold an empty text, never only padding."""
+    """Encode texts as int32 (rows, T); the remaining rows hold an empty text, never only padding."""
     return spec.tokenizer.encode([*texts, *[""] * (rows - len(texts))], spec.max_tokens)

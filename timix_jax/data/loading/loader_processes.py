@@ -1,10 +1,11 @@
-"""Batches made by processes: Python's own work on each image then runs on all cores.
+"""Batches made by processes, so that the Python work on each image uses all cores.
 
-Threads share one interpreter, which makes a few thousand images a second. A process makes whole
-batches, chosen by their index as a thread would, so that batches, resuming and positions are the same.
+Threads share one interpreter, which limits them to a few thousand images per second. A process
+makes whole batches, selected by index exactly as a thread would, so batches, positions and resuming
+stay the same.
 
-Run as `python -m timix_jax.data.loading.loader_processes` this is the worker: from its standard input it
-reads the pickled `(batches, corrupt, niceness)` and then one index after another.
+Run as `python -m timix_jax.data.loading.loader_processes`, this module is the worker: it reads from standard input
+the pickled `(batches, corrupt, niceness)`, then one index after another.
 """
 
 import contextlib
@@ -26,18 +27,26 @@ from absl import flags, logging
 from timix_jax.data.loading import worker_process
 from timix_jax.data.loading.corrupt_examples import CorruptExamples
 from timix_jax.errors import RunError, UserError
+from timix_jax.runtime.machine import available_cores
 
 _CLOSE_S = 5.0
+# Each process holds a whole batch: 200 MB at 1,024 images of 256 px.
+_MAX_PROCESSES = 16
+
+
+def default_process_count() -> int:
+    """Return one process per core that this process may use, 1 to 16."""
+    return min(available_cores(), _MAX_PROCESSES)
 
 
 class LoaderProcesses:
     """Worker processes that make the elements of a data set. Close them when done.
 
-    They start with the first element that is asked for.
+    They start when the first element is requested.
 
     Args:
       batches: the data set; each process gets a copy of it with all its sources.
-      corrupt: where the corrupt examples that they meet are noted; used by `batches` too.
+      corrupt: collects the corrupt examples that the workers find; used by `batches` too.
       count: number of processes.
       niceness: of them, 0 to 19.
 
@@ -53,7 +62,7 @@ class LoaderProcesses:
         except Exception as error:  # whatever the objects inside raise
             raise UserError(
                 f"processes={count}: a data source cannot be sent to another process ({error}); give its class"
-                " a __reduce__ that opens it anew, or use threads (processes=0)"
+                " a __reduce__ that opens it again, or use threads (processes=0)"
             ) from error
         self._corrupt = corrupt
         self._count = count
@@ -63,12 +72,12 @@ class LoaderProcesses:
         self._processes: list[worker_process.Process] = []
 
     def make(self, index: int) -> Any:
-        """Element `index`, made by the next process that is free; to be called by several threads.
+        """Return element `index`, made by the next free process; threads may call this concurrently.
 
         Raises:
-          UserError: as raised by the process. Any other error of the process, with its traceback
-            there as a note.
-          RunError: the process has died.
+          UserError: as raised in the worker; its other errors are reraised too, with the worker's
+            traceback as a note.
+          RunError: the worker died.
         """
         self._start()
         process = self._free.get()
@@ -79,9 +88,9 @@ class LoaderProcesses:
             process.stdin.flush()
             result, corrupt = _receive(process.stdout)
         except (EOFError, OSError, ValueError) as error:
-            end = "was closed" if self._closed else worker_process.describe_end(process)
+            end = "was closed" if self._closed else worker_process.describe_exit(process)
             raise RunError(
-                f"a process of the input pipeline {end}; if memory is short, set config.data.processes lower"
+                f"a process of the input pipeline {end}; if memory is short, lower config.data.processes"
                 " (0: threads); the same command resumes"
             ) from error
         finally:
@@ -93,7 +102,7 @@ class LoaderProcesses:
         return result
 
     def close(self) -> None:
-        """Ends the processes; what they have begun is lost."""
+        """Stop the processes and discard their unfinished work."""
         with self._starting:
             self._closed = True
         for process in self._processes:
@@ -109,7 +118,7 @@ class LoaderProcesses:
                 raise RunError("the processes of the input pipeline were closed")
             self._processes = [worker_process.start(__spec__.name) for _ in range(self._count)]
             for process in self._processes:
-                # A large payload is read only once the process has started.
+                # In a thread, because writing a large payload blocks until the process reads it.
                 threading.Thread(target=self._feed, args=(process,), daemon=True).start()
 
     def _feed(self, process: worker_process.Process) -> None:
@@ -118,12 +127,12 @@ class LoaderProcesses:
             process.stdin.write(struct.pack("<Q", len(self._payload)))
             process.stdin.write(self._payload)
         except (OSError, ValueError):
-            logging.debug("a loader process has died early; ``make`` says so")
+            logging.debug("a loader process died early; `make` reports it")
         self._free.put(process)
 
 
 class MadeByProcesses(grain.MapDataset):
-    """The elements of `parent`, each made by one of the processes."""
+    """The elements of `parent`, each made by a worker process."""
 
     def __init__(self, parent: grain.MapDataset, processes: LoaderProcesses):
         super().__init__(parent)
@@ -139,7 +148,7 @@ class MadeByProcesses(grain.MapDataset):
 
 
 def _send(stream: BinaryIO, value: Any) -> None:
-    """Writes a pickle with its arrays behind it, as they lie in memory."""
+    """Write a pickle, followed by its arrays as raw memory."""
     buffers: list[pickle.PickleBuffer] = []
     head = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     parts: list[Any] = [head, *(buffer.raw() for buffer in buffers)]
@@ -151,7 +160,7 @@ def _send(stream: BinaryIO, value: Any) -> None:
 
 
 def _receive(stream: Any) -> Any:
-    """Reads what `_send` wrote; EOFError where the stream ends."""
+    """Read a value written by `_send`. Raises EOFError at the end of the stream."""
     (count,) = struct.unpack("<Q", _read(stream, 8))
     sizes = struct.unpack(f"<{count}Q", _read(stream, 8 * count))
     head, *buffers = (_read(stream, size) for size in sizes)
@@ -159,22 +168,21 @@ def _receive(stream: Any) -> Any:
 
 
 def _read(stream: Any, size: int) -> memoryview:
-    data = memoryview(np.empty(size, np.uint8))  # type: ignore[arg-type]  # bytearray would be cleared first
+    data = memoryview(np.empty(size, np.uint8))  # type: ignore[arg-type]  # a bytearray would be zeroed first
     if stream.readinto(data) < size:
         raise EOFError
     return data
 
 
 def _work() -> None:
-    worker_process.leave_signals_to_the_caller()
+    worker_process.ignore_termination_signals()
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags
     cv2.setNumThreads(1)
-    logging.set_verbosity(
-        logging.ERROR
-    )  # corrupt examples are named by the parent, which counts over all
+    # The parent logs corrupt examples, since it counts those of all workers.
+    logging.set_verbosity(logging.ERROR)
     requests = sys.stdin.buffer
-    # BrokenPipeError: the caller was killed, and nobody is left to be told.
+    # BrokenPipeError: the caller was killed, so there is nobody to report to.
     with contextlib.suppress(BrokenPipeError), worker_process.results_stream() as out:
         try:
             payload = _read(requests, struct.unpack("<Q", _read(requests, 8))[0])

@@ -1,8 +1,8 @@
-"""Training batches from sources, in Grain: position = step.
+"""Training batches from sources, with Grain; the position in the stream is the step.
 
-The order of the examples and the draws of the augmentation are functions of (seed, position) only.
-So resuming is seeking to the step, and the global batch of a step is the same on any number of
-processes: each makes the rows of it that its devices hold.
+The order of the examples and the random augmentations depend only on (seed, position). Resuming is
+therefore seeking to the step, and the global batch of a step is the same on any number of
+processes: each makes the rows that its devices hold.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,47 +47,46 @@ def make_train_iterator(
     niceness: int = 0,
     start_step: int = 0,
 ) -> TrainIterator:
-    """Makes the endless stream of training batches.
+    """Make the endless stream of training batches.
 
-    Without weights the sources are concatenated: each example comes once an epoch, in an order
-    drawn anew for each epoch. With weights each source is shuffled and repeated by itself and they
-    are mixed in the given proportions.
+    Without weights the sources are concatenated: each example comes once per epoch, in an order
+    drawn again for every epoch. With weights each source is shuffled and repeated separately, and
+    the sources are mixed in the given proportions.
 
     Args:
       sources: the sources.
-      weights: their shares, positive, or None.
-      batch_size: over all processes.
-      image_size: side of the square pictures, pixels.
+      weights: positive shares of the sources, or None.
+      batch_size: examples per step, over all processes.
+      image_size: side of the square pictures in pixels.
       max_tokens: length of a token row.
       tokenizer: the tokenizer.
-      seed: of order and augmentation.
-      augment: the random changes.
-      with_boxes: adds the boxes of the regions that the chosen caption names.
-      region_batch_size: annotated images a step, over all processes; 0 = no second stream.
-      max_regions: rows for boxes.
+      seed: seed of the order and the augmentation.
+      augment: the random changes to images.
+      with_boxes: adds the boxes of the regions that the chosen caption mentions.
+      region_batch_size: annotated images per step, over all processes; 0 = no second stream.
+      max_regions: number of rows for boxes.
       region_max_tokens: length of a region's token row, Tr; phrases are short. None = max_tokens.
-      own_rows: size of a global batch → the rows of it that this process makes, ascending; all, or
-        `parallel.mesh.own_rows`.
-      num_threads: decoding threads, each at work on a batch.
-      num_processes: processes in place of these threads; 0 = none. See `loader_processes`.
+      own_rows: maps the size of a global batch to the rows that this process makes, ascending; all
+        rows by default, or `parallel.mesh.own_rows`.
+      num_threads: decoding threads, each working on a whole batch.
+      num_processes: processes used instead of these threads; 0 = none. See `loader_processes`.
       niceness: of these threads or processes, 0 to 19; see `background_priority`.
       start_step: step of the first batch.
 
     Returns:
-      An iterator of numpy batches, with B and P the numbers of its rows of batch_size and
-      region_batch_size: image uint8 (B, S, S, 3), tokens int32 (B, T),
-      example_id int64 (B,), the index in the concatenation of the sources; with boxes also boxes
-      float32 (B, M, 4) x0, y0, x1, y1 as fractions and box_mask bool (B, M); with a second stream
-      also regions: image uint8 (P, S, S, 3), tokens int32 (P, R, Tr), boxes float32 (P, R, 4), mask
-      bool (P, R).
+      An iterator of NumPy batches, where B and P are this process's share of batch_size and
+      region_batch_size: image uint8 (B, S, S, 3), tokens int32 (B, T), example_id int64 (B,), the
+      index in the concatenation of the sources; with boxes also boxes float32 (B, M, 4) x0, y0, x1,
+      y1 as fractions and box_mask bool (B, M); with a second stream also regions: image uint8
+      (P, S, S, 3), tokens int32 (P, R, Tr), boxes float32 (P, R, 4), mask bool (P, R).
 
     Raises:
-      UserError: an empty source, fewer examples than a batch, sizes that do not divide; with
-        processes, a source that cannot be pickled.
+      UserError: a source is empty, there are fewer examples than a batch needs, a value is out of
+        range, or, with processes, a source cannot be pickled.
     """
     _check_sizes(batch_size, region_batch_size, image_size, max_tokens)
     _check_sources(sources, weights)
-    # Each loader thread decodes by itself; OpenCV's own threads on top would only compete.
+    # Loader threads already decode in parallel; OpenCV's own threads would only compete.
     cv2.setNumThreads(1)
     corrupt = CorruptExamples()
     spec = ExampleSpec(image_size, max_tokens, tokenizer, augment, max_regions, with_boxes)
@@ -116,7 +115,7 @@ def make_train_iterator(
                 f"{_names(sources)}: {count} annotated examples, fewer than "
                 f"region_batch_size={region_batch_size}; set it to {count} or less, or give more data with regions"
             )
-        readers = open_readers(sources, annotated, corrupt, of_regions=True)
+        readers = open_readers(sources, annotated, corrupt, for_regions=True)
         stream = shuffled_examples(readers, None, seeds[2], region_batch_size)
         spec = replace(spec, max_tokens=region_max_tokens or max_tokens)
         stream = stream.random_map(
@@ -130,7 +129,7 @@ def make_train_iterator(
     if num_processes:
         processes = LoaderProcesses(batches, corrupt, num_processes, niceness)
         batches = MadeByProcesses(batches, processes)
-    # A buffered element is a whole batch: one in the making by each worker, and two in hand.
+    # Buffered elements are whole batches: one in progress per worker, plus two that are ready.
     workers = num_processes or num_threads
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=workers + 2)
     iterator = TrainIterator(iter(batches.to_iter_dataset(options)), corrupt, processes)
@@ -162,7 +161,7 @@ def _check_sizes(
 
 def _check_sources(sources: Sequence[Source], weights: Sequence[float] | None) -> None:
     if not sources:
-        raise UserError("no data source is given")
+        raise UserError("no data source given")
     for source in sources:
         if not len(source):
             raise UserError(f"{source.name}: holds no examples")

@@ -1,4 +1,4 @@
-"""The rows of one process in the global batches, as a Grain data set."""
+"""One process's rows of the global batches, as a Grain data set."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,10 +8,10 @@ import numpy as np
 
 
 class ProcessRows(grain.MapDataset):
-    """Of every `period` elements those at the positions `rows`.
+    """The elements at the positions `rows` of every `period` elements.
 
-    An example keeps its row in the global batch, with which random draws of a step and the partners of mixing go, on
-    any number of processes and wherever their devices lie in the mesh.
+    An example keeps its row in the global batch on any number of processes, wherever their devices
+    lie in the mesh. The random draws of a step and the mixing partners depend on that row.
     """
 
     def __init__(self, parent: grain.MapDataset, period: int, rows: Sequence[int] | np.ndarray):

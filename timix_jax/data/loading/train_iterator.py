@@ -1,21 +1,21 @@
-"""The endless iterator over training batches that the loop reads from."""
+"""The endless iterator over training batches."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import grain
 from absl import logging
 
 from timix_jax.data.loading.corrupt_examples import CorruptExamples
-from timix_jax.data.loading.evaluation import first_line
 from timix_jax.data.loading.loader_processes import LoaderProcesses
+from timix_jax.data.loading.reader_threads import first_line
 from timix_jax.errors import RunError, UserError
 
 Batch = dict[str, Any]
 
 
 class TrainIterator:
-    """Endless training batches; element s is the batch of step s. Close it when done."""
+    """Endless training batches; element s belongs to step s. Close it when done."""
 
     def __init__(
         self,
@@ -37,14 +37,14 @@ class TrainIterator:
             raise type(error)(first_line(error)) from error
         except Exception as error:
             step = self.state["next_index"]
-            logging.exception("the input pipeline has stopped at the batch of step %d", step)
+            logging.exception("the input pipeline stopped at the batch of step %d", step)
             raise RunError(
-                f"the input pipeline has stopped at the batch of step {step}: {type(error).__name__}:"
-                f" {first_line(error)} (its traceback is in the log); mend it, and the same command resumes"
+                f"the input pipeline stopped at the batch of step {step}: {type(error).__name__}:"
+                f" {first_line(error)} (traceback in the log); fix it, and the same command resumes"
             ) from error
 
     def seek(self, step: int) -> None:
-        """The next batch will be that of `step`."""
+        """Continue with the batch of `step`."""
         self._iterator.set_state({"next_index": step})
 
     @property
@@ -54,16 +54,11 @@ class TrainIterator:
 
     @property
     def skipped(self) -> int:
-        """Different corrupt examples that this process met and replaced, prefetching included."""
+        """Number of distinct corrupt examples this process replaced, prefetched batches included."""
         return sum(self._corrupt.counts.values())
 
-    @property
-    def skipped_by_source(self) -> Mapping[str, int]:
-        """`skipped` by source name."""
-        return self._corrupt.counts
-
     def close(self) -> None:
-        """Stops the threads and processes."""
+        """Stop the threads and processes."""
         if self._processes is not None:
             self._processes.close()
         self._iterator.close()

@@ -1,7 +1,7 @@
-"""A fresh Python process that never touches the caller's `__main__`.
+"""A fresh Python process that never imports the caller's `__main__`.
 
-`multiprocessing` either forks, which can hang once JAX runs threads, or imports the caller's
-main module again, which fails in a script without a guard and costs each worker JAX's import.
+`multiprocessing` either forks, which can hang once JAX has started threads, or imports the caller's
+main module again, which fails in scripts without a guard and makes every worker import JAX.
 """
 
 import contextlib
@@ -16,21 +16,21 @@ Process = subprocess.Popen[bytes]
 
 
 def start(module: str) -> Process:
-    """Starts `python -m module` with this process's import path; it reads stdin and writes stdout."""
+    """Start `python -m module` with this process's import path and pipes to its stdin and stdout."""
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     return subprocess.Popen(
         [sys.executable, "-m", module],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": path},
-        start_new_session=True,  # an interrupt is the caller's to handle
+        start_new_session=True,  # interrupts are handled by the caller
     )
 
 
-def leave_signals_to_the_caller() -> None:
-    """In the worker: what stops a whole service or machine (SIGTERM) is for the caller, which may need batches still.
+def ignore_termination_signals() -> None:
+    """Ignore, in a worker, signals sent to a whole service: the caller may still need batches.
 
-    It ends with its input, or by SIGKILL.
+    The worker ends when its input does, or by SIGKILL.
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -38,12 +38,12 @@ def leave_signals_to_the_caller() -> None:
 
 @contextlib.contextmanager
 def results_stream() -> Iterator[BinaryIO]:
-    """In the worker: where results go. No library's print gets between them: those go to stderr."""
+    """Yield a worker's stream for results; everything printed to stdout goes to stderr instead."""
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
         yield out
 
 
-def describe_end(process: Process) -> str:
-    """Waits for a process that has closed its output, and says how it ended."""
+def describe_exit(process: Process) -> str:
+    """Wait for a process that has closed its output, and describe how it ended."""
     return f"ended with code {process.wait()} (negative: killed by that signal)"

@@ -16,22 +16,22 @@ from typing import Any, NoReturn
 
 from absl import logging
 
-from timix_jax.data.loading.cores import available_cores
 from timix_jax.data.prepare.engine import prepare
 from timix_jax.data.prepare.karpathy import karpathy_tasks
 from timix_jax.data.prepare.regions import read_regions
 from timix_jax.data.prepare.table import table_tasks
 from timix_jax.data.prepare.tasks import ShardTask
 from timix_jax.data.prepare.webdataset import webdataset_tasks
-from timix_jax.data.sources.manifest import MANIFEST
+from timix_jax.data.records.manifest import MANIFEST
 from timix_jax.data.sources.records import RecordSource
 from timix_jax.errors import UserError
+from timix_jax.runtime.machine import available_cores
 from timix_jax.runtime.remote import is_remote
 
 
 @dataclasses.dataclass(frozen=True)
 class _Format:
-    """A subcommand: its own options, and how they become tasks."""
+    """A subcommand: its options, and their conversion to tasks."""
 
     help: str
     add_options: Callable[[argparse.ArgumentParser], None]
@@ -62,10 +62,12 @@ def _table_options(parser: argparse.ArgumentParser) -> None:
         "--caption-column", action="append", help="may be repeated; default: caption"
     )
     parser.add_argument(
-        "--no-header", action="store_true", help="no row of names: columns are numbers from 0"
+        "--no-header", action="store_true", help="no header row: columns are numbered from 0"
     )
     parser.add_argument(
-        "--no-quotes", action="store_true", help='" is a character as any other, encloses no cell'
+        "--no-quotes",
+        action="store_true",
+        help='treat " as an ordinary character that does not enclose cells',
     )
 
 
@@ -119,9 +121,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Writes image–text pairs as ArrayRecord shards with a manifest.",
     )
     subparsers = parser.add_subparsers(dest="format", required=True)
-    for name, form in FORMATS.items():
-        sub = subparsers.add_parser(name, help=form.help, description=form.help)
-        form.add_options(sub)
+    for name, fmt in FORMATS.items():
+        sub = subparsers.add_parser(name, help=fmt.help, description=fmt.help)
+        fmt.add_options(sub)
         sub.add_argument(
             "--out", type=_output, required=True, help="folder to write; run again to continue"
         )
@@ -151,14 +153,14 @@ def _local(text: str) -> Path:
 def _output(text: str) -> Path:
     if "?" in text:
         raise argparse.ArgumentTypeError(
-            f"{text!r} has a '?', where a data source's options begin (records:DIR?annotated=0.5); "
+            f"{text!r} has a '?', where a data source's options start (records:DIR?annotated=0.5); "
             "give a name without one"
         )
     return _local(text)
 
 
 def _local_pattern(text: str) -> str:
-    if is_remote(text):  # Path() would make gs:/… of it
+    if is_remote(text):  # Path() would turn it into gs:/…
         raise argparse.ArgumentTypeError(
             f"{text!r} is not local: prepare reads and writes local files; copy the finished folder with gcloud "
             "storage cp -r OUT gs://BUCKET/ and train on records:gs://BUCKET/OUT"
@@ -173,7 +175,7 @@ def _folder(path: Path) -> Path:
 
 
 def _command(args: argparse.Namespace) -> dict[str, Any]:
-    """What identifies the work: every option but those that cannot change the bytes."""
+    """Return what identifies the work: all options except those that cannot change the output."""
     ignored = ("out", "workers", "num_shards", "max_size")  # the engine adds the last two
     return {
         name: str(value.resolve()) if isinstance(value, Path) else value
@@ -183,13 +185,13 @@ def _command(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code: 0, or 2 for what the user can mend."""
+    """Run the command and return its exit code: 0, or 2 for problems that the user can fix."""
     logging.set_verbosity(logging.INFO)
     try:
         args = _parser().parse_args(argv)
         args.name = args.name or args.out.resolve().name
         if Path(args.name).name != args.name:
-            raise UserError(f"--name {args.name}: is part of file names; give one without '/'")
+            raise UserError(f"--name {args.name}: used in file names; give one without '/'")
         manifest = prepare(
             FORMATS[args.format].tasks(args),
             out=args.out,
@@ -202,14 +204,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {error}; mend that, then the same command continues", file=sys.stderr)
+        print(f"error: {error}; fix it, then the same command continues", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         return 130
     _report(args.out, manifest)
     if args.regions and not manifest["regions"]:
-        warning = f"warning: --regions {args.regions}: no key fits an example, such as"
+        warning = f"warning: --regions {args.regions}: no key matches an example, such as"
         print(f"{warning} {RecordSource(args.out)[0].key!r}", file=sys.stderr)
     return 0
 

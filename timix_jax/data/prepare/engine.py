@@ -1,4 +1,4 @@
-"""The writing engine: from shard tasks to a finished folder, continued where it was stopped."""
+"""The engine: writes shard tasks to a folder, and resumes after an interruption."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ from timix_jax.data.prepare.shards import (
     write_shard,
 )
 from timix_jax.data.prepare.tasks import ShardTask
-from timix_jax.data.sources.manifest import MANIFEST, shard_name, write_manifest
+from timix_jax.data.records.manifest import MANIFEST, shard_name, write_manifest
 from timix_jax.errors import UserError
 from timix_jax.runtime.atomic_write import atomic_write_bytes
 
@@ -31,13 +31,13 @@ class _Job(NamedTuple):
     max_size: int | None
 
 
-def _check(job: _Job, progress: Callable[[int], None]) -> Receipt | None:
+def _check_shard(job: _Job, progress: Callable[[int], None]) -> Receipt | None:
     receipt = finished_shard(job.path, job.task, job.max_size)
     progress(1)
     return receipt
 
 
-def _write(job: _Job, progress: Callable[[int], None]) -> Receipt:
+def _write_shard(job: _Job, progress: Callable[[int], None]) -> Receipt:
     return write_shard(job.path, job.task, job.max_size, progress)
 
 
@@ -50,14 +50,14 @@ def prepare(
     max_size: int | None = None,
     workers: int = 1,
 ) -> dict[str, Any]:
-    """Writes one shard for each task and then the manifest. The bytes don't depend on `workers`.
+    """Write one shard per task, then the manifest. The output does not depend on `workers`.
 
-    Finished shards of an earlier run of the same command are kept if their inputs are the same.
+    Finished shards of an earlier run of the same command are kept if their inputs are unchanged.
 
     Args:
-      tasks: at least one.
-      out: the folder; absent, empty or of the same command.
-      name: of the data set, in the file names.
+      tasks: at least one task.
+      out: the folder; absent, empty, or written by the same command.
+      name: name of the data set, used in the file names.
       command: what identifies the work (JSON values); kept in the folder and the manifest.
       max_size: longest side of a stored image in pixels; larger ones are shrunk.
       workers: number of processes.
@@ -66,28 +66,28 @@ def prepare(
       The manifest.
 
     Raises:
-      UserError: the folder is another command's, another process works in it, the inputs of a
-        finished data set have changed, or no example was usable.
+      UserError: the folder belongs to another command, another process is writing to it, the inputs
+        of a finished data set have changed, or no example was usable.
     """
     command = {**command, "max_size": max_size, "num_shards": len(tasks)}
-    with _claimed(out, command):
+    with _claim_folder(out, command):
         jobs = [
             _Job(out / shard_name(name, index, len(tasks)), task, max_size)
             for index, task in enumerate(tasks)
         ]
-        receipts = _finished(jobs, workers)
+        receipts = _finished_receipts(jobs, workers)
         todo = [index for index, receipt in enumerate(receipts) if receipt is None]
         if (out / MANIFEST).exists() and todo:
             raise UserError(
                 f"{out}: is a finished data set, but {len(todo)} of its {len(jobs)} shards "
                 f"({jobs[todo[0]].path.name}, …) or their inputs have changed since; "
-                "give another --out, or delete the folder to make it again"
+                "give another --out, or delete the folder to start over"
             )
         if len(todo) < len(jobs):
             logging.info("%s: keeping %d of %d shards", out, len(jobs) - len(todo), len(jobs))
         sizes = [tasks[i].size for i in todo]
         written = map_shards(
-            _write,
+            _write_shard,
             [jobs[i] for i in todo],
             workers=workers,
             total=None if None in sizes else sum(filter(None, sizes)),
@@ -95,18 +95,18 @@ def prepare(
         )
         for index, receipt in zip(todo, written, strict=True):
             receipts[index] = receipt
-        return _finish(out, name, command, [r for r in receipts if r is not None])
+        return _write_manifest(out, name, command, [r for r in receipts if r is not None])
 
 
-def _finished(jobs: Sequence[_Job], workers: int) -> list[Receipt | None]:
+def _finished_receipts(jobs: Sequence[_Job], workers: int) -> list[Receipt | None]:
     if not any((jobs[0].path.parent / STATE_FOLDER).glob("*.array_record.json")):
         return [None] * len(jobs)
     return map_shards(
-        _check, jobs, workers=workers, total=len(jobs), title="checking", unit="shards"
+        _check_shard, jobs, workers=workers, total=len(jobs), title="checking", unit="shards"
     )
 
 
-def _finish(
+def _write_manifest(
     out: Path, name: str, command: Mapping[str, Any], receipts: Sequence[Receipt]
 ) -> dict[str, Any]:
     tally = merge_tallies(receipt.tally for receipt in receipts)
@@ -118,41 +118,41 @@ def _finish(
         for receipt in receipts:
             (out / receipt.summary.file).unlink()
         shutil.rmtree(out / STATE_FOLDER)
-        with contextlib.suppress(OSError):  # kept where the user has put something into it
+        with contextlib.suppress(OSError):  # keep the folder if the user put something into it
             out.rmdir()
         raise UserError(f"--out {out}: not written, no usable example: {reasons or 'no input'}")
     return write_manifest(
         out,
         name,
         [receipt.summary for receipt in receipts],
-        image_sizes=_sizes(tally),
+        image_sizes=_size_entries(tally),
         reencoded=tally.reencoded,
-        skipped=_reasons(tally.skipped),
-        dropped=_reasons(tally.dropped),
+        skipped=_reason_entries(tally.skipped),
+        dropped=_reason_entries(tally.dropped),
         command=dict(command),
     )
 
 
-def _sizes(tally: Tally) -> dict[str, int]:
+def _size_entries(tally: Tally) -> dict[str, int]:
     names = ("min_width", "min_height", "max_width", "max_height")
     return dict(zip(names, tally.sizes or (), strict=True))
 
 
-def _reasons(reasons: Mapping[str, tuple[int, list[str]]]) -> dict[str, Any]:
+def _reason_entries(reasons: Mapping[str, tuple[int, list[str]]]) -> dict[str, Any]:
     return {reason: {"count": c, "first": named} for reason, (c, named) in reasons.items()}
 
 
 @contextlib.contextmanager
-def _claimed(out: Path, command: Mapping[str, Any]) -> Iterator[None]:
-    """Holds the folder for this command; a lock keeps a second process of the same one out."""
+def _claim_folder(out: Path, command: Mapping[str, Any]) -> Iterator[None]:
+    """Reserve the folder for this command; a lock keeps out a second process running it."""
     state = out / STATE_FOLDER
     stored = state / "command.json"
     if out.exists():
-        _check_ours(out, stored, command)
+        _check_same_command(out, stored, command)
     try:
         state.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--out {out}: cannot be made: {error.strerror}") from error
+        raise UserError(f"--out {out}: cannot be created: {error.strerror}") from error
     with (state / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -164,20 +164,22 @@ def _claimed(out: Path, command: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
-def _check_ours(out: Path, stored: Path, command: Mapping[str, Any]) -> None:
+def _check_same_command(out: Path, stored: Path, command: Mapping[str, Any]) -> None:
     if not out.is_dir():
         raise UserError(f"--out {out}: is a file; name a folder")
     if not stored.exists():
-        # A stop before the command was stored leaves nothing but an empty state folder.
+        # A run stopped before it stored its command leaves only an empty state folder.
         if any(path.name != STATE_FOLDER for path in out.iterdir()):
-            raise UserError(f"--out {out}: not empty and not made by prepare; give another folder")
+            raise UserError(
+                f"--out {out}: not empty and not created by prepare; give another folder"
+            )
         return
     before = _read_command(out, stored)
     for field in sorted({*before, *command}):
         old, new = before.get(field), command.get(field)
         if old != new:
             raise UserError(
-                f"--out {out}: was begun with {field} = {old!r}, this command has {new!r}; "
+                f"--out {out}: was started with {field} = {old!r}, this command has {new!r}; "
                 "give another --out or delete the folder"
             )
 
@@ -191,6 +193,6 @@ def _read_command(out: Path, stored: Path) -> dict[str, Any]:
         command = None
     if not isinstance(command, dict):
         raise UserError(
-            f"--out {out}: {stored} is damaged; delete the folder {out} to make it again, or give another --out"
+            f"--out {out}: {stored} is damaged; delete the folder {out} to start over, or give another --out"
         )
     return command

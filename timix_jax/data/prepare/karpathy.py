@@ -1,4 +1,4 @@
-"""Karpathy-style JSON (COCO, Flickr8k, Flickr30k): all captions in a file, images in a folder."""
+"""The format `karpathy` (COCO, Flickr8k, Flickr30k): a JSON file of captions and a folder of images."""
 
 import collections
 import json
@@ -7,8 +7,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from timix_jax.data.prepare.regions import parse_regions
-from timix_jax.data.prepare.tasks import Listed, ListedTask, Problem, listed_tasks, unsafe_path
-from timix_jax.data.record_schema import Region
+from timix_jax.data.prepare.tasks import (
+    ListedExample,
+    ListedTask,
+    Problem,
+    is_unsafe_path,
+    listed_tasks,
+)
+from timix_jax.data.records.schema import Region
 from timix_jax.errors import UserError
 
 
@@ -20,20 +26,20 @@ def karpathy_tasks(
     regions: Mapping[str, tuple[Region, ...]],
     num_shards: int | None,
 ) -> list[ListedTask]:
-    """Reads `{"images": [{"filename", "split", "sentences": [{"raw"}], …}]}`.
+    """Read `{"images": [{"filename", "split", "sentences": [{"raw"}], …}]}`.
 
-    The key of an example is its path below `images`: `filepath/filename`, or `filename`. Entries of one key
-    become one example with the captions and regions of all.
+    The key of an example is its path below `images`: `filepath/filename`, or `filename`. Entries
+    with the same key become one example with all their captions and regions.
 
     Args:
       file: the JSON file.
       images: the image folder.
-      splits: the splits to take, such as `("train", "restval")`.
-      regions: of a side file, by key or file name; joined to an entry's own `"regions"` list.
+      splits: the splits to include, such as `("train", "restval")`.
+      regions: regions from a side file, by key or file name, added to an entry's own `"regions"`.
       num_shards: see `listed_tasks`.
 
     Raises:
-      UserError: the file is missing or of another form, or has no example of the splits.
+      UserError: the file is missing or has another form, or has no example of these splits.
     """
     entries = _read(file)
     found = collections.Counter(str(entry.get("split")) for entry in entries)
@@ -41,22 +47,22 @@ def karpathy_tasks(
         if split not in found:
             have = ", ".join(f"{name} ({count})" for name, count in sorted(found.items()))
             raise UserError(f"--split {split}: not in {file}, which has {have or 'no images'}")
-    examples: dict[str, Listed] = {}
+    examples: dict[str, ListedExample] = {}
     problems: list[Problem] = []
     for index, entry in enumerate(entries):
         if str(entry.get("split")) not in splits:
             continue
         try:
-            listed = _listed(entry, images, regions)
+            listed = _parse_entry(entry, images, regions)
         except ValueError as error:
             name = str(entry.get("filename", f"images[{index}]"))
             problems.append(Problem("malformed entry", name, str(error)[:200]))
             continue
-        if unsafe_path(listed.key):
+        if is_unsafe_path(listed.key):
             problems.append(Problem("unsafe path", listed.key))
             continue
         before = examples.get(listed.key)
-        examples[listed.key] = _joined(before, listed) if before else listed
+        examples[listed.key] = _merge_entries(before, listed) if before else listed
     if not examples:
         reason, key, detail, _ = problems[0]
         raise UserError(
@@ -72,15 +78,17 @@ def _read(file: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise UserError(f"--json {file}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f'--json {file}: no Karpathy-style {{"images": […]}}: {error!r}') from error
+        raise UserError(
+            f'--json {file}: not a Karpathy-style {{"images": […]}}: {error!r}'
+        ) from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f'--json {file}: "images" must be a list of objects')
     return entries
 
 
-def _listed(
+def _parse_entry(
     entry: dict[str, Any], images: Path, regions: Mapping[str, tuple[Region, ...]]
-) -> Listed:
+) -> ListedExample:
     folder, name, sentences = (
         entry.get("filepath", ""),
         entry.get("filename"),
@@ -93,8 +101,8 @@ def _listed(
     captions = tuple(map(_caption, sentences))
     key = str(PurePosixPath(folder, name))
     own = parse_regions(entry.get("regions") or [])
-    beside = regions.get(key) or regions.get(name, ())
-    return Listed(key, images / key, captions, own + beside)
+    side = regions.get(key) or regions.get(name, ())
+    return ListedExample(key, images / key, captions, own + side)
 
 
 def _caption(sentence: Any) -> str:
@@ -104,7 +112,7 @@ def _caption(sentence: Any) -> str:
     return caption
 
 
-def _joined(first: Listed, second: Listed) -> Listed:
-    """Two entries of one file: as two examples, each would count as wrong for the other."""
-    regions = dict.fromkeys(first.regions + second.regions)  # those of the side file come with both
+def _merge_entries(first: ListedExample, second: ListedExample) -> ListedExample:
+    """Merge two entries of one image, which as separate examples would be negatives of each other."""
+    regions = dict.fromkeys(first.regions + second.regions)  # both include the side file's regions
     return first._replace(captions=first.captions + second.captions, regions=tuple(regions))

@@ -1,4 +1,4 @@
-"""Running shard work in processes, with one progress bar over all of them."""
+"""A pool of processes for shard work, with one progress bar for all of them."""
 
 import concurrent.futures
 import functools
@@ -17,13 +17,13 @@ from tqdm import tqdm
 
 from timix_jax.errors import UserError
 
-A = TypeVar("A")
-R = TypeVar("R")
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 _POLL_SECONDS = 0.2
-_LOG_SECONDS = 10.0  # between two lines of progress where the output is a file
+_LOG_SECONDS = 10.0  # between progress lines when the output is not a terminal
 
-# Set in a worker process by `_start_worker`; inherited state cannot be passed with a task.
+# Set in a worker process by `_start_worker`: shared counters cannot be passed with a task.
 _done: Any = None
 
 
@@ -33,11 +33,11 @@ def _start_worker(done: Any) -> None:
     cv2.setNumThreads(1)  # the pool is the parallelism
     parent = multiprocessing.parent_process()
     if parent is not None:
-        # Without it, workers of a killed command would go on writing beside its successor.
-        threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
+        # Otherwise workers of a killed command would keep writing alongside its successor.
+        threading.Thread(target=_exit_with_parent, args=(parent.sentinel,), daemon=True).start()
 
 
-def _die_with(sentinel: int) -> None:
+def _exit_with_parent(sentinel: int) -> None:
     multiprocessing.connection.wait([sentinel])
     os._exit(1)
 
@@ -47,39 +47,40 @@ def _count(examples: int) -> None:
         _done.value += examples
 
 
-def _call(function: Callable[[A, Callable[[int], None]], R], argument: A) -> R:
+def _call(
+    function: Callable[[Argument, Callable[[int], None]], Result], argument: Argument
+) -> Result:
     return function(argument, _count)
 
 
 def map_shards(
-    function: Callable[[A, Callable[[int], None]], R],
-    arguments: Sequence[A],
+    function: Callable[[Argument, Callable[[int], None]], Result],
+    arguments: Sequence[Argument],
     *,
     workers: int,
     total: int | None,
     title: str,
     unit: str = "examples",
-) -> list[R]:
-    """Applies `function(argument, progress)` to every argument, in order of the result.
+) -> list[Result]:
+    """Apply `function(argument, progress)` to every argument; results are in the same order.
 
     Args:
       function: a module-level function; `progress(n)` reports n more units.
-      arguments: picklable, one for each shard.
+      arguments: picklable arguments, one per shard.
       workers: number of processes; 1 runs in this one.
-      total: number of units for the bar, or None.
-      title: of the bar.
+      total: number of units for the progress bar, or None.
+      title: title of the progress bar.
       unit: what `progress` counts.
 
     Raises:
-      UserError: a worker process died. Whatever the function raises.
+      UserError: a worker process died. Exceptions of the function are passed on.
     """
     interval = 0.1 if sys.stderr.isatty() else _LOG_SECONDS
     with tqdm(total=total, desc=title, unit=f" {unit}", mininterval=interval) as bar:
         if workers == 1 or len(arguments) <= 1:
             return [function(argument, bar.update) for argument in arguments]
-        context = multiprocessing.get_context(
-            "spawn"
-        )  # ArrayRecord's threads do not survive a fork
+        # "spawn", because ArrayRecord's threads do not survive a fork.
+        context = multiprocessing.get_context("spawn")
         done = context.Value("q", 0)
         with _executor(min(workers, len(arguments)), context, done) as executor:
             futures = [
@@ -106,7 +107,7 @@ def _executor(
         yield executor
     except BrokenProcessPool as error:
         raise UserError(
-            f"a worker process of {workers} died (out of memory?); "
+            f"one of {workers} worker processes died (out of memory?); "
             "run the same command again with fewer --workers: it continues"
         ) from error
     finally:

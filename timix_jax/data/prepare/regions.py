@@ -1,4 +1,4 @@
-"""Region annotations (text and box) that come beside the captions."""
+"""Region annotations (text and box) that accompany the captions."""
 
 import functools
 import json
@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from timix_jax.data.prepare.tasks import Problem, tidy
-from timix_jax.data.record_schema import Region
+from timix_jax.data.records.schema import Region
 from timix_jax.errors import UserError
 
 
 def parse_regions(entries: Any) -> tuple[Region, ...]:
-    """Reads `[{"text": str, "box": [x, y, width, height]}, …]`; boxes in pixels of the image.
+    """Read `[{"text": str, "box": [x, y, width, height]}, …]`; boxes in pixels of the image.
 
     Raises:
-      ValueError: an entry has another form.
+      ValueError: an entry is malformed.
     """
     if not isinstance(entries, list):
         raise ValueError(f"regions must be a list, got {type(entries).__name__}")
@@ -37,18 +37,18 @@ def _parse_region(entry: Any) -> Region:
     try:
         x, y, width, height = map(float, box)
     except OverflowError as error:
-        raise ValueError(f"region box {box!r}"[:100] + " is beyond any number") from error
+        raise ValueError(f"region box {box!r}"[:100] + " is too large") from error
     return Region(text, (x, y, width, height))
 
 
 @functools.cache
 def read_regions(path: Path) -> dict[str, tuple[Region, ...]]:
-    """Reads a side file: JSON lines, or a JSON list, of `{"key" or "file": …, "regions": […]}`.
+    """Read a side file: JSON lines, or a JSON list, of `{"key" or "file": …, "regions": […]}`.
 
-    Several entries of one key are joined. Cached, since every shard of a worker needs it.
+    Entries with the same key are concatenated. Cached, since every shard of a worker needs it.
 
     Raises:
-      UserError: a file that cannot be read, or an entry of another form.
+      UserError: the file cannot be read, or an entry is malformed.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -71,19 +71,19 @@ def read_regions(path: Path) -> dict[str, tuple[Region, ...]]:
 def _entries(path: Path, text: str) -> Iterable[tuple[str, Any]]:
     if text.lstrip().startswith("["):
         return [(f"entry {i}", entry) for i, entry in enumerate(_parse(path, text, 1))]
-    # JSON allows U+2028 and its like inside strings, where splitlines() would cut.
+    # Not splitlines(): JSON allows U+2028 and the like inside strings.
     lines = enumerate(text.split("\n"), start=1)
     return [(f"line {i}", _parse(path, line, i)) for i, line in lines if line.strip()]
 
 
 def _parse(path: Path, text: str, line: int) -> Any:
-    """The JSON value of `text`, which begins in that line of the file."""
+    """Parse the JSON value `text`, which starts at this line of the file."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         where = f"line {line + error.lineno - 1} column {error.colno}"
         reason = error.msg
-    except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's limits
+    except (ValueError, RecursionError) as error:  # numbers or nesting beyond Python's limits
         where, reason = f"line {line}", str(error)
     raise UserError(
         f'--regions {path}: {where}: {reason}; give JSON lines of {{"key", "regions"}}, or a JSON list of them'
@@ -93,16 +93,16 @@ def _parse(path: Path, text: str, line: int) -> Any:
 def clean_regions(
     key: str, regions: Iterable[Region], size: tuple[int, int], scale: tuple[float, float]
 ) -> tuple[tuple[Region, ...], list[Problem]]:
-    """Clips boxes to the image, scales them, and drops regions that are empty or outside.
+    """Clip boxes to the image, scale them, and drop regions that are empty or outside.
 
     Args:
-      key: the example, for the problems.
+      key: key of the example, for the problems.
       regions: boxes in pixels of the input image.
       size: width and height of the input image in pixels.
       scale: factors from the input image to the stored one, along x and y.
 
     Returns:
-      The regions in pixels of the stored image, and what was dropped.
+      The regions in pixels of the stored image, and the problems of the dropped ones.
     """
     kept: list[Region] = []
     problems: list[Problem] = []
@@ -113,7 +113,7 @@ def clean_regions(
         x1, y1 = min(x + width, size[0]), min(y + height, size[1])
         if not text:
             problems.append(Problem("empty region text", key, str(region.box), skipped=False))
-        elif not (x1 > x0 and y1 > y0):  # also true where a coordinate is NaN
+        elif not (x1 > x0 and y1 > y0):  # also true if a coordinate is NaN
             problems.append(Problem("region outside the image", key, str(region.box), False))
         else:
             box = (x0 * scale[0], y0 * scale[1], (x1 - x0) * scale[0], (y1 - y0) * scale[1])

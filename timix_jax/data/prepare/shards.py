@@ -1,7 +1,7 @@
-"""Writing one output shard, and knowing later that it is finished.
+"""Writing one output shard, and recognizing later that it is finished.
 
 A finished shard has a receipt `.prepare/SHARD.json` with its summary and the fingerprint of its
-inputs, written after the shard: a stop at any moment leaves at most work to repeat.
+inputs. It is written after the shard, so an interruption at any moment only leaves work to repeat.
 """
 
 import collections
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from timix_jax.data.prepare.cleaning import clean
-from timix_jax.data.prepare.tasks import Problem, ShardTask, well_formed
-from timix_jax.data.sources.manifest import ShardSummary, sha256_file
-from timix_jax.data.sources.records import RecordWriter
+from timix_jax.data.prepare.tasks import Problem, ShardTask, replace_lone_surrogates
+from timix_jax.data.records.manifest import ShardSummary, sha256_file
+from timix_jax.data.records.writer import RecordWriter
 from timix_jax.runtime.atomic_write import atomic_write_bytes
 
 STATE_FOLDER = ".prepare"
@@ -22,7 +22,7 @@ NAMED_PER_REASON = 20
 
 
 class Tally(NamedTuple):
-    """Counts of one shard or of all; `skipped`, `dropped`: reason -> (count, first few)."""
+    """Counts for one shard or several; `skipped` and `dropped` map a reason to (count, first few)."""
 
     sizes: tuple[int, int, int, int] | None = None  # min width, min height, max width, max height
     reencoded: int = 0
@@ -38,7 +38,7 @@ class Receipt(NamedTuple):
 
 
 def merge_tallies(tallies: Iterable[Tally]) -> Tally:
-    """Adds counts up; keeps the first `NAMED_PER_REASON` names of each reason."""
+    """Add up counts, keeping the first `NAMED_PER_REASON` names for each reason."""
     total = Tally()
     for tally in tallies:
         sizes = [s for s in (total.sizes, tally.sizes) if s]
@@ -69,7 +69,7 @@ def _tally_problems(problems: Iterable[Problem]) -> dict[str, tuple[int, list[st
     named = collections.defaultdict(list)
     for problem in problems:
         named[problem.reason].append(
-            well_formed(f"{problem.key}: {problem.detail}").removesuffix(": ")
+            replace_lone_surrogates(f"{problem.key}: {problem.detail}").removesuffix(": ")
         )
     return {reason: (len(n), n[:NAMED_PER_REASON]) for reason, n in sorted(named.items())}
 
@@ -77,15 +77,15 @@ def _tally_problems(problems: Iterable[Problem]) -> dict[str, tuple[int, list[st
 def write_shard(
     path: Path, task: ShardTask, max_size: int | None, progress: Callable[[int], None]
 ) -> Receipt:
-    """Reads, cleans and writes one shard and its receipt.
+    """Read, clean and write one shard and its receipt.
 
     Args:
       path: the shard.
       task: its inputs.
       max_size: see `clean`.
-      progress: called with the number of examples done since the last call.
+      progress: called with the number of examples processed since the last call.
     """
-    fingerprint = task.fingerprint()  # before reading: inputs that change meanwhile are read again
+    fingerprint = task.fingerprint()  # taken first, so that inputs changed meanwhile are read again
     problems: list[Problem] = []
     sizes: list[tuple[int, int]] = []
     reencoded = 0
@@ -126,13 +126,18 @@ def _size_bounds(sizes: list[tuple[int, int]]) -> tuple[int, int, int, int] | No
 
 
 def finished_shard(path: Path, task: ShardTask, max_size: int | None) -> Receipt | None:
-    """The receipt of a shard that is whole (checksum) and made of the same inputs, or None."""
+    """Return the receipt of a shard that is intact and made of the same inputs, else None."""
     try:
         stored = json.loads(_receipt_path(path).read_bytes())
         receipt = _parse_receipt(stored)
         same = (stored["fingerprint"], stored["max_size"]) == (task.fingerprint(), max_size)
         return receipt if same and sha256_file(path) == receipt.summary.sha256 else None
-    except (OSError, ValueError, KeyError, TypeError):  # no receipt, or a damaged one: write again
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ):  # no receipt or a damaged one: write the shard again
         return None
 
 

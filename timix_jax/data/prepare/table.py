@@ -1,14 +1,21 @@
-"""CSV and TSV tables of image path and caption."""
+"""The format `table`: CSV and TSV files of image paths and captions."""
 
 import csv
 import difflib
+import itertools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from timix_jax.data.prepare.tasks import Listed, ListedTask, Problem, listed_tasks, unsafe_path
-from timix_jax.data.record_schema import Region
+from timix_jax.data.prepare.tasks import (
+    ListedExample,
+    ListedTask,
+    Problem,
+    is_unsafe_path,
+    listed_tasks,
+)
+from timix_jax.data.records.schema import Region
 from timix_jax.errors import UserError
 
 
@@ -23,20 +30,22 @@ def table_tasks(
     regions: Mapping[str, tuple[Region, ...]],
     num_shards: int | None,
 ) -> list[ListedTask]:
-    """Reads a table; rows of one path are the captions of one image, in order of first appearance.
+    """Read a table; rows with the same path are the captions of one image.
+
+    Images are in order of first appearance.
 
     Args:
       file: comma-separated, or tab-separated if its name ends in `.tsv`.
       images: the folder that the paths are relative to; the path is the example's key.
-      path_column: name of the column, or its number from 0 where there is no header.
-      caption_columns: likewise, one or more.
-      header: whether the first row names the columns.
-      quotes: whether double quotes enclose cells; otherwise they are characters as any other.
-      regions: of a side file, by key.
+      path_column: name of the column, or its number from 0 without a header.
+      caption_columns: names or numbers of one or more caption columns.
+      header: True if the first row names the columns.
+      quotes: True if double quotes enclose cells, False if they are ordinary characters.
+      regions: regions from a side file, by key.
       num_shards: see `listed_tasks`.
 
     Raises:
-      UserError: the file is missing, empty or no such table, or has no such column.
+      UserError: the file is missing, empty or not such a table, or lacks a column.
     """
     rows = _rows(file, quotes)
     first = next(rows, None)
@@ -53,7 +62,7 @@ def table_tasks(
     captions: dict[str, list[str]] = {}
     problems: list[Problem] = []
     if not header:
-        rows = _chain(first, rows)
+        rows = itertools.chain([first], rows)
     for number, cells in rows:
         if isinstance(cells, Problem):
             problems.append(cells)
@@ -62,13 +71,13 @@ def table_tasks(
             problems.append(Problem("malformed row", f"line {number}", detail))
         elif not (path := cells[path_index].strip()):
             problems.append(Problem("malformed row", f"line {number}", "no path"))
-        elif unsafe_path(path):
+        elif is_unsafe_path(path):
             problems.append(Problem("unsafe path", path, f"line {number}"))
         else:
             key = str(PurePosixPath(path))
             captions.setdefault(key, []).extend(cells[i] for i in caption_indices)
     examples = [
-        Listed(key, images / key, tuple(texts), regions.get(key, ()))
+        ListedExample(key, images / key, tuple(texts), regions.get(key, ()))
         for key, texts in captions.items()
     ]
     if not examples:
@@ -80,21 +89,21 @@ _Row = tuple[int, list[str] | Problem]
 
 
 def _rows(file: Path, quotes: bool) -> Iterator[_Row]:
-    """Line number (from 1, of a row's last line) and cells of every row that is not blank."""
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # alt texts exceed the default of 128 KiB
+    """Yield line number (from 1, of a row's last line) and cells of every row that is not blank."""
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # alt texts can exceed the default, 128 KiB
     delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream, delimiter=delimiter, quoting=quoting, strict=True)
-            yield from _parsed(file, reader, delimiter)
+            yield from _parse_rows(file, reader, delimiter)
     except OSError as error:
         raise UserError(f"--file {file}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"--file {file}: no table in UTF-8: {error}") from error
+        raise UserError(f"--file {file}: not a table in UTF-8: {error}") from error
 
 
-def _parsed(file: Path, reader: Any, delimiter: str) -> Iterator[_Row]:
+def _parse_rows(file: Path, reader: Any, delimiter: str) -> Iterator[_Row]:
     while True:
         start = reader.line_num + 1
         try:
@@ -102,28 +111,23 @@ def _parsed(file: Path, reader: Any, delimiter: str) -> Iterator[_Row]:
         except StopIteration:
             return
         except csv.Error as error:
-            # The reader goes on with the next line; what a quote has swallowed until then is lost.
+            # The reader continues with the next line, but rows swallowed by a quote are lost.
             if "end of data" in str(error) or reader.line_num > start:
-                raise _unclosed(file, start) from error
+                raise _unclosed_quote(file, start) from error
             detail = " ".join(str(error).split())
             yield start, Problem("malformed row", f"line {reader.line_num}", detail)
             continue
         if delimiter == "\t" and any("\n" in cell and "\t" in cell for cell in cells):
-            raise _unclosed(file, start)
+            raise _unclosed_quote(file, start)
         if cells:
             yield reader.line_num, cells
 
 
-def _unclosed(file: Path, line: int) -> UserError:
+def _unclosed_quote(file: Path, line: int) -> UserError:
     return UserError(
         f"--file {file}: line {line}: a quote opens a cell and swallows the rows after it; close it, or give "
         "--no-quotes if quotes do not enclose cells in this file"
     )
-
-
-def _chain(first: _Row, rest: Iterator[_Row]) -> Iterator[_Row]:
-    yield first
-    yield from rest
 
 
 def _column(file: Path, names: Sequence[str], column: str, option: str, header: bool) -> int:

@@ -1,15 +1,15 @@
-"""What a format hands to the writing engine: tasks, examples and named problems."""
+"""What a format hands to the engine: tasks, examples and named problems."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
-from timix_jax.data.record_schema import Region
+from timix_jax.data.records.schema import Region
 
 
-class Example(NamedTuple):
-    """An image and its texts as the input has them, not yet checked."""
+class RawExample(NamedTuple):
+    """An image and its texts as found in the input, unchecked."""
 
     key: str
     image: bytes
@@ -18,7 +18,7 @@ class Example(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Something that was left out. `skipped`: a whole example; otherwise a part of one."""
+    """Something left out: a whole example if `skipped`, otherwise part of one."""
 
     reason: str
     key: str
@@ -27,21 +27,21 @@ class Problem(NamedTuple):
 
 
 class ShardTask(Protocol):
-    """The inputs of one output shard; picklable, so that a worker process can read them."""
+    """The inputs of one output shard, picklable for worker processes."""
 
     @property
     def size(self) -> int | None:
-        """Number of items where it is known beforehand."""
+        """Number of items, or None if it is not known in advance."""
 
     def fingerprint(self) -> str:
-        """Changes when an input of this shard changes; reads no image."""
+        """Return a string that changes with the inputs of this shard, without reading images."""
 
-    def items(self) -> Iterator[Example | Problem]:
-        """The examples in a fixed order, and what could not be read."""
+    def items(self) -> Iterator[RawExample | Problem]:
+        """Yield the examples in a fixed order, and what could not be read."""
 
 
-class Listed(NamedTuple):
-    """An example whose image is a file of its own."""
+class ListedExample(NamedTuple):
+    """An example whose image is a separate file."""
 
     key: str
     path: Path
@@ -50,9 +50,9 @@ class Listed(NamedTuple):
 
 
 class ListedTask(NamedTuple):
-    """A shard of listed examples, with problems that were found while listing."""
+    """A shard of listed examples, with the problems found while listing them."""
 
-    examples: tuple[Listed, ...]
+    examples: tuple[ListedExample, ...]
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -66,7 +66,7 @@ class ListedTask(NamedTuple):
             digest.update(file_state(example.path).encode())
         return digest.hexdigest()
 
-    def items(self) -> Iterator[Example | Problem]:
+    def items(self) -> Iterator[RawExample | Problem]:
         yield from self.problems
         for key, path, captions, regions in self.examples:
             try:
@@ -74,48 +74,48 @@ class ListedTask(NamedTuple):
             except (OSError, ValueError) as error:
                 yield Problem("missing image", key, getattr(error, "strerror", None) or str(error))
                 continue
-            yield Example(key, image, captions, regions)
+            yield RawExample(key, image, captions, regions)
 
 
 def file_state(path: Path) -> str:
-    """Size and time of change of a file; "missing" if there is none."""
+    """Return a file's size and modification time, or "missing"."""
     try:
         state = path.stat()
-    except (OSError, ValueError):  # ValueError: a name that no file can have
+    except (OSError, ValueError):  # ValueError: a name no file can have
         return "missing"
     return f"{state.st_size} {state.st_mtime_ns}"
 
 
-def well_formed(text: str) -> str:
-    """Half a surrogate pair, which JSON and file names may hold and UTF-8 cannot, becomes U+FFFD."""
+def replace_lone_surrogates(text: str) -> str:
+    """Replace lone surrogates by U+FFFD: JSON and file names may hold them, UTF-8 cannot."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def tidy(text: str) -> str:
-    """A caption on one line: well-formed, and runs of white space are one space."""
-    return " ".join(well_formed(text).split())
+    """Put a text on one line: valid Unicode, with each run of whitespace collapsed to one space."""
+    return " ".join(replace_lone_surrogates(text).split())
 
 
-def unsafe_path(path: str) -> bool:
-    """Whether a path named by the data leaves the folder it is relative to."""
+def is_unsafe_path(path: str) -> bool:
+    """Return True if a path in the data would leave the folder it is relative to."""
     parts = PurePosixPath(path.replace("\\", "/"))
     return parts.is_absolute() or ".." in parts.parts or "\0" in path
 
 
 def split_evenly(count: int, parts: int) -> list[slice]:
-    """`parts` contiguous slices of `range(count)` whose lengths differ by at most one."""
+    """Split `range(count)` into `parts` contiguous slices whose lengths differ by at most one."""
     return [slice(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
 
 
 def listed_tasks(
-    examples: Sequence[Listed], problems: Sequence[Problem], num_shards: int | None
+    examples: Sequence[ListedExample], problems: Sequence[Problem], num_shards: int | None
 ) -> list[ListedTask]:
-    """Spreads listed examples over shards; the first shard reports the problems of the listing.
+    """Spread listed examples over shards; the first shard reports the problems of the listing.
 
     Args:
       examples: all examples, in order.
       problems: what the listing left out.
-      num_shards: number of shards; None: one for each 2,000 examples.
+      num_shards: number of shards; None: one per 2,000 examples.
     """
     count = num_shards or -(-len(examples) // 2000)
     tasks = [ListedTask(tuple(examples[part])) for part in split_evenly(len(examples), count)]

@@ -1,4 +1,6 @@
-"""What a source of examples is, and how one is opened from a line of text.
+"""Sources: random access to records, opened from one line of text.
+
+To add a source, write its factory and add one line to `SOURCES`. Imports `records`, `images` and nothing above them.
 
 **Example:**
 
@@ -16,12 +18,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from timix_jax.data.record_schema import Record
+from timix_jax.data.records.schema import Record
 from timix_jax.errors import UserError
 
 
 class Source(Protocol):
-    """Random access to records. Safe to share between threads."""
+    """Random access to records, safe to share between threads."""
 
     name: str  # for messages
 
@@ -29,15 +31,15 @@ class Source(Protocol):
         """Number of examples."""
 
     def __getitem__(self, index: int) -> Record:
-        """Record `index`; raises CorruptExample where it cannot be used."""
+        """Record `index`. Raises CorruptExample if it cannot be used."""
 
     @property
     def annotated(self) -> np.ndarray:
         """int64 (A,) indices of the examples whose regions the trainer sees."""
 
 
-# kind -> "module:function" of a factory(argument, *, option=default, …) -> Source. Named and not
-# imported, so that opening one kind does not load the others' libraries.
+# kind -> "module:function" of a factory(argument, *, option=default, …) -> Source. Factories are
+# named rather than imported, so that opening one kind does not load the libraries of the others.
 SOURCES: dict[str, str] = {
     "records": "timix_jax.data.sources.records:open_records",
     "tfds": "timix_jax.data.sources.tfds_source:open_tfds",
@@ -47,13 +49,13 @@ SOURCES: dict[str, str] = {
 
 
 def open_source(spec: str) -> Source:
-    """Opens `kind:argument?option=value&option=value`.
+    """Open `kind:argument?option=value&option=value`.
 
-    Option values are read as the type of the factory's keyword: int, float, bool (true, false) or
-    str, or one of these or None (none).
+    Option values are parsed as the type of the factory's keyword: int, float, bool (true, false) or
+    str, or an optional one of these (none).
 
     Raises:
-      UserError: unknown kind or option, a value of another type, or whatever the factory reports.
+      UserError: unknown kind or option, a value of the wrong type, or an error of the factory.
     """
     kind, colon, rest = spec.partition(":")
     if not colon:
@@ -107,7 +109,7 @@ def _unknown(what: str, name: str, valid: Iterable[str]) -> str:
 
 
 def describe_sources(sources: Iterable[Source]) -> list[dict[str, Any]]:
-    """What tells whether the same data are read again: number of examples, and a digest where a source has one."""
+    """Describe sources so that a resumed run can detect other data: size, and a digest if available."""
     return [
         {"examples": len(source), "digest": getattr(source, "digest", "")} for source in sources
     ]

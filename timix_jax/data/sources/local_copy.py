@@ -1,4 +1,4 @@
-"""A remote folder of records on this machine's disk: read at random from a store, each example would cost a request."""
+"""Local copies of remote record folders: random access to a bucket would cost a request per example."""
 
 import hashlib
 import json
@@ -12,49 +12,50 @@ from absl import logging
 from etils import epath
 from tqdm import tqdm
 
-from timix_jax.data.lock import exclusive
-from timix_jax.data.sources.manifest import MANIFEST, sha256_file
+from timix_jax.data.records.manifest import MANIFEST, sha256_file
 from timix_jax.errors import UserError
 from timix_jax.runtime.atomic_write import atomic_write_bytes
+from timix_jax.runtime.file_lock import exclusive_lock
 from timix_jax.runtime.remote import local_only
 
 _BLOCK_BYTES = 1 << 23
 _THREADS = 8
-_SPARE_BYTES = 1 << 28  # left free beside the copy
+_SPARE_BYTES = 1 << 28  # left free on the disk
 
 
 def local_copy(folder: epath.Path, manifest: dict[str, Any], cache: str) -> Path:
-    """Copies what the manifest names and the disk does not hold yet; each file is checked by its SHA-256.
+    """Copy the files of a manifest that are not on disk yet, verifying each one's SHA-256.
 
-    Several processes of a machine may ask at once: one copies, the others wait. A copy that was stopped continues;
-    once it is complete, only sizes are looked at.
+    When several processes of a machine call this at once, one copies and the others wait. An
+    interrupted copy is continued; for a complete one only the sizes are checked.
 
     Args:
       folder: the remote folder.
-      manifest: as `read_manifest` gives it.
-      cache: local folder of all copies; the copy lies below it under the remote path's name.
+      manifest: the result of `read_manifest`.
+      cache: local folder of all copies; this copy goes below it, under the remote path's name.
 
     Returns:
       The folder of the copy.
 
     Raises:
-      UserError: the disk is too small, the cache is no local folder, or a file differs from its sum.
+      UserError: the disk is too small, the cache is not a local folder, or a file does not match
+        its checksum.
     """
     local_only(cache, "cache=", "copy to a disk of the machine")
     target = Path(cache).expanduser() / folder.as_posix().partition("://")[2]
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cache={cache}: {target} cannot be made: {error.strerror}") from error
+        raise UserError(f"cache={cache}: {target} cannot be created: {error.strerror}") from error
     files = [*manifest["shards"], *filter(None, [manifest.get("annotated_index")])]
-    stored = (json.dumps(manifest, indent=2) + "\n").encode()
-    with exclusive(target / ".lock"):
+    manifest_bytes = (json.dumps(manifest, indent=2) + "\n").encode()
+    with exclusive_lock(target / ".lock"):
         manifest_file = target / MANIFEST
-        complete = manifest_file.exists() and manifest_file.read_bytes() == stored
+        complete = manifest_file.exists() and manifest_file.read_bytes() == manifest_bytes
         if complete and all(_has_size(target, entry) for entry in files):
             return target
         manifest_file.unlink(missing_ok=True)
-        missing = [entry for entry in files if not _is_whole(target, entry)]
+        missing = [entry for entry in files if not _is_intact(target, entry)]
         _check_space(target, sum(entry["bytes"] for entry in missing), cache)
         logging.info("copying %d files of %s to %s", len(missing), folder, target)
         size = sum(entry["bytes"] for entry in missing)
@@ -68,7 +69,7 @@ def local_copy(folder: epath.Path, manifest: dict[str, Any], cache: str) -> Path
                     copy.result()
             finally:
                 pool.shutdown(cancel_futures=True)
-        atomic_write_bytes(manifest_file, stored)
+        atomic_write_bytes(manifest_file, manifest_bytes)
     return target
 
 
@@ -85,7 +86,7 @@ def _copy(
     if digest.hexdigest() != entry["sha256"]:
         temporary.unlink()
         raise UserError(
-            f"{folder / name}: its bytes differ from the manifest's SHA-256; prepare and upload the data again"
+            f"{folder / name}: does not match the manifest's SHA-256; prepare and upload the data again"
         )
     temporary.replace(target / name)
 
@@ -95,7 +96,7 @@ def _has_size(target: Path, entry: dict[str, Any]) -> bool:
     return path.is_file() and path.stat().st_size == entry["bytes"]
 
 
-def _is_whole(target: Path, entry: dict[str, Any]) -> bool:
+def _is_intact(target: Path, entry: dict[str, Any]) -> bool:
     return _has_size(target, entry) and sha256_file(target / entry["file"]) == entry["sha256"]
 
 
@@ -103,6 +104,6 @@ def _check_space(target: Path, needed: int, cache: str) -> None:
     free = shutil.disk_usage(target).free
     if needed and needed + _SPARE_BYTES > free:
         raise UserError(
-            f"cache={cache}: the copy takes {needed:,} bytes more, {free:,} are free there; name a larger disk, or "
+            f"cache={cache}: the copy needs {needed:,} more bytes, {free:,} are free there; name a larger disk, or "
             "drop cache= to read from the bucket"
         )

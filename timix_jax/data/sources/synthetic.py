@@ -1,12 +1,12 @@
-"""Coloured shapes with true captions and boxes, drawn on demand: data that needs no file."""
+"""The source `synthetic:`: coloured shapes with true captions and boxes, drawn on demand, no files needed."""
 
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from timix_jax.data.record_schema import Record, Region
-from timix_jax.data.sources.records import key_hash, select_annotated
+from timix_jax.data.records.annotated import key_hash, select_annotated
+from timix_jax.data.records.schema import Record, Region
 from timix_jax.errors import UserError
 
 _COLORS = {
@@ -36,7 +36,7 @@ class _Shape(NamedTuple):
 
 
 class SyntheticSource:
-    """Two shapes on a light ground; see `open_synthetic`."""
+    """Two shapes on a light background per image; see `open_synthetic`."""
 
     def __init__(
         self, *, examples: int, size: int, captions: int, regions: int, annotated: float, seed: int
@@ -64,7 +64,7 @@ class SyntheticSource:
         return self._annotated
 
     def __getitem__(self, index: int) -> Record:
-        """Record `index`, the same at each call. Raises IndexError outside."""
+        """Record `index`, the same on every call."""
         if not 0 <= index < self._examples:
             raise IndexError(f"{self.name}: index {index} of {self._examples}")
         rng = np.random.default_rng((self._seed, index))
@@ -82,14 +82,14 @@ class SyntheticSource:
             Region(shape.text, shape.box, tuple(range(self._captions)))
             for shape in (first, second)[: self._regions]
         )
-        # Every fourth one is a JPEG, so that both decoders are used.
+        # Every fourth image is a JPEG, so that both decoders are exercised.
         suffix = ".jpg" if index % 4 == 3 else ".png"
         _, encoded = cv2.imencode(suffix, pixels[..., ::-1])
         return Record(self._key(index), encoded.tobytes(), captions, regions)
 
 
 def _arrange(rng: np.random.Generator, size: int) -> tuple[_Shape, _Shape, str]:
-    """Two different shapes and where the first stands as seen from the second."""
+    """Return two different shapes and the first one's position relative to the second."""
     half = size // 2
     place = _PLACES[rng.integers(len(_PLACES))]
     first_half = {"above": (0, 0), "left of": (0, 0), "below": (0, half), "right of": (half, 0)}
@@ -110,7 +110,7 @@ def _arrange(rng: np.random.Generator, size: int) -> tuple[_Shape, _Shape, str]:
 
 
 def _draw(pixels: np.ndarray, shape: _Shape) -> None:
-    """Draws a shape so that it touches all four sides of its box."""
+    """Draw a shape that touches all four sides of its box."""
     x, y, side, _ = shape.box
     grid = (np.arange(side) + 0.5) / side * 2 - 1
     u, v = np.meshgrid(grid, grid)
@@ -135,19 +135,19 @@ def open_synthetic(
     annotated: float = 1.0,
     seed: int = 0,
 ) -> SyntheticSource:
-    """Opens `synthetic:?examples=…`: "a red square above a blue disc".
+    """Open `synthetic:?examples=…`: "a red square above a blue disc".
 
     Args:
-      argument: nothing; present for the source registry.
-      examples: how many.
-      size: side of the square images, pixels.
-      captions: an image; the second says the same from the other shape's side.
-      regions: annotated shapes an image, 0 to 2.
-      annotated: share of the examples whose regions are given to the trainer.
-      seed: 0 or more; another seed draws other examples.
+      argument: must be empty; present for the source registry.
+      examples: number of examples.
+      size: side of the square images in pixels.
+      captions: captions per image; the second one describes the same from the other shape's side.
+      regions: annotated shapes per image, 0 to 2.
+      annotated: share of the examples whose regions the trainer sees.
+      seed: 0 or more; determines the examples.
 
     Raises:
-      UserError: a value out of range.
+      UserError: a value is out of range.
     """
     if argument:
         raise UserError(

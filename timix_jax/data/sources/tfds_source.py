@@ -1,15 +1,15 @@
-"""TFDS data sets read by name, through `as_data_source`: TensorFlow is never imported.
+"""The source `tfds:NAME`: TFDS data sets read through `as_data_source`, without importing TensorFlow.
 
 **Example:**
 
     open_tfds("coco_captions", split="train", data_dir="/data/tfds")
 
-The data set must have been built in the ArrayRecord format. Its own Python code is not run (much of
-it needs TensorFlow to describe itself): features and splits come from the files.
+The data set must be built in the ArrayRecord format. Its own Python code is not run, since much of
+it needs TensorFlow; features and splits are read from the files.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +18,37 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from timix_jax.data.images.decode import image_size
-from timix_jax.data.record_schema import CorruptExample, Record, Region
-from timix_jax.data.sources.records import key_hash, select_annotated
+from timix_jax.data.records.annotated import key_hash, select_annotated
+from timix_jax.data.records.schema import CorruptExample, Record, Region
+from timix_jax.data.sources.tfds_features import (
+    BOX,
+    LABEL,
+    caption_features,
+    image_feature,
+    inner_fields,
+    is_class,
+    label_text,
+    lookup,
+    read_texts,
+    region_feature,
+    top_level_features,
+)
 from timix_jax.errors import UserError
 from timix_jax.runtime.remote import as_path, is_remote
-
-_CAPTIONS = ("captions", "caption", "text")  # features that are tried where none is named
-_TEXTS = ("text", "caption", "raw")  # and the texts inside one that is a dictionary
-_OBJECTS, _BOX, _LABEL = "objects", "bbox", "label"
 
 
 class TfdsSource:
     """Records of one split of a TFDS data set.
 
     Args:
-      name: as in the specification, for messages and keys.
+      name: the name in the specification, for messages and keys.
       builder: a read-only builder.
-      split: such as `train`, or `train[:1000]`.
+      split: such as `train` or `train[:1000]`.
       image: feature of the encoded image.
-      captions: features of the captions, each a text, a list of texts, or a text field of a list of
+      captions: features of the captions, each a text, a list of texts, or a text field in a list of
         dictionaries (`feature/field`).
       regions: feature of the objects, a list of dictionaries with box and label; None: no regions.
-      annotated: share of the region-bearing examples given to the trainer.
+      annotated: share of the annotated examples whose regions the trainer sees.
     """
 
     def __init__(
@@ -57,10 +66,10 @@ class TfdsSource:
         self._key = f"{builder.name}/{split}"
         self._image, self._captions, self._regions = image, tuple(captions), regions
         self._fraction = annotated
-        features = _features(builder)
-        self._label = _fields(features[regions])[_LABEL] if regions else None
-        self._classes = {name: features[name] for name in captions if _is_class(features.get(name))}
-        # Encoded bytes come out; TFDS would decode with TensorFlow, masks and depth maps too.
+        features = top_level_features(builder)
+        self._label = inner_fields(features[regions])[LABEL] if regions else None
+        self._classes = {name: features[name] for name in captions if is_class(features.get(name))}
+        # Skip decoding: TFDS would use TensorFlow, and decode masks and depth maps too.
         decoders = {
             feature: tfds.decode.SkipDecoding()
             for feature, kind in features.items()
@@ -72,7 +81,7 @@ class TfdsSource:
         return len(self._data)
 
     def __getitem__(self, index: int) -> Record:
-        """Record `index`. Raises CorruptExample where it is damaged or has no caption."""
+        """Record `index`. Raises CorruptExample if it is damaged or has no caption."""
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name}: index {index} of {len(self)}")
         key = f"{self._key}/{index}"
@@ -89,9 +98,9 @@ class TfdsSource:
         return Record(key, image, tuple(captions), self._read_regions(example, image, key))
 
     def _read_texts(self, example: Mapping[str, Any], name: str) -> list[str]:
-        value = _lookup(example, name)
+        value = lookup(example, name)
         kind = self._classes.get(name)
-        return [_label_text(kind, value)] if kind else _texts(value)
+        return [label_text(kind, value)] if kind else read_texts(value)
 
     def _read_regions(
         self, example: Mapping[str, Any], image: bytes, key: str
@@ -99,14 +108,14 @@ class TfdsSource:
         if self._regions is None:
             return ()
         objects = example[self._regions]
-        if not len(objects[_BOX]):
+        if not len(objects[BOX]):
             return ()
         height, width = image_size(image, key)
         regions = []
-        for box, label in zip(objects[_BOX], objects[_LABEL], strict=True):
+        for box, label in zip(objects[BOX], objects[LABEL], strict=True):
             # TFDS boxes are y0, x0, y1, x1 as fractions of the image.
             y0, x0, y1, x1 = np.clip(np.asarray(box, np.float64), 0, 1).tolist()
-            text = _label_text(self._label, label)
+            text = label_text(self._label, label)
             if x1 > x0 and y1 > y0 and text:
                 pixels = (x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height)
                 regions.append(Region(text, pixels))
@@ -116,7 +125,7 @@ class TfdsSource:
     def annotated(self) -> np.ndarray:
         """int64 (A,) indices of the examples whose regions the trainer sees.
 
-        The files hold no index of them, so the chosen share is read once, at the first use.
+        The files have no index of them, so the chosen share is read once, on first use.
         """
         if self._regions is None:
             return np.zeros((0,), np.int64)
@@ -128,7 +137,7 @@ class TfdsSource:
     def _has_regions(self, index: int) -> bool:
         try:
             return bool(self[index].regions)
-        except CorruptExample:  # counted by the reader, when it is drawn
+        except CorruptExample:  # the reader counts it when it is drawn
             return False
 
 
@@ -142,45 +151,46 @@ def open_tfds(
     regions: str | None = None,
     annotated: float = 1.0,
 ) -> TfdsSource:
-    """Opens a TFDS data set that lies on disk.
+    """Open a TFDS data set on disk.
 
     Args:
       name: `data_set`, `data_set/config:version`, or the folder of a version.
-      split: such as `train`, or `train[:1000]`.
+      split: such as `train` or `train[:1000]`.
       data_dir: where TFDS keeps data sets; None: its default.
       image: name of the image feature.
-      captions: names of caption features, with commas; `feature/field` inside a list of
+      captions: comma-separated names of caption features; `feature/field` inside a list of
         dictionaries, or a class, whose name is the caption. None: `captions`, `caption` or `text`.
       regions: name of the objects feature; None: `objects` if it has boxes and labels.
-      annotated: share of the region-bearing examples given to the trainer, 0 to 1.
+      annotated: share of the annotated examples whose regions the trainer sees, 0 to 1.
 
     Raises:
-      UserError: no such data set, split or feature, or it is not in the ArrayRecord format.
+      UserError: the data set, split or feature does not exist, or it is not in the ArrayRecord
+        format.
     """
     if not name:
         raise UserError("data source 'tfds:' names no data set; write tfds:name?split=train")
     builder = _builder(name, data_dir)
-    features = _features(builder)
+    features = top_level_features(builder)
     try:
         source = TfdsSource(
             name,
             builder,
             split,
-            image=_image_feature(features, image, name),
-            captions=_caption_features(features, captions, name),
-            regions=_region_feature(features, regions, name),
+            image=image_feature(features, image, name),
+            captions=caption_features(features, captions, name),
+            regions=region_feature(features, regions, name),
             annotated=annotated,
         )
     except NotImplementedError as error:
         raise UserError(
-            f"tfds:{name}: is stored as {builder.info.file_format.value}, which needs TensorFlow; "
+            f"tfds:{name}: stored as {builder.info.file_format.value}, which needs TensorFlow; "
             "build it with --file_format=array_record"
         ) from error
     except UserError:
         raise
-    except ValueError as error:  # TFDS: unknown split, with the known ones
+    except ValueError as error:  # unknown split; TFDS lists the known ones
         raise UserError(f"tfds:{name}: split={split}: {' '.join(str(error).split())}") from error
-    select_annotated(np.zeros((0, 2), np.int64), annotated)  # checks the share
+    select_annotated(np.zeros((0, 2), np.int64), annotated)  # validates the share
     if not len(source):
         raise UserError(f"tfds:{name}: split={split} holds no examples")
     return source
@@ -191,99 +201,15 @@ def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
         if (as_path(name) / "dataset_info.json").is_file():
             return tfds.builder_from_directory(name)
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
-    except (ValueError, FileNotFoundError) as error:  # TFDS: not found is a ValueError too
+    except (ValueError, FileNotFoundError) as error:  # TFDS raises ValueError for "not found" too
         if is_remote(name) or Path(name).is_absolute():
             raise UserError(f"tfds:{name}: no dataset_info.json in this folder") from error
         if not isinstance(error, tfds.core.DatasetNotFoundError):
-            raise UserError(f"tfds:{name}: no name; write data_set/config:version") from error
+            raise UserError(
+                f"tfds:{name}: not a valid name; write data_set/config:version"
+            ) from error
         where = data_dir or "the default folder of TFDS"
         raise UserError(
             f"tfds:{name}: not built in {where}; give data_dir=, or build it there with "
             f"tfds build {name.split(':')[0]} --file_format=array_record"
         ) from error
-
-
-def _features(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
-    return dict(builder.info.features.items())
-
-
-def _lookup(example: Mapping[str, Any], name: str) -> Any:
-    if name in example:
-        return example[name]
-    feature, _, field = name.rpartition("/")
-    return example[feature][field]
-
-
-def _texts(value: Any) -> list[str]:
-    values = [value] if isinstance(value, str | bytes) else list(value)
-    return [
-        " ".join((v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v)).split())
-        for v in values
-    ]
-
-
-def _label_text(feature: Any, label: Any) -> str:
-    if isinstance(label, bytes | str):
-        return _texts(label)[0]
-    number = int(label)
-    text = feature.int2str(number) if number >= 0 else ""  # TFDS marks an unknown label by -1
-    return text.replace("_", " ").strip()
-
-
-def _is_class(feature: Any) -> bool:
-    return isinstance(feature, tfds.features.ClassLabel)
-
-
-def _fields(feature: Any) -> Mapping[str, Any]:
-    """The fields of a list of dictionaries; empty for other features."""
-    inner = getattr(feature, "feature", None)
-    return dict(inner.items()) if isinstance(inner, tfds.features.FeaturesDict) else {}
-
-
-def _missing(features: Mapping[str, Any], option: str, value: str, name: str) -> UserError:
-    known = ", ".join(sorted(features))
-    return UserError(f"tfds:{name}: {option}={value}: no such feature; it has {known}")
-
-
-def _image_feature(features: Mapping[str, Any], image: str, name: str) -> str:
-    if image not in features or not isinstance(features[image], tfds.features.Image):
-        raise _missing(features, "image", image, name)
-    return image
-
-
-def _caption_features(features: Mapping[str, Any], captions: str | None, name: str) -> list[str]:
-    if captions is not None:
-        return [_caption_feature(features, one.strip(), name) for one in captions.split(",")]
-    for candidate in _CAPTIONS:
-        if candidate in features:
-            return [_caption_feature(features, candidate, name)]
-    raise _missing(features, "captions", " or ".join(_CAPTIONS), name)
-
-
-def _caption_feature(features: Mapping[str, Any], caption: str, name: str) -> str:
-    is_text: Callable[[Any], bool] = lambda f: isinstance(f, tfds.features.Text)
-    feature = features.get(caption)
-    if feature is None:
-        top, _, field = caption.rpartition("/")
-        if top in features and is_text(_fields(features[top]).get(field)):
-            return caption
-        raise _missing(features, "captions", caption, name)
-    if is_text(feature) or is_text(getattr(feature, "feature", None)) or _is_class(feature):
-        return caption
-    for field in _TEXTS:
-        if is_text(_fields(feature).get(field)):
-            return f"{caption}/{field}"
-    raise UserError(
-        f"tfds:{name}: captions={caption}: is no text; name one, such as {caption}/field"
-    )
-
-
-def _region_feature(features: Mapping[str, Any], regions: str | None, name: str) -> str | None:
-    chosen = regions or _OBJECTS
-    if {_BOX, _LABEL} <= _fields(features.get(chosen)).keys():
-        return chosen
-    if regions is None:
-        return None
-    if chosen not in features:
-        raise _missing(features, "regions", regions, name)
-    raise UserError(f"tfds:{name}: regions={regions}: has no {_BOX!r} and {_LABEL!r}")

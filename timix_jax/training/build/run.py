@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from timix_jax.optim import schedule
 from timix_jax.runtime.background_priority import loader_niceness
 from timix_jax.data.images.augment import Augment
-from timix_jax.data.loading.cores import worker_per_core
+from timix_jax.data.loading.loader_processes import default_process_count
 from timix_jax.data.loading.pipeline import make_train_iterator
 from timix_jax.data.sources import Source
 from timix_jax.data.tokenizers import Tokenizer
@@ -51,7 +51,7 @@ class Experiment(Plan):
     def train_iterator(self, start_step: int) -> TrainIterator:
         """The input pipeline; its element s is the batch of step s."""
         asked = self.config.data.processes
-        return self._batches(start_step, worker_per_core() if asked < 0 else asked)
+        return self._batches(start_step, default_process_count() if asked < 0 else asked)
 
     def first_batch(self) -> dict[str, Any]:
         """The batch of step 0, on the host; nothing works on others afterwards."""

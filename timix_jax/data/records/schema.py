@@ -1,4 +1,4 @@
-"""The one schema of an example, and its msgpack encoding."""
+"""The schema of an example and its msgpack encoding."""
 
 import math
 from typing import NamedTuple
@@ -6,16 +6,16 @@ from typing import NamedTuple
 import msgpack
 
 VERSION = 1
-_NUMBER = (int, float)  # made once: every record that is read is checked
+_NUMBER = (int, float)  # built once, since every record is checked when it is read
 
 
 class Region(NamedTuple):
-    """A text about a part of an image (METHOD §2).
+    """A text about part of an image (docs/method.md §2).
 
     Attributes:
       text: what the part shows; not empty.
       box: x, y, width, height in pixels of the stored image; finite, width and height positive.
-      captions: indices of the record's captions that speak of this region; empty where unknown.
+      captions: indices of the record's captions that mention this region; empty if unknown.
     """
 
     text: str
@@ -27,7 +27,7 @@ class Record(NamedTuple):
     """One image with its captions.
 
     Attributes:
-      key: name of the example inside its data set; not empty.
+      key: name of the example within its data set; not empty.
       image: an encoded JPEG, PNG or WebP file.
       captions: at least one, none empty.
       regions: annotated parts; empty for most data sets.
@@ -39,8 +39,8 @@ class Record(NamedTuple):
     regions: tuple[Region, ...] = ()
 
 
-class CorruptExample(ValueError):  # noqa: N818 - named for what it is; callers skip it and count it
-    """A stored example that cannot be used. `key` names it, `reason` says what is wrong."""
+class CorruptExample(ValueError):  # noqa: N818 - callers treat it as a value to skip and count
+    """A stored example that cannot be used; `key` names it, `reason` says why."""
 
     def __init__(self, key: str, reason: str):
         super().__init__(key, reason)
@@ -52,10 +52,10 @@ class CorruptExample(ValueError):  # noqa: N818 - named for what it is; callers 
 
 
 def validate_record(record: Record) -> None:
-    """Checks a record against the schema.
+    """Check a record against the schema.
 
     Raises:
-      ValueError: naming the field that is wrong.
+      ValueError: a field is invalid; the message names it.
     """
     if not isinstance(record.key, str) or not record.key:
         raise ValueError(f"key must be a non-empty string, got {record.key!r}")
@@ -83,10 +83,10 @@ def _validate_region(region: Region, num_captions: int) -> None:
 
 
 def encode_record(record: Record) -> bytes:
-    """Encodes a record as msgpack.
+    """Encode a record as msgpack.
 
     Raises:
-      ValueError: if the record breaks the schema (see `validate_record`).
+      ValueError: the record violates the schema (see `validate_record`).
     """
     validate_record(record)
     regions = [
@@ -97,10 +97,14 @@ def encode_record(record: Record) -> bytes:
 
 
 def decode_record(data: bytes, name: str = "record") -> Record:
-    """Decodes what `encode_record` wrote; `name` names an unreadable one in the error.
+    """Decode the bytes written by `encode_record`.
+
+    Args:
+      data: the bytes.
+      name: identifies an unreadable record in the error.
 
     Raises:
-      CorruptExample: if the bytes are no valid record.
+      CorruptExample: the bytes are not a valid record.
     """
     try:
         version, key, image, captions, regions = msgpack.unpackb(data)

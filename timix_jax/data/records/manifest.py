@@ -1,4 +1,4 @@
-"""The manifest of a folder of shards: what it holds, with sizes and checksums, written last."""
+"""The manifest of a folder of shards: its contents with sizes and checksums, written last."""
 
 import dataclasses
 import hashlib
@@ -20,17 +20,17 @@ MANIFEST = "manifest.json"
 FORMAT = "timix_jax.records"
 VERSION = 1
 
-_THREADS = 16  # files asked for at once: each waits for a server where they are remote
+_THREADS = 16  # files checked at once: for remote files each check waits for a server
 
 
 def shard_name(name: str, index: int, count: int) -> str:
-    """File name of shard `index` of `count`."""
+    """Return the file name of shard `index` of `count`."""
     return f"{name}-{index:05d}-of-{count:05d}.array_record"
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardSummary:
-    """What a shard holds; `annotated`: (index in the shard, key hash) of region bearers."""
+    """Contents of a shard; `annotated` holds (index in the shard, key hash) of examples with regions."""
 
     file: str
     examples: int
@@ -42,7 +42,7 @@ class ShardSummary:
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -50,13 +50,13 @@ def sha256_file(path: Path) -> str:
 def write_manifest(
     folder: Path, name: str, shards: Sequence[ShardSummary], **extra: Any
 ) -> dict[str, Any]:
-    """Writes the index of annotated examples and, last, `manifest.json`.
+    """Write the index of annotated examples and, last, `manifest.json`.
 
     Args:
       folder: the folder of the shards.
       name: name of the data set, as in the shards' file names.
-      shards: summaries in the order of the shards.
-      **extra: further entries of the manifest (JSON values).
+      shards: summaries in shard order.
+      **extra: additional entries of the manifest (JSON values).
 
     Returns:
       The manifest.
@@ -91,16 +91,17 @@ def write_manifest(
 
 
 def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
-    """Reads and checks the manifest of a prepared folder.
+    """Read and check the manifest of a prepared folder.
 
     Raises:
-      UserError: if there is no manifest of this format, or a shard is missing or of another size.
+      UserError: the manifest is missing or of another format, or a shard is missing or has the
+        wrong size.
     """
     folder = epath.Path(folder)
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(
-            f"{folder}: no {MANIFEST} here; make the folder with python -m timix_jax.data.prepare"
+            f"{folder}: no {MANIFEST} here; create the folder with python -m timix_jax.data.prepare"
         )
     try:
         manifest = json.loads(path.read_bytes())
@@ -115,24 +116,24 @@ def read_manifest(folder: epath.PathLike) -> dict[str, Any]:
     if not known:
         raise UserError(
             f"{path}: format {manifest['format']!r} version {manifest['version']!r}, expected "
-            f"{FORMAT!r} version {VERSION}; {_mend(folder)}"
+            f"{FORMAT!r} version {VERSION}; {_fix(folder)}"
         )
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(lambda file: _size(folder / file), sizes))
-    for (file, size), now in zip(sizes.items(), found, strict=True):
-        if now != size:
-            state = "missing" if now is None else f"{now} bytes"
+        actual_sizes = list(pool.map(lambda file: _size(folder / file), sizes))
+    for (file, size), actual in zip(sizes.items(), actual_sizes, strict=True):
+        if actual != size:
+            state = "missing" if actual is None else f"{actual} bytes"
             raise UserError(
-                f"{folder / file}: {state}, the manifest says {size} bytes; {_mend(folder)}"
+                f"{folder / file}: {state}, the manifest says {size} bytes; {_fix(folder)}"
             )
     return manifest
 
 
 def read_annotated(folder: epath.PathLike, manifest: dict[str, Any]) -> np.ndarray:
-    """The index of the examples that have regions: int64 (A, 2), index and `key_hash`.
+    """Read the index of the examples that have regions: int64 (A, 2), index and `key_hash`.
 
     Raises:
-      UserError: its bytes are not those that the manifest speaks of.
+      UserError: the file does not match the manifest's checksum.
     """
     index, folder = manifest.get("annotated_index"), epath.Path(folder)
     if not index:
@@ -140,12 +141,12 @@ def read_annotated(folder: epath.PathLike, manifest: dict[str, Any]) -> np.ndarr
     data = (folder / index["file"]).read_bytes()
     if hashlib.sha256(data).hexdigest() != index["sha256"]:
         raise UserError(
-            f"{folder / index['file']}: damaged, its SHA-256 is not that of the manifest; {_mend(folder)}"
+            f"{folder / index['file']}: damaged, its SHA-256 differs from the manifest's; {_fix(folder)}"
         )
     return np.load(io.BytesIO(data))
 
 
-def _mend(folder: epath.Path) -> str:
+def _fix(folder: epath.Path) -> str:
     if is_remote(folder):
         return "upload the prepared folder again"
     return "delete the folder and prepare it again"  # prepare leaves a finished folder alone

@@ -1,3 +1,5 @@
+"""Records, shards, the manifest, and the source that reads them."""
+
 import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -6,21 +8,23 @@ import msgpack
 import numpy as np
 import pytest
 
-from timix_jax.data.record_schema import (
-    CorruptExample,
-    Record,
-    Region,
-    decode_record,
-    encode_record,
-)
-from timix_jax.data.sources.manifest import (
+from timix_jax.data.records.annotated import key_hash, select_annotated
+from timix_jax.data.records.manifest import (
     MANIFEST,
     read_manifest,
     sha256_file,
     shard_name,
     write_manifest,
 )
-from timix_jax.data.sources.records import RecordSource, RecordWriter, key_hash, select_annotated
+from timix_jax.data.records.schema import (
+    CorruptExample,
+    Record,
+    Region,
+    decode_record,
+    encode_record,
+)
+from timix_jax.data.records.writer import RecordWriter
+from timix_jax.data.sources.records import RecordSource
 from timix_jax.errors import UserError
 
 RECORD = Record(
@@ -64,7 +68,7 @@ def test_encoding_keeps_every_field():
         ({"regions": (Region("a", (0, 0, 1, 1), (2,)),)}, "region captions"),
     ],
 )
-def test_a_record_that_breaks_the_schema_is_refused(change, word):
+def test_record_that_violates_the_schema_is_refused(change, word):
     with pytest.raises(ValueError, match=word):
         encode_record(RECORD._replace(**change))
 
@@ -80,7 +84,7 @@ def test_a_record_that_breaks_the_schema_is_refused(change, word):
         msgpack.packb({"key": "k"}),
     ],
 )
-def test_other_bytes_are_a_corrupt_example(data):
+def test_invalid_bytes_are_a_corrupt_example(data):
     with pytest.raises(CorruptExample, match="where: not a valid record"):
         decode_record(data, "where")
 
@@ -98,7 +102,7 @@ def test_source_reads_in_any_order_across_shards(tmp_path):
         source[70]
 
 
-def test_annotated_share_is_chosen_by_key_and_nested(tmp_path):
+def test_annotated_shares_are_chosen_by_key_and_nested(tmp_path):
     everything = records(0, 400, every=1)
     write(tmp_path, [everything])
     half = RecordSource(tmp_path, annotated=0.5).annotated
@@ -129,7 +133,7 @@ def test_manifest_counts_and_checksums(tmp_path):
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_flipped_byte_spoils_one_example_only(tmp_path):
+def test_flipped_byte_corrupts_only_one_example(tmp_path):
     everything = records(0, 20)
     shard = tmp_path / write(tmp_path, [everything])["shards"][0]["file"]
     data = bytearray(shard.read_bytes())
@@ -147,9 +151,9 @@ def test_incomplete_folder_is_refused(tmp_path):
     shard = tmp_path / write(tmp_path, [records(0, 3)])["shards"][0]["file"]
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-1])
-    # What the prepare command says of a finished folder too: it does not write into one.
-    mend = "; delete the folder and prepare it again"
-    with pytest.raises(UserError, match=rf"{shard.name}: {len(whole) - 1} bytes, .*{mend}"):
+    # The prepare command advises the same, since it never writes into a finished folder.
+    fix = "; delete the folder and prepare it again"
+    with pytest.raises(UserError, match=rf"{shard.name}: {len(whole) - 1} bytes, .*{fix}"):
         RecordSource(tmp_path)
     shard.unlink()
     with pytest.raises(UserError, match="missing"):
@@ -159,14 +163,14 @@ def test_incomplete_folder_is_refused(tmp_path):
         RecordSource(tmp_path)
 
 
-def test_a_manifest_whose_counts_disagree_is_refused(tmp_path):
+def test_manifest_whose_counts_disagree_is_refused(tmp_path):
     manifest = write(tmp_path, [records(0, 3), records(3, 5)])
     (tmp_path / MANIFEST).write_text(json.dumps(manifest | {"examples": 6}))
     with pytest.raises(UserError, match="6 examples, but 5 in its shards"):
         RecordSource(tmp_path)
 
 
-def test_a_damaged_index_of_annotated_examples_is_refused(tmp_path):
+def test_damaged_index_of_annotated_examples_is_refused(tmp_path):
     manifest = write(tmp_path, [records(0, 9, every=1)])
     index = tmp_path / manifest["annotated_index"]["file"]
     index.write_bytes(bytes(index.stat().st_size))
@@ -174,7 +178,7 @@ def test_a_damaged_index_of_annotated_examples_is_refused(tmp_path):
         RecordSource(tmp_path)
 
 
-def test_a_manifest_without_sums_is_refused(tmp_path):
+def test_manifest_without_checksums_is_refused(tmp_path):
     manifest = write(tmp_path, [records(0, 3)])
     del manifest["shards"][0]["sha256"]
     (tmp_path / MANIFEST).write_text(json.dumps(manifest))
@@ -188,7 +192,7 @@ def test_empty_folder_is_refused(tmp_path):
         RecordSource(tmp_path)
 
 
-def test_an_error_while_writing_leaves_no_shard(tmp_path):
+def test_error_while_writing_leaves_no_shard(tmp_path):
     writer = RecordWriter(tmp_path / "a")
     with writer:
         writer.write(RECORD)
