@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import json
 import re
 import sys
 import types
@@ -22,6 +23,8 @@ PAGES = [
 ]
 # The changelog names what is gone.
 PRESENT = [page for page in PAGES if page.name != "CHANGELOG.md"]
+
+FIELDS = flatten(default_config())  # before examples add theirs
 
 FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 COMMENT = r"<!-- {}: (\S+) -->\n```python\n(.*?)^```$"
@@ -105,7 +108,7 @@ def test_every_field_is_described():
     """docs/configuration.md has each field once, with its default; each of the mutable ones is named."""
     text = (ROOT / "docs" / "configuration.md").read_text()
     rows = re.findall(r"^\| `([\w.]+)` \| (.*?) \| .+ \|$", text, re.MULTILINE)
-    assert sorted(name for name, _ in rows) == sorted(flatten(default_config()))
+    assert sorted(name for name, _ in rows) == sorted(FIELDS)
     for name, shown in rows:
         if name != "augment.operations":
             value = eval(shown.strip("`"))  # 3/4 is no literal
@@ -143,22 +146,23 @@ def load_example(name, code, monkeypatch):
     return module
 
 
-@pytest.fixture
-def registered(monkeypatch):
-    """The examples of docs/extending.md, each a module and a line of its registry."""
+@pytest.fixture(scope="module")
+def registered():
+    """Names of the examples of docs/extending.md, each a module and a line of its registry."""
     names = {}
-    for name, code in marked_blocks("example").items():
-        names |= vars(load_example(name, code, monkeypatch))
-    for registry, lines in marked_blocks("registry").items():
-        package, _, attribute = registry.rpartition(".")
-        entries = getattr(importlib.import_module(package), attribute)
-        for key, value in eval(f"{{{lines}}}", names).items():
-            monkeypatch.setitem(entries, key, value)
-    return names
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name, code in marked_blocks("example").items():
+            names |= vars(load_example(name, code, monkeypatch))
+        for registry, lines in marked_blocks("registry").items():
+            package, _, attribute = registry.rpartition(".")
+            entries = getattr(importlib.import_module(package), attribute)
+            for key, value in eval(f"{{{lines}}}", names).items():
+                monkeypatch.setitem(entries, key, value)
+        yield names
 
 
 def write_folder(folder, count):
-    """Images of noise with captions, one of them without."""
+    """Images of noise, each next to its captions."""
     rng = np.random.default_rng(0)
     folder.mkdir()
     for index in range(count):
@@ -168,21 +172,45 @@ def write_folder(folder, count):
     return folder
 
 
-def test_examples_of_extensions_in_one_run(registered, tmp_path):
-    """Training reads the source, and the evaluator measures it."""
-    folder = write_folder(tmp_path / "images", 24)
+@pytest.fixture(scope="module")
+def run(registered, tmp_path_factory):
+    """A folder with `runs/demo`, trained and evaluated with the examples."""
+    folder = tmp_path_factory.mktemp("docs")
+    images = write_folder(folder / "images", 24)
     config = tiny_config(2)
     config.loss.pta.weight = 0.0
-    config.mix.score = "similarity"
-    config.data.train = (f"folder:{folder}?suffix=.png",)
-    config.eval.sets = (f"val=folder:{folder}?suffix=.png",)
+    config.mix.mixer = "none"
+    config.data.train = (f"folder:{images}?suffix=.png",)
+    config.eval.sets = (f"val=folder:{images}?suffix=.png",)
     config.eval.evaluators = ("retrieval", "hubness")
     config.eval.options.hubness.k = 24
+    config.eval.every = "2 steps"
     with compiler_settings():
-        results = train_and_evaluate(config, str(tmp_path / "run"))
+        train_and_evaluate(config, str(folder / "runs" / "demo"))
+    return folder
+
+
+def test_examples_of_extensions_in_one_run(run):
+    """Training reads the source, and the evaluator measures it."""
+    results = json.loads((run / "runs" / "demo" / "results.json").read_text())
     assert results["val/unfound"] == 0.0  # with as many neighbours as images each is found
     assert "val/i2t_r1" in results
-    assert [line["step"] for line in metrics(tmp_path / "run") if "loss" in line] == [1, 2]
+    steps = [line["step"] for line in metrics(run / "runs" / "demo") if "loss" in line]
+    assert steps == [1, 2]
+
+
+def test_code_of_the_readme(run, monkeypatch, capsys):
+    """Embeds a photograph with the checkpoint of the small run in the demo's place."""
+    (code,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    monkeypatch.chdir(run)
+    cv2.imwrite("photo.jpg", np.full((30, 40, 3), 128, np.uint8))
+    names = {}
+    with compiler_settings():
+        exec(compile(code, "README.md", "exec"), names)
+    similarities = names["image"].embedding @ names["text"].embedding.T
+    assert str(similarities) in capsys.readouterr().out
+    assert similarities.shape == (1, 2)
+    assert np.abs(similarities).max() <= 1
 
 
 def test_example_of_a_source_names_what_is_missing(registered, tmp_path):
@@ -190,22 +218,7 @@ def test_example_of_a_source_names_what_is_missing(registered, tmp_path):
     (folder / "01.txt").unlink()
     source = registered["open_folder"](str(folder), suffix=".png")
     assert source[0].captions == ("picture 0", "the same picture 0")
-    with pytest.raises(registered["CorruptExample"], match="01.png: no captions"):
+    with pytest.raises(registered["CorruptExample"], match=r"01\.png: no captions"):
         source[1]
-    with pytest.raises(registered["UserError"], match="no file ends in '.jpg'"):
+    with pytest.raises(registered["UserError"], match=r"no file ends in '\.jpg'"):
         registered["open_folder"](str(folder))
-
-
-def test_code_of_the_readme(tmp_path, monkeypatch, capsys):
-    """Embeds a photograph with the checkpoint of a small run in the demo's place."""
-    (code,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
-    monkeypatch.chdir(tmp_path)
-    with compiler_settings():
-        train_and_evaluate(tiny_config(2), "runs/demo")
-        cv2.imwrite("photo.jpg", np.full((30, 40, 3), 128, np.uint8))
-        names = {}
-        exec(compile(code, "README.md", "exec"), names)
-    similarities = names["image"].embedding @ names["text"].embedding.T
-    assert str(similarities) in capsys.readouterr().out
-    assert similarities.shape == (1, 2)
-    assert np.abs(similarities).max() <= 1
