@@ -4,8 +4,8 @@ from ml_collections import ConfigDict
 
 from timix_jax.config import default_config
 
-# 240 concepts, 40 of them held out of training, on a 64 px canvas. A drawing's longer side is 0.42 to 0.6 of the canvas,
-# rotated by up to 20 degrees. Scenes are built on first use.
+# 240 concepts, 40 of them held out of training, on a 64 px canvas. A drawing's longer side is 0.42 to 0.6 of
+# the canvas; drawings are rotated by up to 20 degrees. Scenes are built on first use.
 SCENES = "concepts=240&heldout=40&canvas=64&min_size=0.42&max_size=0.6&rotation=20&seed=0"
 
 
@@ -48,9 +48,7 @@ def get_config() -> ConfigDict:
     c.model.image.mlp_dim = 256
     c.model.image.pool = "gap"  # mean of the patches
     c.model.image.stem = "hierarchical"  # three small layers per patch instead of one
-    c.model.image.patch_dropout = (
-        0.33  # share that training passes leave out: faster, less overfitting
-    )
+    c.model.image.patch_dropout = 0.33  # share left out in training: faster, less overfitting
     c.model.text.max_tokens = 18
     c.model.text.width = 128
     c.model.text.depth = 1

@@ -18,9 +18,7 @@ def get_config() -> ConfigDict:
     """The recipe; every field can be overridden on the command line."""
     c = default_config()
     c.seed = 0  # for initialisation, data order, augmentation and mixing
-    c.init_from = (
-        ""  # another run whose weights to start from; position embeddings are interpolated
-    )
+    c.init_from = ""  # another run to take the weights from; position embeddings are interpolated
 
     # Data: prepared folders ("records:DIR") or TFDS sets ("tfds:NAME"), given on the command line.
     c.data.train = ()
