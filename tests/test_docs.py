@@ -8,13 +8,16 @@ import sys
 import types
 
 import cv2
+import jax
 import numpy as np
 import pytest
 from repository import ROOT
-from tiny_model import compiler_settings
+from tiny_model import compiler_settings, make_batch
 from tiny_run import metrics, tiny_config
 
 from timix_jax.config import MUTABLE_FIELDS, default_config, flatten
+from timix_jax.models.protocols import ImageTextModel, PatchPredicting, require
+from timix_jax.objectives.pairs.soft_cross_entropy import symmetric_contrastive
 from timix_jax.training.train import train_and_evaluate
 
 PAGES = [
@@ -179,7 +182,9 @@ def run(registered, tmp_path_factory):
     images = write_folder(folder / "images", 24)
     config = tiny_config(2)
     config.loss.pta.weight = 0.0
-    config.mix.mixer = "none"
+    config.mix.mixer = "lower_part"
+    config.mix.options.lower_part.share = 0.25
+    config.loss.uniformity.weight = 0.1
     config.data.train = (f"folder:{images}?suffix=.png",)
     config.eval.sets = (f"val=folder:{images}?suffix=.png",)
     config.eval.evaluators = ("retrieval", "hubness")
@@ -191,12 +196,18 @@ def run(registered, tmp_path_factory):
 
 
 def test_examples_of_extensions_in_one_run(run):
-    """Training reads the source, and the evaluator measures it."""
+    """Training reads the source, mixes and sums the losses, and the evaluator measures it."""
     results = json.loads((run / "runs" / "demo" / "results.json").read_text())
     assert results["val/unfound"] == 0.0  # with as many neighbours as images each is found
     assert "val/i2t_r1" in results
-    steps = [line["step"] for line in metrics(run / "runs" / "demo") if "loss" in line]
-    assert steps == [1, 2]
+    lines = [line for line in metrics(run / "runs" / "demo") if "loss" in line]
+    assert [line["step"] for line in lines] == [1, 2]
+    for line in lines:
+        assert line["lambda"] == 0.75
+        total = line["loss/itc"] + line["loss/mix"] + 0.1 * line["loss/uniformity"]
+        assert np.isclose(line["loss"], total, rtol=1e-5)
+        assert -4 <= line["loss/uniformity"] <= 0
+        assert -1 <= line["text_similarity"] <= 1
 
 
 def test_code_of_the_readme(run, monkeypatch, capsys):
@@ -222,3 +233,22 @@ def test_example_of_a_source_names_what_is_missing(registered, tmp_path):
         source[1]
     with pytest.raises(registered["UserError"], match=r"no file ends in '\.jpg'"):
         registered["open_folder"](str(folder))
+
+
+def test_example_of_a_model(registered):
+    """The model follows the protocol, and one step of gradient descent lowers its loss."""
+    model = registered["BagOfWords"](image_size=16, vocab_size=30, patch=4, embed_dim=8)
+    assert isinstance(model, ImageTextModel)
+    batch = make_batch()
+    params = model.init(jax.random.key(0))
+
+    def loss(params):
+        image = model.encode_image(params, model.embed_patches(params, batch["image"])).embedding
+        text = model.encode_text(params, batch["tokens"]).embedding
+        return symmetric_contrastive(image @ text.T / model.temperature(params))
+
+    before, gradient = jax.value_and_grad(loss)(params)
+    after = loss(jax.tree.map(lambda p, g: p - 0.01 * g, params, gradient))
+    assert after < before
+    with pytest.raises(registered["UserError"], match=r"needs a patch predictor .* BagOfWords"):
+        require(model, PatchPredicting, "config.loss.pta")
