@@ -5,16 +5,11 @@ out (a few percent at the usual widths). XLA's own count is of no use for this: 
 layer once. Rematerialised passes don't count: utilisation is of the model's own work.
 """
 
-from collections.abc import Iterable
-
 import jax
 
-from timix_jax.models.dual_encoder import DualEncoder
-from timix_jax.models.patch_dropout import kept_count
 from timix_jax.models.stems import stem_stages
 from timix_jax.models.text import TextShape
 from timix_jax.models.vit import VitShape
-from timix_jax.objectives.passes import Pass
 
 # A backward pass has two products, for inputs and for weights, where the forward pass has one.
 WITH_GRADIENT = 3
@@ -99,26 +94,3 @@ def predictor_flops(patches: int, width: int, text_width: int) -> int:
     half, quarter = width // 2, width // 4
     a_patch = width * width + (2 * half + text_width) * half + half * quarter + quarter * 2
     return 2 * patches * a_patch
-
-
-def pass_flops(model: DualEncoder, run: Pass) -> float:
-    """FLOPs of a pass over all its rows: forward and, with a gradient, backward."""
-    v, t = model.image, model.text
-    patches, prefix = v.grid**2, int(model.pool == "cls")
-    seen = kept_count(patches, model.patch_dropout) if run.thinned else patches
-    a_row = (
-        run.stem * patch_embed_flops(v)
-        + run.blocks * block_flops(seen + prefix, v.width, v.mlp_dim)
-        + run.projected * 2 * v.width * model.embed_dim
-        + run.predictor * predictor_flops(patches, v.width, t.width)
-        + run.compared * 2 * model.embed_dim
-    )
-    if run.text_tokens:
-        caption = t._replace(max_tokens=run.text_tokens)
-        a_row += text_flops(caption, embed_dim=model.embed_dim)
-    return float((WITH_GRADIENT if run.gradient else 1) * run.rows * a_row)
-
-
-def train_step_flops(model: DualEncoder, passes: Iterable[Pass]) -> float:
-    """FLOPs of a step over all devices; `passes` of `timix_jax.training.step.step_passes`."""
-    return sum(pass_flops(model, run) for run in passes)
