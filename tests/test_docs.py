@@ -24,7 +24,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "launch/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-# The changelog names what is gone.
+# The changelog also names what is gone.
 PRESENT = [page for page in PAGES if page.name != "CHANGELOG.md"]
 
 FIELDS = flatten(default_config())  # before examples add theirs
@@ -38,36 +38,36 @@ FLAG = re.compile(r"--config\.([\w.]+)=")
 FIELD = re.compile(r"`config\.([a-z][\w.]*\w)[`=]")
 CITATION = re.compile(r"docs/method\.md (?:§§?)(\d+(?:(?:, | and |–)§?\d+)*)(?:, point (\d+))?")
 
-ids = {"ids": lambda page: str(page.relative_to(ROOT))}
+BY_PATH = {"ids": lambda page: str(page.relative_to(ROOT))}
 
 
 def prose(page):
-    """The text without code blocks."""
+    """Return the text without code blocks."""
     return FENCE.sub("", page.read_text())
 
 
 def anchors(page):
-    """The anchors that GitHub makes of the headings."""
+    """Return the anchors that GitHub derives from the headings."""
     headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
     texts = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings)
     return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in texts}
 
 
 def marked_blocks(kind):
-    """Subject → code of the blocks that a comment marks on the page about extensions."""
+    """Map the subjects that comments in docs/extending.md name to the code blocks below them."""
     text = (ROOT / "docs" / "extending.md").read_text()
     return dict(re.findall(COMMENT.format(kind), text, re.DOTALL | re.MULTILINE))
 
 
 def field(name):
-    """The field of the configuration, or the group, called `a.b.c`."""
+    """Return the field of the configuration, or the group, called `a.b.c`."""
     value = default_config()
     for part in name.split("."):
         value = value[part]
     return value
 
 
-@pytest.mark.parametrize("page", PAGES, **ids)
+@pytest.mark.parametrize("page", PAGES, **BY_PATH)
 def test_links(page):
     for target in LINK.findall(prose(page)):
         if re.match(r"https?:", target):
@@ -79,15 +79,15 @@ def test_links(page):
             assert anchor in anchors(linked), target
 
 
-@pytest.mark.parametrize("page", PRESENT, **ids)
+@pytest.mark.parametrize("page", PRESENT, **BY_PATH)
 def test_paths(page):
-    # What an example adds is not there.
+    # The files of the examples do not exist.
     added = {f"{name.replace('.', '/')}.py" for name in marked_blocks("example")}
     for path in PATH.findall(page.read_text()):
         assert path in added or (ROOT / path).exists(), path
 
 
-@pytest.mark.parametrize("page", PRESENT, **ids)
+@pytest.mark.parametrize("page", PRESENT, **BY_PATH)
 def test_dotted_names(page):
     for name in NAME.findall(page.read_text()):
         parts = name.split(".")
@@ -100,7 +100,7 @@ def test_dotted_names(page):
             found = getattr(found, part)  # an AttributeError names what is missing
 
 
-@pytest.mark.parametrize("page", PRESENT, **ids)
+@pytest.mark.parametrize("page", PRESENT, **BY_PATH)
 def test_fields(page, registered):
     text = page.read_text()
     for name in FLAG.findall(text) + FIELD.findall(text):
@@ -116,8 +116,15 @@ def test_every_field_is_described():
         if name != "augment.operations":
             value = eval(shown.strip("`"))  # 3/4 is no literal
             assert value == field(name), name
-    resumable = text[text.index("A run can be resumed") : text.index("any\nother change")]
+    (resumable,) = re.findall(r"A run can be resumed([^;]*);", text)
     assert sorted(re.findall(r"`([\w.]+)`", resumable)) == sorted(MUTABLE_FIELDS)
+
+
+def test_every_package_is_described():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    described = re.findall(r"^\| `timix_jax/(\w+)/` \|", text, re.MULTILINE)
+    packages = [file.parent.name for file in (ROOT / "timix_jax").glob("*/__init__.py")]
+    assert sorted(described) == sorted(packages)
 
 
 def test_readme_is_short():
@@ -142,7 +149,7 @@ def test_citations_of_the_method():
 
 
 def load_example(name, code, monkeypatch):
-    """The module `name` made of a page's code."""
+    """Return the module `name`, made from a code block."""
     module = types.ModuleType(name)
     monkeypatch.setitem(sys.modules, name, module)  # dataclasses look their module up
     exec(compile(code, f"docs/extending.md: {name}", "exec"), module.__dict__)
@@ -151,10 +158,12 @@ def load_example(name, code, monkeypatch):
 
 @pytest.fixture(scope="module")
 def registered():
-    """Names of the examples of docs/extending.md, each a module and a line of its registry."""
+    """Register the examples of docs/extending.md and return everything that they define."""
     names = {}
     with pytest.MonkeyPatch.context() as monkeypatch:
-        for name, code in marked_blocks("example").items():
+        examples = marked_blocks("example")
+        assert len(examples) == 5
+        for name, code in examples.items():
             names |= vars(load_example(name, code, monkeypatch))
         for registry, lines in marked_blocks("registry").items():
             package, _, attribute = registry.rpartition(".")
@@ -165,7 +174,7 @@ def registered():
 
 
 def write_folder(folder, count):
-    """Images of noise, each next to its captions."""
+    """Write images of noise, each with a text file of two captions."""
     rng = np.random.default_rng(0)
     folder.mkdir()
     for index in range(count):
@@ -177,7 +186,7 @@ def write_folder(folder, count):
 
 @pytest.fixture(scope="module")
 def run(registered, tmp_path_factory):
-    """A folder with `runs/demo`, trained and evaluated with the examples."""
+    """Train and evaluate with the examples, and return the folder of `runs/demo`."""
     folder = tmp_path_factory.mktemp("docs")
     images = write_folder(folder / "images", 24)
     config = tiny_config(2)
