@@ -249,15 +249,17 @@ def test_example_of_a_model(registered):
     model = registered["BagOfWords"](image_size=16, vocab_size=30, patch=4, embed_dim=8)
     assert isinstance(model, ImageTextModel)
     batch = make_batch()
-    params = model.init(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))
 
     def loss(params):
         image = model.encode_image(params, model.embed_patches(params, batch["image"])).embedding
         text = model.encode_text(params, batch["tokens"]).embedding
         return symmetric_contrastive(image @ text.T / model.temperature(params))
 
-    before, gradient = jax.value_and_grad(loss)(params)
-    after = loss(jax.tree.map(lambda p, g: p - 0.01 * g, params, gradient))
+    with compiler_settings():
+        step = jax.jit(jax.value_and_grad(loss))
+        before, gradient = step(params)
+        after, _ = step(jax.tree.map(lambda p, g: p - 0.01 * g, params, gradient))
     assert after < before
     with pytest.raises(registered["UserError"], match=r"needs a patch predictor .* BagOfWords"):
         require(model, PatchPredicting, "config.loss.pta")
