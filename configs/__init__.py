@@ -1,1 +1,1 @@
-"""Recipes: one complete configuration a file, for `python -m timix_jax.main --config=configs/NAME.py`."""
+"""Recipes: one complete configuration per file, for `python -m timix_jax.main --config=configs/NAME.py`."""

@@ -4,28 +4,28 @@ from ml_collections import ConfigDict
 
 from timix_jax.config import default_config
 
-# 240 concepts, 40 of them held out of training, on a 64 px canvas; a drawing's longer side is 0.42 to 0.6 of it, turned
-# by up to 20 degrees. Scenes are built on first use.
+# 240 concepts, 40 of them held out of training, on a 64 px canvas. A drawing's longer side is 0.42 to 0.6 of
+# the canvas; drawings are rotated by up to 20 degrees. Scenes are built on first use.
 SCENES = "concepts=240&heldout=40&canvas=64&min_size=0.42&max_size=0.6&rotation=20&seed=0"
 
 
 def get_config() -> ConfigDict:
     """The recipe; every field can be overridden: `--config.train.duration='200 steps'`."""
     c = default_config()
-    c.seed = 0  # of initialisation, data order, augmentation and mixing
+    c.seed = 0  # for initialisation, data order, augmentation and mixing
 
-    # Data. Vendors Goog and Twtr; boxes reach the trainer for a tenth of the scenes.
+    # Data: drawings by Google and Twitter; a tenth of the scenes come with boxes.
     c.data.train = (f"emoji:train?{SCENES}&scenes=40000&annotated=0.1",)
-    c.data.tokenizer = "wordpiece"  # trained on the captions at hand
+    c.data.tokenizer = "wordpiece"  # trained on the captions
     c.data.vocab_size = 1024
-    c.data.processes = -1  # that make the batches: one a core, at most 16; 0 = threads
-    c.data.threads = 2  # in their place
+    c.data.processes = -1  # worker processes: -1 = one per core, at most 16; 0 = threads
+    c.data.threads = 2  # used if processes is 0
     c.augment.crop_min = 0.85  # smallest share of the area that a random crop keeps
-    c.augment.flip = True  # mirrored, unless the caption says left or right
-    c.augment.randaugment = 2  # RandAugment operations an image
+    c.augment.flip = True  # mirror half of the images, unless the caption says left or right
+    c.augment.randaugment = 2  # RandAugment operations per image
     c.augment.magnitude = 7.0  # their strength, 0 to 10
     c.augment.probability = 0.9  # share of the drawn operations that is applied
-    c.augment.operations = (  # colours most of all: the test is drawn in another style
+    c.augment.operations = (  # mostly colours: the test set is drawn in another style
         "identity",
         "autocontrast",
         "equalize",
@@ -47,8 +47,8 @@ def get_config() -> ConfigDict:
     c.model.image.heads = 8
     c.model.image.mlp_dim = 256
     c.model.image.pool = "gap"  # mean of the patches
-    c.model.image.stem = "hierarchical"  # three small layers a patch instead of one
-    c.model.image.patch_dropout = 0.33  # share that training passes leave out: faster, less overfit
+    c.model.image.stem = "hierarchical"  # three small layers per patch instead of one
+    c.model.image.patch_dropout = 0.33  # share left out in training: faster, less overfitting
     c.model.text.max_tokens = 18
     c.model.text.width = 128
     c.model.text.depth = 1
@@ -67,29 +67,27 @@ def get_config() -> ConfigDict:
     c.mix.target = "hard"
     c.mix.placement = "replace"  # mixed images take the place of clean ones
     c.mix.fraction = 0.25  # share of the batch that is mixed
-    c.mix.ramp = "10%"  # mixing sets in as the predictor learns
-    c.mix.until = "40%"  # and ends before the training does
+    c.mix.ramp = "10%"  # more images are mixed as the predictor learns
+    c.mix.until = "40%"  # mixing ends before training does
 
     # Patch-text alignment on the annotated scenes.
     c.loss.pta.weight = 1.0
-    # Annotated scenes a step: a quarter of the batch, also of another one that is given.
+    # Annotated scenes per step: a quarter of the batch, whatever its size.
     c.regions.batch_size = c.train.get_ref("batch_size") // 4
-    c.regions.max_regions = 3  # (text, box) a scene, drawn anew each time
-    c.regions.max_tokens = 8  # of a region's text, which is short
+    c.regions.max_regions = 3  # (text, box) pairs per scene, drawn at random each time
+    c.regions.max_tokens = 8  # region texts are short
 
     # Optimiser and duration.
     c.train.batch_size = 128
     c.train.duration = "1600 steps"
-    c.optim.name = (
-        "muon"  # for the blocks' matrices; learns from half the examples that AdamW needs here
-    )
+    c.optim.name = "muon"  # for the blocks' matrices; needs half as many examples as AdamW here
     c.optim.lr = 4e-3
     c.optim.warmup = "10%"
     c.optim.b2 = 0.98
     c.optim.weight_decay = 0.05
     c.optim.clip_norm = 1.0
 
-    # What is measured, kept and printed.
+    # Evaluation, checkpoints, log.
     c.eval.sets = tuple(
         f"{name}=emoji:{name}?{SCENES}"
         for name in ("heldout_vendor", "trained_vendor", "heldout_concepts")

@@ -1,4 +1,4 @@
-"""Real photographs on two CPU cores: Flickr8k, 6,000 images with 5 captions each, in half an hour.
+"""Real photographs on two CPU cores: Flickr8k, 6,000 images with 5 captions each, in under half an hour.
 
 Prepare the data first, from the image folder and the Karpathy JSON (see `python -m timix_jax.data.prepare --help`),
 into data/flickr8k_train and data/flickr8k_val.
@@ -12,17 +12,17 @@ from timix_jax.config import default_config
 def get_config() -> ConfigDict:
     """The recipe; every field can be overridden: `--config.train.duration='200 steps'`."""
     c = default_config()
-    c.seed = 0  # of initialisation, data order, augmentation and mixing
+    c.seed = 0  # for initialisation, data order, augmentation and mixing
 
-    # Data. A random caption an image and step.
+    # Data: one caption per image and step, drawn at random.
     c.data.train = ("records:data/flickr8k_train",)
-    c.data.tokenizer = "wordpiece"  # trained on the captions at hand
+    c.data.tokenizer = "wordpiece"  # trained on the captions
     c.data.vocab_size = 4096
-    c.data.processes = -1  # that make the batches: one a core, at most 16; 0 = threads
-    c.data.threads = 2  # in their place
+    c.data.processes = -1  # worker processes: -1 = one per core, at most 16; 0 = threads
+    c.data.threads = 2  # used if processes is 0
     c.augment.crop_min = 0.5  # smallest share of the area that a random crop keeps
-    c.augment.flip = True  # mirrored, unless the caption says left or right
-    c.augment.randaugment = 1  # RandAugment operations an image
+    c.augment.flip = True  # mirror half of the images, unless the caption says left or right
+    c.augment.randaugment = 1  # RandAugment operations per image
     c.augment.magnitude = 7.0  # their strength, 0 to 10
 
     # Model: a small dual encoder.
@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     c.model.image.depth = 4
     c.model.image.heads = 4
     c.model.image.mlp_dim = 512
-    c.model.image.stem = "hierarchical"  # three small layers a patch instead of one
+    c.model.image.stem = "hierarchical"  # three small layers per patch instead of one
     c.model.image.pool = "gap"  # mean of the patches
     c.model.text.max_tokens = 32  # [CLS] and [SEP] included
     c.model.text.width = 128
@@ -40,20 +40,20 @@ def get_config() -> ConfigDict:
     c.model.text.heads = 4
     c.model.text.mlp_dim = 512
     c.model.text.pre_norm = True  # trains from scratch more easily than BERT's order
-    c.model.embed_dim = 128  # of the shared space
-    c.model.tpp_layer = 2  # block that a patch predictor would read; not trained here
+    c.model.embed_dim = 128  # width of the shared space
+    c.model.tpp_layer = 2  # block that the patch predictor would read; it is not trained here
     c.model.act = "gelu_tanh"
     c.model.scan = False  # unrolled layers run faster on CPU
 
-    # Mixing. These data have no regions to train the patch predictor on.
+    # Mixing. The data have no regions to train the patch predictor with.
     c.mix.mixer = "timix"
     c.mix.score = "similarity"  # of projected patches with the caption
     c.mix.target = "hard"
     c.mix.placement = "replace"  # mixed images take the place of clean ones
     c.mix.fraction = 0.5  # share of the batch that is mixed
-    c.mix.ramp = "20%"  # mixing sets in as the similarities get their sense
-    c.mix.until = "80%"  # and ends before the training does
-    c.loss.pta.weight = 0.0  # no regions, no alignment
+    c.mix.ramp = "20%"  # more images are mixed as similarities become meaningful
+    c.mix.until = "80%"  # mixing ends before training does
+    c.loss.pta.weight = 0.0  # no regions, hence no alignment
 
     # Optimiser and duration.
     c.train.batch_size = 128
@@ -65,7 +65,7 @@ def get_config() -> ConfigDict:
     c.optim.weight_decay = 0.1
     c.optim.clip_norm = 1.0  # of the whole gradient
 
-    # What is measured, kept and printed.
+    # Evaluation, checkpoints, log.
     c.eval.sets = ("val=records:data/flickr8k_val",)
     c.eval.evaluators = ("retrieval",)
     c.eval.every = "25%"

@@ -1,4 +1,4 @@
-"""configs/vitb16.py without mixing: the baseline, all else equal."""
+"""`configs/vitb16.py` without mixing: the baseline, all else equal."""
 
 from ml_collections import ConfigDict
 
@@ -8,5 +8,5 @@ from configs.vitb16 import get_config as base
 def get_config() -> ConfigDict:
     """The recipe of `configs.vitb16` with the mixer off."""
     c = base()
-    c.mix.mixer = "none"  # alignment and teacher stay, so that the runs differ in the mixing alone
+    c.mix.mixer = "none"  # alignment and teacher stay: the runs differ only in mixing
     return c
