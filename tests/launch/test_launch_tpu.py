@@ -129,7 +129,7 @@ def test_a_gcloud_that_never_says_how_the_tpu_is(cloud):
     (cloud / "fails-describe").write_text("UNAVAILABLE\n" * 200)
     done = launch(RUN_TPU, TPU, cloud / "bin")
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: big: gcloud has not told the state")
+    assert done.stderr.splitlines()[-1].startswith("error: big: gcloud failed to tell the state")
     log = (cloud / "log").read_text().splitlines()
     assert log == ["describe failed", "sleep 30"] * 120
 
@@ -171,7 +171,7 @@ def test_a_mistake_is_not_tried_again(cloud):
     executable(cloud, "train", "exit 2")
     done = launch(RUN_TPU, TPU | {"POLL": "0"}, cloud / "bin")
     assert done.returncode == 2
-    assert "error: big: a mistake in flags or configuration" in done.stderr
+    assert "error: big: a user error in flags or configuration" in done.stderr
     assert (cloud / "log").read_text().split().count("train") == 1
 
 
