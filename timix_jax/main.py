@@ -112,7 +112,7 @@ def _main(argv: list[str]) -> None:
     mode = getattr(importlib.import_module(module), function)
     options = _mode_options()
     with failure_watch.shared_fate():
-        check_same_start(_MODE.value)
+        check_same_start(_MODE.value, _PROCESSES.value)
         mode(_CONFIG.value, _WORKDIR.value or default_workdir(config_path), **options)
 
 

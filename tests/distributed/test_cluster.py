@@ -31,7 +31,6 @@ def joined(monkeypatch):
             raise calls.error
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    monkeypatch.setattr(cluster.roll_call, "call_roll", lambda *arguments, **timeout: None)
     monkeypatch.delenv("SLURM_NTASKS", raising=False)
     return calls
 
@@ -77,14 +76,16 @@ def test_a_cluster_that_cannot_be_joined_is_never_ignored(joined):
 
 
 def test_who_waits_in_vain_ends_as_after_a_fault(monkeypatch, capfd):
-    """Where the cluster tells who the others are, JAX waits for them: no roll is called."""
     ended = threading.Event()
     codes = []
     monkeypatch.setattr(cluster.os, "_exit", lambda code: (codes.append(code), ended.set()))
     monkeypatch.setattr(jax.distributed, "initialize", lambda **timeouts: ended.wait(30))
     cluster.join("on", connect_timeout_s=1)
     assert codes == [FAULT_CODE]
-    assert "not all processes have come within --connect_timeout=1 s" in capfd.readouterr().err
+    assert (
+        "not all processes of the cluster came within --connect_timeout=1 s"
+        in capfd.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,6 +105,20 @@ def test_flags_that_do_not_fit(joined, arguments, message):
 def test_off_with_a_coordinator(joined):
     with pytest.raises(UserError, match="--distributed=off contradicts --coordinator=h:1"):
         cluster.join("off", coordinator="h:1", processes=2)
+
+
+@pytest.mark.parametrize("coordinator", ["host", "host:", "host:0", "host:99999", ":12", "h:port"])
+def test_a_coordinator_that_is_not_an_address(joined, coordinator):
+    with pytest.raises(UserError, match=rf"^--coordinator={coordinator}: give HOST:PORT") as caught:
+        cluster.join("auto", coordinator=coordinator, processes=2)
+    assert caught.value.exit_code == MISTAKE_CODE
+    assert not joined
+
+
+def test_jax_cannot_join_the_coordinator(joined):
+    joined.error = RuntimeError("UNKNOWN: Failed to start\nRPC server")
+    with pytest.raises(RunError, match=r"--coordinator=h:1: process 1 of 2 .*Failed to start RPC"):
+        cluster.join("auto", coordinator="h:1", processes=2, process=1)
 
 
 def test_two_tasks_of_srun_find_each_other(tmp_path):

@@ -74,7 +74,7 @@ _PROCESS = """
             checkpointer.save(step, state_of(step), {"step": step})
         assert checkpointer.latest_valid() == 3
 
-        def no_space(folder, rest):
+        def no_space(folder):
             raise OSError(28, "No space left on device")
 
         write, checksums.write_manifest = checksums.write_manifest, no_space  # process 0 uses it
