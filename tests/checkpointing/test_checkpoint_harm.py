@@ -114,9 +114,9 @@ def test_nothing_is_deleted_before_the_newer_one_has_its_sums(tmp_path, monkeypa
     seen = []
     write = checksums.write_manifest
 
-    def watched(folder, rest):
+    def watched(folder):
         seen.append(step_folders.complete_steps(step_folders.epath.Path(tmp_path)))
-        write(folder, rest)
+        write(folder)
 
     monkeypatch.setattr(checksums, "write_manifest", watched)
     with Checkpointer(tmp_path, keep_last=1) as checkpointer:
@@ -132,7 +132,7 @@ def test_a_failed_background_save_raises_at_the_next_call(tmp_path, monkeypatch,
     checkpointer.save(1, state, {})
     checkpointer.wait()
 
-    def no_space(folder, rest):
+    def no_space(folder):
         raise OSError(28, "No space left on device", os.fspath(folder))
 
     with monkeypatch.context() as patch:

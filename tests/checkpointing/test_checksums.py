@@ -50,7 +50,7 @@ def test_written_again_it_does_not_sum_itself(folder):
             lambda f: (f / "CHECKSUMS.json").write_text(
                 (f / "CHECKSUMS.json").read_text().replace("a/one", "a/b/deep")
             ),
-            "CHECKSUMS.json: its own sum differs",
+            "CHECKSUMS.json: its own checksum differs",
         ),
         (lambda f: f.rename(f.with_name("gone")), "the folder does not exist"),
     ],

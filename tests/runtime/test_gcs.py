@@ -231,7 +231,7 @@ def test_mirror_says_where_its_files_are_when_the_bucket_refuses(store, caplog):
     mirror.tick()
     mirror._thread.submit(lambda: None).result()
     mirror.tick()
-    assert "is tried again" in caplog.text
+    assert "will be retried" in caplog.text
     with pytest.raises(Exception, match="Forbidden"):
         mirror.close()
     assert f"left in {mirror.folder}" in caplog.text
