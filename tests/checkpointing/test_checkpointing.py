@@ -1,4 +1,4 @@
-"""Checkpoints come back bit for bit on any devices, and are kept as long as was asked for."""
+"""Checkpoints are restored bit for bit on any devices and kept as configured."""
 
 import os
 
@@ -75,7 +75,7 @@ def test_state_may_be_overwritten_once_save_returns(tmp_path, how):
     np.testing.assert_array_equal(restored["b"], np.arange(3))
 
 
-def test_another_model_is_described_by_its_differences(tmp_path):
+def test_differences_to_another_model_are_named(tmp_path):
     state = {"params": {"a": jnp.zeros(3), "b": jnp.zeros((2, 2)), "old": jnp.zeros(1)}}
     other = {
         "params": {
@@ -95,7 +95,7 @@ def test_another_model_is_described_by_its_differences(tmp_path):
     assert "params/c: missing (wanted int32[1]); params/old: unexpected (float32[1])" in message
 
 
-def test_the_last_ones_and_every_nth_are_kept(tmp_path):
+def test_last_and_every_nth_are_kept(tmp_path):
     with Checkpointer(tmp_path, keep_last=2, keep_every=4) as checkpointer:
         for step in range(1, 11):
             checkpointer.save(step, {"x": jnp.full(4, step)}, {})
@@ -108,7 +108,7 @@ def test_the_last_ones_and_every_nth_are_kept(tmp_path):
     assert os.listdir(tmp_path) == ["00000011"]
 
 
-def test_files_among_the_checkpoints_are_left_alone(tmp_path):
+def test_other_files_in_the_folder_are_kept(tmp_path):
     names = ["00000099", "00000098.orbax-checkpoint-tmp"]
     for name in names:
         (tmp_path / name).write_text("a person's own")
@@ -121,7 +121,7 @@ def test_files_among_the_checkpoints_are_left_alone(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["00000002", *names])
 
 
-def test_a_saved_step_is_not_saved_again_and_another_run_is_not_overwritten(tmp_path):
+def test_saved_step_is_not_saved_again_and_another_run_is_not_overwritten(tmp_path):
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(5, {"x": jnp.zeros(4)}, {})
         checkpointer.save(5, {"x": jnp.ones(4)}, {})
@@ -142,7 +142,7 @@ def test_a_saved_step_is_not_saved_again_and_another_run_is_not_overwritten(tmp_
         (jnp.zeros((0, 3)), r"params/w has no elements \(shape \(0, 3\)\)"),
     ],
 )
-def test_what_cannot_be_saved_is_named_at_once(tmp_path, leaf, said):
+def test_leaf_that_cannot_be_saved_is_named_at_once(tmp_path, leaf, said):
     with (
         Checkpointer(tmp_path) as checkpointer,
         pytest.raises((TypeError, ValueError), match=said),

@@ -1,4 +1,4 @@
-"""Processes that do not all come, or disagree: each ends in time, with one line and the right exit code."""
+"""Processes of which one is missing or disagrees all end in time, with one line and the right exit code."""
 
 import socket
 
