@@ -24,11 +24,11 @@ read_patience
 children=()
 # Runs once; a second signal must not end this script while the processes still save after the first.
 stop() { # SECONDS
-  local told=("${children[@]}")
+  local leaving=("${children[@]}")
   children=()
-  ((${#told[@]})) || return 0
-  leave "$1" "${told[@]}"
-  wait "${told[@]}" 2>/dev/null || true
+  ((${#leaving[@]})) || return 0
+  leave "$1" "${leaving[@]}"
+  wait "${leaving[@]}" 2>/dev/null || true
 }
 # After a failure there is nothing to save: the others notice it themselves, or hang.
 trap 'stop $((patience < 120 ? patience : 120))' EXIT

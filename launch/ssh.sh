@@ -33,13 +33,13 @@ stop_command="test ! -s $pid_file || { pid=\$(cat $pid_file); ! grep -qs launch/
 
 children=()
 stop_all() {
-  local told=("${children[@]}") host
+  local leaving=("${children[@]}") host
   children=()
   for host in "${hosts[@]}"; do
     act ssh -o BatchMode=yes "${alive[@]/#/-o}" "$host" "$stop_command" || true
   done
-  ((${#told[@]})) || return 0
-  wait "${told[@]}" || true
+  ((${#leaving[@]})) || return 0
+  wait "${leaving[@]}" || true
 }
 
 run() {

@@ -25,11 +25,11 @@ fi
 
 "${command[@]}" &
 child=$!
-told=
-trap 'told=1; trap "" TERM INT; leave "$patience" "$child"' TERM INT
+signalled=
+trap 'signalled=1; trap "" TERM INT; leave "$patience" "$child"' TERM INT
 wait "$child"
 code=$?
-if [[ -n $told ]]; then # the signal interrupted the wait; 127: the child had just ended
+if [[ -n $signalled ]]; then # the signal interrupted the wait; 127: the child had just ended
   wait "$child"
   again=$?
   ((again == 127)) || code=$again

@@ -49,10 +49,10 @@ def test_restores_on_other_devices_and_shardings(tmp_path):
                 },
             }
         )
-        for wanted in (fewer, column, abstract(make_state(1)), abstract(state, devices=3)):
-            restored, _ = checkpointer.restore(1, wanted)
+        for expected in (fewer, column, abstract(make_state(1)), abstract(state, devices=3)):
+            restored, _ = checkpointer.restore(1, expected)
             assert_same(restored, state)
-            for got, want in zip(jax.tree.leaves(restored), jax.tree.leaves(wanted), strict=True):
+            for got, want in zip(jax.tree.leaves(restored), jax.tree.leaves(expected), strict=True):
                 assert got.sharding == want.sharding
 
 
@@ -60,7 +60,7 @@ def test_restores_on_other_devices_and_shardings(tmp_path):
 def test_state_may_be_overwritten_once_save_returns(tmp_path, how):
     values = np.random.default_rng(0).standard_normal((1024, 1024), np.float32)
     state = {"w": jnp.asarray(values.copy()), "b": jnp.arange(3)}
-    wanted = abstract(state)
+    expected = abstract(state)
     overwrite = jax.jit(lambda tree: jax.tree.map(lambda x: x * 0 - 1, tree), donate_argnums=0)
     with Checkpointer(tmp_path) as checkpointer:
         for step in (1, 2, 3):
@@ -70,7 +70,7 @@ def test_state_may_be_overwritten_once_save_returns(tmp_path, how):
             else:
                 jax.tree.map(lambda leaf: leaf.delete(), state)
             state = {"w": jnp.asarray(values.copy()), "b": jnp.arange(3)}
-        restored, _ = checkpointer.restore(checkpointer.latest_valid(), wanted)
+        restored, _ = checkpointer.restore(checkpointer.latest_valid(), expected)
     np.testing.assert_array_equal(restored["w"], values)
     np.testing.assert_array_equal(restored["b"], np.arange(3))
 
@@ -92,7 +92,7 @@ def test_differences_to_another_model_are_named(tmp_path):
     message = str(error.value)
     assert "\n" not in message
     assert "3 differ: params/b: float32[2,2] → float32[2,4]; " in message
-    assert "params/c: missing (wanted int32[1]); params/old: unexpected (float32[1])" in message
+    assert "params/c: missing (expected int32[1]); params/old: unexpected (float32[1])" in message
 
 
 def test_last_and_every_nth_are_kept(tmp_path):

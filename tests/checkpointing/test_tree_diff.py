@@ -77,7 +77,7 @@ def test_differences_and_their_summary():
         ("p", "dtype"): leaf(jnp.float32),
         ("old",): leaf(jnp.int32, 4),
     }
-    wanted = {
+    expected = {
         ("p", "same"): leaf(jnp.float32, 2),
         ("p", "shape"): leaf(jnp.float32, 3, 2),
         ("p", "dtype"): leaf(jnp.bfloat16),
@@ -86,10 +86,10 @@ def test_differences_and_their_summary():
     lines = [
         "p/shape: float32[2,3] → float32[3,2]",
         "p/dtype: float32[] → bfloat16[]",
-        "new: missing (wanted int32[4])",
+        "new: missing (expected int32[4])",
         "old: unexpected (int32[4])",
     ]
-    assert tree_diff.differences(saved, wanted) == lines
+    assert tree_diff.differences(saved, expected) == lines
     assert tree_diff.summary(lines) == "4 differ: " + "; ".join(lines)
     many = [f"line{i}" for i in range(14)]
     assert tree_diff.summary(many) == "14 differ: " + "; ".join(many[:10]) + "; and 4 more"

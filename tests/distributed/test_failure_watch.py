@@ -47,12 +47,12 @@ def test_waiting_process_ends_with_the_cause_of_the_other(monkeypatch, said):
 
 def test_silent_coordinator_is_named(monkeypatch, said):
     lines = []
-    told = threading.Event()
+    warned = threading.Event()
     monkeypatch.setattr(failure_watch, "_SILENT_S", 0.2)
     monkeypatch.setattr(
         failure_watch.logging,
         "warning",
-        lambda text, *values: (lines.append(text % values), told.set()),
+        lambda text, *values: (lines.append(text % values), warned.set()),
     )
 
     class Silent:
@@ -60,7 +60,7 @@ def test_silent_coordinator_is_named(monkeypatch, said):
 
         def key_value_try_get(self, key):
             if self.answers == 3:
-                assert told.wait(30)
+                assert warned.wait(30)
                 failure_watch._leaving.set()
             self.answers += 1
             raise jax.errors.JaxRuntimeError("NOT_FOUND")

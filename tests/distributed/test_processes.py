@@ -53,9 +53,9 @@ _PROCESS = """
     for value in (0.5, 1.5):  # the second replaces the first
         processes.latest("speed", {"wait": value + index})
         processes.gather_flags(True)
-        told = processes.latest("speed", {"wait": value + index})
+        published = processes.latest("speed", {"wait": value + index})
         everyone = {i: {"wait": value + i} for i in range(2)}
-        assert told == (everyone if index == 0 else {index: everyone[index]})
+        assert published == (everyone if index == 0 else {index: everyone[index]})
         processes.gather_flags(True)
     try:
         processes.from_first(refuse)

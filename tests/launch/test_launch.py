@@ -63,9 +63,9 @@ def test_every_expected_file_is_used():
 @pytest.mark.parametrize("name", ["tpu_run", "ssh_run", "gke_tpu", "gke_gpu", "slurm"])
 def test_machines_that_start_minutes_apart_wait_for_one_another(name):
     settings, arguments = DRY_RUNS[name]
-    for given, wanted in ([], "900"), (["--connect_timeout=33"], "33"):
+    for given, expected in ([], "900"), (["--connect_timeout=33"], "33"):
         printed = launch([*arguments, *given], {"DRY_RUN": "1", **settings}).stdout
-        assert set(re.findall(r"--connect_timeout=(\d+)", printed)) == {wanted}
+        assert set(re.findall(r"--connect_timeout=(\d+)", printed)) == {expected}
 
 
 @pytest.mark.parametrize("name", ["tpu_run", "ssh_run"])
@@ -181,6 +181,6 @@ def test_headers_name_needs_and_how_to_stop():
         if script.name == "commands.sh":  # sourced only
             continue
         header = re.split(r"\n(?!#)", script.read_text())[0]
-        wanted = ("Needs", "Stop", "lean up", "DRY_RUN=1")
-        for said in ("Exit code", "SIGTERM") if script.name == "worker.sh" else wanted:
+        expected = ("Needs", "Stop", "lean up", "DRY_RUN=1")
+        for said in ("Exit code", "SIGTERM") if script.name == "worker.sh" else expected:
             assert said in header, script.name

@@ -105,7 +105,7 @@ class Run:
         while not condition():
             if time.monotonic() > until or any(p.poll() is not None for p in self.processes):
                 self.kill()
-                raise AssertionError(f"waited in vain: {self.ended()}")
+                raise AssertionError(f"condition not reached: {self.ended()}")
             time.sleep(0.005)
 
     def kill(self) -> None:

@@ -61,40 +61,40 @@ def load(path: epath.Path, abstract: PyTree | None, part: tree_diff.Name) -> PyT
     saved = {name: leaf for name, leaf in saved.items() if name[:depth] == part}
     if not saved:
         raise UserError(f"checkpoint {path} holds no {'/'.join(part)}, but {', '.join(parts)}")
-    wanted: dict[tree_diff.Name, Any]
+    expected: dict[tree_diff.Name, Any]
     if abstract is None:
-        wanted = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in saved.items()}
+        expected = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in saved.items()}
     else:
-        wanted = {part + name: leaf for name, leaf in tree_diff.named_leaves(abstract).items()}
-        for name, leaf in wanted.items():
+        expected = {part + name: leaf for name, leaf in tree_diff.named_leaves(abstract).items()}
+        for name, leaf in expected.items():
             if leaf.sharding is None:
                 raise ValueError(f"{'/'.join(name)} has no sharding: say where to put it")
-    _refuse_differences(path, saved, wanted)
+    _refuse_differences(path, saved, expected)
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with context:
-        loaded = ocp.load_checkpointables(path, {STATE: tree_diff.nested(wanted)})[STATE]
+        loaded = ocp.load_checkpointables(path, {STATE: tree_diff.nested(expected)})[STATE]
     arrays = tree_diff.named_leaves(loaded)
     if abstract is None:
         return tree_diff.nested({name[depth:]: leaf for name, leaf in arrays.items()})
-    return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in wanted])
+    return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in expected])
 
 
 def check_same_arrays(path: epath.PathLike, params: PyTree, abstract_params: PyTree) -> None:
     """Raise a UserError that names the differences unless `params` of `path` have these names and shapes."""
-    saved, wanted = tree_diff.named_leaves(params), tree_diff.named_leaves(abstract_params)
-    _refuse_differences(path, saved, wanted)
+    saved, expected = tree_diff.named_leaves(params), tree_diff.named_leaves(abstract_params)
+    _refuse_differences(path, saved, expected)
 
 
 def _refuse_differences(
     path: epath.PathLike,
     saved: Mapping[tree_diff.Name, Any],
-    wanted: Mapping[tree_diff.Name, Any],
+    expected: Mapping[tree_diff.Name, Any],
 ) -> None:
-    differences = tree_diff.differences(saved, wanted)
+    differences = tree_diff.differences(saved, expected)
     if differences:
         raise UserError(
-            f"checkpoint {path} is from another model (saved → wanted; {len(saved)} arrays against"
-            f" {len(wanted)}), {tree_diff.summary(differences)}: use the model that it was saved"
+            f"checkpoint {path} is from another model (saved → expected; {len(saved)} arrays against"
+            f" {len(expected)}), {tree_diff.summary(differences)}: use the model that it was saved"
             " with, or another --workdir"
         )

@@ -56,24 +56,24 @@ def nested(named: Mapping[Name, Any]) -> dict[str, Any]:
     return tree
 
 
-def differences(saved: Mapping[Name, Any], wanted: Mapping[Name, Any]) -> list[str]:
+def differences(saved: Mapping[Name, Any], expected: Mapping[Name, Any]) -> list[str]:
     """Return one line per leaf in which two sets of arrays (anything with shape and dtype) differ.
 
     **Example:**
 
-      ``["params/head/bias: missing (wanted float32[3])", "params/old: unexpected (float32[])",
-      "params/head/kernel: float32[4,3] → float32[4,5]"]``; an arrow is saved → wanted.
+      ``["params/head/bias: missing (expected float32[3])", "params/old: unexpected (float32[])",
+      "params/head/kernel: float32[4,3] → float32[4,5]"]``; an arrow is saved → expected.
     """
     lines = []
-    for name, leaf in wanted.items():
+    for name, leaf in expected.items():
         if name not in saved:
-            lines.append(f"{'/'.join(name)}: missing (wanted {_described(leaf)})")
+            lines.append(f"{'/'.join(name)}: missing (expected {_described(leaf)})")
         elif _described(saved[name]) != _described(leaf):
             lines.append(f"{'/'.join(name)}: {_described(saved[name])} → {_described(leaf)}")
     lines += [
         f"{'/'.join(name)}: unexpected ({_described(leaf)})"
         for name, leaf in saved.items()
-        if name not in wanted
+        if name not in expected
     ]
     return lines
 
