@@ -12,8 +12,8 @@ by more than their rounding explains.
 
 --compile adds open_clip through torch.compile; --checkout PATH adds the step of another checkout of this project
 (before and after a change, in one run); --xla_flags adds ours with other flags of the compiler; --host_heap runs all
-with glibc set as `main.py` sets it for every run on a CPU (`timix_jax.runtime.host_heap`): XLA takes its temporary
-memory anew from the system at every step, and the faults of its pages alone are a fifth of the step and more.
+with glibc configured as `main.py` does for runs on a CPU (`timix_jax.runtime.host_heap`): otherwise XLA's temporary
+memory comes fresh from the kernel at every step, and its page faults alone take a fifth of the step or more.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from benchmarks.open_clip_shared import ARCHITECTURES
 from benchmarks.pinned_worker import ROOT, Worker
 
 OPEN_CLIP, OURS = "open_clip", "TiMix-JAX"
-_HEAP = {"hugetlb": 1, "mmap_max": 0, "trim_threshold": 2**31 - 1, "top_pad": 2**29}
+_HEAP = {"mmap_max": 0, "trim_threshold": 2**31 - 1, "top_pad": 2**29}
 HOST_HEAP = {"GLIBC_TUNABLES": ":".join(f"glibc.malloc.{key}={_HEAP[key]}" for key in _HEAP)}
 CHECKED_STEPS = 3
 # Of losses and gradient norms between the sides, by the type of the products.

@@ -152,7 +152,7 @@ def test_two_tasks_of_srun_find_each_other(tmp_path):
         for i in range(2)
     ]
     try:
-        outputs = [process.communicate(timeout=90) for process in running]
+        outputs = [process.communicate(timeout=300) for process in running]
     finally:
         for process in running:
             process.kill()
