@@ -18,7 +18,6 @@ from timix_jax.errors import UserError
 from timix_jax.reporting.phases import CONNECT
 from timix_jax.reporting.watchdog import watched_phases
 from timix_jax.runtime.compile_cache import use_cache
-from timix_jax.runtime.host_heap import keep_freed_memory
 from timix_jax.runtime.log import only_warnings, print_error, show_own_lines
 
 # Mode → "module:function" of a function of (config, workdir).
@@ -80,7 +79,6 @@ def _main(argv: list[str]) -> None:
     if _CONFIG.value is None:
         raise UserError("--config is missing; try --config=configs/demo.py")
     show_own_lines()
-    keep_freed_memory()
     # --mode=compile targets a slice elsewhere: it takes no chip and joins no cluster.
     here = _MODE.value != "compile"
     if not here:

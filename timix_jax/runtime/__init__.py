@@ -1,4 +1,4 @@
-"""The environment of a run: machine, working folder, atomic and remote files, compile cache, log.
+"""The environment of a run: working folder, atomic and remote files, compile cache, log.
 
 It may import only `errors`.
 """
