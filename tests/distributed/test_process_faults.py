@@ -72,7 +72,7 @@ def test_processes_in_different_modes(recipe, tmp_path):
     assert_codes(ended, [2, 2])
     for lines in errors(ended):
         assert (
-            "process 1 was started with --mode=info, devices=1, process 0 with --mode=train"
+            "process 1 was started with --mode=info, devices=1, --processes=2, process 0 with --mode=train"
             in lines[0]
         )
     assert not (tmp_path / "run").exists()
