@@ -235,7 +235,7 @@ def test_processes_end_with_a_caller_that_is_killed():
 
 @pytest.mark.parametrize("sent", ["an index", "half of the data set"])
 def test_a_process_whose_caller_is_gone_leaves_quietly(sent):
-    payload = cloudpickle.dumps(([np.zeros(1 << 20)], CorruptExamples(), 0))
+    payload = cloudpickle.dumps(([np.zeros(1 << 20)], CorruptExamples()))
     requests = struct.pack("<Q", len(payload)) + payload
     requests = requests + struct.pack("<Q", 0) if sent == "an index" else requests[:1000]
     process = subprocess.Popen(
