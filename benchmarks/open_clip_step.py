@@ -11,9 +11,7 @@ Before that, both run three steps from open_clip's initial weights, and the run 
 by more than their rounding explains.
 
 --compile adds open_clip through torch.compile; --checkout PATH adds the step of another checkout of this project
-(before and after a change, in one run); --xla_flags adds ours with other flags of the compiler; --host_heap runs all
-with glibc set as `main.py` sets it for every run on a CPU (`timix_jax.runtime.host_heap`): XLA takes its temporary
-memory anew from the system at every step, and the faults of its pages alone are a fifth of the step and more.
+(before and after a change, in one run); --xla_flags adds ours with other flags of the compiler.
 """
 
 import argparse
@@ -31,8 +29,6 @@ from benchmarks.open_clip_shared import ARCHITECTURES
 from benchmarks.pinned_worker import ROOT, Worker
 
 OPEN_CLIP, OURS = "open_clip", "TiMix-JAX"
-_HEAP = {"hugetlb": 1, "mmap_max": 0, "trim_threshold": 2**31 - 1, "top_pad": 2**29}
-HOST_HEAP = {"GLIBC_TUNABLES": ":".join(f"glibc.malloc.{key}={_HEAP[key]}" for key in _HEAP)}
 CHECKED_STEPS = 3
 # Of losses and gradient norms between the sides, by the type of the products.
 TOLERANCES = {"float32": 1e-3, "bfloat16": 3e-2}
@@ -84,15 +80,14 @@ def start_workers(args: argparse.Namespace, folder: Path) -> dict[str, Worker]:
     common += ["--dtype", args.dtype]
     pytorch = [args.torch_python, "-m", "benchmarks.open_clip_torch_worker", *common]
     pytorch += ["--device", args.device]
-    heap = HOST_HEAP if args.host_heap else {}
     core = args.core if args.device == "cpu" else None
-    workers = {OPEN_CLIP: Worker(pytorch, core=core, env=heap)}
+    workers = {OPEN_CLIP: Worker(pytorch, core=core)}
     if args.compile:
         compiled = [*pytorch, "--compile"]
-        workers[f"{OPEN_CLIP}, torch.compile"] = Worker(compiled, core=core, env=heap)
+        workers[f"{OPEN_CLIP}, torch.compile"] = Worker(compiled, core=core)
     ours = [sys.executable, "-m", "benchmarks.open_clip_jax_worker", *common]
     ours += ["--scan"] if args.scan else []
-    env = {"JAX_PLATFORMS": args.device, **heap, **(SHARED_GPU if core is None else {})}
+    env = {"JAX_PLATFORMS": args.device, **(SHARED_GPU if core is None else {})}
     workers[OURS] = Worker(ours, core=core, env=env)
     for flags in args.xla_flags:
         workers[f"{OURS}, {flags}"] = Worker(ours, core=core, env=env | {"XLA_FLAGS": flags})
@@ -115,7 +110,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--torch_python", default=sys.executable, help="where open_clip_torch is")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--scan", action="store_true", help="our blocks scanned, not unrolled")
-    parser.add_argument("--host_heap", action="store_true")
     parser.add_argument("--xla_flags", action="append", default=[])
     parser.add_argument("--checkout", action="append", default=[])
     parser.add_argument(
@@ -134,8 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     flops = reports[OURS]["flops"]
     print(
         f"{args.model}, batch {args.batch}, {flops / 1e9:.0f} GFLOP a step in {args.dtype}, {where}: "
-        f"{args.blocks} turns of {args.steps} step(s) a case, {args.clock} clock, "
-        f"{'the heap of main.py' if args.host_heap else 'the default heap'}. "
+        f"{args.blocks} turns of {args.steps} step(s) a case, {args.clock} clock. "
         f"{reports[OPEN_CLIP]['versions']}; {reports[OURS]['versions']}.\n"
         f"{check_parity(reports, TOLERANCES[args.dtype])}\n",
         flush=True,

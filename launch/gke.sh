@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A run on Google Kubernetes Engine as a JobSet: a pod a host, restarted until the run has finished.
+# A run on Google Kubernetes Engine as a JobSet: one pod per host, restarted until the run has finished.
 #
 #   export IMAGE=REGION-docker.pkg.dev/PROJECT/REPOSITORY/timix_jax ACCELERATOR=tpu-v5-lite-podslice TOPOLOGY=4x4
 #   launch/gke.sh run NAME --config=configs/vitb16.py --workdir=gs://BUCKET/run
@@ -7,10 +7,10 @@
 # Needs: kubectl on a cluster with the JobSet controller and a node pool of that accelerator (xpk sets both up, see
 # launch/README.md); an image with this checkout at /timix_jax, installed with '.[tpu,gcs]' or '.[cuda,gcs]', that has
 # bash; a service account that may write the bucket (SERVICE_ACCOUNT, default: the namespace's).
-# TPU: ACCELERATOR and TOPOLOGY as the node pool has them, HOSTS (chips of the topology / CHIPS), CHIPS a host (4).
-# GPU: GPUS a host, HOSTS, ACCELERATOR such as nvidia-h100-80gb; no TOPOLOGY.
+# TPU: ACCELERATOR and TOPOLOGY as the node pool has them, HOSTS (chips of the topology / CHIPS), CHIPS per host (4).
+# GPU: GPUS per host, HOSTS, ACCELERATOR such as nvidia-h100-80gb; no TOPOLOGY.
 # Preemption: a pod that is told to stop saves and ends with code 75, which restarts all pods (RESTARTS times at most,
-# default 1000); they resume. Code 2, a mistake in flags or configuration, fails the JobSet at once.
+# default 1000); they resume. Code 2, a user error in flags or configuration, fails the JobSet at once.
 # Stop and clean up: `launch/gke.sh stop NAME` deletes the JobSet; its pods get SIGTERM and GRACE seconds (300) to save;
 # `run` again resumes. The bucket is never touched: gcloud storage rm -r WORKDIR. Further: status, logs.
 # DRY_RUN=1 prints the commands and the manifest.
@@ -39,7 +39,7 @@ manifest() {
   if [[ -n ${GPUS:-} ]]; then
     resource="nvidia.com/gpu: $GPUS"
     selector="cloud.google.com/gke-accelerator: $(yaml "$ACCELERATOR")"
-    # Not detected without rights to ask the cluster: told. The index is in each pod's environment.
+    # JAX cannot detect the pods without rights to query the cluster. The index is in each pod's environment.
     flags="--coordinator=$name-workers-0-0.$name:$port --processes=$hosts --process=\"\$JOB_COMPLETION_INDEX\""
   else
     resource="google.com/tpu: $chips"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# N processes of one run on this machine, over the loopback: what a pod does, in small.
+# Starts N processes of one run on this machine, over the loopback, as a small model of a pod.
 #
 #   launch/local.sh 2 --config=configs/demo.py --workdir=runs/two_processes
 #
 # Needs nothing but the package. PORT: of process 0, default 12355. PYTHON: the interpreter.
-# Stop: Ctrl-C or SIGTERM reaches all of them; run again to resume. Nothing to clean up. STOP_WAIT: seconds they have for
-# their checkpoint before they are killed, default 900.
-# One that fails takes the others along, and its exit code is the script's. DRY_RUN=1 prints the commands only.
+# Stop: Ctrl-C or SIGTERM reaches all of them; run again to resume. Nothing to clean up. STOP_WAIT: seconds they have to
+# save before they are killed, default 900.
+# If one fails, the others are stopped and the script ends with its exit code. DRY_RUN=1 only prints the commands.
 set -euo pipefail
 # shellcheck source=commands.sh
 source "$(dirname "${BASH_SOURCE[0]}")/commands.sh"
@@ -22,15 +22,15 @@ read_patience
 [[ -n $(flag_value config "$@") ]] || die "--config=FILE is missing, such as --config=configs/demo.py"
 
 children=()
-# Once, and not cut short by a second signal: it could end this script, and with it what the first one has them save.
+# Runs once; a second signal must not end this script while the processes still save after the first.
 stop() { # SECONDS
-  local told=("${children[@]}")
+  local leaving=("${children[@]}")
   children=()
-  ((${#told[@]})) || return 0
-  leave "$1" "${told[@]}"
-  wait "${told[@]}" 2>/dev/null || true
+  ((${#leaving[@]})) || return 0
+  leave "$1" "${leaving[@]}"
+  wait "${leaving[@]}" 2>/dev/null || true
 }
-# Behind a failure there is nothing to save: they find it by themselves, or stand still.
+# After a failure there is nothing to save: the others notice it themselves, or hang.
 trap 'stop $((patience < 120 ? patience : 120))' EXIT
 trap 'trap "" INT TERM; stop "$patience"; exit 130' INT
 trap 'trap "" INT TERM; stop "$patience"; exit 143' TERM
@@ -46,7 +46,7 @@ for ((process = 0; process < processes; process++)); do
   fi
 done
 
-# One that fails takes the others along: they would wait for it.
+# If one fails, stop the others, which would wait for it.
 for _ in "${children[@]}"; do
   code=0
   wait -n || code=$?

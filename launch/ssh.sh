@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# A run on machines that are reached by ssh, without a scheduler: one process a machine, with all its GPUs.
+# A run on machines reached by ssh, without a scheduler: one process per machine, with all its GPUs.
 #
 #   HOSTS="gpu1 gpu2" DIRECTORY=/shared/timix_jax launch/ssh.sh run --config=configs/vitb16.py --workdir=/shared/run
 #
-# Needs: ssh without a password to every host; the checkout at DIRECTORY on each (default: this one's path), installed
+# Needs: passwordless ssh to every host; the checkout at DIRECTORY on each (default: the path of this one), installed
 # with `pip install -e '.[cuda]'` into PYTHON (default .venv/bin/python there); --workdir on a shared file system or
-# gs://; a port of the first host that the others reach (PORT, default 12355; COORDINATOR if its address differs from
+# gs://; a port of the first host that the others can reach (PORT, default 12355; COORDINATOR if its address differs from
 # its ssh name). The NAME in `NAME=… launch/ssh.sh` keeps several runs on the same hosts apart (default: run); STOP_WAIT
-# is worker.sh's.
+# as in worker.sh.
 # Stop: Ctrl-C, or `launch/ssh.sh stop` with the same HOSTS: all save and leave; run again to resume. A host that fails
-# takes the others along. Clean up: rm -r WORKDIR. DRY_RUN=1 prints the commands.
+# stops the others. Clean up: rm -r WORKDIR. DRY_RUN=1 prints the commands.
 # Exit code: 0 = finished; 75 = stopped before the end; else that of the first host to fail.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -28,18 +28,18 @@ port=${PORT:-12355}
 read_patience
 pid_file=/tmp/timix_jax-${NAME:-run}.pid
 [[ ${NAME:-run} =~ ^[A-Za-z0-9_.-]+$ ]] || die "NAME='$NAME': letters, digits, '.', '_' and '-'"
-# The number may be another program's by now.
+# The process id may belong to another program by now.
 stop_command="test ! -s $pid_file || { pid=\$(cat $pid_file); ! grep -qs launch/worker.sh /proc/\$pid/cmdline || kill \$pid; }"
 
 children=()
 stop_all() {
-  local told=("${children[@]}") host
+  local leaving=("${children[@]}") host
   children=()
   for host in "${hosts[@]}"; do
     act ssh -o BatchMode=yes "${alive[@]/#/-o}" "$host" "$stop_command" || true
   done
-  ((${#told[@]})) || return 0
-  wait "${told[@]}" || true
+  ((${#leaving[@]})) || return 0
+  wait "${leaving[@]}" || true
 }
 
 run() {

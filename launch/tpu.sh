@@ -11,16 +11,16 @@
 #
 # Needs: gcloud (logged in, with a project), TPU quota in ZONE, a bucket near it that the TPU's service account may
 # write, a git checkout (HEAD is installed: commit first).
-# Stop: Ctrl-C in `run` (or `launch/tpu.sh stop NAME` after `train`): all workers save and leave; the same command goes
-# on. Clean up: the TPU stays and costs money until `launch/tpu.sh clean NAME` deletes it. The bucket is never touched:
+# Stop: Ctrl-C in `run` (or `launch/tpu.sh stop NAME` after `train`): all workers save and leave; the same command
+# resumes. Clean up: the TPU stays and costs money until `launch/tpu.sh clean NAME` deletes it. The bucket is never touched:
 # gcloud storage rm -r WORKDIR.
 #
 # Single steps: create, wait, install, train, status, stop, clean.
 # Settings: ZONE, TYPE (both needed to create), PROJECT, VERSION (runtime; guessed from TYPE), SPOT=1 (preemptible),
 # TRIES (failures without a new checkpoint, or to get a TPU, before it gives up; default 3), POLL (seconds, default 30),
 # STOP_WAIT (of worker.sh).
-# Where gcloud fails to say how the TPU is, it is asked again, 120 times in a row at most (an hour).
-# DRY_RUN=1 prints the commands, as if the TPU came at once and the run finished.
+# If gcloud cannot tell the state of the TPU, it is asked again, at most 120 times in a row (an hour).
+# DRY_RUN=1 prints the commands for a TPU that is available at once and a run that finishes.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=commands.sh
@@ -59,14 +59,14 @@ create() {
     "--runtime-version=$version" ${SPOT:+--spot}
 }
 
-# look ANSWER: sets `state` to ACTIVE, WAITING_FOR_RESOURCES, …; empty where there is none. ANSWER: for a dry run.
-# Not in a subshell, which a signal would have to wait for.
+# look ANSWER: sets `state` to ACTIVE, WAITING_FOR_RESOURCES, …; empty if there is none. ANSWER: for a dry run.
+# Not in a subshell, because a signal would have to wait for it.
 state=""
 look() {
   local said asked
   for ((asked = 1; asked <= asks; asked++)); do
     if said=$(ask "$1" "${queued[@]}" describe "$name" "${where[@]}" '--format=value(state.state)' 2>&1); then
-      # gcloud's notices may stand before and after it.
+      # gcloud may print notices before and after it.
       state=$(grep -xE '[A-Z_]+' <<<"$said" | tail -n 1 || true)
       [[ -z $state && -z ${DRY_RUN:-} ]] || return 0
     elif [[ $said == *NOT_FOUND* ]]; then
@@ -77,7 +77,7 @@ look() {
     echo "$name: asking again in $poll s, as gcloud says: $said" >&2
     sleep "$poll"
   done
-  die "$name: gcloud has not told the state of the TPU $asks times in a row; mend what it says, and run this again"
+  die "$name: gcloud failed to tell the state of the TPU $asks times in a row; fix what it reports and run this again"
 }
 
 await() {
@@ -94,7 +94,7 @@ await() {
   done
 }
 
-# Gets a TPU, unless one is there, and waits until it is.
+# Creates a TPU unless there is one, and waits until it is active.
 provide() {
   case $state in
     FAILED | SUSPENDED) clean && create ;;
@@ -108,18 +108,18 @@ clean() {
 
 install() {
   local archive=${TMPDIR:-/tmp}/timix_jax-$name.tar.gz
-  # Where this fails, an older checkout may still be there.
+  # If this fails, an older checkout may still be there.
   act git -C "$here/.." archive --format=tar.gz "--output=$archive" HEAD || return
   act "${vm[@]}" scp "$archive" "$name:timix_jax.tar.gz" "${where[@]}" --worker=all || return
-  # The images' Python is older than 3.11: uv brings one.
+  # The images' Python is older than 3.11: uv installs a newer one.
   on_all_workers 'set -e; mkdir -p timix_jax; tar -xzf timix_jax.tar.gz -C timix_jax; cd timix_jax
 python3 -m pip install --quiet --user uv; test -d .venv || python3 -m uv venv --quiet --python 3.12 .venv
 VIRTUAL_ENV=.venv python3 -m uv pip install --quiet --editable ".[tpu,gcs]"'
 }
 
-# What a lost connection has left is stopped first: two runs must not share a working folder.
+# First stop what a lost connection left behind: two runs must not share a working folder.
 # shellcheck disable=SC2016 # expanded on the workers
-# The number may be another program's by now.
+# The process id may belong to another program by now.
 stop_command='cd timix_jax && if test -s run.pid; then pid=$(cat run.pid)
 if grep -qs launch/worker.sh "/proc/$pid/cmdline"; then kill "$pid" 2>/dev/null
 while kill -0 "$pid" 2>/dev/null; do sleep 1; done; fi; rm -f run.pid; fi'
@@ -136,7 +136,7 @@ exec launch/worker.sh $(quoted "${flags[@]}" "$@")"
 
 stop() { on_all_workers "$stop_command"; }
 
-# finished ANSWER: whether the results are there.
+# finished ANSWER: succeeds if the results exist.
 finished() {
   [[ -n $(ask "$1" gcloud storage ls "$workdir/results.json" 2>/dev/null || true) ]]
 }
@@ -164,12 +164,12 @@ run() {
     fi
     refusals=0
     if install; then
-      # In the background, so that a signal is acted on at once and Ctrl-C does not cut the connection.
+      # In the background, so that signals are handled at once and Ctrl-C does not cut the connection.
       train "$@" &
       training=$!
       code=0
       wait "$training" || code=$?
-      ((code != 2)) || die "$name: a mistake in flags or configuration, or a loss that is not finite; read the log above"
+      ((code != 2)) || die "$name: a user error in flags or configuration, or a loss that is not finite; read the log above"
     fi
     if finished "$workdir/results.json"; then
       echo "$name: finished; launch/tpu.sh clean $name gives the TPU back"
@@ -197,7 +197,7 @@ case $command in
     workdir=${workdir%/}
     mode=$(flag_value mode "$@")
     [[ $command == train || ${mode:-train} == train ]] ||
-      die "--mode=$mode: run goes on until a training has finished; give it to: $0 train $name"
+      die "--mode=$mode: run repeats until a training has finished; give it to: $0 train $name"
     [[ $workdir == gs://?* ]] || die "--workdir=$workdir: the workers share no disk; give gs://BUCKET/FOLDER"
     "$command" "$@"
     ;;

@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
-# What the launchers start on each machine: one process of a run, and whether it has finished.
+# Started by the launchers on each machine: runs one process and reports whether the run has finished.
 #
 #   launch/worker.sh --config=configs/vitb16.py --workdir=gs://BUCKET/run [flags of timix_jax.main]
 #
-# Exit code: 0 = the run has finished (WORKDIR/results.json exists; in another --mode: it has done its work); 75 = it was
-# told to stop (SIGTERM, which it answers by a checkpoint and exit code 0, or by its end before there is anything to
-# save) and goes on when started again; 2 = a mistake in flags or configuration, which no restart mends; anything else =
-# a failure.
-# SIGTERM and SIGINT are passed on, so that this may be process 1 of a container. PYTHON: the interpreter. STOP_WAIT:
-# seconds it has for its checkpoint before it is killed, default 900.
+# Exit code: 0 = the run has finished (WORKDIR/results.json exists; in another --mode: the program has ended); 75 = it
+# was told to stop by SIGTERM, saved if there was anything to save, and resumes when started again; 2 = a user error in
+# flags or configuration, which no restart fixes; anything else = a failure.
+# SIGTERM and SIGINT are passed on, so this may be process 1 of a container. PYTHON: the interpreter. STOP_WAIT: seconds
+# that the process has to save before it is killed, default 900.
 set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=commands.sh
@@ -26,17 +25,17 @@ fi
 
 "${command[@]}" &
 child=$!
-told=
-trap 'told=1; trap "" TERM INT; leave "$patience" "$child"' TERM INT
+signalled=
+trap 'signalled=1; trap "" TERM INT; leave "$patience" "$child"' TERM INT
 wait "$child"
 code=$?
-if [[ -n $told ]]; then # the signal has cut the wait short; 127: it came right behind its end
+if [[ -n $signalled ]]; then # the signal interrupted the wait; 127: the child had just ended
   wait "$child"
   again=$?
   ((again == 127)) || code=$again
-  ((code != 137)) || exit 75 # it never answered
+  ((code != 137)) || exit 75 # it never reacted to the signal
 fi
-((code != 143)) || exit 75 # ended by SIGTERM itself: it came before the program could answer it
+((code != 143)) || exit 75 # ended by SIGTERM before the program could handle it
 ((code == 0)) || exit "$code"
 mode=$(flag_value mode "$@")
 [[ ${mode:-train} == train ]] || exit 0

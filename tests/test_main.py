@@ -1,4 +1,4 @@
-"""The command line: a mistake is one line that names field, value and mend, exit code 2, and nothing written.
+"""A user error on the command line prints one line with field, value and fix, exits with 2 and writes nothing.
 
 Most cases run `main.run` in this process; what needs a process of its own is at the end.
 """
@@ -221,7 +221,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_mistake_on_the_command_line(refused, case):
+def test_user_error_on_the_command_line(refused, case):
     arguments, words = REFUSED[case]
     line = refused("--config=tiny.py", *arguments)
     for word in words:
@@ -257,7 +257,7 @@ def test_an_evaluation_set_larger_than_memory(refused, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "code"), [(UserError("lr=-1: give more"), 2), (RunError("disk full: free space"), 1)]
 )
-def test_a_fault_of_the_run_has_another_code_than_a_mistake(files, monkeypatch, capfd, error, code):
+def test_runtime_and_user_errors_have_different_codes(files, monkeypatch, capfd, error, code):
     def fail(*arguments, **options):
         raise error
 

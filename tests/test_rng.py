@@ -1,4 +1,4 @@
-"""Streams are a function of the seed, the name and the step alone."""
+"""Streams depend only on the seed, the name and the step."""
 
 import jax
 import numpy as np
@@ -26,8 +26,8 @@ def test_traced_step_draws_the_same():
         np.testing.assert_array_equal(traced(jax.random.key(3), step), draw(3, "window", step))
 
 
-def test_one_stream_is_not_the_next_of_another():
-    # A split chain would hand stream k at step s + 1 the numbers of stream k + 1 at step s.
+def test_streams_are_not_shifted_copies_of_each_other():
+    # A chain of splits would give stream k at step s + 1 the numbers of stream k + 1 at step s.
     by_step = [draw(0, "a", step) for step in range(4)]
     by_name = [draw(0, name, 0) for name in "abcd"]
     assert not any((x == y).all() for x in by_step[1:] for y in by_name[1:])

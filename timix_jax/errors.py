@@ -1,4 +1,4 @@
-"""The errors that a user is meant to read, and where in the configuration they belong."""
+"""Errors that are addressed to the user, and the configuration fields they belong to."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,9 +7,9 @@ FAULT_CODE, MISTAKE_CODE = 1, 2
 
 
 class UserError(ValueError):
-    """A problem that the user can mend: one line that names the thing, its value and the mend.
+    """A problem that the user can fix: one line that names the thing, its value and the fix.
 
-    `main.py` prints the message without a traceback and exits with `exit_code`; in a library call it is an ordinary
+    `main.py` prints the message without a traceback and exits with `exit_code`; for library callers it is an ordinary
     `ValueError`.
     """
 
@@ -17,29 +17,29 @@ class UserError(ValueError):
 
 
 class RunError(UserError):
-    """A fault of a machine, a disk or a process, not of flags and configuration: the same command may well succeed.
+    """A failure of a machine, a disk or a process, not of flags and configuration: the same command may succeed.
 
-    The launchers start a run again after its exit code, and not after that of other UserErrors.
+    The launchers restart a run after its exit code, but not after that of other UserErrors.
     """
 
     exit_code = FAULT_CODE
 
 
 @contextlib.contextmanager
-def unwritable(kind: type[UserError], what: object, mend: str) -> Iterator[None]:
-    """An OSError within becomes an error of this kind: `what` cannot be written, the cause, and the mend."""
+def unwritable(kind: type[UserError], what: object, fix: str) -> Iterator[None]:
+    """Turn an OSError within the context into an error that names `what` cannot be written, the cause, and the fix."""
     try:
         yield
     except OSError as error:
-        raise kind(f"{what} cannot be written ({error.strerror or error}): {mend}") from error
+        raise kind(f"{what} cannot be written ({error.strerror or error}): {fix}") from error
 
 
 @contextlib.contextmanager
 def located(place: str) -> Iterator[None]:
-    """Puts `place` before the messages of UserErrors raised inside, unless they name their field already.
+    """Prefix the messages of UserErrors raised within the context with `place`, unless they already name their field.
 
-    Constructors know their arguments and not the configuration: `with located("config.augment."): ...` makes
-    "crop_min=2: ..." findable.
+    Constructors know their arguments but not the configuration: `with located("config.augment."): ...` turns
+    "crop_min=2: ..." into "config.augment.crop_min=2: ...".
     """
     try:
         yield

@@ -1,11 +1,5 @@
 """Command line: `python -m timix_jax.main --config=FILE [--workdir=DIR] [--mode=train|eval|info|compile]`."""
 
-from timix_jax.runtime.host_heap import keep_freed_memory, start_on_huge_pages
-
-if __name__ == "__main__":
-    # It may start the program anew: before JAX is imported, which takes a second.
-    start_on_huge_pages()
-
 import importlib
 import sys
 from pathlib import Path
@@ -26,7 +20,7 @@ from timix_jax.reporting.watchdog import watched_phases
 from timix_jax.runtime.compile_cache import use_cache
 from timix_jax.runtime.log import only_warnings, print_error, show_own_lines
 
-# A mode is "module:function" of a function of (config, workdir).
+# Mode → "module:function" of a function of (config, workdir).
 MODES = {
     "train": "timix_jax.training.train:train_and_evaluate",
     "eval": "timix_jax.training.evaluate:evaluate_checkpoint",
@@ -34,7 +28,7 @@ MODES = {
     "compile": "timix_jax.inspection.compile_mode:compile_for",
 }
 
-# Flags that belong to one mode, whose function takes them.
+# Flags that only one mode accepts, as arguments of its function.
 MODE_FLAGS = {"profile": "train", "topology": "compile", "step_time": "compile"}
 
 FLAGS = flags.FLAGS
@@ -46,25 +40,25 @@ _MODE = flags.DEFINE_enum("mode", "train", sorted(MODES), "What to do.")
 _CACHE = flags.DEFINE_string(
     "compile_cache",
     "~/.cache/timix_jax/xla",
-    "Folder of compiled programs, reused by later runs; empty for none.",
+    "Folder of compiled programs, which later runs reuse; empty for none.",
 )
 _DISTRIBUTED = flags.DEFINE_enum(
     "distributed",
     "auto",
     cluster.MODES,
-    "auto: join the cluster (Cloud TPU, Slurm, …) where there is one; on: its absence is an error; off: one process.",
+    "auto: join the cluster (Cloud TPU, Slurm, …) if there is one; on: its absence is an error; off: one process.",
 )
 flags.DEFINE_string(
-    "profile", "", "START:STOP: a profiler trace of these steps is written to WORKDIR/profile."
+    "profile", "", "START:STOP: write a profiler trace of these steps to WORKDIR/profile."
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", "", "host:port of process 0, where the cluster does not tell it."
+    "coordinator", "", "HOST:PORT of process 0, if the cluster does not provide it."
 )
 _PROCESSES = flags.DEFINE_integer("processes", 0, "Number of processes, with --coordinator.")
 _PROCESS = flags.DEFINE_integer("process", 0, "Index of this process, with --coordinator.")
 flags.DEFINE_string("topology", "", "TPU slice for --mode=compile, such as v5e:16x16.")
 flags.DEFINE_float(
-    "step_time", 0.0, "Seconds a step: --mode=compile prints the utilisation that they mean."
+    "step_time", 0.0, "Seconds per step: --mode=compile prints the utilisation they imply."
 )
 _CONNECT_TIMEOUT = flags.DEFINE_integer(
     "connect_timeout", 60, "Seconds to wait at the start for the other processes.", 1
@@ -75,7 +69,7 @@ _HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
 
 
 def default_workdir(config_path: str) -> str:
-    """`runs/demo` for `configs/demo.py` (and `configs/demo.py:arg`)."""
+    """Return `runs/demo` for `configs/demo.py` (and `configs/demo.py:arg`)."""
     return str(Path("runs") / Path(config_path.split(":")[0]).stem)
 
 
@@ -85,10 +79,8 @@ def _main(argv: list[str]) -> None:
     if _CONFIG.value is None:
         raise UserError("--config is missing; try --config=configs/demo.py")
     show_own_lines()
-    keep_freed_memory()
-    here = (
-        _MODE.value != "compile"
-    )  # else the slice is elsewhere: no chip is taken, no cluster joined
+    # --mode=compile targets a slice elsewhere: it takes no chip and joins no cluster.
+    here = _MODE.value != "compile"
     if not here:
         jax.config.update("jax_platforms", "cpu")
     with watched_phases() as watch, watch(CONNECT) as phase:
@@ -112,7 +104,7 @@ def _main(argv: list[str]) -> None:
     mode = getattr(importlib.import_module(module), function)
     options = _mode_options()
     with failure_watch.shared_fate():
-        check_same_start(_MODE.value)
+        check_same_start(_MODE.value, _PROCESSES.value)
         mode(_CONFIG.value, _WORKDIR.value or default_workdir(config_path), **options)
 
 
@@ -130,19 +122,19 @@ def _parse_flags(argv: list[str]) -> list[str]:
     try:
         check_given_once(argv)
         rest = FLAGS(argv)
-        # A recipe that could not be opened raises its error on use, here by hasattr.
+        # A recipe that could not be opened raises its error on first use, here in hasattr.
         if hasattr(_CONFIG.value, "items"):
             complete(_CONFIG.value)
     except UserError:
         raise
     except Exception as error:
-        # A recipe is the user's own code: whatever it raises is shown as its line and the reason.
+        # A recipe is the user's own code: whatever it raises is reported as its line and the reason.
         raise flag_error(error, argv) from error
     return rest
 
 
 def run() -> None:
-    """Entry point: a user's mistake is one line and exit code 2, a fault of the run one line and 1."""
+    """Run the command line; a user error prints one line and exits with 2, a runtime error with 1."""
     try:
         app.run(_main, flags_parser=_parse_flags)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""A harmed or unfinished checkpoint is named and passed over; a save that fails says why."""
+"""Damaged and unfinished checkpoints are named and skipped; a failed save names its cause."""
 
 import os
 import pathlib
@@ -21,7 +21,7 @@ from timix_jax.errors import RunError, UserError
 
 @pytest.fixture
 def warnings_of(monkeypatch):
-    """The texts of the warnings that the step folders give."""
+    """Collect the warnings of `step_folders`."""
     texts: list[str] = []
     monkeypatch.setattr(
         step_folders.logging, "warning", lambda text, *values: texts.append(text % values)
@@ -29,7 +29,7 @@ def warnings_of(monkeypatch):
     return texts
 
 
-def test_a_flipped_byte_in_any_file_is_named_and_the_one_before_is_used(tmp_path, warnings_of):
+def test_flipped_byte_in_any_file_is_named_and_previous_step_is_used(tmp_path, warnings_of):
     newest = two_checkpoints(tmp_path)
     files = sorted(path for path in newest.rglob("*") if path.is_file())
     names = {path.relative_to(newest).as_posix() for path in files}
@@ -52,7 +52,7 @@ def test_a_flipped_byte_in_any_file_is_named_and_the_one_before_is_used(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("damage", "said"),
     [
         (lambda f: os.truncate(max(f.rglob("d/*"), key=os.path.getsize), 99), "(truncated)"),
         (lambda f: next(f.rglob("d/*")).unlink(), ": missing"),
@@ -63,8 +63,10 @@ def test_a_flipped_byte_in_any_file_is_named_and_the_one_before_is_used(tmp_path
         (lambda f: f.with_name("00000003").mkdir(), "00000003 is not used: the folder is empty"),
     ],
 )
-def test_harm_to_the_newest_is_named_and_mended_by_the_next_save(tmp_path, warnings_of, harm, said):
-    harm(two_checkpoints(tmp_path))
+def test_damaged_newest_step_is_named_and_replaced_by_the_next_save(
+    tmp_path, warnings_of, damage, said
+):
+    damage(two_checkpoints(tmp_path))
     left = 2 if "00000003" in said else 1
     with Checkpointer(tmp_path) as checkpointer:
         assert checkpointer.latest_valid() == left
@@ -80,7 +82,7 @@ def test_harm_to_the_newest_is_named_and_mended_by_the_next_save(tmp_path, warni
     assert sorted(os.listdir(tmp_path)) == [f"0000000{left}", "00000003"]
 
 
-def test_a_harmed_checkpoint_is_not_restored_and_its_step_is_saved_anew(tmp_path):
+def test_damaged_checkpoint_is_not_restored_and_its_step_is_saved_again(tmp_path):
     newest = two_checkpoints(tmp_path)
     victim = max(newest.rglob("d/*"), key=os.path.getsize)
     victim.write_bytes(victim.read_bytes()[:-1] + b"?")
@@ -94,7 +96,9 @@ def test_a_harmed_checkpoint_is_not_restored_and_its_step_is_saved_anew(tmp_path
         assert_same(checkpointer.restore(2, abstract(make_state()))[0], make_state(seed=22))
 
 
-def test_all_damaged_is_an_error_but_a_first_save_cut_off_is_a_fresh_start(tmp_path, warnings_of):
+def test_all_damaged_is_an_error_but_an_interrupted_first_save_is_a_fresh_start(
+    tmp_path, warnings_of
+):
     newest = two_checkpoints(tmp_path)
     for folder in (newest, tmp_path / "00000001"):
         os.truncate(folder / "_CHECKPOINT_METADATA", 5)
@@ -110,13 +114,13 @@ def test_all_damaged_is_an_error_but_a_first_save_cut_off_is_a_fresh_start(tmp_p
     assert "00000001 is not used: CHECKSUMS.json is missing" in warnings_of[-1]
 
 
-def test_nothing_is_deleted_before_the_newer_one_has_its_sums(tmp_path, monkeypatch):
+def test_nothing_is_deleted_before_the_newer_step_is_complete(tmp_path, monkeypatch):
     seen = []
     write = checksums.write_manifest
 
-    def watched(folder, rest):
+    def watched(folder):
         seen.append(step_folders.complete_steps(step_folders.epath.Path(tmp_path)))
-        write(folder, rest)
+        write(folder)
 
     monkeypatch.setattr(checksums, "write_manifest", watched)
     with Checkpointer(tmp_path, keep_last=1) as checkpointer:
@@ -126,13 +130,13 @@ def test_nothing_is_deleted_before_the_newer_one_has_its_sums(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("call", ["save", "wait", "close", "latest_valid"])
-def test_a_failed_background_save_raises_at_the_next_call(tmp_path, monkeypatch, call):
+def test_failed_background_save_raises_at_the_next_call(tmp_path, monkeypatch, call):
     state = {"x": jnp.zeros(4)}
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save(1, state, {})
     checkpointer.wait()
 
-    def no_space(folder, rest):
+    def no_space(folder):
         raise OSError(28, "No space left on device", os.fspath(folder))
 
     with monkeypatch.context() as patch:
@@ -148,7 +152,7 @@ def test_a_failed_background_save_raises_at_the_next_call(tmp_path, monkeypatch,
         assert sorted(os.listdir(tmp_path)) == ["00000001", "00000003"]
 
 
-def test_a_save_that_cannot_start_names_the_folder(tmp_path):
+def test_save_that_cannot_start_names_the_folder(tmp_path):
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
     with (
         Checkpointer(tmp_path / "checkpoints") as checkpointer,
@@ -165,7 +169,7 @@ _WRITER = """
     from timix_jax.errors import UserError
 
     folder, size, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    if len(sys.argv) > 4:  # stands for a full disk: no file may be longer
+    if len(sys.argv) > 4:  # simulates a full disk: limits the file size
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]),) * 2)
 
     def state_of(step):
@@ -202,7 +206,7 @@ def start_writer(folder: pathlib.Path, *arguments: int) -> subprocess.Popen:
     )
 
 
-def test_kill_at_any_moment_leaves_the_last_complete_checkpoint(tmp_path):
+def test_kill_at_any_time_leaves_the_last_complete_checkpoint(tmp_path):
     rng = random.Random(0)
     complete = 0
     for lines in (0, 2, 0, 1, 0, 3):  # some kills before the first save is complete, some after
@@ -225,7 +229,7 @@ def test_kill_at_any_moment_leaves_the_last_complete_checkpoint(tmp_path):
     assert writer.returncode == 0
 
 
-def test_a_full_disk_is_reported_with_path_and_free_bytes(tmp_path):
+def test_full_disk_is_reported_with_path_and_free_bytes(tmp_path):
     writer = start_writer(tmp_path / "run", 100_000, 3, 100_000)
     _, errors = writer.communicate(timeout=60)
     assert writer.returncode == 1

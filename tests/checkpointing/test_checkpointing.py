@@ -1,4 +1,4 @@
-"""Checkpoints come back bit for bit on any devices, and are kept as long as was asked for."""
+"""Checkpoints are restored bit for bit on any devices and kept as configured."""
 
 import os
 
@@ -49,10 +49,10 @@ def test_restores_on_other_devices_and_shardings(tmp_path):
                 },
             }
         )
-        for wanted in (fewer, column, abstract(make_state(1)), abstract(state, devices=3)):
-            restored, _ = checkpointer.restore(1, wanted)
+        for expected in (fewer, column, abstract(make_state(1)), abstract(state, devices=3)):
+            restored, _ = checkpointer.restore(1, expected)
             assert_same(restored, state)
-            for got, want in zip(jax.tree.leaves(restored), jax.tree.leaves(wanted), strict=True):
+            for got, want in zip(jax.tree.leaves(restored), jax.tree.leaves(expected), strict=True):
                 assert got.sharding == want.sharding
 
 
@@ -60,7 +60,7 @@ def test_restores_on_other_devices_and_shardings(tmp_path):
 def test_state_may_be_overwritten_once_save_returns(tmp_path, how):
     values = np.random.default_rng(0).standard_normal((1024, 1024), np.float32)
     state = {"w": jnp.asarray(values.copy()), "b": jnp.arange(3)}
-    wanted = abstract(state)
+    expected = abstract(state)
     overwrite = jax.jit(lambda tree: jax.tree.map(lambda x: x * 0 - 1, tree), donate_argnums=0)
     with Checkpointer(tmp_path) as checkpointer:
         for step in (1, 2, 3):
@@ -70,12 +70,12 @@ def test_state_may_be_overwritten_once_save_returns(tmp_path, how):
             else:
                 jax.tree.map(lambda leaf: leaf.delete(), state)
             state = {"w": jnp.asarray(values.copy()), "b": jnp.arange(3)}
-        restored, _ = checkpointer.restore(checkpointer.latest_valid(), wanted)
+        restored, _ = checkpointer.restore(checkpointer.latest_valid(), expected)
     np.testing.assert_array_equal(restored["w"], values)
     np.testing.assert_array_equal(restored["b"], np.arange(3))
 
 
-def test_another_model_is_described_by_its_differences(tmp_path):
+def test_differences_to_another_model_are_named(tmp_path):
     state = {"params": {"a": jnp.zeros(3), "b": jnp.zeros((2, 2)), "old": jnp.zeros(1)}}
     other = {
         "params": {
@@ -92,10 +92,10 @@ def test_another_model_is_described_by_its_differences(tmp_path):
     message = str(error.value)
     assert "\n" not in message
     assert "3 differ: params/b: float32[2,2] → float32[2,4]; " in message
-    assert "params/c: missing (wanted int32[1]); params/old: unexpected (float32[1])" in message
+    assert "params/c: missing (expected int32[1]); params/old: unexpected (float32[1])" in message
 
 
-def test_the_last_ones_and_every_nth_are_kept(tmp_path):
+def test_last_and_every_nth_are_kept(tmp_path):
     with Checkpointer(tmp_path, keep_last=2, keep_every=4) as checkpointer:
         for step in range(1, 11):
             checkpointer.save(step, {"x": jnp.full(4, step)}, {})
@@ -108,7 +108,7 @@ def test_the_last_ones_and_every_nth_are_kept(tmp_path):
     assert os.listdir(tmp_path) == ["00000011"]
 
 
-def test_files_among_the_checkpoints_are_left_alone(tmp_path):
+def test_other_files_in_the_folder_are_kept(tmp_path):
     names = ["00000099", "00000098.orbax-checkpoint-tmp"]
     for name in names:
         (tmp_path / name).write_text("a person's own")
@@ -121,7 +121,7 @@ def test_files_among_the_checkpoints_are_left_alone(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["00000002", *names])
 
 
-def test_a_saved_step_is_not_saved_again_and_another_run_is_not_overwritten(tmp_path):
+def test_saved_step_is_not_saved_again_and_another_run_is_not_overwritten(tmp_path):
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(5, {"x": jnp.zeros(4)}, {})
         checkpointer.save(5, {"x": jnp.ones(4)}, {})
@@ -142,7 +142,7 @@ def test_a_saved_step_is_not_saved_again_and_another_run_is_not_overwritten(tmp_
         (jnp.zeros((0, 3)), r"params/w has no elements \(shape \(0, 3\)\)"),
     ],
 )
-def test_what_cannot_be_saved_is_named_at_once(tmp_path, leaf, said):
+def test_leaf_that_cannot_be_saved_is_named_at_once(tmp_path, leaf, said):
     with (
         Checkpointer(tmp_path) as checkpointer,
         pytest.raises((TypeError, ValueError), match=said),

@@ -1,4 +1,4 @@
-"""The manifest of sums: what it holds, and each way in which a folder can disagree with it."""
+"""The manifest of checksums, and every way in which a folder can differ from it."""
 
 import hashlib
 import json
@@ -29,14 +29,14 @@ def test_manifest_holds_size_and_sha256_of_each_file(folder):
     assert checksums.problems(folder) == []
 
 
-def test_written_again_it_does_not_sum_itself(folder):
+def test_rewritten_manifest_does_not_include_itself(folder):
     checksums.write_manifest(folder)
     assert checksums.problems(folder) == []
     assert sorted(os.listdir(folder)) == ["CHECKSUMS.json", "a", "empty"]
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("damage", "said"),
     [
         (lambda f: (f / "a/one").write_bytes(b"onE"), "a/one: its bytes differ"),
         (lambda f: (f / "a/one").write_bytes(b"on"), "a/one: 2 bytes, not 3 (truncated)"),
@@ -50,23 +50,23 @@ def test_written_again_it_does_not_sum_itself(folder):
             lambda f: (f / "CHECKSUMS.json").write_text(
                 (f / "CHECKSUMS.json").read_text().replace("a/one", "a/b/deep")
             ),
-            "CHECKSUMS.json: its own sum differs",
+            "CHECKSUMS.json: its own checksum differs",
         ),
         (lambda f: f.rename(f.with_name("gone")), "the folder does not exist"),
     ],
 )
-def test_each_harm_is_named(folder, harm, said):
-    harm(folder)
+def test_each_kind_of_damage_is_named(folder, damage, said):
+    damage(folder)
     (problem,) = checksums.problems(folder)
     assert problem.startswith(said)
 
 
-def test_one_entry_a_harmed_file(folder):
+def test_one_entry_per_damaged_file(folder):
     (folder / "a/one").write_bytes(b"ONE")
     (folder / "a/b/deep").write_bytes(bytes(256 * 40_000))
     assert [line.split(":")[0] for line in checksums.problems(folder)] == ["a/b/deep", "a/one"]
 
 
-def test_an_empty_folder_is_an_unfinished_save(tmp_path):
+def test_empty_folder_is_an_unfinished_save(tmp_path):
     assert checksums.problems(tmp_path) == ["the folder is empty (the save was not finished)"]
     assert not checksums.has_manifest(tmp_path)

@@ -1,4 +1,4 @@
-"""Names of leaves, and the lines that say how two trees differ."""
+"""Names of leaves, and the description of how two trees differ."""
 
 from typing import Any, NamedTuple
 
@@ -40,7 +40,7 @@ def test_leaves_are_named_by_field_key_and_index_in_the_order_of_jax():
     }
 
 
-def test_a_bare_leaf_and_equal_names_are_refused():
+def test_single_leaf_and_duplicate_names_are_refused():
     with pytest.raises(ValueError, match="not a single array"):
         tree_diff.named_leaves(jnp.zeros(3))
     with pytest.raises(ValueError, match="two leaves of the tree are named a/1"):
@@ -49,7 +49,7 @@ def test_a_bare_leaf_and_equal_names_are_refused():
 
 @jax.tree_util.register_pytree_with_keys_class
 class Numbered:
-    """A node that gives two children one key."""
+    """A node whose two children have the same key."""
 
     def __init__(self, *children: Any):
         self.children = children
@@ -62,7 +62,7 @@ class Numbered:
         return cls(*children)
 
 
-def test_differences_of_equal_trees_are_none():
+def test_equal_trees_have_no_differences():
     tree = tree_diff.named_leaves({"a": np.zeros((2, 3), np.float32), "b": jnp.zeros(())})
     assert tree_diff.differences(tree, tree) == []
 
@@ -77,7 +77,7 @@ def test_differences_and_their_summary():
         ("p", "dtype"): leaf(jnp.float32),
         ("old",): leaf(jnp.int32, 4),
     }
-    wanted = {
+    expected = {
         ("p", "same"): leaf(jnp.float32, 2),
         ("p", "shape"): leaf(jnp.float32, 3, 2),
         ("p", "dtype"): leaf(jnp.bfloat16),
@@ -86,10 +86,10 @@ def test_differences_and_their_summary():
     lines = [
         "p/shape: float32[2,3] → float32[3,2]",
         "p/dtype: float32[] → bfloat16[]",
-        "new: missing (wanted int32[4])",
+        "new: missing (expected int32[4])",
         "old: unexpected (int32[4])",
     ]
-    assert tree_diff.differences(saved, wanted) == lines
+    assert tree_diff.differences(saved, expected) == lines
     assert tree_diff.summary(lines) == "4 differ: " + "; ".join(lines)
     many = [f"line{i}" for i in range(14)]
     assert tree_diff.summary(many) == "14 differ: " + "; ".join(many[:10]) + "; and 4 more"

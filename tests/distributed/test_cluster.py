@@ -1,4 +1,4 @@
-"""Joining a run: by flags, by what the cluster says, or not at all."""
+"""Joining a run by flags, by cluster detection, or not at all."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ NO_CLUSTER = ValueError("coordinator_address should be defined.")
 
 @pytest.fixture
 def joined(monkeypatch):
-    """Calls of jax.distributed.initialize, which raises `joined.error` where that is set."""
+    """Record calls of jax.distributed.initialize, which raises `joined.error` if that is set."""
 
     class Calls(list):
         error: Exception | None = None
@@ -31,24 +31,23 @@ def joined(monkeypatch):
             raise calls.error
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    monkeypatch.setattr(cluster.roll_call, "call_roll", lambda *arguments, **timeout: None)
     monkeypatch.delenv("SLURM_NTASKS", raising=False)
     return calls
 
 
-def test_flags_come_before_what_the_cluster_says(joined):
+def test_flags_take_precedence_over_the_cluster(joined):
     cluster.join("auto", coordinator="host:1", processes=2, process=1)
     assert joined == [("host:1", 2, 1)]
 
 
-def test_a_cluster_is_asked_for_its_processes(joined, monkeypatch):
+def test_processes_of_a_cluster_are_detected(joined, monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "2")
     cluster.join("auto")
     cluster.join("on")
     assert joined == [(), ()]
 
 
-def test_one_process_where_there_is_no_cluster(joined):
+def test_one_process_without_a_cluster(joined):
     joined.error = NO_CLUSTER
     cluster.join("auto")
     joined.clear()
@@ -56,7 +55,7 @@ def test_one_process_where_there_is_no_cluster(joined):
     assert not joined
 
 
-def test_a_single_task_of_slurm_keeps_all_its_devices(joined, monkeypatch):
+def test_single_slurm_task_keeps_all_its_devices(joined, monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "1")
     cluster.join("auto")
     assert not joined
@@ -70,21 +69,23 @@ def test_required_cluster_is_missing(joined):
     assert caught.value.exit_code == MISTAKE_CODE
 
 
-def test_a_cluster_that_cannot_be_joined_is_never_ignored(joined):
+def test_cluster_that_cannot_be_joined_is_never_ignored(joined):
     joined.error = RuntimeError("Kubernetes API Error: 403\nforbidden")
     with pytest.raises(RunError, match=r"Error: 403 forbidden.*--distributed=off"):
         cluster.join("auto")
 
 
-def test_who_waits_in_vain_ends_as_after_a_fault(monkeypatch, capfd):
-    """Where the cluster tells who the others are, JAX waits for them: no roll is called."""
+def test_timeout_in_a_cluster_is_a_runtime_error(monkeypatch, capfd):
     ended = threading.Event()
     codes = []
     monkeypatch.setattr(cluster.os, "_exit", lambda code: (codes.append(code), ended.set()))
     monkeypatch.setattr(jax.distributed, "initialize", lambda **timeouts: ended.wait(30))
     cluster.join("on", connect_timeout_s=1)
     assert codes == [FAULT_CODE]
-    assert "not all processes have come within --connect_timeout=1 s" in capfd.readouterr().err
+    assert (
+        "not all processes of the cluster came within --connect_timeout=1 s"
+        in capfd.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_who_waits_in_vain_ends_as_after_a_fault(monkeypatch, capfd):
         ({"processes": 2}, "needs --coordinator"),
     ],
 )
-def test_flags_that_do_not_fit(joined, arguments, message):
+def test_contradicting_flags(joined, arguments, message):
     with pytest.raises(UserError, match=message):
         cluster.join("auto", **arguments)
     assert not joined
@@ -106,8 +107,22 @@ def test_off_with_a_coordinator(joined):
         cluster.join("off", coordinator="h:1", processes=2)
 
 
+@pytest.mark.parametrize("coordinator", ["host", "host:", "host:0", "host:99999", ":12", "h:port"])
+def test_malformed_coordinator(joined, coordinator):
+    with pytest.raises(UserError, match=rf"^--coordinator={coordinator}: give HOST:PORT") as caught:
+        cluster.join("auto", coordinator=coordinator, processes=2)
+    assert caught.value.exit_code == MISTAKE_CODE
+    assert not joined
+
+
+def test_error_of_jax_while_joining(joined):
+    joined.error = RuntimeError("UNKNOWN: Failed to start\nRPC server")
+    with pytest.raises(RunError, match=r"--coordinator=h:1: process 1 of 2 .*Failed to start RPC"):
+        cluster.join("auto", coordinator="h:1", processes=2, process=1)
+
+
 def test_two_tasks_of_srun_find_each_other(tmp_path):
-    """The variables that srun sets, two real processes, the real command line."""
+    """Two real processes of the real command line, with the variables that srun sets."""
     recipe = tmp_path / "tiny.py"
     recipe.write_text(
         "from tiny_run import tiny_config\n\ndef get_config():\n    return tiny_config()\n"
@@ -137,11 +152,11 @@ def test_two_tasks_of_srun_find_each_other(tmp_path):
         for i in range(2)
     ]
     try:
-        outputs = [process.communicate(timeout=90) for process in running]
+        outputs = [process.communicate(timeout=300) for process in running]
     finally:
         for process in running:
             process.kill()
     for index, (printed, errors) in enumerate(outputs):
-        # Both have the same to say; the first one says it.
+        # Only the first process prints.
         assert ("4 × cpu in 2 process(es)" in printed) == (index == 0), errors
         assert f"process {index} of 2" in errors

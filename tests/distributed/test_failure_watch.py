@@ -1,4 +1,4 @@
-"""One process, when another announces its end; and with which code it ends itself."""
+"""Reaction of a process to the failure of another, and the exit code of each."""
 
 import threading
 
@@ -10,7 +10,7 @@ from timix_jax.errors import RunError, UserError
 
 
 class Store:
-    """Where process 1 has announced its end, if it has."""
+    """A key-value store in which process 1 has announced its failure, or nobody has."""
 
     def __init__(self, announced="1 1 no space left"):
         self.announced = announced
@@ -26,7 +26,7 @@ class Store:
 
 @pytest.fixture
 def said(monkeypatch):
-    """What the watcher prints, and with which code it ends the process."""
+    """Record what the watcher prints, and the code with which it ends the process."""
     seen = []
     monkeypatch.setattr(failure_watch, "_leaving", threading.Event())
     monkeypatch.setattr(failure_watch, "_POLL_S", 0.001)
@@ -39,20 +39,20 @@ def said(monkeypatch):
     return seen
 
 
-def test_who_waits_for_ever_ends_with_the_others_cause(monkeypatch, said):
+def test_waiting_process_ends_with_the_cause_of_the_other(monkeypatch, said):
     monkeypatch.setattr(failure_watch, "_GRACE_S", 0.01)
     failure_watch._watch(Store())
     assert said == ["process 1 has stopped: no space left", 1]
 
 
-def test_a_coordinator_that_is_silent_is_named(monkeypatch, said):
+def test_silent_coordinator_is_named(monkeypatch, said):
     lines = []
-    told = threading.Event()
+    warned = threading.Event()
     monkeypatch.setattr(failure_watch, "_SILENT_S", 0.2)
     monkeypatch.setattr(
         failure_watch.logging,
         "warning",
-        lambda text, *values: (lines.append(text % values), told.set()),
+        lambda text, *values: (lines.append(text % values), warned.set()),
     )
 
     class Silent:
@@ -60,7 +60,7 @@ def test_a_coordinator_that_is_silent_is_named(monkeypatch, said):
 
         def key_value_try_get(self, key):
             if self.answers == 3:
-                assert told.wait(30)
+                assert warned.wait(30)
                 failure_watch._leaving.set()
             self.answers += 1
             raise jax.errors.JaxRuntimeError("NOT_FOUND")
@@ -71,35 +71,35 @@ def test_a_coordinator_that_is_silent_is_named(monkeypatch, said):
     assert said == []
 
 
-MISTAKE, FAULT, OTHER = UserError("lr=-1"), RunError("disk full"), ZeroDivisionError()
+USER_ERROR, RUNTIME_ERROR, OTHER = UserError("lr=-1"), RunError("disk full"), ZeroDivisionError()
 
 
 @pytest.mark.parametrize(
     ("announced", "error", "code"),
     [
-        ("", MISTAKE, 2),
-        ("", FAULT, 1),
+        ("", USER_ERROR, 2),
+        ("", RUNTIME_ERROR, 1),
         ("", OTHER, 1),
-        ("1 1 no space left", FAULT, 1),
-        ("1 1 no space left", MISTAKE, 2),
+        ("1 1 no space left", RUNTIME_ERROR, 1),
+        ("1 1 no space left", USER_ERROR, 2),
         ("1 1 no space left", OTHER, 1),
-        ("1 2 lr=-1", FAULT, 2),
+        ("1 2 lr=-1", RUNTIME_ERROR, 2),
         ("1 2 lr=-1", OTHER, 2),
     ],
 )
-def test_only_a_mistake_somewhere_ends_with_code_2(monkeypatch, said, announced, error, code):
+def test_only_a_user_error_anywhere_ends_with_code_2(monkeypatch, said, announced, error, code):
     monkeypatch.setattr(processes, "store", lambda: Store(announced))
-    monkeypatch.setattr(failure_watch, "_POLL_S", 60)  # the watcher stays out of it
+    monkeypatch.setattr(failure_watch, "_POLL_S", 60)  # the watcher does not interfere
     with failure_watch.shared_fate():
         raise error
     assert said[-1] == code
 
 
-def test_who_finds_the_cause_itself_is_left_alone(monkeypatch, said):
+def test_process_that_finds_the_cause_itself_is_not_ended(monkeypatch, said):
     monkeypatch.setattr(failure_watch, "_GRACE_S", 60)
     watcher = threading.Thread(target=failure_watch._watch, args=(Store(),), daemon=True)
     watcher.start()
-    watcher.join(0.1)  # it has heard of the other's end
+    watcher.join(0.1)  # it has learned of the other's failure
     failure_watch._leaving.set()
     watcher.join(10)
     assert not watcher.is_alive()

@@ -1,4 +1,4 @@
-"""SIGTERM to a single process: saved at that step, left without an error, and resumed exactly."""
+"""SIGTERM to a single process: it saves, ends without an error, and resumes exactly."""
 
 import os
 import signal
@@ -26,8 +26,8 @@ def compile_cache(tmp_path_factory):
         yield
 
 
-def test_stopped_twice_is_as_never_stopped(tmp_path, monkeypatch, capsys):
-    """In the middle, and after the last step but one; the handler of before is there again."""
+def test_run_stopped_twice_equals_an_uninterrupted_run(tmp_path, monkeypatch, capsys):
+    """Stop in the middle and after the last step but one; the previous handler is restored."""
     config = tiny_config(STEPS, **OPTIONS)
     train_and_evaluate(config, str(tmp_path / "whole"))
     workdir = tmp_path / "stopped"
@@ -60,7 +60,7 @@ def test_stopped_twice_is_as_never_stopped(tmp_path, monkeypatch, capsys):
     assert_same_run(workdir, tmp_path / "whole", STEPS)
 
 
-def test_asked_only_after_the_signal():
+def test_reached_only_after_the_signal():
     with Preemption() as preemption:
         assert not any(preemption.reached(step) for step in range(3))
         os.kill(os.getpid(), signal.SIGTERM)
@@ -69,7 +69,7 @@ def test_asked_only_after_the_signal():
         assert not again.reached(4)
 
 
-def test_a_thread_that_is_not_the_main_one_leaves_the_signal_alone():
+def test_other_threads_do_not_change_the_handler():
     before = signal.getsignal(signal.SIGTERM)
     seen = []
 
@@ -83,7 +83,7 @@ def test_a_thread_that_is_not_the_main_one_leaves_the_signal_alone():
     assert seen == [(before, False)]
 
 
-def test_ctrl_c_is_a_request_and_the_second_one_an_end():
+def test_first_ctrl_c_is_a_request_and_the_second_interrupts():
     before = signal.getsignal(signal.SIGINT)
     with Preemption() as preemption:
         signal.raise_signal(signal.SIGINT)
@@ -93,7 +93,7 @@ def test_ctrl_c_is_a_request_and_the_second_one_an_end():
     assert signal.getsignal(signal.SIGINT) == before
 
 
-def test_asked_during_the_last_evaluation_a_run_ends_by_itself(tmp_path, monkeypatch):
+def test_signal_during_the_last_evaluation_lets_the_run_finish(tmp_path, monkeypatch):
     run_evaluators = train.run_evaluators
 
     def interrupted(evaluators, params):

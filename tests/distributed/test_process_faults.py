@@ -1,4 +1,4 @@
-"""Faults of one of two processes: both end, each log has the cause, and nothing before it is lost."""
+"""Failure of one of two processes: both end, each log has the cause, and nothing saved is lost."""
 
 import json
 import signal
@@ -41,7 +41,7 @@ def errors(ended):
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_a_folder_that_is_not_shared(recipe, tmp_path, mode):
+def test_folder_that_is_not_shared(recipe, tmp_path, mode):
     folders = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
     begin = time.monotonic()
     ended = Run(recipe, folders, processes=2, flags=[f"--mode={mode}"]).wait()
@@ -49,14 +49,14 @@ def test_a_folder_that_is_not_shared(recipe, tmp_path, mode):
     said = f"--workdir={folders[0]} is not shared: process 1 does not see in its --workdir={folders[1]}"
     for process, lines in enumerate(errors(ended)):
         assert lines[0].startswith(f"error in process {process}: {said}")
-    assert time.monotonic() - begin < 300  # far more than needed, and no hang
+    assert time.monotonic() - begin < 300  # far more than needed, but not a hang
     assert not (tmp_path / "a").exists()
     assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_processes_with_other_settings(recipe, tmp_path, mode):
-    """And an error that only one of them can see."""
+def test_processes_with_different_configurations(recipe, tmp_path, mode):
+    """Only one of the processes can detect this error."""
     flags = [[f"--mode={mode}"], [f"--mode={mode}", "--config.optim.lr=0.5"]]
     ended = Run(recipe, tmp_path / "run", processes=2, flags=flags).wait()
     assert_codes(ended, [2, 2])
@@ -66,19 +66,19 @@ def test_processes_with_other_settings(recipe, tmp_path, mode):
     assert not (tmp_path / "run").exists()
 
 
-def test_processes_in_other_modes(recipe, tmp_path):
+def test_processes_in_different_modes(recipe, tmp_path):
     flags = [["--mode=train"], ["--mode=info"]]
     ended = Run(recipe, tmp_path / "run", processes=2, devices=1, flags=flags).wait()
     assert_codes(ended, [2, 2])
     for lines in errors(ended):
         assert (
-            "process 1 was started with --mode=info, devices=1, process 0 with --mode=train"
+            "process 1 was started with --mode=info, devices=1, --processes=2, process 0 with --mode=train"
             in lines[0]
         )
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_is_a_file_is_a_mistake_on_several_processes_too(recipe, tmp_path):
+def test_folder_that_is_a_file_is_a_user_error_on_all_processes(recipe, tmp_path):
     (tmp_path / "run").write_text("")
     ended = Run(recipe, tmp_path / "run", processes=2, devices=1).wait()
     assert_codes(ended, [2, 2])
@@ -86,9 +86,9 @@ def test_a_folder_that_is_a_file_is_a_mistake_on_several_processes_too(recipe, t
         assert f"--workdir={tmp_path / 'run'} is a file: choose a folder" in lines[0]
 
 
-def test_a_save_that_fails_on_one_process_ends_both_with_the_cause(recipe, tmp_path):
-    """The other one stands in Orbax's barrier, whose time limit is ten minutes."""
-    limit = ["bash", "-c", 'ulimit -f 3; exec "$@"', "bash"]  # KiB a file, the log too
+def test_failed_save_on_one_process_ends_both_with_the_cause(recipe, tmp_path):
+    """The other process waits in Orbax's barrier, whose time limit is ten minutes."""
+    limit = ["bash", "-c", 'ulimit -f 3; exec "$@"', "bash"]  # KiB per file, including the log
     begin = time.monotonic()
     run = Run(
         recipe, tmp_path / "run", processes=2, devices=1, places=Places([[], limit], "127.0.0.1")
@@ -122,12 +122,12 @@ def test_sigterm_ends_an_evaluation_at_once(tmp_path):
     assert time.monotonic() - begin < 60  # reading takes two minutes
 
 
-def test_a_reader_that_fails_and_a_process_that_is_killed(recipe, tmp_path):
+def test_failing_reader_and_killed_process(recipe, tmp_path):
     whole, workdir = tmp_path / "whole", tmp_path / "run"
     ended = Run(recipe, whole, processes=2, devices=1).wait()
     assert_codes(ended, [0, 0])
 
-    # The reader of process 1 fails in step 6, counted from 1: 8 examples a step, and all 48 for the tokenizer of 0.
+    # The reader of process 1 fails in step 6 (from 1): 8 examples per step, and all 48 for the tokenizer of process 0.
     environment = [{}, {"READ_FAILS_AFTER": "40"}]
     ended = Run(recipe, workdir, processes=2, devices=1, environment=environment).wait()
     assert_codes(ended, [1, 1])
@@ -158,7 +158,7 @@ def test_a_reader_that_fails_and_a_process_that_is_killed(recipe, tmp_path):
     assert_same_run(workdir, whole, STEPS, parts=("params", "opt_state"))
 
 
-def test_a_loss_that_is_not_finite(tmp_path):
+def test_loss_that_is_not_finite(tmp_path):
     recipe = write_recipe(
         tmp_path / "recipe.py",
         optim__lr=1e30,

@@ -1,4 +1,4 @@
-"""Two processes, over the loopback and as two hosts: what one tells the other, and checkpoints that they share."""
+"""Messages between two processes and their shared checkpoints, over the loopback and as two hosts."""
 
 import os
 import pathlib
@@ -50,12 +50,12 @@ _PROCESS = """
     assert processes.is_first() == (index == 0)
     assert processes.gather_flags(index == 1) == [False, True]
     assert processes.from_first(lambda: [1, "ü" * 300, index]) == [1, "ü" * 300, 0]
-    for value in (0.5, 1.5):  # the second takes the place of the first
+    for value in (0.5, 1.5):  # the second replaces the first
         processes.latest("speed", {"wait": value + index})
         processes.gather_flags(True)
-        told = processes.latest("speed", {"wait": value + index})
+        published = processes.latest("speed", {"wait": value + index})
         everyone = {i: {"wait": value + i} for i in range(2)}
-        assert told == (everyone if index == 0 else {index: everyone[index]})
+        assert published == (everyone if index == 0 else {index: everyone[index]})
         processes.gather_flags(True)
     try:
         processes.from_first(refuse)
@@ -66,7 +66,7 @@ _PROCESS = """
         try:
             processes.from_first(compute)
         except RunError as error:
-            print("fault:", error)
+            print("broken:", error)
 
     with Checkpointer(folder, timeout_s=30) as checkpointer:
         assert checkpointer.latest_valid() is None
@@ -74,7 +74,7 @@ _PROCESS = """
             checkpointer.save(step, state_of(step), {"step": step})
         assert checkpointer.latest_valid() == 3
 
-        def no_space(folder, rest):
+        def no_space(folder):
             raise OSError(28, "No space left on device")
 
         write, checksums.write_manifest = checksums.write_manifest, no_space  # process 0 uses it
@@ -135,11 +135,11 @@ def test_two_processes_agree_and_share_checkpoints_with_one(tmp_path, where, req
             process.kill()
     for index, (printed, errors) in enumerate(outputs):
         assert printed.splitlines()[-1:] == ["done"], errors
-        kinds = ("refu", "fault", "fail", "local")  # Gloo writes to the standard output, too
+        kinds = ("refu", "broken", "fail", "local")  # Gloo also writes to standard output
         said = [line for line in printed.splitlines() if line.startswith(kinds)]
         refused, broken, silent, failed, local = said
-        assert broken == "fault: [Errno 5] broken disk"
-        assert silent.startswith("fault: process 1 did not answer within 0.1 s")
+        assert broken == "broken: [Errno 5] broken disk"
+        assert silent.startswith("broken: process 1 did not answer within 0.1 s")
         assert refused == "refused: no räison"
         cause = "No space left" if index == 0 else "the log of process 0 names the cause"
         assert cause in failed

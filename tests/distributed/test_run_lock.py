@@ -1,4 +1,4 @@
-"""Two runs never train in one working folder at once."""
+"""Two runs never train in one working folder at the same time."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from timix_jax.errors import UserError
 from timix_jax.training.train import train_and_evaluate
 
 
-def test_the_second_is_refused_and_the_folder_is_free_again_after_the_first(tmp_path):
+def test_second_run_is_refused_until_the_first_ends(tmp_path):
     refused = pytest.raises(UserError, match="another run is training there")
     with only_run(tmp_path), refused, only_run(tmp_path, wait_s=0.3):
         raise AssertionError("both run")
@@ -20,7 +20,7 @@ def test_the_second_is_refused_and_the_folder_is_free_again_after_the_first(tmp_
         pass
 
 
-def test_a_killed_run_holds_nothing(tmp_path):
+def test_killed_run_releases_the_lock(tmp_path):
     program = (
         f"from timix_jax.distributed.run_lock import only_run; import os, signal\n"
         f"with only_run({str(tmp_path)!r}): os.kill(os.getpid(), signal.SIGKILL)"
@@ -31,7 +31,7 @@ def test_a_killed_run_holds_nothing(tmp_path):
         pass
 
 
-def test_it_waits_for_one_that_is_leaving(tmp_path):
+def test_waits_for_a_run_that_is_ending(tmp_path):
     program = (
         "from timix_jax.distributed.run_lock import only_run; import time\n"
         f"with only_run({str(tmp_path)!r}): print('held', flush=True); time.sleep(1)"

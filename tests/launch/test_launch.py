@@ -1,4 +1,4 @@
-"""The launchers: their commands by dry run, and what they refuse."""
+"""The launchers' commands in a dry run, and the arguments they refuse."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from launch_scripts import LAUNCH, ROOT, TPU, environment, executable, launch
 
 EXPECTED = Path(__file__).parent / "expected"
 
-# With everything that a shell could take apart.
+# With every character that a shell could misinterpret.
 FLAGS = [
     "--config=configs/vitb16.py",
     "--workdir=gs://bucket/my run",
@@ -24,7 +24,7 @@ GKE = {"IMAGE": "eu.pkg.dev/p/r/timix:1", "ACCELERATOR": "tpu-v5-lite-podslice",
 GPU = {"IMAGE": "timix:1", "ACCELERATOR": "nvidia-h100-80gb", "GPUS": "8", "HOSTS": "2"}
 SSH = {"HOSTS": "gpu1 gpu2", "DIRECTORY": "/shared/timix jax"}
 
-# name of the expectation: (settings, script and arguments)
+# Name of the expected output: (settings, script and arguments).
 DRY_RUNS = {
     "tpu_run": (TPU | {"SPOT": "1", "PROJECT": "mine"}, ["tpu.sh", "run", "big", *FLAGS]),
     "tpu_stop": (TPU, ["tpu.sh", "stop", "big"]),
@@ -44,7 +44,7 @@ DRY_RUNS = {
 
 @pytest.mark.parametrize("name", DRY_RUNS)
 def test_dry_run(name):
-    """UPDATE_EXPECTED=1 writes the files anew, to be read before they are committed."""
+    """UPDATE_EXPECTED=1 rewrites the files; review them before committing."""
     settings, arguments = DRY_RUNS[name]
     done = launch(arguments, {"DRY_RUN": "1", "TMPDIR": "/tmp", **settings})
     assert done.returncode == 0, done.stderr
@@ -56,28 +56,28 @@ def test_dry_run(name):
     assert printed == file.read_text()
 
 
-def test_every_expectation_is_used():
+def test_every_expected_file_is_used():
     assert {file.stem for file in EXPECTED.iterdir()} == set(DRY_RUNS)
 
 
 @pytest.mark.parametrize("name", ["tpu_run", "ssh_run", "gke_tpu", "gke_gpu", "slurm"])
 def test_machines_that_start_minutes_apart_wait_for_one_another(name):
     settings, arguments = DRY_RUNS[name]
-    for given, wanted in ([], "900"), (["--connect_timeout=33"], "33"):
+    for given, expected in ([], "900"), (["--connect_timeout=33"], "33"):
         printed = launch([*arguments, *given], {"DRY_RUN": "1", **settings}).stdout
-        assert set(re.findall(r"--connect_timeout=(\d+)", printed)) == {wanted}
+        assert set(re.findall(r"--connect_timeout=(\d+)", printed)) == {expected}
 
 
 @pytest.mark.parametrize("name", ["tpu_run", "ssh_run"])
-def test_how_long_a_process_may_save_reaches_the_other_machines(name):
+def test_stop_wait_reaches_the_other_machines(name):
     settings, arguments = DRY_RUNS[name]
     printed = launch(arguments, {"DRY_RUN": "1", "STOP_WAIT": "33", **settings}).stdout
     assert set(re.findall(r"export STOP_WAIT=(\S+)", printed)) == {"33"}
 
 
 @pytest.mark.parametrize("name", ["tpu_run", "ssh_run", "gke_tpu", "gke_gpu", "slurm", "local"])
-def test_flags_reach_the_process_as_they_were_given(name, tmp_path):
-    """The printed command is run by the shells that would run it, down to a Python that prints its arguments."""
+def test_flags_reach_the_process_unchanged(name, tmp_path):
+    """Run the printed command through its shells, down to a Python that prints its arguments."""
     settings, arguments = DRY_RUNS[name]
     printed = launch(arguments, {"DRY_RUN": "1", **settings}).stdout
     if name.startswith("gke"):
@@ -114,14 +114,14 @@ def test_flags_reach_the_process_as_they_were_given(name, tmp_path):
 
 
 def bash_words(line: str) -> list[str]:
-    """The words of a line as bash reads them, `$'…'` too."""
+    """Split a line into words as bash does, including `$'…'`."""
     done = subprocess.run(
         ["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True
     )
     return done.stdout.split("\0")[:-1]
 
 
-# settings, arguments, what the one line must say
+# Settings, arguments, part of the error line.
 REFUSED = [
     ({}, ["tpu.sh"], "usage: ZONE="),
     (TPU, ["tpu.sh", "fly", "big"], "unknown command 'fly'"),
@@ -139,8 +139,8 @@ REFUSED = [
     (GKE, ["gke.sh", "run", "b" * 41, *FLAGS], "at most 40"),
     (GKE, ["gke.sh", "run", "big", "--config=a.py", "--workdir=/x"], "give gs://BUCKET"),
     ({}, ["slurm.sh"], "--config=FILE is missing"),
-    ({}, ["slurm.sh", "--config", "a.py"], "'a.py' is no flag"),
-    ({"SLURM_SUBMIT_DIR": "/tmp"}, ["slurm.sh", *FLAGS], "/tmp is no checkout"),
+    ({}, ["slurm.sh", "--config", "a.py"], "'a.py' is not a flag"),
+    ({"SLURM_SUBMIT_DIR": "/tmp"}, ["slurm.sh", *FLAGS], "/tmp is not a checkout"),
     ({}, ["ssh.sh"], "usage: HOSTS="),
     ({}, ["ssh.sh", "run", *FLAGS], "HOSTS is not set"),
     (SSH | {"PORT": "http"}, ["ssh.sh", "run", *FLAGS], "PORT='http'"),
@@ -160,7 +160,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("settings", "arguments", "message"), REFUSED)
-def test_mistakes_are_one_line(settings, arguments, message):
+def test_user_errors_are_one_line(settings, arguments, message):
     done = launch(arguments, {"DRY_RUN": "1", **settings})
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
@@ -176,11 +176,11 @@ def test_shellcheck():
     assert done.returncode == 0, done.stdout
 
 
-def test_headers_say_what_is_needed_and_how_to_stop():
+def test_headers_name_needs_and_how_to_stop():
     for script in LAUNCH.glob("*.sh"):
         if script.name == "commands.sh":  # sourced only
             continue
         header = re.split(r"\n(?!#)", script.read_text())[0]
-        wanted = ("Needs", "Stop", "lean up", "DRY_RUN=1")
-        for said in ("Exit code", "SIGTERM") if script.name == "worker.sh" else wanted:
+        expected = ("Needs", "Stop", "lean up", "DRY_RUN=1")
+        for said in ("Exit code", "SIGTERM") if script.name == "worker.sh" else expected:
             assert said in header, script.name

@@ -1,4 +1,4 @@
-"""The launchers' decisions, with stand-ins for srun, ssh and Python."""
+"""The launchers' decisions, with stubs for srun, ssh and Python."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ from launch_scripts import LAUNCH, environment, executable, launch, wait_for
         (134, False, [], 134),
     ],
 )
-def test_slurm_queues_what_was_preempted_again(tmp_path, code, stop, asked, ends):
+def test_slurm_requeues_a_preempted_job(tmp_path, code, stop, asked, ends):
     executable(tmp_path, "srun", f"exit {code}")
     executable(tmp_path, "scontrol", f'echo "$*" >> {tmp_path}/log')
     root = tmp_path / "checkout"
@@ -43,7 +43,7 @@ PROCESS = """
 import os, pathlib, signal, sys, time
 folder = pathlib.Path({folder!r})
 flags = dict(word[2:].split("=", 1) for word in sys.argv[3:] if "=" in word) if sys.argv[1] == "-m" else None
-if flags is None:  # the question whether the run has finished
+if flags is None:  # the launcher asks if the run has finished
     sys.argv = sys.argv[1:]
     exec(sys.stdin.read())
 index = flags.get("process", "0")
@@ -61,7 +61,7 @@ signal.signal(signal.SIGINT, leave)
 
 @pytest.fixture
 def stand_in(tmp_path):
-    """A Python for PYTHON=…: does `body` in the place of timix_jax.main; SIGTERM lets it save and leave with 0."""
+    """Make a Python for PYTHON=… that runs `body` instead of timix_jax.main; on SIGTERM it saves and exits with 0."""
 
     def make(body):
         script = tmp_path / "process.py"
@@ -72,7 +72,7 @@ def stand_in(tmp_path):
     return make
 
 
-def test_local_one_that_dies_takes_the_others_along(tmp_path, stand_in):
+def test_local_stops_the_others_if_one_dies(tmp_path, stand_in):
     settings = stand_in("time.sleep(1 if index == '1' else 60); sys.exit(7)")
     started = time.monotonic()
     done = launch(["local.sh", "3", "--config=a.py"], settings)
@@ -83,7 +83,7 @@ def test_local_one_that_dies_takes_the_others_along(tmp_path, stand_in):
 
 @pytest.fixture
 def interruptible():
-    """Tests that are a shell's background job inherit that SIGINT is ignored, and bash then could not trap it."""
+    """Restore SIGINT: background jobs of a shell inherit that it is ignored, and bash could not trap it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -106,7 +106,7 @@ def test_local_stops_all_and_waits_until_they_have_saved(tmp_path, stand_in, sen
     assert {p.name for p in tmp_path.glob("saved-*")} == {"saved-0", "saved-1"}
 
 
-# Stops the first process, as a machine does that hangs, and fails.
+# Freezes the first process, like a machine that hangs, and fails.
 FREEZES = """
 while index == "1" and not (folder / "started-0").exists():
     time.sleep(0.1)
@@ -117,7 +117,7 @@ time.sleep(60)
 """
 
 
-def test_local_one_that_stands_still_is_killed(tmp_path, stand_in):
+def test_local_kills_a_process_that_hangs(tmp_path, stand_in):
     settings = {**stand_in(FREEZES), "STOP_WAIT": "2"}
     done = launch(["local.sh", "2", "--config=a.py"], settings)
     assert done.returncode == 7
@@ -144,7 +144,7 @@ def test_worker_tells_finished_from_preempted(tmp_path, stand_in, body, code):
     assert done.returncode == code
 
 
-def test_worker_in_another_mode_has_finished_when_its_program_has(tmp_path, stand_in):
+def test_worker_in_another_mode_finishes_with_its_program(tmp_path, stand_in):
     flags = ["--config=a.py", f"--workdir={tmp_path}", "--mode=eval"]
     assert launch(["worker.sh", *flags], stand_in("pass")).returncode == 0
     assert launch(["worker.sh", *flags], stand_in("sys.exit(2)")).returncode == 2
@@ -161,7 +161,7 @@ def test_worker_told_to_stop_before_anything_could_be_saved(tmp_path, stand_in):
     assert process.wait(timeout=30) == 75
 
 
-def test_worker_told_to_stop_that_stands_still(tmp_path, stand_in):
+def test_worker_told_to_stop_that_hangs(tmp_path, stand_in):
     process = subprocess.Popen(
         ["bash", str(LAUNCH / "worker.sh"), "--config=a.py", f"--workdir={tmp_path}"],
         env=environment({**stand_in("time.sleep(60)"), "STOP_WAIT": "2"}),
@@ -186,13 +186,13 @@ def test_worker_passes_sigterm_on_and_waits(tmp_path, stand_in):
 
 @pytest.fixture
 def hosts(tmp_path):
-    """An ssh that runs the command here."""
+    """Install an ssh that runs the command locally."""
     executable(tmp_path, "ssh", 'exec bash -c "${@: -1}"')
     return tmp_path
 
 
 def run_by_ssh(hosts, settings):
-    name = hosts.name  # of the pid file in /tmp, which these hosts share
+    name = hosts.name  # of the pid file in /tmp, which these "hosts" share
     return {
         "HOSTS": "one",
         "NAME": name,
@@ -223,7 +223,7 @@ def test_ssh_stop_lets_the_workers_save(hosts, stand_in):
     assert (hosts / "saved-0").exists()
 
 
-def test_ssh_stop_leaves_another_program_of_that_number_alone(hosts, stand_in):
+def test_ssh_stop_spares_another_program_with_that_process_id(hosts, stand_in):
     settings = run_by_ssh(hosts, stand_in("pass"))
     with subprocess.Popen(["sleep", "60"]) as another:
         left = Path(f"/tmp/timix_jax-{hosts.name}.pid")

@@ -1,4 +1,4 @@
-"""What the launcher of Cloud TPU slices decides, with a stand-in for gcloud."""
+"""Decisions of the Cloud TPU launcher, with a stub for gcloud."""
 
 import signal
 import subprocess
@@ -9,7 +9,7 @@ from launch_scripts import LAUNCH, TPU, environment, executable, launch, wait_fo
 
 @pytest.fixture
 def cloud(tmp_path):
-    """A gcloud with one TPU: preempted once while it trains, then it finishes. Logs what it is asked.
+    """Install a gcloud with one TPU that is preempted once and then finishes; it logs its calls.
 
     Each line in "fails-describe" or "fails-create" makes that command fail once, with the line as the reason.
     """
@@ -77,14 +77,14 @@ def test_tpu_is_created_again_after_a_preemption(cloud):
     assert (cloud / "log").read_text().split() == log
 
 
-def test_a_workdir_that_ends_in_a_slash_is_found_finished(cloud):
+def test_workdir_with_a_trailing_slash_is_found_finished(cloud):
     run = [*RUN_TPU[:-1], "--workdir=gs://bucket/run/"]
     done = launch(run, {"DRY_RUN": "1", **TPU})
     asked = [line for line in done.stdout.splitlines() if line.startswith("gcloud storage ls")]
     assert set(asked) == {"gcloud storage ls gs://bucket/run/results.json"}
 
 
-def test_a_program_that_fails_is_not_started_for_ever(cloud):
+def test_failing_program_is_not_restarted_forever(cloud):
     executable(cloud, "train", "exit 1")
     done = launch(RUN_TPU, TPU | {"POLL": "0", "TRIES": "2"}, cloud / "bin")
     assert done.returncode == 2
@@ -95,7 +95,7 @@ def test_a_program_that_fails_is_not_started_for_ever(cloud):
 
 @pytest.fixture
 def slept(cloud):
-    """A sleep that only notes how long."""
+    """Install a sleep that only records its duration."""
     executable(cloud / "bin", "sleep", f'echo "sleep $1" >> {cloud}/log')
 
 
@@ -103,8 +103,8 @@ LIVES = ["copy", "install", "train"]
 
 
 @pytest.mark.usefixtures("slept")
-def test_a_gcloud_that_fails_for_a_while_is_asked_again(cloud):
-    """Before it is known whether there is a TPU, and while it trains: none is created beside it."""
+def test_gcloud_that_fails_for_a_while_is_asked_again(cloud):
+    """It fails before and during training, and no second TPU is created."""
     (cloud / "state").write_text("ACTIVE\n")
     (cloud / "checkpoints").mkdir()
     (cloud / "checkpoints" / "00000010").touch()
@@ -125,18 +125,18 @@ touch {cloud}/once; echo "UNAVAILABLE" > {cloud}/fails-describe; exit 255""",
 
 
 @pytest.mark.usefixtures("slept")
-def test_a_gcloud_that_never_says_how_the_tpu_is(cloud):
+def test_gcloud_that_never_tells_the_state(cloud):
     (cloud / "fails-describe").write_text("UNAVAILABLE\n" * 200)
     done = launch(RUN_TPU, TPU, cloud / "bin")
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: big: gcloud has not told the state")
+    assert done.stderr.splitlines()[-1].startswith("error: big: gcloud failed to tell the state")
     log = (cloud / "log").read_text().splitlines()
     assert log == ["describe failed", "sleep 30"] * 120
 
 
 @pytest.mark.usefixtures("slept")
 @pytest.mark.parametrize(("refused", "ends"), [(2, 0), (3, 2)])
-def test_a_tpu_that_cannot_be_created_is_tried_for_again(cloud, refused, ends):
+def test_creating_a_tpu_is_retried(cloud, refused, ends):
     (cloud / "fails-create").write_text("503\n" * refused)
     done = launch(RUN_TPU, TPU | {"POLL": "7", "TRIES": "3"}, cloud / "bin")
     assert done.returncode == ends, done.stderr
@@ -150,7 +150,7 @@ def test_a_tpu_that_cannot_be_created_is_tried_for_again(cloud, refused, ends):
 
 
 @pytest.mark.usefixtures("slept")
-def test_a_tpu_that_fails_is_not_asked_for_without_a_pause(cloud):
+def test_failed_tpu_is_not_recreated_without_a_pause(cloud):
     executable(
         cloud / "bin", "rm", f"echo FAILED > {cloud}/state"
     )  # deleted, it comes back as failed
@@ -167,11 +167,11 @@ def test_a_tpu_that_fails_is_not_asked_for_without_a_pause(cloud):
     ]
 
 
-def test_a_mistake_is_not_tried_again(cloud):
+def test_user_error_is_not_retried(cloud):
     executable(cloud, "train", "exit 2")
     done = launch(RUN_TPU, TPU | {"POLL": "0"}, cloud / "bin")
     assert done.returncode == 2
-    assert "error: big: a mistake in flags or configuration" in done.stderr
+    assert "error: big: a user error in flags or configuration" in done.stderr
     assert (cloud / "log").read_text().split().count("train") == 1
 
 

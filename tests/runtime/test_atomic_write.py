@@ -1,4 +1,4 @@
-"""A file is the old one or the new one, whatever happens."""
+"""A file has either its old or its new contents, whatever happens."""
 
 import os
 
@@ -16,7 +16,7 @@ def test_atomic_write_replaces_and_leaves_nothing_behind(tmp_path):
     assert os.listdir(tmp_path) == ["file.json"]
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file.json"
     atomic_write_text(path, "old")
 

@@ -1,4 +1,4 @@
-"""gs:// for working folders and data: the real clients against a store of this machine (fake_gcs.py)."""
+"""Working folders and data on gs://: the real clients against a local store (fake_gcs.py)."""
 
 import logging
 import os
@@ -36,7 +36,7 @@ EXAMPLES = 48
 
 @pytest.fixture(scope="module")
 def server():
-    """One for the module: the clients keep the address that they were first used with."""
+    """One store per module, because the clients keep the first address they use."""
     store = fake_gcs.Store()
     before = dict(os.environ)
     with fake_gcs.serve(store) as address:
@@ -71,14 +71,14 @@ def local_data(tmp_path_factory):
 
 @pytest.fixture
 def data(store, local_data):
-    """The same in the bucket."""
+    """The same records in the bucket."""
     for file in local_data.iterdir():
         store.put("bucket", f"data/{file.name}", file.read_bytes())
     return "gs://bucket/data"
 
 
 def download(store, prefix: str, folder: Path) -> Path:
-    """A copy of a remote folder, to be compared with local means."""
+    """Copy a remote folder to compare it locally."""
     for name in store.names(prefix):
         path = folder / name.removeprefix(prefix)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def download(store, prefix: str, folder: Path) -> Path:
 
 @pytest.fixture
 def compile_cache_in_bucket():
-    """As --compile_cache=gs://… sets it."""
+    """Set the cache as --compile_cache=gs://… does."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     jax.config.update("jax_compilation_cache_dir", "gs://bucket/cache")
@@ -101,7 +101,7 @@ def compile_cache_in_bucket():
 
 
 def test_whole_run_resumed(store, data, tmp_path, compile_cache_in_bucket):
-    """Trained on remote data into a remote folder, cut back to its first checkpoint, and resumed: bit-equal."""
+    """A run on remote data and folders, cut back to its first checkpoint, resumes bit-equal."""
     config = tiny_config(
         4,
         data__train=(f"records:{data}",),
@@ -122,7 +122,7 @@ def test_whole_run_resumed(store, data, tmp_path, compile_cache_in_bucket):
     assert store.names("cache/")
     uninterrupted = download(store, "runs/one/", tmp_path / "uninterrupted")
 
-    for name in names:  # as a preemption between steps 2 and 4 leaves it
+    for name in names:  # the state after a preemption between steps 2 and 4
         if "/00000004/" in name or "results.json" in name:
             del store.objects["bucket", name]
     train_and_evaluate(config, "gs://bucket/runs/one")
@@ -134,7 +134,7 @@ def test_whole_run_resumed(store, data, tmp_path, compile_cache_in_bucket):
     assert figures["val/i2t_r10"] > 0
 
 
-def test_damaged_checkpoint_is_named_and_the_one_before_is_used(store, caplog):
+def test_damaged_checkpoint_is_named_and_the_previous_one_is_used(store, caplog):
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     values = np.arange(64, dtype=np.float32).reshape(8, 8)
@@ -225,14 +225,14 @@ def test_metrics_reach_the_bucket_at_a_flush_and_are_continued(store):
     np.testing.assert_array_equal(curves["loss"].values, [2.0, 0.5])
 
 
-def test_mirror_says_where_its_files_are_when_the_bucket_refuses(store, caplog):
+def test_mirror_names_its_local_files_if_the_bucket_refuses_them(store, caplog):
     mirror = remote.Mirror(epath.Path("gs://bucket/run"), period_s=0)
     (mirror.folder / "metrics.jsonl").write_text("1\n")
     store.refuse = "POST"
     mirror.tick()
     mirror._thread.submit(lambda: None).result()
     mirror.tick()
-    assert "is tried again" in caplog.text
+    assert "will be retried" in caplog.text
     with pytest.raises(Exception, match="Forbidden"):
         mirror.close()
     assert f"left in {mirror.folder}" in caplog.text
@@ -241,7 +241,7 @@ def test_mirror_says_where_its_files_are_when_the_bucket_refuses(store, caplog):
     mirror.folder.rmdir()
 
 
-def test_what_other_processes_write_is_seen(store):
+def test_files_of_other_processes_are_visible(store):
     folder = remote.as_path("gs://bucket/run")
     assert not folder.exists()
     store.put("bucket", "run/a", b"1")
@@ -259,7 +259,7 @@ def test_remote_vocabulary(store):
         load_tokenizer("gs://bucket/none.txt")
 
 
-def test_replaced_whole(store):
+def test_file_is_replaced_atomically(store):
     atomic_write_text("gs://bucket/run/a.json", "ü")
     atomic_write_text("gs://bucket/run/a.json", "ö")
     assert store.names("run") == ["run/a.json"]

@@ -1,4 +1,4 @@
-"""What a run prints, where standard output cannot take it."""
+"""Printing where standard output is closed, full, or cannot show Greek; the filter of the log."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ def lost(kind):
 
 
 @pytest.mark.parametrize("kind", ["full", "nobody reads"])
-def test_a_lost_screen_is_said_once_and_the_run_goes_on(kind):
+def test_lost_output_is_reported_once_and_the_run_continues(kind):
     stdout = lost(kind)
     done = printed(stdout)
     os.close(stdout)
@@ -44,7 +44,7 @@ def test_a_lost_screen_is_said_once_and_the_run_goes_on(kind):
     assert "Traceback" not in said
 
 
-def test_no_screen_at_all():
+def test_closed_output():
     done = printed(subprocess.DEVNULL, "closed")
     assert done.returncode == 0
     assert done.stderr == b"went on\n"
@@ -54,7 +54,28 @@ def test_no_screen_at_all():
     ("encoding", "line"),
     [("latin-1", b"tau 0.07 -> 0.05 * "), ("utf-8", "τ 0.07 → 0.05 · ".encode())],
 )
-def test_a_screen_without_greek(encoding, line):
+def test_terminal_without_greek(encoding, line):
     done = printed(subprocess.PIPE, PYTHONIOENCODING=encoding)
     assert done.returncode == 0
     assert done.stdout.startswith(line)
+
+
+OWN_LINES = """
+import logging as python_logging
+from absl import logging
+from timix_jax.distributed import cluster
+from timix_jax.runtime.log import show_own_lines
+show_own_lines()
+exec(compile("logging.info('own line')", cluster.__file__, "exec"))
+logging.info("a library's line")
+logging.warning("a library's warning")
+"""
+
+
+def test_only_info_lines_of_this_package_are_shown():
+    done = subprocess.run(
+        [sys.executable, "-c", OWN_LINES], env=environment_of(1), capture_output=True, text=True
+    )
+    assert "own line" in done.stderr
+    assert "a library's warning" in done.stderr
+    assert "a library's line" not in done.stderr

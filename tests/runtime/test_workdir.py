@@ -1,4 +1,4 @@
-"""Files written whole, working folders that are not mixed up, and logs that are cut back."""
+"""Working folders belong to one run; logs are cut back when it resumes."""
 
 import json
 import math
@@ -27,7 +27,7 @@ def test_first_start_writes_the_config_and_a_second_finds_it(tmp_path):
     assert (folder / "config.json").stat().st_mtime_ns == before
 
 
-def test_another_config_is_refused_with_both_values_and_nothing_changed(tmp_path):
+def test_another_config_is_refused_with_both_values_and_changes_nothing(tmp_path):
     workdir.open_workdir(tmp_path, CONFIG)
     before = (tmp_path / "config.json").read_bytes()
     other = {**CONFIG, "lr": 0.2, "sizes": (1, 3), "log.every": 20, "added": True}
@@ -66,7 +66,7 @@ def test_only_the_first_differences_are_listed(tmp_path):
         workdir.open_workdir(tmp_path, {f"f{i}": 1 for i in range(9)})
 
 
-def test_a_file_in_place_of_the_folder_and_a_broken_config_are_named(tmp_path):
+def test_file_in_place_of_the_folder_and_broken_config_are_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--workdir=.*file is a file"):
         workdir.open_workdir(tmp_path / "file", CONFIG)
@@ -83,7 +83,7 @@ def lines_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_lines_after_the_step_and_a_torn_last_line_are_dropped(tmp_path):
+def test_lines_after_the_step_and_an_incomplete_last_line_are_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     entries = [{"start": 1}, *({"step": s, "text": "\u2028"} for s in (1, 2, 3, 4, 2, 5))]
     text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
@@ -99,14 +99,14 @@ def test_lines_after_the_step_and_a_torn_last_line_are_dropped(tmp_path):
     assert path.stat().st_ino == before
 
 
-def test_torn_lines_in_the_middle_and_broken_text_are_dropped(tmp_path):
+def test_broken_lines_in_the_middle_are_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n{"step": 2, "x\n\xff\xfe\n3\n{"step": "x"}\n{"step": 4}\n')
     assert workdir.truncate_jsonl(path, 4) == 4
     assert lines_of(path) == [{"step": 1}, {"step": 4}]
 
 
-def test_no_file_and_an_empty_file_stay_so(tmp_path):
+def test_missing_and_empty_files_are_unchanged(tmp_path):
     assert workdir.truncate_jsonl(tmp_path / "none.jsonl", 3) == 0
     assert not os.listdir(tmp_path)
     (tmp_path / "empty.jsonl").touch()
@@ -114,7 +114,7 @@ def test_no_file_and_an_empty_file_stay_so(tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"garbage", b"\xff\xfe\x00"])
-def test_a_damaged_tokenizer_of_a_run_is_named(tmp_path, data):
+def test_damaged_tokenizer_of_a_run_is_named(tmp_path, data):
     config = complete(tiny_config())
     workdir.open_workdir(tmp_path, flatten(config))
     (tmp_path / workdir.TOKENIZER_FILE).write_bytes(data)
@@ -122,7 +122,7 @@ def test_a_damaged_tokenizer_of_a_run_is_named(tmp_path, data):
         train_and_evaluate(config, str(tmp_path))
 
 
-def test_a_damaged_tokenizer_of_a_checkpoint_is_named(tmp_path, monkeypatch):
+def test_damaged_tokenizer_of_a_checkpoint_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpointing, "find_checkpoint", lambda folder: epath.Path(folder) / "7")
     monkeypatch.setattr(checkpointing, "read_meta", lambda path: {"tokenizer": "garbage"})
     with pytest.raises(UserError, match=rf"^checkpoint {tmp_path}/7: not a tokenizer\.json \("):

@@ -1,4 +1,4 @@
-"""States with every kind of node, saved as checkpoints, and how two are compared."""
+"""States with every kind of node, and their comparison."""
 
 import pathlib
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ def mesh_of(devices: int) -> Mesh:
 
 
 def make_state(devices: int = 8, *, seed: int = 0, width: int = 16) -> State:
-    """A state with every kind of node: None, EmptyState, NamedTuple, tuple, bf16, scalars."""
+    """Return a state with every kind of node: None, EmptyState, NamedTuple, tuple, bf16, scalars."""
     mesh = mesh_of(devices)
     rng = np.random.default_rng(seed)
 
@@ -53,7 +53,7 @@ def make_state(devices: int = 8, *, seed: int = 0, width: int = 16) -> State:
 
 
 def abstract(state: Any, devices: int | None = None) -> Any:
-    """The shapes of a state, placed as it is, or replicated over the first devices."""
+    """Return the shapes of a state with its shardings, or replicated over the first devices."""
 
     def of(leaf: jax.Array) -> jax.ShapeDtypeStruct:
         sharding = leaf.sharding
@@ -72,7 +72,7 @@ def assert_same(actual: Any, expected: Any) -> None:
 
 
 def two_checkpoints(folder: pathlib.Path) -> pathlib.Path:
-    """Saves steps 1 and 2; the folder of step 2."""
+    """Save steps 1 and 2 and return the folder of step 2."""
     with Checkpointer(folder) as checkpointer:
         for step in (1, 2):
             checkpointer.save(step, make_state(seed=step), {"step": step})

@@ -31,7 +31,7 @@ class Blob:
 
 
 class Store:
-    """The buckets, and what was asked of them.
+    """The buckets, and the requests to them.
 
     Attributes:
       objects: (bucket, name) → Blob.
@@ -211,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
             head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
             boundary = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head)
             mark = b"--" + str(boundary.get_boundary()).encode()
-            # Cut by hand: the payload is binary and may hold line ends of any kind.
+            # Split by hand: the binary payload may contain any line endings.
             _, first, second = body.split(mark, 2)
             name = json.loads(re.split(rb"\r?\n\r?\n", first, maxsplit=1)[1])["name"]
             payload = re.split(rb"\r?\n\r?\n", second, maxsplit=1)[1]
@@ -255,12 +255,12 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Quiet: clients drop connections that they no longer need."""
+        """Ignore errors: clients drop connections that they no longer need."""
 
 
 @contextmanager
 def serve(store: Store) -> Iterator[str]:
-    """The address of a server of `store`, such as `http://127.0.0.1:40001`."""
+    """Serve `store` and yield its address, such as `http://127.0.0.1:40001`."""
     handler = type("Handler", (_Handler,), {"store": store})
     server = _Server(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -273,20 +273,20 @@ def serve(store: Store) -> Iterator[str]:
 
 
 def environment(address: str) -> dict[str, str]:
-    """What sends the clients of a process there, before any of them has been used."""
+    """Return the variables that direct the clients of a process to `address`; set them before first use."""
     return {
         "STORAGE_EMULATOR_HOST": address,  # gcsfs, google-cloud-storage
         "TENSORSTORE_GCS_HTTP_URL": address,
         "TENSORSTORE_GCS_HTTP_VERSION": "1.1",
         "CLOUD_STORAGE_EMULATOR_ENDPOINT": address,  # ArrayRecord
-        "GCE_METADATA_ROOT": address,  # no credentials: asked for and not found there
-        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # asks a gRPC service for the bucket's kind
+        "GCE_METADATA_ROOT": address,  # credentials are looked up there and not found
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # would ask a gRPC service for the kind of bucket
         "GOOGLE_CLOUD_PROJECT": "stand-in",
     }
 
 
 def use_no_credentials() -> None:
-    """In this process; otherwise gcsfs asks for those of the machine."""
+    """Make gcsfs anonymous in this process; it would use the credentials of the machine."""
     from fsspec.config import conf
 
     for protocol in ("gs", "gcs"):

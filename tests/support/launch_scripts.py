@@ -1,4 +1,4 @@
-"""How the tests start a script of launch/."""
+"""Start the scripts of launch/."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ TPU = {"ZONE": "us-west4-a", "TYPE": "v5litepod-16"}
 
 
 def environment(settings, path=None):
-    """Ours without what would change the scripts, and the settings."""
+    """Return our environment without variables that affect the scripts, plus the settings."""
     kept = ("HOME", "LANG", "LD_LIBRARY_PATH")
     env = {name: os.environ[name] for name in kept if name in os.environ}
     paths = [str(path)] if path else []

@@ -1,4 +1,4 @@
-"""Where two processes run: on this host, or as two hosts."""
+"""Places where two processes run: on this host, or as two hosts."""
 
 import os
 import pathlib
@@ -11,7 +11,7 @@ import pytest
 
 
 class Places(NamedTuple):
-    """Where two processes run: what comes before their commands, and the address of the first."""
+    """Prefixes of the commands of two processes, and the address of the first."""
 
     prefixes: list[list[str]]
     address: str
@@ -24,7 +24,7 @@ def loopback():
 
 @pytest.fixture
 def namespaces():
-    """Two network namespaces with an address each, joined by a cable: two hosts, for all that a process can tell."""
+    """Create two connected network namespaces, which look like two hosts to the processes."""
     if os.geteuid() or not shutil.which("ip"):
         pytest.skip("network namespaces need root and iproute2")
     names = [f"timix{os.getpid()}{side}" for side in "ab"]
@@ -45,7 +45,7 @@ def namespaces():
             ip("-n", name, "addr", "add", f"{address}/24", "dev", "veth0")
             ip("-n", name, "link", "set", "veth0", "up")
             ip("-n", name, "link", "set", "lo", "up")
-            # Gloo connects to the address that the host's name stands for.
+            # Gloo connects to the address of the host's name.
             hosts = pathlib.Path("/etc/netns") / name / "hosts"
             hosts.parent.mkdir(parents=True)
             hosts.write_text(f"127.0.0.1 localhost\n{address} {socket.gethostname()}\n")

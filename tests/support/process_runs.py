@@ -1,4 +1,4 @@
-"""Runs of the real command line in one or several processes of their own, over the loopback."""
+"""Runs of the real command line in one or several processes, over the loopback."""
 
 import os
 import socket
@@ -12,9 +12,9 @@ from compiler_flags import FLAGS
 from places import Places
 from repository import ROOT
 
-DEADLINE_S = 600  # of a whole run, on a machine that has other things to do
+DEADLINE_S = 600  # of a whole run on a busy machine
 
-# Fewer programs to compile: no predictor, no boxes, one layer.
+# Fewer and smaller programs to compile: no predictor, no boxes, one layer.
 SMALL = {
     "loss__pta__weight": 0.0,
     "regions__batch_size": 0,
@@ -32,16 +32,16 @@ class Ended(NamedTuple):
 
 
 class Run:
-    """The processes of one run, started at once.
+    """The processes of one run, started together.
 
     Args:
-      recipe: a file with get_config().
-      workdir: a folder, or one for each process.
-      processes: how many.
-      devices: of each.
-      flags: further ones, of all processes, or a list of lists.
-      environment: further variables, of all processes, or a list with those of each.
-      places: where each of them runs; None for here.
+      recipe: A file with get_config().
+      workdir: A folder, or one per process.
+      processes: Number of processes.
+      devices: Devices per process.
+      flags: Further flags of all processes, or a list of flags per process.
+      environment: Further variables of all processes, or one dict per process.
+      places: Where each process runs; None for this host.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Run:
             if processes > 1:
                 command += [f"--coordinator={coordinator}", f"--processes={processes}"]
                 command += [f"--process={index}"]
-            # Files and no pipes: nobody has to read them while the processes run.
+            # Files instead of pipes, which somebody would have to read while the processes run.
             with self._log(index, "out").open("w") as out, self._log(index, "err").open("w") as err:
                 self.processes.append(
                     subprocess.Popen(
@@ -82,7 +82,7 @@ class Run:
                 )
 
     def wait(self, deadline_s: float = DEADLINE_S) -> list[Ended]:
-        """Until all have ended; AssertionError with their logs where they do not."""
+        """Wait until all have ended; raise an AssertionError with their logs if they do not."""
         until = time.monotonic() + deadline_s
         try:
             for process in self.processes:
@@ -100,12 +100,12 @@ class Run:
         ]
 
     def wait_for(self, condition, deadline_s: float = DEADLINE_S) -> None:
-        """Until the condition holds; AssertionError where a process ends, or time is up, before."""
+        """Wait until the condition holds; raise an AssertionError if a process ends or the time is up before."""
         until = time.monotonic() + deadline_s
         while not condition():
             if time.monotonic() > until or any(p.poll() is not None for p in self.processes):
                 self.kill()
-                raise AssertionError(f"waited in vain: {self.ended()}")
+                raise AssertionError(f"condition not reached: {self.ended()}")
             time.sleep(0.005)
 
     def kill(self) -> None:
@@ -118,7 +118,7 @@ class Run:
 
 
 def assert_codes(ended: list[Ended], codes: list[int]) -> None:
-    """The exit codes are these; else the logs' ends are shown."""
+    """Assert the exit codes, showing the ends of the logs."""
     shown = "\n".join(f"--- {one.code}\n{one.out[-1000:]}\n{one.err[-5000:]}" for one in ended)
     assert [one.code for one in ended] == codes, shown
 
@@ -136,7 +136,7 @@ def environment_of(devices: int) -> dict[str, str]:
 
 
 def compile_cache(recipe: Path) -> Path:
-    """One for all runs of the tests of a session."""
+    """Return one folder for all runs of a test session."""
     return recipe.parents[1] / "xla"
 
 

@@ -1,13 +1,14 @@
-"""Asynchronous checkpoints that are proven whole before they are used: the only package with Orbax.
+"""Asynchronous checkpoints whose integrity is verified before use.
 
-    WORKDIR/checkpoints/00001200/        the step
-      _CHECKPOINT_METADATA               Orbax's; holds our `meta` dict
-      state/…                            the arrays, as nested dicts by the names of their leaves
+    WORKDIR/checkpoints/00001200/        one step
+      _CHECKPOINT_METADATA               Orbax's own; holds our `meta` dict
+      state/…                            the arrays, as nested dicts keyed by the names of their leaves
       CHECKSUMS.json                     written last: without it the checkpoint is unfinished
 
-Orbax restores flipped bytes without a word and takes an empty folder for the latest step, hence
-the sums. A step is written beside its final name, renamed, and then summed, all in the background;
-where the training step runs on the same cores (one CPU device), with rests between the pieces (`pace`).
+Orbax restores flipped bytes silently and takes an empty folder for the latest step, hence the checksums. A step is
+written under a temporary name, renamed, and then hashed, all in the background.
+
+This is the only package that imports Orbax. It may import `distributed`, `runtime` and `errors`.
 """
 
 from timix_jax.checkpointing.checkpointer import Checkpointer

@@ -1,8 +1,7 @@
-"""A manifest of SHA-256 sums in a folder: it being there says complete, its sums say unharmed."""
+"""A manifest of SHA-256 checksums: its presence marks a folder as complete, its contents prove it undamaged."""
 
 import hashlib
 import json
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,22 +12,18 @@ from timix_jax.runtime.atomic_write import atomic_write_text
 MANIFEST_FILE = "CHECKSUMS.json"
 
 _BLOCK_BYTES = 1 << 22
-_THREADS = 4  # hashlib releases the lock; more would take the cores from the training step
+_THREADS = 4  # hashlib releases the GIL; more threads would take cores from the training step
 
 
-def write_manifest(folder: epath.PathLike, rest: Callable[[], None] | None = None) -> None:
-    """Writes `CHECKSUMS.json`: bytes and SHA-256 of every file below `folder`, and its own sum.
+def write_manifest(folder: epath.PathLike) -> None:
+    """Write `CHECKSUMS.json`: size and SHA-256 of every file below `folder`, and a checksum of the manifest itself.
 
-    The file appears whole or not at all; call it when nothing writes to the folder any more.
-
-    Args:
-      folder: what is to be complete.
-      rest: called after every few megabytes, which are then read in one thread; for work that may take its time.
+    The file appears whole or not at all. Call this once nothing writes to the folder any more.
     """
     folder = epath.Path(folder)
     names = sorted(name for name in _files(folder) if name != MANIFEST_FILE)
-    with ThreadPoolExecutor(_THREADS if rest is None else 1) as pool:
-        sums = pool.map(lambda name: _sum_of(folder / name, rest), names)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        sums = pool.map(lambda name: _size_and_sum(folder / name), names)
         files = {
             name: {"bytes": size, "sha256": digest}
             for name, (size, digest) in zip(names, sums, strict=True)
@@ -40,14 +35,16 @@ def write_manifest(folder: epath.PathLike, rest: Callable[[], None] | None = Non
 
 
 def has_manifest(folder: epath.PathLike) -> bool:
+    """Return True if the folder was marked as complete."""
     return (epath.Path(folder) / MANIFEST_FILE).exists()
 
 
 def problems(folder: epath.PathLike) -> list[str]:
-    """What is wrong with files of `folder`, such as `["a/b: 10 bytes, not 20 (truncated)"]`.
+    """List what is wrong with the files of `folder`, such as `["a/b: 10 bytes, not 20 (truncated)"]`.
 
-    An empty list: every file of the manifest is there with its size and sum. Files that it does
-    not name are not looked at. All sizes are compared before anything is read.
+    Returns:
+      An empty list if every file of the manifest is there with its size and checksum. Files that the manifest does not
+      name are ignored. All sizes are compared before anything is read.
     """
     folder = epath.Path(folder)
     if not folder.is_dir():
@@ -56,7 +53,7 @@ def problems(folder: epath.PathLike) -> list[str]:
         manifest = json.loads((folder / MANIFEST_FILE).read_text())
         files: dict[str, dict[str, Any]] = manifest["files"]
         if manifest["sha256"] != _sum_of_entries(files):
-            return [f"{MANIFEST_FILE}: its own sum differs (damaged)"]
+            return [f"{MANIFEST_FILE}: its own checksum differs (damaged)"]
     except FileNotFoundError:
         what = "the folder is empty" if not any(folder.iterdir()) else f"{MANIFEST_FILE} is missing"
         return [f"{what} (the save was not finished)"]
@@ -66,7 +63,7 @@ def problems(folder: epath.PathLike) -> list[str]:
     if found:
         return found
     with ThreadPoolExecutor(_THREADS) as pool:
-        sums = pool.map(lambda name: _sum_of(folder / name)[1], files)
+        sums = pool.map(lambda name: _size_and_sum(folder / name)[1], files)
         return [
             f"{name}: its bytes differ from those saved (SHA-256)"
             for (name, entry), digest in zip(files.items(), sums, strict=True)
@@ -93,15 +90,12 @@ def _files(folder: epath.Path, prefix: str = "") -> list[str]:
     return names
 
 
-def _sum_of(path: epath.Path, rest: Callable[[], None] | None = None) -> tuple[int, str]:
-    """The file's size in bytes and SHA-256."""
+def _size_and_sum(path: epath.Path) -> tuple[int, str]:
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
             size += len(block)
-            if rest is not None:
-                rest()
     return size, digest.hexdigest()
 
 

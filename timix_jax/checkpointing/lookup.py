@@ -1,4 +1,4 @@
-"""Checkpoints named by a path: the newest of a working folder, or one part of another run's state."""
+"""Find a checkpoint by its path and read one part of its state."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from etils import epath
 
 from timix_jax.checkpointing import checksums, step_folders
 from timix_jax.checkpointing.checkpointer import Checkpointer
-from timix_jax.checkpointing.step_reader import load, require_whole
+from timix_jax.checkpointing.step_reader import load, require_valid
 from timix_jax.errors import UserError
 from timix_jax.runtime.workdir import CHECKPOINTS_FOLDER, absolute
 
@@ -14,14 +14,14 @@ PyTree = Any
 
 
 def find_checkpoint(path: epath.PathLike) -> epath.Path:
-    """The newest valid checkpoint of a working folder or of its checkpoints folder, or itself.
+    """Return the newest valid checkpoint of a working folder or checkpoints folder, or the checkpoint given itself.
 
     Raises:
-      UserError: there is none, or the given one is damaged.
+      UserError: There is no checkpoint, or the given one is damaged.
     """
     path = absolute(path)
     if step_folders.is_step(path.name) or checksums.has_manifest(path):
-        require_whole(path)
+        require_valid(path)
         return path
     for folder in (path / CHECKPOINTS_FOLDER, path):
         with Checkpointer(folder) as checkpointer:
@@ -37,15 +37,15 @@ def find_checkpoint(path: epath.PathLike) -> epath.Path:
 def restore_params(
     path: epath.PathLike, abstract_params: PyTree | None = None, *, part: str = "params"
 ) -> PyTree:
-    """Reads one part of a state, such as another run's parameters; the rest is not read.
+    """Read one part of a saved state, such as another run's parameters, and nothing else.
 
     Args:
-      path: a working folder or its checkpoints folder (the newest valid one), or a step in it.
-      abstract_params: a tree of jax.ShapeDtypeStruct with shardings; None for the parameters as
-        they were saved, as nested dicts of NumPy arrays.
-      part: the field of the saved state, such as `ema_params`.
+      path: A working folder or its checkpoints folder (for its newest valid step), or one step.
+      abstract_params: A tree of jax.ShapeDtypeStruct with shardings; None for the parameters as saved, as nested dicts
+        of NumPy arrays.
+      part: Field of the saved state, such as `ema_params`.
 
     Raises:
-      UserError: no valid checkpoint, no such part, or other parameters; the message names them.
+      UserError: There is no valid checkpoint, no such part, or its parameters differ; the message names them.
     """
     return load(find_checkpoint(path), abstract_params, (part,))

@@ -1,7 +1,7 @@
-"""The step folders of one run: which are complete, which is the newest unharmed one, what is kept.
+"""Find and delete the step folders of one run.
 
-A folder `00001200` is complete when it has its sums (checksums.py); without them its save was
-cut off. Only these folders and the writer's temporary ones are ever touched.
+A folder `00001200` is complete when it has its manifest (checksums.py); without one its save was interrupted. Only
+these folders and the writer's temporary ones are ever touched.
 """
 
 from typing import NamedTuple
@@ -16,12 +16,12 @@ _SHOWN = 3
 
 
 class Latest(NamedTuple):
-    """The newest unharmed step, if any, and what is newer than it but of no use.
+    """The newest valid step and the unusable steps after it.
 
     Attributes:
-      step: None where no folder is complete and unharmed.
-      broken: newer steps, damaged or unfinished.
-      damaged: complete but damaged ones among these, readable; empty where there are none.
+      step: None if no folder is complete and undamaged.
+      broken: Newer steps that are damaged or unfinished.
+      damaged: Readable list of those that are complete but damaged; empty if there are none.
     """
 
     step: int | None
@@ -30,15 +30,17 @@ class Latest(NamedTuple):
 
 
 def step_path(directory: epath.PathLike, step: int) -> epath.Path:
+    """Return the folder of a step."""
     return epath.Path(directory) / f"{step:08d}"
 
 
 def is_step(name: str) -> bool:
+    """Return True for the name of a step folder."""
     return len(name) >= 8 and name.isdecimal()
 
 
 def steps(directory: epath.Path) -> list[int]:
-    """All steps, complete or not, ascending."""
+    """List all steps, complete or not, in ascending order."""
     if not directory.is_dir():
         return []
     folders = (path for path in directory.iterdir() if is_step(path.name) and path.is_dir())
@@ -46,12 +48,12 @@ def steps(directory: epath.Path) -> list[int]:
 
 
 def complete_steps(directory: epath.Path) -> list[int]:
-    """The steps that have their sums, which may no longer hold; ascending."""
+    """List the steps that have a manifest, which their files may no longer match, in ascending order."""
     return [s for s in steps(directory) if checksums.has_manifest(step_path(directory, s))]
 
 
 def find_latest(directory: epath.Path) -> Latest:
-    """The newest step whose files have their sums; each newer one is named in a warning."""
+    """Return the newest step whose files match their checksums; warn about each newer one."""
     latest, broken, damaged, warned = None, [], [], False
     for step in reversed(steps(directory)):
         path = step_path(directory, step)
@@ -61,9 +63,9 @@ def find_latest(directory: epath.Path) -> Latest:
             break
         broken.append(step)
         warned = True
-        logging.warning("checkpoint %s is not used: %s", path, listed(problems))
+        logging.warning("checkpoint %s is not used: %s", path, describe(problems))
         if checksums.has_manifest(path):
-            damaged.append(f"{path.name}: {listed(problems)}")
+            damaged.append(f"{path.name}: {describe(problems)}")
     for path in _temporary(directory):
         if latest is None or int(path.name.partition(_TEMPORARY)[0]) > latest:
             warned = True
@@ -76,13 +78,13 @@ def find_latest(directory: epath.Path) -> Latest:
 def delete_old(
     directory: epath.Path, *, keep_last: int, keep_every: int | None, broken: set[int]
 ) -> None:
-    """Deletes all but the last complete steps and the multiples of `keep_every`.
+    """Delete all steps but the last complete ones and the multiples of `keep_every`.
 
     Args:
-      directory: of the step folders.
-      keep_last: how many, at least 1.
-      keep_every: in steps; None or 0 for none.
-      broken: steps that are known to be damaged: neither counted nor kept.
+      directory: The folder that holds the step folders.
+      keep_last: Number of complete steps to keep, at least 1.
+      keep_every: A number of steps; None or 0 for none.
+      broken: Steps known to be damaged, which are neither counted nor kept.
     """
     complete = [step for step in complete_steps(directory) if step not in broken]
     kept = set(complete[-keep_last:])
@@ -90,22 +92,22 @@ def delete_old(
         kept.update(step for step in complete if step % keep_every == 0)
     for step in set(steps(directory)) - kept:
         path = step_path(directory, step)
-        # Without its sums a folder counts as unfinished, should this be cut off half-way.
+        # Without its manifest the folder counts as unfinished if this is interrupted half-way.
         (path / checksums.MANIFEST_FILE).unlink(missing_ok=True)
         path.rmtree()
     delete_unfinished(directory)
 
 
 def delete_unfinished(directory: epath.Path) -> None:
-    """Deletes what is left of saves that were cut off or failed; none may be running."""
+    """Delete the remains of interrupted and failed saves; call it while no save is running."""
     for step in set(steps(directory)) - set(complete_steps(directory)):
         step_path(directory, step).rmtree()
     for path in _temporary(directory):
         path.rmtree()
 
 
-def listed(problems: list[str]) -> str:
-    """The first three problems in one line, and the count of the others."""
+def describe(problems: list[str]) -> str:
+    """Return the first three problems in one line, and the number of the others."""
     more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     return "; ".join(problems[:_SHOWN]) + more
 

@@ -1,4 +1,4 @@
-"""Reading one step folder with Orbax: its meta, shapes and arrays, onto any devices."""
+"""Read one step folder with Orbax: its meta, its shapes, and its arrays onto any devices."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,22 +18,22 @@ PyTree = Any
 STATE = "state"
 
 
-def require_whole(path: epath.Path) -> None:
-    """Raises a UserError unless every file of the step folder has its sum."""
+def require_valid(path: epath.Path) -> None:
+    """Raise a UserError unless every file of the step folder matches its checksum."""
     problems = processes.from_first(lambda: checksums.problems(path))
     if problems:
         raise UserError(
-            f"checkpoint {path} cannot be used: {step_folders.listed(problems)}; choose another"
+            f"checkpoint {path} cannot be used: {step_folders.describe(problems)}; choose another"
         )
 
 
 def read_meta(path: epath.PathLike) -> dict[str, Any]:
-    """The `meta` of a checkpoint found by `find_checkpoint`."""
+    """Return the `meta` of a checkpoint found by `find_checkpoint`."""
     return dict(ocp.checkpointables_metadata(absolute(path)).custom_metadata or {})
 
 
 def saved_shapes(path: epath.PathLike, part: str) -> PyTree:
-    """Shapes and dtypes of one part of a checkpoint found by `find_checkpoint`, as nested dicts."""
+    """Return shapes and dtypes of one part of a checkpoint found by `find_checkpoint`, as nested dicts."""
     saved = tree_diff.named_leaves(ocp.checkpointables_metadata(absolute(path)).metadata[STATE])
     return tree_diff.nested(
         {
@@ -45,15 +45,15 @@ def saved_shapes(path: epath.PathLike, part: str) -> PyTree:
 
 
 def load(path: epath.Path, abstract: PyTree | None, part: tree_diff.Name) -> PyTree:
-    """Reads the arrays whose names begin with `part`.
+    """Read the arrays whose names start with `part`.
 
     Args:
-      path: a step folder that was found to be whole.
-      abstract: a tree of jax.ShapeDtypeStruct with shardings; None for nested dicts of NumPy arrays.
-      part: the first names of the arrays, such as `("params",)`; `()` for all.
+      path: A step folder that was found to be valid.
+      abstract: A tree of jax.ShapeDtypeStruct with shardings; None for nested dicts of NumPy arrays.
+      part: First components of the names, such as `("params",)`; `()` for all arrays.
 
     Raises:
-      UserError: no such part, or arrays of other names, shapes or dtypes; the message names them.
+      UserError: There is no such part, or names, shapes or dtypes of its arrays differ; the message names them.
     """
     saved = tree_diff.named_leaves(ocp.checkpointables_metadata(path).metadata[STATE])
     depth = len(part)
@@ -61,40 +61,40 @@ def load(path: epath.Path, abstract: PyTree | None, part: tree_diff.Name) -> PyT
     saved = {name: leaf for name, leaf in saved.items() if name[:depth] == part}
     if not saved:
         raise UserError(f"checkpoint {path} holds no {'/'.join(part)}, but {', '.join(parts)}")
-    wanted: dict[tree_diff.Name, Any]
+    expected: dict[tree_diff.Name, Any]
     if abstract is None:
-        wanted = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in saved.items()}
+        expected = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in saved.items()}
     else:
-        wanted = {part + name: leaf for name, leaf in tree_diff.named_leaves(abstract).items()}
-        for name, leaf in wanted.items():
+        expected = {part + name: leaf for name, leaf in tree_diff.named_leaves(abstract).items()}
+        for name, leaf in expected.items():
             if leaf.sharding is None:
                 raise ValueError(f"{'/'.join(name)} has no sharding: say where to put it")
-    _refuse_differences(path, saved, wanted)
+    _refuse_differences(path, saved, expected)
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with context:
-        loaded = ocp.load_checkpointables(path, {STATE: tree_diff.nested(wanted)})[STATE]
+        loaded = ocp.load_checkpointables(path, {STATE: tree_diff.nested(expected)})[STATE]
     arrays = tree_diff.named_leaves(loaded)
     if abstract is None:
         return tree_diff.nested({name[depth:]: leaf for name, leaf in arrays.items()})
-    return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in wanted])
+    return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in expected])
 
 
 def check_same_arrays(path: epath.PathLike, params: PyTree, abstract_params: PyTree) -> None:
-    """Raises a UserError that names what differs, unless `params` of `path` have these names and shapes."""
-    saved, wanted = tree_diff.named_leaves(params), tree_diff.named_leaves(abstract_params)
-    _refuse_differences(path, saved, wanted)
+    """Raise a UserError that names the differences unless `params` of `path` have these names and shapes."""
+    saved, expected = tree_diff.named_leaves(params), tree_diff.named_leaves(abstract_params)
+    _refuse_differences(path, saved, expected)
 
 
 def _refuse_differences(
     path: epath.PathLike,
     saved: Mapping[tree_diff.Name, Any],
-    wanted: Mapping[tree_diff.Name, Any],
+    expected: Mapping[tree_diff.Name, Any],
 ) -> None:
-    differences = tree_diff.differences(saved, wanted)
+    differences = tree_diff.differences(saved, expected)
     if differences:
         raise UserError(
-            f"checkpoint {path} is of another model (saved → wanted; {len(saved)} arrays against"
-            f" {len(wanted)}), {tree_diff.summary(differences)}: use the model that it was saved"
+            f"checkpoint {path} is from another model (saved → expected; {len(saved)} arrays against"
+            f" {len(expected)}), {tree_diff.summary(differences)}: use the model that it was saved"
             " with, or another --workdir"
         )

@@ -1,4 +1,4 @@
-"""Trees of arrays by the names of their leaves, and how two of them differ."""
+"""Name the leaves of a tree of arrays, and describe how two trees differ."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,13 +11,12 @@ _SHOWN = 10
 
 
 def named_leaves(tree: Any) -> dict[Name, Any]:
-    """Leaf by name, in the order of `jax.tree.leaves`; None and empty containers have no leaves.
+    """Map names to leaves, in the order of `jax.tree.leaves`; None and empty containers have no leaves.
 
-    A field of a NamedTuple or dataclass is named by its name, an element of a sequence by its
-    index.
+    Fields of a NamedTuple or dataclass go by their name, elements of a sequence by their index.
 
     Raises:
-      ValueError: two leaves have the same name, or the tree is one bare leaf.
+      ValueError: Two leaves have the same name, or the tree is a single leaf.
     """
     named: dict[Name, Any] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -31,11 +30,11 @@ def named_leaves(tree: Any) -> dict[Name, Any]:
 
 
 def check_savable(named: Mapping[Name, Any]) -> None:
-    """Raises at once, with a name, what Orbax raises after minutes or without one.
+    """Raise at once, naming the leaf, the errors that Orbax raises after minutes or without a name.
 
     Raises:
-      TypeError: a leaf is not a jax.Array.
-      ValueError: a leaf has no elements, or is local to one of several processes.
+      TypeError: A leaf is not a jax.Array.
+      ValueError: A leaf has no elements, or is local to one of several processes.
     """
     for name, leaf in named.items():
         if not isinstance(leaf, jax.Array):
@@ -47,7 +46,7 @@ def check_savable(named: Mapping[Name, Any]) -> None:
 
 
 def nested(named: Mapping[Name, Any]) -> dict[str, Any]:
-    """The leaves as nested plain dicts."""
+    """Return the leaves as nested plain dicts."""
     tree: dict[str, Any] = {}
     for name, leaf in named.items():
         node = tree
@@ -57,29 +56,30 @@ def nested(named: Mapping[Name, Any]) -> dict[str, Any]:
     return tree
 
 
-def differences(saved: Mapping[Name, Any], wanted: Mapping[Name, Any]) -> list[str]:
-    """One line for each leaf by which two sets of arrays (anything with shape and dtype) differ.
+def differences(saved: Mapping[Name, Any], expected: Mapping[Name, Any]) -> list[str]:
+    """Return one line per leaf in which two sets of arrays (anything with shape and dtype) differ.
 
-    Example:
-      ``["params/head/bias: missing (wanted float32[3])", "params/old: unexpected (float32[])",
-      "params/head/kernel: float32[4,3] → float32[4,5]"]``; an arrow is saved → wanted.
+    **Example:**
+
+      ``["params/head/bias: missing (expected float32[3])", "params/old: unexpected (float32[])",
+      "params/head/kernel: float32[4,3] → float32[4,5]"]``; an arrow is saved → expected.
     """
     lines = []
-    for name, leaf in wanted.items():
+    for name, leaf in expected.items():
         if name not in saved:
-            lines.append(f"{'/'.join(name)}: missing (wanted {_described(leaf)})")
+            lines.append(f"{'/'.join(name)}: missing (expected {_described(leaf)})")
         elif _described(saved[name]) != _described(leaf):
             lines.append(f"{'/'.join(name)}: {_described(saved[name])} → {_described(leaf)}")
     lines += [
         f"{'/'.join(name)}: unexpected ({_described(leaf)})"
         for name, leaf in saved.items()
-        if name not in wanted
+        if name not in expected
     ]
     return lines
 
 
 def summary(lines: list[str]) -> str:
-    """The first ten differences in one line, and the count of all."""
+    """Return the first ten differences in one line, and the number of all."""
     more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
     return f"{len(lines)} differ: {'; '.join(lines[:_SHOWN])}{more}"
 

@@ -16,7 +16,7 @@ import ml_collections
 from timix_jax.config.schema import default_of
 from timix_jax.errors import UserError
 
-_LIBRARIES = (Path(ml_collections.__file__).parent, Path(__file__).parent)
+_LIBRARIES = (Path(ml_collections.__file__).parent, Path(__file__).parents[1])
 _OVERRIDE = re.compile(r"--?(?:no)?config\.(?P<field>[^=]+)(?:=(?P<value>.*))?", re.DOTALL)
 
 _UNKNOWN_KEY = re.compile(r'Key "(\w+)" does not exist')

@@ -1,1 +1,4 @@
-"""The processes of one run: joining them, what they tell one another, and how they end together."""
+"""The processes of one run: connect them, exchange messages, detect failures, and end them together.
+
+Also the lock on the working folder and SIGTERM. It may import `runtime` and `errors`.
+"""

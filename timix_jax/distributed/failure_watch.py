@@ -1,7 +1,7 @@
-"""When one process stops with an error, the others say so and stop too, where they would wait for it for ever.
+"""End all processes of a run when one of them fails, instead of letting the others wait for it forever.
 
-A process that is killed cannot announce anything, nor one whose machine stands still: JAX's heartbeats find it, and end
-the others.
+A process that is killed, or whose machine hangs, cannot announce its failure: JAX's heartbeats detect that and end the
+others.
 """
 
 import contextlib
@@ -22,19 +22,19 @@ from timix_jax.runtime.log import print_error
 
 _KEY = "timix/failed"
 _POLL_S = 1.0
-_GRACE_S = 8.0  # for those that find the error by themselves, and to finish what is being written
-_LAST_S = 5.0
-_EXIT_S = 1.0  # from a process's last word to its end
-_SILENT_S = 20.0  # until the coordinator's silence is told
+_GRACE_S = 8.0  # for processes that find the error themselves, and to finish writing
+_GOODBYE_S = 5.0
+_EXIT_S = 1.0  # from a process's goodbye to its end
+_SILENT_S = 20.0  # of the coordinator, until a warning
 
 _leaving = threading.Event()
 
 
 @contextlib.contextmanager
 def shared_fate() -> Iterator[None]:
-    """Round the work of a run: an error within ends all its processes, and none leaves before all are done.
+    """Run the body on all processes: an error in one ends them all, and none leaves before all are done.
 
-    Does not return after an error where there are several processes; with a single one the error goes its way.
+    With several processes this does not return after an error; with a single process the error propagates.
     """
     store = processes.store()
     if store is None:
@@ -47,7 +47,7 @@ def shared_fate() -> Iterator[None]:
     except BaseException as error:
         announced = _announced(store)
         if announced is not None and not isinstance(error, UserError):
-            # A connection that broke as the other one left: the cause is there, not here.
+            # The connection broke because the other process left: the cause is there, not here.
             process, code, cause = announced
             _leaving.set()
             print_error(f"process {process} has stopped: {cause}", jax.process_index())
@@ -61,17 +61,17 @@ def shared_fate() -> Iterator[None]:
         print_error(cause, jax.process_index())
         code = error.exit_code if isinstance(error, UserError) else FAULT_CODE
         if announced is not None and announced[1] == MISTAKE_CODE:
-            code = MISTAKE_CODE  # the fault here may be its consequence, and starting again would not help
+            code = MISTAKE_CODE  # this error may be its consequence, and a restart would not help
         _leave(store, code, cause)
     finally:
         _leaving.set()
 
 
 def _leave(store: Any, code: int, cause: str) -> None:
-    """Tells the others, and ends this process without JAX's own way out: it would wait for all of them."""
+    """Tell the others and end this process without JAX's own shutdown, which would wait for all of them."""
     _leaving.set()
     me = jax.process_index()
-    # Another may have been faster, or the coordinator be gone.
+    # Another process may have been faster, or the coordinator may be gone.
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         store.key_value_set(_KEY, f"{me} {code} {cause}")
     _exit(store, me, code)
@@ -80,29 +80,29 @@ def _leave(store: Any, code: int, cause: str) -> None:
 def _watch(store: Any) -> None:
     me = jax.process_index()
     while not _leaving.wait(_POLL_S):
-        with _told_if_silent(me):
+        with _warn_if_silent(me):
             announced = _announced(store)
         if announced is None:
             continue
         if _leaving.wait(_GRACE_S):
-            return  # this one has found its own cause, or the same
+            return  # this process has found the same error, or one of its own
         process, code, cause = announced
         print_error(f"process {process} has stopped: {cause}", me)
         _exit(store, me, code)
 
 
 @contextlib.contextmanager
-def _told_if_silent(me: int) -> Iterator[None]:
-    """A line in the log where the coordinator does not answer; what JAX says later names nobody."""
+def _warn_if_silent(me: int) -> Iterator[None]:
+    """Log a warning if the coordinator does not answer; JAX's later message names no process."""
 
-    def tell() -> None:
+    def warn() -> None:
         logging.warning(
             "process 0 has not answered process %d for %.0f s: look at its machine and its log; if it stays silent, JAX"
             " ends this process, and the same command resumes from the last checkpoint",
             *(me, _SILENT_S),
         )
 
-    timer = threading.Timer(_SILENT_S, tell)
+    timer = threading.Timer(_SILENT_S, warn)
     timer.daemon = True
     timer.start()
     try:
@@ -112,31 +112,29 @@ def _told_if_silent(me: int) -> Iterator[None]:
 
 
 def _announced(store: Any) -> tuple[int, int, str] | None:
-    """The first process that has announced its end, its exit code and the cause; None where there is none."""
+    """Return the first process that announced its failure, its exit code and the cause; None if there is none."""
     try:
         process, code, cause = store.key_value_try_get(_KEY).split(" ", 2)
-    except (
-        jax.errors.JaxRuntimeError
-    ):  # no such key; or the coordinator is gone, and JAX ends this process
-        return None
+    except jax.errors.JaxRuntimeError:
+        return None  # no such key, or the coordinator is gone and JAX is about to end this process
     return int(process), int(code), cause
 
 
 def _exit(store: Any, me: int, code: int) -> None:
-    """The first process goes last: JAX aborts those that lose it while they are still at something."""
+    """End this process; the first one ends last, because JAX aborts processes that lose their coordinator."""
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
     if me:
-        # A coordinator that is itself leaving may never answer.
+        # The coordinator may be leaving itself and never answer.
         goodbye = threading.Thread(target=_say_goodbye, args=(store, me), daemon=True)
         goodbye.start()
-        goodbye.join(_LAST_S)
+        goodbye.join(_GOODBYE_S)
         os._exit(code)
-    until = time.monotonic() + _GRACE_S + _LAST_S
+    until = time.monotonic() + _GRACE_S + _GOODBYE_S
     for process in range(1, jax.process_count()):
         left = max(0.001, until - time.monotonic())
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # it is gone or stuck
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # that process is gone or stuck
             store.blocking_key_value_get(f"{_KEY}/{process}", int(1000 * left))
     time.sleep(_EXIT_S)
     os._exit(code)

@@ -1,4 +1,4 @@
-"""SIGTERM, as a Cloud TPU, Slurm or Kubernetes sends it before it takes a machine, and Ctrl-C: save and leave."""
+"""Save and leave on Ctrl-C and on SIGTERM, which Cloud TPU, Slurm and Kubernetes send before taking a machine."""
 
 import signal
 import threading
@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 
 
 def stopped_line(step: int, workdir: epath.PathLike) -> str:
-    """What a person is told at the end of a run that was asked to end early."""
+    """Return the last line of a run that was asked to end early."""
     return (
         f"SIGTERM: stopped after step {step}; checkpoint {step} is saved in {workdir}; run the same command again to"
         " resume"
@@ -20,22 +20,24 @@ def stopped_line(step: int, workdir: epath.PathLike) -> str:
 
 
 def end_at_sigterm() -> None:
-    """SIGTERM ends this process at once: there is nothing to save.
+    """Let SIGTERM end this process at once, as there is nothing to save.
 
-    With several processes JAX has caught it, and would do so in vain.
+    With several processes JAX has installed a handler, which would ignore it.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class Preemption:
-    """Whether this run is to end early. Use as a context manager round the whole run.
+    """Records a request to end the run early. Use as a context manager around the whole run.
 
-    With several processes JAX catches SIGTERM, whichever of them gets it, and chooses a step that all of them can
-    still reach. A single one has its own handler, which goes with the context. Outside the training loop, where a run
-    ends by itself, nothing happens. The first Ctrl-C is a SIGTERM, the second a KeyboardInterrupt.
+    With several processes JAX catches SIGTERM, whichever of them receives it, and chooses a step that all of them can
+    still reach. A single process has its own handler, which is removed when the context ends. Outside the training
+    loop, where a run ends by itself, nothing happens. The first Ctrl-C acts as SIGTERM, the second raises
+    KeyboardInterrupt.
 
-    Example:
+    **Example:**
+
       with Preemption() as preemption:
           for step in range(1, total + 1):
               ...
@@ -49,16 +51,16 @@ class Preemption:
         self._before: dict[int, Any] = {}
 
     def reached(self, step: int) -> bool:
-        """True if the run is to save and end after `step`: on all processes at the same one.
+        """Return True if the run must save and end after `step`, the same step on all processes.
 
-        To be called by all processes after each step. It costs less than a microsecond.
+        Call it from all processes after each step. It costs less than a microsecond.
         """
         if jax.distributed.is_initialized():
             return multihost_utils.reached_preemption_sync_point(step)
         return self._asked
 
     def __enter__(self) -> Self:
-        # A handler can be set by the main thread only; elsewhere the signals keep their meaning.
+        # Only the main thread can set handlers; elsewhere the signals keep their meaning.
         if threading.current_thread() is threading.main_thread():
             self._set(signal.SIGINT, self._interrupt)
             if not jax.distributed.is_initialized():
@@ -83,5 +85,7 @@ class Preemption:
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        logging.warning("Ctrl-C: leaving as with SIGTERM; once more ends the run without saving")
+        logging.warning(
+            "Ctrl-C: leaving as with SIGTERM; press it again to end the run without saving"
+        )
         signal.raise_signal(signal.SIGTERM)

@@ -1,7 +1,7 @@
-"""What the processes of one run tell one another; with a single process, nothing is sent.
+"""Exchange small messages between the processes of one run; a single process sends nothing.
 
-The messages go through the key-value store of JAX's coordinator and not over the devices: they have a time limit, and
-need no program compiled. Every function but `is_first` is to be called by all processes, in the same order.
+Messages go through the key-value store of JAX's coordinator and not over the devices: they have a time limit and need
+no compiled program. Call every function but `is_first` from all processes, in the same order.
 """
 
 import itertools
@@ -17,28 +17,30 @@ from jax.experimental import multihost_utils
 
 from timix_jax.errors import MISTAKE_CODE, RunError, UserError
 
-_POLL_S = 5  # a blocking read cannot be interrupted by Ctrl-C
+_POLL_S = 5  # Ctrl-C cannot interrupt a blocking read
 _REMIND_S = 60
 _rounds = itertools.count()
 
 
 def is_first() -> bool:
-    """True on the process that writes what is written once."""
+    """Return True on the process that writes what is written once."""
     return jax.process_index() == 0
 
 
 def store() -> Any:
-    """The key-value store that all processes share; None with a single process."""
-    from jax._src import distributed  # JAX has no public way to it; one process does without
+    """Return the key-value store that all processes share; None with a single process."""
+    from jax._src import (
+        distributed,  # JAX has no public access to it; a single process does not need it
+    )
 
     return distributed.global_state.client if jax.process_count() > 1 else None
 
 
 def gather(value: Any, *, timeout_s: float = 600) -> list[Any]:
-    """The value (JSON) of each process, on all of them.
+    """Return the values (JSON) of all processes, on each of them.
 
     Raises:
-      RunError: a process has not given its value after `timeout_s` seconds.
+      RunError: A process has not sent its value after `timeout_s` seconds.
     """
     if jax.process_count() == 1:
         return [value]
@@ -52,14 +54,14 @@ def gather(value: Any, *, timeout_s: float = 600) -> list[Any]:
 
 
 def gather_flags(flag: bool, *, timeout_s: float = 600) -> list[bool]:
-    """The flag of each process, on all of them."""
+    """Return the flags of all processes, on each of them."""
     return gather(bool(flag), timeout_s=timeout_s)
 
 
 def latest(topic: str, value: Any) -> dict[int, Any]:
-    """Process → the value (JSON) that it gave last for this topic; on the first process those of all, without waiting.
+    """Publish a value (JSON) for a topic and return, without waiting, the newest value of each process.
 
-    On the others, and with a single process, the own one only.
+    The first process gets the values of all processes that have published one; the others get only their own.
     """
     me = jax.process_index()
     if jax.process_count() == 1:
@@ -68,16 +70,16 @@ def latest(topic: str, value: Any) -> dict[int, Any]:
     store().key_value_set(f"{folder}{me}", json.dumps(value), allow_overwrite=True)
     if not is_first():
         return {me: value}
-    told = store().key_value_dir_get(folder)
-    return {int(key.rpartition("/")[2]): json.loads(text) for key, text in told}
+    published = store().key_value_dir_get(folder)
+    return {int(key.rpartition("/")[2]): json.loads(text) for key, text in published}
 
 
 def from_first(compute: Callable[[], Any], *, timeout_s: float = 3600) -> Any:
-    """What `compute` (JSON) gives on the first process, on all of them.
+    """Return on all processes what `compute` (JSON) returns on the first one.
 
     Raises:
-      UserError: `compute` raised one on the first process.
-      RunError: `compute` raised one, or an OSError, there; or took longer than `timeout_s` seconds.
+      UserError: `compute` raised a UserError on the first process.
+      RunError: `compute` raised a RunError or an OSError there, or took longer than `timeout_s` seconds.
     """
     if jax.process_count() == 1:
         return compute()
@@ -86,23 +88,23 @@ def from_first(compute: Callable[[], Any], *, timeout_s: float = 3600) -> Any:
     if is_first():
         try:
             answer = {"value": compute()}
-        except (UserError, OSError) as error:  # sent, or the others would wait for it
-            mistake = isinstance(error, UserError) and error.exit_code == MISTAKE_CODE
-            answer = {"error": str(error), "mistake": mistake}
+        except (UserError, OSError) as error:  # sent, as the others would wait for it
+            user_error = isinstance(error, UserError) and error.exit_code == MISTAKE_CODE
+            answer = {"error": str(error), "user_error": user_error}
         text = json.dumps(answer)
         store().key_value_set(key, text)
     else:
         text = _read(key, 0, timeout_s)
     answer = json.loads(text)
     if "error" in answer:
-        raise (UserError if answer["mistake"] else RunError)(answer["error"])
+        raise (UserError if answer["user_error"] else RunError)(answer["error"])
     return answer["value"]
 
 
 def compile_everywhere(function: Any, *arguments: Any) -> None:
-    """Compiles a jitted function on all processes before any of them calls it; nothing with a single process.
+    """Compile a jitted function on all processes before any of them calls it; a no-op with a single process.
 
-    The first one may find in its cache what takes the others minutes, and on CPUs a collective waits for 30 s only.
+    The first process may find in its cache what takes the others minutes, and on CPUs a collective waits only 30 s.
     """
     if jax.process_count() > 1:
         function.lower(*arguments).compile()
@@ -110,7 +112,7 @@ def compile_everywhere(function: Any, *arguments: Any) -> None:
 
 
 def on_host(tree: Any) -> Any:
-    """Every array whole, as NumPy, on all processes; the devices hold one whole array at a time."""
+    """Return every array in full, as NumPy, on all processes; devices hold one full array at a time."""
     if jax.process_count() == 1:
         return jax.tree.map(np.asarray, tree)
     return jax.tree.map(lambda leaf: multihost_utils.process_allgather(leaf, tiled=True), tree)
@@ -128,9 +130,9 @@ def _read(key: str, process: int, timeout_s: float) -> str:
                 raise
         if time.monotonic() - begin >= timeout_s:
             raise RunError(
-                f"process {process} did not answer within {timeout_s:g} s: look into its log, stop all processes and"
+                f"process {process} did not answer within {timeout_s:g} s: look at its log, stop all processes and"
                 " run the same command again to resume"
             )
         if time.monotonic() - reminded >= _REMIND_S:
             reminded = time.monotonic()
-            logging.warning("waiting for process %d since %.0f s", process, reminded - begin)
+            logging.warning("waiting for process %d for %.0f s", process, reminded - begin)

@@ -1,4 +1,4 @@
-"""One run at a time in a working folder."""
+"""Lock a working folder so that only one run trains in it."""
 
 import contextlib
 import fcntl
@@ -15,21 +15,21 @@ from timix_jax.runtime.remote import is_remote
 from timix_jax.runtime.workdir import refused_where_it_cannot_be_written
 
 LOCK_FILE = ".lock"
-_WAIT_S = 20  # a run that was told to stop may still be saving
+_WAIT_S = 20  # a run that was asked to stop may still be saving
 _RETRY_S = 0.2
 
 
 @contextlib.contextmanager
 def only_run(workdir: epath.PathLike, *, wait_s: float | None = None) -> Iterator[None]:
-    """Holds the folder for this run; of several processes the first one does. Not for remote folders.
+    """Hold the folder for this run, on the first of its processes; remote folders are not locked.
 
     Raises:
-      UserError: another run still trains there after `wait_s` seconds (default 20).
+      UserError: Another run is still training there after `wait_s` seconds (default 20).
     """
     if is_remote(epath.Path(workdir)) or not processes.is_first():
         yield
         return
-    # Held by the open file: the system releases it when the process dies, however it does.
+    # The open file holds the lock: the system releases it however the process ends.
     path = Path(workdir) / LOCK_FILE
     with refused_where_it_cannot_be_written(epath.Path(workdir)):
         file = path.open("w")
@@ -50,5 +50,7 @@ def _lock(file: int, workdir: epath.PathLike, until: float) -> None:
                 ) from None
             time.sleep(_RETRY_S)
         except OSError as error:  # a network file system without locks
-            logging.warning("%s cannot be locked (%s): start no second run there", workdir, error)
+            logging.warning(
+                "%s cannot be locked (%s): do not start a second run there", workdir, error
+            )
             return

@@ -1,4 +1,4 @@
-"""Do all processes see the same working folder, and run the same mode and configuration?"""
+"""Check that all processes see the same working folder and run the same mode and configuration."""
 
 import secrets
 import time
@@ -21,18 +21,18 @@ _SHOWN_FIELDS = 5
 
 
 def check_shared(workdir: epath.PathLike, *, timeout_s: float = 20) -> None:
-    """Raises a UserError on all processes unless each sees in its `workdir` what the first one writes there.
+    """Raise a UserError on all processes unless each sees in its `workdir` what the first one writes there.
 
-    Nothing is left behind. To be called by all processes.
+    Call it from all processes. It leaves nothing behind.
 
     Args:
-      workdir: the folder, which need not exist yet.
-      timeout_s: how long a network file system may take to show a new file.
+      workdir: The folder, which need not exist yet.
+      timeout_s: Seconds that a network file system may take to show a new file.
     """
     if jax.process_count() == 1:
         return
     folder = epath.Path(workdir)
-    made: list[epath.Path] = []
+    created: list[epath.Path] = []
 
     def leave_mark() -> str:
         name = f".shared-{secrets.token_hex(8)}"
@@ -40,7 +40,7 @@ def check_shared(workdir: epath.PathLike, *, timeout_s: float = 20) -> None:
         with refused_where_it_cannot_be_written(folder):
             missing = folder
             while not missing.exists():
-                made.append(missing)
+                created.append(missing)
                 missing = missing.parent
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).touch()
@@ -53,30 +53,33 @@ def check_shared(workdir: epath.PathLike, *, timeout_s: float = 20) -> None:
     answers = processes.gather([seen, str(folder)], timeout_s=timeout_s + 30)
     if processes.is_first():
         (folder / name).unlink(missing_ok=True)
-        for path in made:
+        for path in created:
             path.rmdir()
     for process, (seen, path) in enumerate(answers):
         if not seen:
             raise UserError(
                 f"--workdir={answers[0][1]} is not shared: process {process} does not see in its --workdir={path} what"
-                " process 0 wrote there; give all processes one folder on storage that all of them have (NFS, gs://…)"
+                " process 0 wrote there; give all processes one folder on storage that they share (NFS, gs://…)"
             )
 
 
-def check_same_start(mode: str) -> None:
-    """Raises a UserError on all processes unless all run this mode, on equally many devices; to be called by all.
+def check_same_start(mode: str, processes_flag: int) -> None:
+    """Raise a UserError on all processes unless all run this mode, with the same flags and number of devices.
 
-    In different modes they would take one another's messages for their own.
+    Call it from all processes. In different modes each would take the others' messages for its own; a process that
+    expects more processes than process 0 is connected all the same.
     """
     if jax.process_count() == 1:
         return
     own = {"--mode": mode, "devices": jax.local_device_count()}
+    if processes_flag:
+        own["--processes"] = processes_flag
     first, *others = processes.gather(own)
     for process, theirs in enumerate(others, 1):
         if theirs != first:
             raise UserError(
                 f"process {process} was started with {_listed(theirs)}, process 0 with {_listed(first)}: start all with"
-                " the same --mode on the same number of devices"
+                " the same --mode and --processes on the same number of devices"
             )
 
 
@@ -85,9 +88,9 @@ def _listed(values: Mapping[str, Any]) -> str:
 
 
 def check_same_config(config: Mapping[str, Any]) -> None:
-    """Raises a UserError on all processes unless their configurations (flat) are equal; to be called by all.
+    """Raise a UserError on all processes unless their configurations (flat) are equal; call it from all processes.
 
-    Processes of different configurations would wait for one another, or train on nonsense.
+    Processes with different configurations would wait for one another, or train on nonsense.
     """
     if jax.process_count() == 1:
         return

@@ -1,1 +1,4 @@
-"""The machine around a run: working folder, files and stores, compile cache, log."""
+"""The environment of a run: working folder, atomic and remote files, compile cache, log.
+
+It may import only `errors`.
+"""

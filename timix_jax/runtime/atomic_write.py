@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, for readers and after a crash."""
+"""Write files that appear whole or not at all, to readers and after a crash."""
 
 import contextlib
 import os
@@ -9,15 +9,15 @@ from timix_jax.runtime.remote import is_remote
 
 
 def atomic_write_text(path: epath.PathLike, text: str) -> None:
-    """Writes `text` (UTF-8) like `atomic_write_bytes`."""
+    """Write `text` as UTF-8 with `atomic_write_bytes`."""
     atomic_write_bytes(path, text.encode())
 
 
 def atomic_write_bytes(path: epath.PathLike, data: bytes) -> None:
-    """Writes a file so that a reader, or a crash, sees the old one or the new one.
+    """Write a file so that readers see either the old or the new contents, also after a crash.
 
-    Local files are flushed to the disk before they take the name, so that this holds after a
-    power cut as well. A remote object appears when it is complete, without our doing.
+    Local files are flushed to the disk before they are renamed, so that this also holds after a power failure. A
+    remote object appears only once it is complete.
     """
     path = epath.Path(path)
     if is_remote(path):
@@ -31,6 +31,6 @@ def atomic_write_bytes(path: epath.PathLike, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
-        with contextlib.suppress(OSError):  # the first error is the one to be told
+        with contextlib.suppress(OSError):  # report the first error
             temporary.unlink(missing_ok=True)
         raise

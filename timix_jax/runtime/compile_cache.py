@@ -1,4 +1,4 @@
-"""The persistent compilation cache: where it may be used, and whether what is compiled comes from it."""
+"""Set up JAX's persistent compilation cache, and report whether programs come from it."""
 
 import contextlib
 from collections import Counter
@@ -10,45 +10,49 @@ from absl import logging
 from etils import epath
 
 _PREFIX = "/jax/compilation_cache/"
-_ASKED, _FOUND, _STORED = "compile_requests_use_cache", "cache_hits", "cache_misses"
+_REQUESTED, _FOUND, _STORED = "compile_requests_use_cache", "cache_hits", "cache_misses"
 
 
 def use_cache(folder: str) -> None:
-    """Keeps compiled programs in `folder` (`~` is the home folder); not with several processes on CPUs.
+    """Keep compiled programs in `folder` (`~` is the home folder), except with several processes on CPUs.
 
-    There JAX's keys differ from process to process and only the first one stores: it would run a stored program with
-    the others' fresh ones, whose collectives come in another order. Gloo then ends them, or mixes up their data.
+    On CPUs JAX's keys differ between processes and only the first process stores programs. It would then run a stored
+    program together with the others' freshly compiled ones, whose collectives are ordered differently: Gloo aborts
+    them, or mixes up their data.
     """
     folder = str(epath.Path(folder).expanduser())
     if folder.startswith("~"):
         logging.warning(
-            "no compile cache: there is no home folder for %s; see --compile_cache", folder
+            "no compile cache: %s needs a home folder, which is missing; set --compile_cache",
+            folder,
         )
         return
     if jax.process_count() > 1 and jax.default_backend() == "cpu":
-        jax.config.update("jax_compilation_cache_dir", None)  # it may be set by a variable, too
+        jax.config.update(
+            "jax_compilation_cache_dir", None
+        )  # an environment variable may have set it
         return
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 class CacheUse:
-    """What the cache was asked for while `cache_use` lasted."""
+    """Counts the requests to the cache within `cache_use`."""
 
     def __init__(self) -> None:
         self._used = bool(jax.config.values["jax_compilation_cache_dir"])
         self._events: Counter[str] = Counter()
 
     def count(self, event: str, **_: Any) -> None:
-        """A listener of `jax.monitoring`."""
+        """Count an event of `jax.monitoring`."""
         if event.startswith(_PREFIX):
             self._events[event.removeprefix(_PREFIX)] += 1
 
     def __str__(self) -> str:
-        """`compile cache: hit`, `miss, stored for later runs`, `miss`, or `none` without a cache.
+        """Return `compile cache: hit`, `miss, stored for later runs`, `miss`, or `none` without a cache.
 
-        Programs that compile too fast to be worth a place are asked for and never stored: they
-        don't make a hit a miss.
+        Programs that compile too fast to be worth storing are looked up but never stored; they do not turn a hit into
+        a miss.
         """
         if not self._used:
             answer = "none"
@@ -57,13 +61,13 @@ class CacheUse:
         elif self._events[_FOUND]:
             answer = "hit"
         else:
-            answer = "miss" if self._events[_ASKED] else "nothing compiled"
+            answer = "miss" if self._events[_REQUESTED] else "nothing compiled"
         return f"compile cache: {answer}"
 
 
 @contextlib.contextmanager
 def cache_use() -> Iterator[CacheUse]:
-    """Counts what is compiled within."""
+    """Count the programs compiled within the context, and how many come from the cache."""
     use = CacheUse()
     jax.monitoring.register_event_listener(use.count)
     try:

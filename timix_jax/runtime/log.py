@@ -1,4 +1,4 @@
-"""What the log shows: this project's own lines in full, of the libraries only warnings."""
+"""Print and log: all lines of this package, but only warnings of the libraries."""
 
 import contextlib
 import logging as python_logging
@@ -8,27 +8,27 @@ from pathlib import Path
 
 from absl import logging
 
-_PACKAGE = str(Path(__file__).parent)
+_PACKAGE = str(Path(__file__).parents[1])
 _ASCII = str.maketrans(
     {"τ": "tau", "λ": "lambda", "γ": "gamma", "·": "*", "×": "x", "→": "->", "–": "-"}
 )
 
 
 def show_own_lines() -> None:
-    """Sets absl's log to INFO and leaves out the libraries' own INFO (Orbax writes thirty lines a save)."""
+    """Set absl's log to INFO but drop INFO lines of libraries (Orbax writes thirty of them per save)."""
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_is_wanted)
 
 
 def only_warnings() -> None:
-    """For all processes but the first: the same lines need not be there many times."""
+    """Log warnings only, on all processes but the first, which would repeat the same lines."""
     logging.set_verbosity(logging.WARNING)
 
 
 def print_text(text: str) -> None:
-    """To standard output, in ASCII where the terminal cannot show Greek; nothing more once nobody reads it.
+    """Print to standard output, in ASCII if the terminal cannot show Greek; drop the text if the output is closed.
 
-    A training goes on without its screen: metrics.jsonl and the log are there.
+    Training continues without a terminal, since metrics.jsonl and the log remain.
     """
     if sys.stdout is None:
         return
@@ -39,15 +39,15 @@ def print_text(text: str) -> None:
     try:
         print(text, flush=True)
     except OSError as error:
-        logging.warning("standard output is lost (%s); the run goes on", error.strerror)
-        # What is left in its buffer would fail again, at the latest when the program ends.
+        logging.warning("standard output is lost (%s); the run continues", error.strerror)
+        # Flushing the remaining buffer would fail again, at the latest when the program ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_error(text: str, process: int | None = None) -> None:
-    """One line that ends the run; `process` tells which one it comes from where there are several."""
+    """Print the one line that ends a run; `process` names its origin where there are several processes."""
     name = "" if process is None else f" in process {process}"
-    # The log may lie on the disk that is full; the other processes must hear of it all the same.
+    # The log may be on the full disk, and the other processes must learn of the error all the same.
     with contextlib.suppress(OSError):
         print(f"error{name}: {text}", file=sys.stderr, flush=True)
 

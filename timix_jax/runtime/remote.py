@@ -1,8 +1,8 @@
-"""Files on Google Cloud Storage (`gs://bucket/folder`): what differs from a disk, in one place.
+"""Everything in which files on Google Cloud Storage (`gs://bucket/folder`) differ from files on a disk.
 
 etils.epath reads and writes them through gcsfs, Orbax's arrays go through tensorstore, and ArrayRecord reads shards in
-its own C++; all three find the credentials of the machine (`gcloud auth application-default login`, or the service
-account of a VM). An object appears whole or not at all and cannot be appended to; there are no folders.
+its own C++. All three find the credentials of the machine (`gcloud auth application-default login`, or the service
+account of a VM). An object appears whole or not at all and cannot be appended to; folders do not exist.
 """
 
 import importlib.util
@@ -22,15 +22,15 @@ _SCHEME = "gs://"
 
 
 def is_remote(path: epath.PathLike) -> bool:
-    """True for `gs://…` and its like: no file descriptors, no free space to ask for."""
+    """Return True for `gs://…` and other URLs, which have no file descriptors and no free space to query."""
     return "://" in os.fspath(path)
 
 
 def as_path(path: epath.PathLike) -> epath.Path:
-    """The path, once it is found to be local or on a store that can be used.
+    """Return the path after checking that it is local or on a supported store.
 
     Raises:
-      UserError: another store than gs://, or its client is not installed.
+      UserError: The store is not gs://, or its client is not installed.
     """
     text = os.fspath(path)
     if is_remote(text):
@@ -38,21 +38,21 @@ def as_path(path: epath.PathLike) -> epath.Path:
             raise UserError(f"{text!r}: give a local path or gs://BUCKET/FOLDER")
         if importlib.util.find_spec("gcsfs") is None:
             raise UserError(f"{text!r} needs the package gcsfs: pip install 'timix-jax[gcs]'")
-        _always_list_anew()
+        _disable_listing_cache()
     return epath.Path(path)
 
 
-def local_only(path: epath.PathLike, option: str, mend: str) -> None:
-    """Raises a UserError for a remote path where only a disk will do."""
+def local_only(path: epath.PathLike, option: str, fix: str) -> None:
+    """Raise a UserError that ends in `fix` for a remote path, where only a disk will do."""
     if is_remote(path):
-        raise UserError(f"{option} {os.fspath(path)}: must be a local path; {mend}")
+        raise UserError(f"{option} {os.fspath(path)}: must be a local path; {fix}")
 
 
 def check_reachable(path: epath.Path, option: str) -> None:
-    """Raises a UserError unless a remote path can be asked for; a local one is not touched.
+    """Raise a UserError if the bucket of a remote path cannot be read; ignore local paths.
 
-    A bucket that does not exist or is not ours to read would otherwise look like a folder without files, or end the
-    run with the client's traceback. A RunError where it may be there when asked again.
+    A bucket that does not exist or that we may not read would otherwise look like an empty folder, or end the run with
+    the client's traceback. The error is a RunError if a retry may succeed.
     """
     if not is_remote(path):
         return
@@ -61,7 +61,7 @@ def check_reachable(path: epath.Path, option: str) -> None:
         next(bucket.iterdir(), None)
     except Exception as error:  # the client raises its own types, aiohttp's and google.auth's
         cause = " ".join(str(error).split())[:200] or type(error).__name__
-        # A pod's credentials may come seconds after its start, and a network comes back.
+        # A pod's credentials may arrive seconds after its start, and a network may recover.
         final = isinstance(error, FileNotFoundError) or cause.startswith("Forbidden")
         raise (UserError if final else RunError)(
             f"{option}{path}: bucket {bucket} cannot be read ({cause}): check its name, and the credentials by gcloud "
@@ -69,8 +69,8 @@ def check_reachable(path: epath.Path, option: str) -> None:
         ) from error
 
 
-def _always_list_anew() -> None:
-    # gcsfs remembers listings; what other processes and tensorstore write would not be seen.
+def _disable_listing_cache() -> None:
+    # gcsfs caches listings and would not see what other processes and tensorstore write.
     from fsspec.config import conf
 
     for protocol in ("gs", "gcs"):
@@ -78,10 +78,10 @@ def _always_list_anew() -> None:
 
 
 class Mirror:
-    """A local folder whose growing files are copied to a remote one, in the background.
+    """A local folder whose growing files are copied to a remote one in the background.
 
-    What makes lines one after the other (metrics, TensorBoard's events) writes here; a copy goes out every
-    `period_s` seconds and at `flush`.
+    Writers that append lines (metrics, TensorBoard's events) write here; files are copied every `period_s` seconds and
+    at `flush`.
 
     **Example:**
 
@@ -91,7 +91,7 @@ class Mirror:
     """
 
     def __init__(self, target: epath.Path, *, period_s: float = 30.0) -> None:
-        """Makes the local folder; it goes with `close`."""
+        """Create the local folder, which `close` removes."""
         self.folder = Path(tempfile.mkdtemp(prefix="timix_jax-"))
         self._target, self._period_s = target, period_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mirror")
@@ -100,7 +100,7 @@ class Mirror:
         self._last = time.monotonic()
 
     def fetch(self, name: str) -> Path:
-        """Copies a file of the remote folder here, if it is there; returns its local path."""
+        """Copy a file of the remote folder here if it exists, and return its local path."""
         source, path = self._target / name, self.folder / name
         if source.exists():
             path.write_bytes(source.read_bytes())
@@ -108,7 +108,7 @@ class Mirror:
         return path
 
     def tick(self) -> None:
-        """Starts a copy where the last one is `period_s` old and done; a failed one is logged and tried again."""
+        """Start a copy if the last one is finished and `period_s` old; a failed copy is logged and retried."""
         if time.monotonic() - self._last < self._period_s:
             return
         if self._pending is not None:
@@ -116,21 +116,21 @@ class Mirror:
                 return
             error = self._pending.exception()
             if error is not None:
-                logging.warning("copying to %s failed and is tried again: %s", self._target, error)
+                logging.warning("copying to %s failed and will be retried: %s", self._target, error)
         self._last = time.monotonic()
         self._pending = self._thread.submit(self._upload)
 
     def flush(self) -> None:
-        """Returns when everything that was written before is on the remote folder; raises where it cannot be."""
+        """Return once everything written so far is in the remote folder; raise if it cannot be copied."""
         self._thread.submit(self._upload).result()
 
     def close(self) -> None:
-        """Flushes and removes the local folder, which stays where that fails."""
+        """Flush and remove the local folder, or keep it if flushing fails."""
         try:
             self.flush()
         except Exception:
             logging.error(
-                "%s could not be written; its files are left in %s", self._target, self.folder
+                "%s could not be written; its files remain in %s", self._target, self.folder
             )
             raise
         finally:
@@ -140,7 +140,7 @@ class Mirror:
     def _upload(self) -> None:
         for path in sorted(self.folder.rglob("*")):
             size = path.stat().st_size
-            # Files only grow here, so that the size tells whether there is anything new.
+            # Files only grow here, so a new size means new contents.
             if path.is_file() and self._sizes.get(path) != size:
                 data = path.read_bytes()
                 (self._target / path.relative_to(self.folder).as_posix()).write_bytes(data)

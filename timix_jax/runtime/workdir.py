@@ -1,9 +1,9 @@
-"""The files of a working folder: written whole or not at all, and never another run's.
+"""The files of a working folder, which belongs to one run.
 
 WORKDIR/config.json       the configuration that the run was started with, written once
 WORKDIR/tokenizer.json    the tokenizer, trained once
-WORKDIR/metrics.jsonl     one object a logged step
-WORKDIR/checkpoints/      see checkpointing.py
+WORKDIR/metrics.jsonl     one object per logged step
+WORKDIR/checkpoints/      see `timix_jax.checkpointing`
 """
 
 import json
@@ -30,12 +30,12 @@ _SHOWN_FIELDS = 5
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """The path from the root, as Orbax wants it; remote ones as they are."""
+    """Return the absolute path, which Orbax requires; remote paths stay as they are."""
     return as_path(path) if is_remote(path) else epath.Path(os.path.abspath(path))
 
 
 def free_bytes(path: epath.PathLike) -> int | None:
-    """Bytes free on the disk of a path that need not exist yet; None where it is remote."""
+    """Return the free bytes on the disk of a path, which need not exist yet; None if it is remote."""
     path = epath.Path(path)
     if is_remote(path):
         return None
@@ -47,12 +47,12 @@ def free_bytes(path: epath.PathLike) -> int | None:
 def config_differences(
     stored: Mapping[str, Any], config: Mapping[str, Any], ignore: tuple[str, ...] = ()
 ) -> list[str]:
-    """Readable differences of two flat configurations, such as `["lr: 0.1 there, 0.2 now"]`.
+    """List the differences of two flat configurations, such as `["lr: 0.1 there, 0.2 now"]`.
 
     Args:
-      stored: dotted field name → value, as read from `config.json`.
-      config: the same of the new run; both are compared as JSON (a tuple equals its list).
-      ignore: fields that may differ; `"log"` stands for `log` itself and for every `log.…`.
+      stored: Dotted field name → value, as read from `config.json`.
+      config: The same for the new run; both are compared as JSON (a tuple equals a list).
+      ignore: Fields that may differ; `"log"` stands for `log` itself and for every `log.…`.
     """
 
     def ignored(field: str) -> bool:
@@ -74,39 +74,38 @@ def config_differences(
 def _same(old: Any, new: Any) -> bool:
     if isinstance(old, bool) or isinstance(new, bool):
         return old is new  # True is not 1
-    return old == new or (old != old and new != new)  # NaN is itself
+    return old == new or (old != old and new != new)  # NaN equals NaN here
 
 
 def check_folder(workdir: epath.Path) -> None:
-    """Raises a UserError where the working folder is a file."""
+    """Raise a UserError if the working folder is a file."""
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file: choose a folder")
 
 
 def refused_where_it_cannot_be_written(workdir: epath.Path) -> AbstractContextManager[None]:
-    """An OSError within becomes the UserError that names the folder."""
+    """Turn an OSError within the context into a UserError that names the folder."""
     return unwritable(UserError, f"--workdir={workdir}", "choose another --workdir")
 
 
 def open_workdir(
     workdir: epath.PathLike, config: Mapping[str, Any], *, ignore: tuple[str, ...] = ()
 ) -> bool:
-    """Makes the working folder ready for this configuration, or refuses.
+    """Prepare the working folder for a run with this configuration.
 
-    With several processes, call it on the first one only. Nothing that exists is changed:
-    `config.json` stays the one of the first start.
+    With several processes, call it on the first one only. Existing files are not changed: `config.json` remains that
+    of the first start.
 
     Args:
-      workdir: the folder; made where it is missing.
-      config: dotted field name → JSON value.
-      ignore: fields that may differ from the stored configuration, see `config_differences`.
+      workdir: The folder, created if it is missing.
+      config: Dotted field name → JSON value.
+      ignore: Fields that may differ from the stored configuration, see `config_differences`.
 
     Returns:
-      True where a run was begun in the folder before.
+      True if a run was already started in the folder.
 
     Raises:
-      UserError: the folder belongs to a run with another configuration, is a file, or holds a
-        broken config.json.
+      UserError: The folder belongs to a run with another configuration, is a file, or holds a broken config.json.
     """
     workdir = epath.Path(workdir)
     check_folder(workdir)
@@ -122,13 +121,13 @@ def open_workdir(
         listed = "; ".join(differences[:_SHOWN_FIELDS]) + (f"; and {more} more" if more > 0 else "")
         raise UserError(
             f"--workdir={workdir} belongs to a run with another configuration ({listed}): choose"
-            " another --workdir, set the fields back, or delete the folder to start anew"
+            " another --workdir, set the fields back, or delete the folder to start again"
         )
     return True
 
 
 def read_config(workdir: epath.PathLike) -> dict[str, Any]:
-    """The stored configuration: dotted field name → JSON value.
+    """Return the stored configuration as dotted field name → JSON value.
 
     Raises:
       UserError: config.json is missing or broken.
@@ -141,24 +140,23 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}): choose another --workdir") from None
     if not isinstance(config, dict):
-        raise UserError(f"{path} does not hold a JSON object: mend it or choose another --workdir")
+        raise UserError(f"{path} does not hold a JSON object: fix it or choose another --workdir")
     return config
 
 
 def truncate_jsonl(path: epath.PathLike, step: int) -> int:
-    """Drops what a resumed run will write again: lines with `"step"` > `step`, and torn lines.
+    """Drop what a resumed run will write again: lines with `"step"` > `step`, and incomplete lines.
 
-    Lines without a step stay. The file is replaced as a whole, and left alone where nothing is
-    to be dropped.
+    Lines without a step stay. The file is replaced atomically, and only if there is something to drop.
 
     Returns:
-      The number of lines dropped; 0 where there is no file.
+      The number of dropped lines; 0 if the file does not exist.
     """
     path = epath.Path(path)
     if not path.exists():
         return 0
     text = path.read_bytes().decode("utf-8", errors="replace")
-    lines = text.split("\n")  # not splitlines(): U+2028 and its like may stand in a JSON string
+    lines = text.split("\n")  # not splitlines(): a JSON string may contain U+2028 and similar
     tail = lines.pop()
     kept, dropped = [], 0
     for number, line in enumerate(lines, 1):
@@ -171,7 +169,7 @@ def truncate_jsonl(path: epath.PathLike, step: int) -> int:
             dropped += 1
         else:
             kept.append(line + "\n")
-    if tail:  # no line end: the writer was stopped in the middle of it
+    if tail:  # no newline: the writer was interrupted in the middle of the line
         dropped += 1
     if dropped:
         atomic_write_text(path, "".join(kept))

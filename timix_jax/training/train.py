@@ -231,7 +231,7 @@ class Loop:
                 if leaving:
                     finite.check(leave=0, saved=self._saved)
                 if due["checkpoint"] or leaving:
-                    self._save(step, state, last=leaving or step == self._run.total_steps)
+                    self._save(step, state)
                 if leaving:
                     self._leave(step)
                     break
@@ -274,12 +274,12 @@ class Loop:
         self._writer.write(step, values)
         self._printer.line(step, values, speed, slowest)
 
-    def _save(self, step: int, state: TrainState, *, last: bool) -> None:
+    def _save(self, step: int, state: TrainState) -> None:
         with self._chrono.pause(), self._watch(phases.SAVE):
             self._writer.flush()  # resumed from this step, a run would lack lines that are missing now
             data = {"next_index": step, "sources": describe_sources(self._run.sources)}
             meta = {"step": step, "data": data, **self._meta}
-            self._checkpointer.save(step, state, meta, give_way=not last)
+            self._checkpointer.save(step, state, meta)
         self._saved = step
 
     def _leave(self, step: int) -> None:

@@ -240,7 +240,7 @@ def test_replacement_has_the_same_draws_whether_or_not_the_corrupt_example_was_t
         return {"drawn": drawn}
 
     readers = open_readers([Source()], [range(2)], CorruptExamples())
-    make = MakeExamples(readers, draw, None, 0)
+    make = MakeExamples(readers, draw, None)
     tried, known, itself = (make(at, np.random.default_rng(0)) for at in (0, 0, 1))
     assert tried["example_id"] == known["example_id"] == 1
     np.testing.assert_array_equal(tried["drawn"], itself["drawn"])

@@ -10,7 +10,6 @@ from timix_jax.data.loading.corrupt_examples import CorruptExamples
 from timix_jax.data.loading.examples import ExampleSpec, Reader
 from timix_jax.data.records.schema import Record
 from timix_jax.data.sources import Source
-from timix_jax.runtime.background_priority import give_way
 
 MakeExample = Callable[[Record, np.random.Generator, ExampleSpec], dict[str, np.ndarray]]
 
@@ -18,17 +17,13 @@ MakeExample = Callable[[Record, np.random.Generator, ExampleSpec], dict[str, np.
 class MakeExamples:
     """Function from a position in the concatenated readers and a generator to one example's arrays."""
 
-    def __init__(
-        self, readers: Sequence[Reader], make: MakeExample, spec: ExampleSpec, niceness: int
-    ):
+    def __init__(self, readers: Sequence[Reader], make: MakeExample, spec: ExampleSpec):
         self._readers = readers
         self._starts = np.cumsum([0, *(len(reader.indices) for reader in readers)]).tolist()
         self._make = make
         self._spec = spec
-        self._niceness = niceness
 
     def __call__(self, position: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        give_way(self._niceness)
         which = bisect.bisect_right(self._starts, position) - 1
         state = rng.bit_generator.state
 

@@ -5,11 +5,10 @@ makes whole batches, selected by index exactly as a thread would, so batches, po
 stay the same.
 
 Run as `python -m timix_jax.data.loading.loader_processes`, this module is the worker: it reads from standard input
-the pickled `(batches, corrupt, niceness)`, then one index after another.
+the pickled `(batches, corrupt)`, then one index after another.
 """
 
 import contextlib
-import os
 import pickle
 import queue
 import struct
@@ -48,17 +47,14 @@ class LoaderProcesses:
       batches: the data set; each process gets a copy of it with all its sources.
       corrupt: collects the corrupt examples that the workers find; used by `batches` too.
       count: number of processes.
-      niceness: of them, 0 to 19.
 
     Raises:
       UserError: the data set cannot be pickled.
     """
 
-    def __init__(
-        self, batches: grain.MapDataset, corrupt: CorruptExamples, count: int, niceness: int = 0
-    ):
+    def __init__(self, batches: grain.MapDataset, corrupt: CorruptExamples, count: int):
         try:
-            self._payload = cloudpickle.dumps((batches, corrupt, niceness), protocol=5)
+            self._payload = cloudpickle.dumps((batches, corrupt), protocol=5)
         except Exception as error:  # whatever the objects inside raise
             raise UserError(
                 f"processes={count}: a data source cannot be sent to another process ({error}); give its class"
@@ -188,8 +184,7 @@ def _work() -> None:
             payload = _read(requests, struct.unpack("<Q", _read(requests, 8))[0])
         except EOFError:
             return  # likewise, before it had sent the data set
-        batches, corrupt, niceness = pickle.loads(payload)
-        os.nice(niceness)
+        batches, corrupt = pickle.loads(payload)
         while len(request := requests.read(8)) == 8:
             try:
                 result = batches[struct.unpack("<Q", request)[0]]

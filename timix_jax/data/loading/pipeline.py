@@ -44,7 +44,6 @@ def make_train_iterator(
     own_rows: Callable[[int], Sequence[int] | np.ndarray] = range,
     num_threads: int = 2,
     num_processes: int = 0,
-    niceness: int = 0,
     start_step: int = 0,
 ) -> TrainIterator:
     """Make the endless stream of training batches.
@@ -70,7 +69,6 @@ def make_train_iterator(
         rows by default, or `parallel.mesh.own_rows`.
       num_threads: decoding threads, each working on a whole batch.
       num_processes: processes used instead of these threads; 0 = none. See `loader_processes`.
-      niceness: of these threads or processes, 0 to 19; see `background_priority`.
       start_step: step of the first batch.
 
     Returns:
@@ -105,7 +103,7 @@ def make_train_iterator(
         return ProcessRows(dataset, global_size, rows).batch(len(rows), drop_remainder=True)
 
     stream = shuffled_examples(readers, weights, seeds[0], batch_size)
-    stream = stream.random_map(MakeExamples(readers, pair_example, spec, niceness), seed=seeds[1])
+    stream = stream.random_map(MakeExamples(readers, pair_example, spec), seed=seeds[1])
     batches = host_batches(stream, batch_size)
     if region_batch_size:
         annotated = [np.asarray(source.annotated) for source in sources]
@@ -118,16 +116,14 @@ def make_train_iterator(
         readers = open_readers(sources, annotated, corrupt, for_regions=True)
         stream = shuffled_examples(readers, None, seeds[2], region_batch_size)
         spec = replace(spec, max_tokens=region_max_tokens or max_tokens)
-        stream = stream.random_map(
-            MakeExamples(readers, region_example, spec, niceness), seed=seeds[3]
-        )
+        stream = stream.random_map(MakeExamples(readers, region_example, spec), seed=seeds[3])
         regions = host_batches(stream, region_batch_size)
         steps = min(len(batches), len(regions))
         pairs = grain.experimental.ZipMapDataset([batches[:steps], regions[:steps]])
         batches = pairs.map(_join_regions)
     processes = None
     if num_processes:
-        processes = LoaderProcesses(batches, corrupt, num_processes, niceness)
+        processes = LoaderProcesses(batches, corrupt, num_processes)
         batches = MadeByProcesses(batches, processes)
     # Buffered elements are whole batches: one in progress per worker, plus two that are ready.
     workers = num_processes or num_threads

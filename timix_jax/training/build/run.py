@@ -10,7 +10,6 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from timix_jax.optim import schedule
-from timix_jax.runtime.background_priority import loader_niceness
 from timix_jax.data.images.augment import Augment
 from timix_jax.data.loading.loader_processes import default_process_count
 from timix_jax.data.loading.pipeline import make_train_iterator
@@ -79,7 +78,6 @@ class Experiment(Plan):
                 own_rows=functools.partial(own_rows, self.mesh),
                 num_threads=c.data.threads,
                 num_processes=num_processes,
-                niceness=loader_niceness(self.mesh.devices.flat[0].platform),
                 start_step=start_step,
             )
 
