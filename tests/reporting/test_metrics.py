@@ -11,8 +11,14 @@ import numpy as np
 import pytest
 from tensorboardX import record_writer
 
+from timix_jax.distributed import processes
 from timix_jax.errors import RunError
-from timix_jax.reporting.metrics import MetricsWriter, json_number, write_results
+from timix_jax.reporting.metrics import (
+    MetricsWriter,
+    json_number,
+    over_processes,
+    write_results,
+)
 
 
 def read_jsonl(path):
@@ -139,3 +145,28 @@ def test_results_are_whole_or_untouched(tmp_path):
     with pytest.raises(ValueError, match="'r'"):
         write_results(path, {"r": [1, 2]})
     assert path.read_text() == first
+
+
+def test_one_process_logs_its_own_metrics():
+    own = {"loss": 1.0, "skipped_examples": 3, "data_wait": 0.2}
+    assert over_processes(own) == (own, None)
+
+
+def test_the_first_process_logs_the_metrics_of_all(monkeypatch):
+    others = {
+        1: {"skipped_examples": 5, "data_wait": 0.7, "host_memory_peak_gib": 1.0},
+        2: {"skipped_examples": 0, "host_memory_peak_gib": 9.0},  # has not measured a wait yet
+    }
+    shared = {}
+
+    def latest(topic, value):
+        shared[topic] = value
+        return {0: value, **others}
+
+    monkeypatch.setattr(processes, "latest", latest)
+    own = {"loss": 1.0, "skipped_examples": 3, "data_wait": 0.2, "host_memory_peak_gib": 2.0}
+    metrics, slowest = over_processes(own)
+    assert shared == {"log": {name: own[name] for name in own if name != "loss"}}
+    assert slowest == 1
+    expected = {"skipped_examples": 8, "data_wait": 0.7, "host_memory_peak_gib": 9.0}
+    assert metrics == {"loss": 1.0} | expected

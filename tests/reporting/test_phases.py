@@ -2,9 +2,11 @@
 
 import logging
 import threading
+from pathlib import Path
 
 import pytest
 
+import timix_jax
 from timix_jax.reporting import phases
 from timix_jax.reporting.phases import Phase, Phases
 from timix_jax.reporting.watchdog import Watchdog, watched_phases
@@ -166,7 +168,7 @@ def test_the_line_says_where_the_watched_thread_is(watch, clock, monkeypatch):
     """Here in a function whose code claims to be a file of the package."""
     warned = []
     dog = Watchdog(watch, warn=warned.append)
-    file = phases.__file__.replace("phases.py", "data/reader.py")
+    file = str(Path(timix_jax.__file__).parent / "data" / "reader.py")
     scope = {"dog": dog}
     exec(compile("\n\ndef read():\n    dog.check()\n", file, "exec"), scope)
     with watch(SLOW):

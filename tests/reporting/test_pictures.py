@@ -175,7 +175,7 @@ def test_bad_logs_are_named(tmp_path):
     with pytest.raises(UserError, match=r"No metrics at .*none\.jsonl"):
         training_curves(tmp_path / "none.jsonl", tmp_path / "a.png", "run")
     log = write_log(tmp_path / "metrics.jsonl", [{"loss": 1.0}, {"step": 1, "loss": 1.0}])
-    with pytest.raises(UserError, match="line 1 is no JSON object with a step"):
+    with pytest.raises(UserError, match="line 1 is not a JSON object with a step"):
         read_curves(log)
     write_log(log, [{"step": 1}])
     with pytest.raises(UserError, match="no metric to draw"):

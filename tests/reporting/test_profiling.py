@@ -83,25 +83,25 @@ def test_a_run_traces_just_its_window(tmp_path, caplog):
 
 def test_a_resumed_run_traces_what_is_left(tmp_path, caplog):
     with StepProfiler(Window(2, 4), tmp_path) as profiler:
-        assert profiler.due(3)
-        profiler.turn(3)
-        assert not profiler.due(3)
-        assert profiler.due(4)
-        profiler.turn(4)
-        assert not profiler.due(5)
+        assert profiler.is_due(3)
+        profiler.toggle(3)
+        assert not profiler.is_due(3)
+        assert profiler.is_due(4)
+        profiler.toggle(4)
+        assert not profiler.is_due(5)
     assert "trace from step 3 to 4" in caplog.text or list(tmp_path.rglob("*.xplane.pb"))
     with StepProfiler(Window(2, 4), tmp_path / "late") as profiler:
-        assert profiler.due(9)
-        profiler.turn(9)
-        assert not profiler.due(10)
-    assert "--profile=2:4: the run goes on from step 9" in caplog.text
+        assert profiler.is_due(9)
+        profiler.toggle(9)
+        assert not profiler.is_due(10)
+    assert "--profile=2:4: nothing to trace, the run resumes at step 9" in caplog.text
     assert not (tmp_path / "late").exists()
 
 
 def test_an_end_within_the_window_leaves_no_trace_running(tmp_path):
     def interrupted():
         with StepProfiler(Window(1, 9), tmp_path) as profiler:
-            profiler.turn(1)
+            profiler.toggle(1)
             raise KeyboardInterrupt
 
     for _ in range(2):  # a trace that still ran would refuse the second
@@ -111,4 +111,4 @@ def test_an_end_within_the_window_leaves_no_trace_running(tmp_path):
 
 def test_other_processes_trace_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("jax.process_index", lambda: 1)
-    assert not StepProfiler(Window(0, 2), tmp_path).due(1)
+    assert not StepProfiler(Window(0, 2), tmp_path).is_due(1)

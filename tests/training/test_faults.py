@@ -1,4 +1,4 @@
-"""Faults of the machine under a running job: named, nothing lost before them, and resumed exactly."""
+"""Failures of the machine under a running job: named, nothing lost before them, and resumed exactly."""
 
 import os
 import pathlib
@@ -23,6 +23,7 @@ from timix_jax.data.sources.records import RecordSource, RecordWriter
 from timix_jax.data.sources.synthetic import open_synthetic
 from timix_jax.errors import RunError, UserError
 from timix_jax.training import train
+from timix_jax.training.hooks.log import Log
 from timix_jax.training.train import train_and_evaluate
 
 STEPS = 12  # more than are read ahead
@@ -65,16 +66,16 @@ def whole(shards, tmp_path_factory, compile_cache):
     return workdir
 
 
-def at_log_line(patch, step, act):
-    """Calls `act` once `step` steps are done and logged."""
-    log = train.Loop._log
+def after_log(patch, step, act):
+    """Call `act` with the hook that logs once `step` steps are taken and logged."""
+    log = Log.__call__
 
-    def logged(self, at, *arguments):
-        log(self, at, *arguments)
-        if at == step:
+    def logged(self, moment):
+        log(self, moment)
+        if moment.step == step:
             act(self)
 
-    patch.setattr(train.Loop, "_log", logged)
+    patch.setattr(Log, "__call__", logged)
 
 
 def latest(workdir):
@@ -99,14 +100,22 @@ def small_disk(tmp_path):
 
 def test_a_disk_that_fills_up_while_saving(whole, shards, small_disk, monkeypatch):
     workdir, filler = small_disk / "run", small_disk / "filler"
+    checkpointers = []
+    make = train.Checkpointer
 
-    def fill(loop):
-        loop._checkpointer.wait()
+    def noted(*args, **options):
+        checkpointers.append(make(*args, **options))
+        return checkpointers[-1]
+
+    def fill(log):
+        (checkpointer,) = checkpointers
+        checkpointer.wait()
         free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
         filler.write_bytes(bytes(free - 6 * 4096))  # room for lines, not for a state
 
     with monkeypatch.context() as patch:
-        at_log_line(patch, 3, fill)
+        patch.setattr(train, "Checkpointer", noted)
+        after_log(patch, 3, fill)
         with pytest.raises(RunError) as caught:
             train_and_evaluate(config_of(shards), str(workdir))
     message = str(caught.value)
@@ -129,11 +138,11 @@ def test_a_disk_that_fills_up_while_saving(whole, shards, small_disk, monkeypatc
 def test_a_log_that_cannot_be_written(whole, shards, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
 
-    def fill(loop):
-        loop._writer._file = open("/dev/full", "w")  # noqa: SIM115
+    def fill(log):
+        log.reporter.writer._file = open("/dev/full", "w")  # noqa: SIM115
 
     with monkeypatch.context() as patch:
-        at_log_line(patch, 4, fill)
+        after_log(patch, 4, fill)
         with pytest.raises(UserError, match=r"metrics.jsonl cannot be written \(No space left"):
             train_and_evaluate(config_of(shards), str(workdir))
     assert latest(workdir) == 4
@@ -152,7 +161,7 @@ def test_a_shard_that_is_truncated(whole, shards, tmp_path, monkeypatch):
     )
     try:
         with monkeypatch.context() as patch:
-            at_log_line(patch, 2, lambda loop: os.truncate(shard, 0))
+            after_log(patch, 2, lambda log: os.truncate(shard, 0))
             train_and_evaluate(config_of(shards), str(workdir))
         assert warnings
         assert (
@@ -172,7 +181,7 @@ def test_all_shards_are_gone(shards, tmp_path, monkeypatch):
     contents = {path: path.read_bytes() for path in shards.glob("*.array_record")}
     try:
         with monkeypatch.context() as patch:
-            at_log_line(patch, 2, lambda loop: [os.truncate(path, 0) for path in contents])
+            after_log(patch, 2, lambda log: [os.truncate(path, 0) for path in contents])
             with pytest.raises(UserError, match="48 examples in a row are corrupt, the last is"):
                 train_and_evaluate(config_of(shards), str(tmp_path / "run"))
     finally:
@@ -193,7 +202,7 @@ def test_a_reader_that_fails(whole, shards, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(RecordSource, "__getitem__", fail)
-        at_log_line(patch, 2, broken.append)
+        after_log(patch, 2, broken.append)
         with pytest.raises(RunError) as caught:
             train_and_evaluate(config_of(shards), str(workdir))
     message = str(caught.value)

@@ -26,7 +26,9 @@ from timix_jax.errors import UserError
 from timix_jax.pretrained.position_embeddings import interpolate_grid
 from timix_jax.training import build as experiment
 from timix_jax.training import programs as step_programs
-from timix_jax.training import start, train
+from timix_jax.training import start
+from timix_jax.training.hooks.log import Log
+from timix_jax.training.loop import Loop
 from timix_jax.training.train import train_and_evaluate
 
 STEPS = 6
@@ -105,15 +107,15 @@ def test_a_finished_run_is_left_as_it_is(whole, tmp_path):
 def test_stopped_and_resumed_is_uninterrupted(whole, tmp_path, monkeypatch):
     """Stopped within step 5, after checkpoint 4; the tokenizer is the stored one, and processes make the batches."""
     workdir = tmp_path / "stopped"
-    log = train.Loop._log
+    log = Log.__call__
 
-    def stop(self, step, *args):
-        if step == 5:
+    def stop(self, moment):
+        if moment.step == 5:
             raise KeyboardInterrupt
-        log(self, step, *args)
+        log(self, moment)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Loop, "_log", stop)
+        patch.setattr(Log, "__call__", stop)
         with pytest.raises(KeyboardInterrupt):
             train_and_evaluate(tiny_config(STEPS), str(workdir))
     assert metrics(workdir)[-1]["step"] == 4
@@ -136,11 +138,11 @@ def test_flipped_byte_in_the_newest_checkpoint(whole, tmp_path, monkeypatch):
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
     steps = []
-    run = train.Loop.run
+    run = Loop.run
     monkeypatch.setattr(
-        train.Loop,
+        Loop,
         "run",
-        lambda self, state, ask: steps.append(int(state.step)) or run(self, state, ask),
+        lambda self, start: steps.append(start.step) or run(self, start),
     )
     train_and_evaluate(tiny_config(STEPS), str(workdir))
     assert steps == [4]
