@@ -63,6 +63,6 @@ class FiniteCheck:
         shown_ids = ", ".join(map(str, example_ids[:_SHOWN_IDS]))
         last_good = "none yet" if self.last_saved is None else f"checkpoint {self.last_saved}"
         return UserError(
-            f"the loss or its update is not finite at step {step} (examples {shown_ids}, …; all of them in {path});"
+            f"the loss or its update is not finite at step {step} (examples {shown_ids}, …: all in {path});"
             f" last good state: {last_good} in {self._workdir}; lower config.optim.lr or look at these examples"
         )
