@@ -46,7 +46,7 @@ def draw_mixing_sheet(
     Returns:
       False, without a file, for a mixer without windows (Mixup, CutMix).
     """
-    # One process draws its own rows: no array may be on the devices of the others.
+    # One process draws, with its own rows: nothing may lie on the devices of the others.
     model = dataclasses.replace(model, layout=None, microbatches=1)
     mixer = objective.mixer
     if isinstance(mixer, Paired):
@@ -69,7 +69,7 @@ def draw_mixing_sheet(
         mixed, scores = objective.mix(model, forward)
         if mixed.window is None:
             return None
-        # The same windows, on the pixels: the mixer is a pure function of key, shapes and scores.
+        # The same windows over again on the pixels: the mixer is a pure function of key, shapes and scores.
         pixels = patchify(normalise_pixels(batch["image"]), model.image.patch)
         at_pixels = objective.mixer(forward.stream("mix"), pixels, scores)
         image = unpatchify(at_pixels.inputs, model.image.patch)
