@@ -50,7 +50,7 @@ def test_chrono_leaves_out_compilation_and_pauses():
     assert speed.eta_s == pytest.approx(89 * 3.0)
 
 
-def test_a_wait_behind_which_the_devices_worked_is_none():
+def test_a_wait_during_which_the_devices_worked_does_not_count():
     clock = FakeClock()
     chrono = Chrono(total_steps=10, batch_size=1, devices=1, clock=clock)
     chrono.start(0)

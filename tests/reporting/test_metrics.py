@@ -26,7 +26,7 @@ def read_jsonl(path):
 
 
 def tensorboard_events(folder):
-    """The events in the order of writing, from the files: TFRecord framing around protobuf."""
+    """Read the events in the order they were written: protobuf messages framed as TFRecords."""
     from tensorboardX.proto.event_pb2 import Event
 
     for path in sorted(folder.glob("events.*")):
@@ -46,11 +46,11 @@ def tensorboard_scalars(folder):
 
 
 def purged_from(folder):
-    """The steps from which readers forget what came before in the files."""
+    """Return the steps from which readers drop what the files hold from before."""
     return [e.step for e in tensorboard_events(folder) if e.HasField("session_log")]
 
 
-def test_one_object_a_step_whatever_the_number_type(tmp_path):
+def test_one_object_per_step_whatever_the_number_type(tmp_path):
     with MetricsWriter(tmp_path, first_step=0, tensorboard=False) as writer:
         writer.write(1, {"loss": jnp.float32(0.1), "lr": 1e-3, "n": np.int64(7), "ok": True})
         # Flushed: readable while the run goes on.
@@ -87,7 +87,7 @@ def test_resuming_drops_what_will_be_written_again(tmp_path):
     assert purged_from(tmp_path / "tensorboard") == [3]
 
 
-def test_values_that_are_no_scalars_are_named(tmp_path):
+def test_values_that_are_not_scalars_are_named(tmp_path):
     with MetricsWriter(tmp_path, first_step=0, tensorboard=False) as writer:
         for value in (np.ones(3), "0.5", None):
             with pytest.raises(ValueError, match="'loss/itc'"):

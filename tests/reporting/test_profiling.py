@@ -1,4 +1,4 @@
-"""The trace that the flag asks for: which steps are in it, and which flags are refused."""
+"""The trace that `--profile` requests: which steps are in it, and which values are refused."""
 
 import pytest
 from jax.profiler import ProfileData
@@ -11,7 +11,7 @@ from timix_jax.training.train import train_and_evaluate
 
 
 def traced_steps(folder):
-    """Numbers of the steps marked in the only trace of a folder, and the names of all its events."""
+    """Return the step numbers marked in the only trace of a folder, and the names of all its events."""
     (file,) = folder.rglob("*.xplane.pb")
     events = [
         event
@@ -34,7 +34,7 @@ def traced_steps(folder):
         ("1:2:3", "START:STOP"),
     ],
 )
-def test_windows_that_are_none(text, words):
+def test_invalid_windows(text, words):
     with pytest.raises(UserError, match=f"--profile={text}.*{words}") as caught:
         parse_window(text)
     assert "\n" not in str(caught.value)
@@ -81,7 +81,7 @@ def test_a_run_traces_just_its_window(tmp_path, caplog):
     assert any("the first step: " in s and "(compile cache: " in s for s in said)
 
 
-def test_a_resumed_run_traces_what_is_left(tmp_path, caplog):
+def test_a_resumed_run_traces_the_rest_of_the_window(tmp_path, caplog):
     with StepProfiler(Window(2, 4), tmp_path) as profiler:
         assert profiler.is_due(3)
         profiler.toggle(3)

@@ -1,4 +1,4 @@
-"""The lines that a person reads."""
+"""The progress lines that a person reads."""
 
 import jax
 import pytest
@@ -47,7 +47,7 @@ def test_progress_line():
     assert printed(140, speed=one, weights={}).endswith(" | 9.5 img/s | data wait 1% | ETA 3:12")
 
 
-def test_the_wait_is_that_of_the_slowest_process():
+def test_the_slowest_process_s_wait_is_shown():
     def shown(slowest, wait):
         metrics = METRICS | {"data_wait": wait}
         return progress_sections(1, 2, metrics, SPEED, {}, slowest)

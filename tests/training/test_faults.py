@@ -127,7 +127,7 @@ def test_a_disk_that_fills_up_while_saving(whole, shards, small_disk, monkeypatc
         assert words in message
     assert "No space left" in message or "RESOURCE_EXHAUSTED" in message
     assert latest(workdir) == 2
-    # Threads of Orbax may leave a rest of the broken one after it is deleted: the next save takes it away.
+    # Orbax's threads may leave parts of the broken one after it is deleted: the next save removes them.
     assert complete_steps(workdir / "checkpoints") == [2]
     filler.unlink()
     train_and_evaluate(config_of(shards), str(workdir))
@@ -151,7 +151,7 @@ def test_a_log_that_cannot_be_written(whole, shards, tmp_path, monkeypatch):
 
 
 def test_a_shard_that_is_truncated(whole, shards, tmp_path, monkeypatch):
-    """The run goes on with other examples, and says so; started again, it refuses the folder."""
+    """The run continues with other examples and warns; started again, it refuses the data."""
     shard = shards / shard_name("x", 1, 2)
     content = shard.read_bytes()
     workdir = tmp_path / "run"
@@ -215,7 +215,7 @@ def test_a_reader_that_fails(whole, shards, tmp_path, monkeypatch):
 
 
 def test_the_folder_of_these_tests_is_not_shared_with_others():
-    """With a single process nothing is asked and nothing is written."""
+    """A single process asks and writes nothing."""
     from timix_jax.distributed.shared_folder import check_same_config, check_shared
 
     assert jax.process_count() == 1
@@ -224,7 +224,7 @@ def test_the_folder_of_these_tests_is_not_shared_with_others():
 
 
 def test_killed_at_any_moment(shards, whole, tmp_path, compile_cache):
-    """kill -9 three times, at moments drawn anew in each run of the tests; the end is the same."""
+    """kill -9 three times, at moments that every test run draws again: the result is the same."""
     workdir = tmp_path / "killed"
     options = {"data__train": (f"records:{shards}",), "eval__sets": ()}
     recipe = write_config(tmp_path / "recipe.py", steps=STEPS, **(SMALL | options))

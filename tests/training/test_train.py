@@ -1,4 +1,4 @@
-"""Whole runs: what they write, how they go on after a stop, and what stops them."""
+"""Whole runs: what they write, how they resume after a stop, and what stops them."""
 
 import dataclasses
 import itertools
@@ -36,7 +36,7 @@ STEPS = 6
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_cache(tmp_path_factory):
-    """The same programs are run a dozen times: compiled once, and without much optimisation."""
+    """The tests run the same programs a dozen times: compile them once, and with little optimisation."""
     folder = tmp_path_factory.mktemp("xla")
     with compiler_settings(
         jax_compilation_cache_dir=str(folder), jax_persistent_cache_min_compile_time_secs=0.0
@@ -122,7 +122,7 @@ def test_stopped_and_resumed_is_uninterrupted(whole, tmp_path, monkeypatch):
     tokenizer = (workdir / "tokenizer.json").read_text()
 
     def refuse(*args, **options):
-        raise AssertionError("a tokenizer was trained anew")
+        raise AssertionError("a tokenizer was trained again")
 
     monkeypatch.setattr(experiment.data, "train_tokenizer", refuse)
     train_and_evaluate(tiny_config(STEPS, data__processes=2), str(workdir))
@@ -215,7 +215,7 @@ def test_weights_of_another_run_on_another_grid(whole, tmp_path):
         np.testing.assert_array_equal(new, old, err_msg=name)
     for a, b in zip(jax.tree.leaves(state.ema_params), jax.tree.leaves(state.params), strict=True):
         np.testing.assert_array_equal(a, b)
-    # The whole way, too: the state must be fit to be donated.
+    # A whole run too: the state must be one that can be donated.
     train_and_evaluate(config, str(tmp_path / "finer"))
     assert (tmp_path / "finer" / "results.json").exists()
 
@@ -243,7 +243,7 @@ def test_weights_of_another_model_are_refused(whole, tmp_path, overrides, messag
 
 
 def test_what_saves_memory_may_change_on_resuming(whole, tmp_path):
-    """Same numbers up to rounding, with other rematerialisation, scan and parts of the batch."""
+    """Same numbers up to rounding with other rematerialisation, scan, microbatches and mesh."""
     workdir = copy_run(whole[0], tmp_path / "smaller")
     shutil.rmtree(workdir / "checkpoints" / f"{STEPS:08d}")
     (workdir / "results.json").unlink()
