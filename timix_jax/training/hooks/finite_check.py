@@ -21,7 +21,7 @@ class FiniteCheck:
 
     Args:
       workdir: gets `nonfinite-STEP.json` with the step, its metrics and the ids of all its examples.
-      last_saved: step of the newest checkpoint, for the error message; None without one. Kept up to date from outside.
+      last_saved: step of the newest checkpoint, for the error message; None without one. `Save` keeps it up to date.
     """
 
     def __init__(self, workdir: epath.Path, last_saved: int | None) -> None:
