@@ -4,7 +4,7 @@
     python -m benchmarks.loop --size S16 --batch 8         # both towers of size S at 224 px
     python -m benchmarks.loop --parts save --steps 20
 
-loop: `train.Loop` with its pipeline, log and watchdog beside the same compiled step on a batch that
+loop: `training.loop.Loop` with its pipeline, log and watchdog next to the same compiled step on a batch that
 stays on the device; in turn, within one run. On a CPU the pipeline takes what it needs from the step:
 the second row is the loop without, with a batch from memory.
 save: steps while a checkpoint is written beside those before and after it.
@@ -33,9 +33,12 @@ from timix_jax.reporting.metrics import MetricsWriter
 from timix_jax.reporting.watchdog import watched_phases
 from timix_jax.training import build as experiment
 from timix_jax.training.build import Experiment
+from timix_jax.training.hooks import Moment
+from timix_jax.training.hooks.finite_check import FiniteCheck
+from timix_jax.training.loop import Loop
 from timix_jax.training.start import initial_state
 from timix_jax.training.state import TrainState
-from timix_jax.training.train import Loop
+from timix_jax.training.train import make_hooks, make_reporter
 
 WARM_UP_STEPS = 4
 LOOP_TARGET, SAVE_TARGET = 1.03, 1.10
@@ -133,7 +136,7 @@ class Bench:
         batch.pop("example_id")
         self.batch = put_batch(batch, self.run.mesh)
         with self.loop("none", self.run) as loop:
-            self.step: STEP = loop._programs.at(0)[0]
+            self.step: STEP = loop.programs.at(0)[0]
 
     def state(self) -> TrainState:
         """The initial state, to be donated."""
@@ -148,7 +151,16 @@ class Bench:
             Checkpointer(folder / "checkpoints") as checkpointer,
             MetricsWriter(folder, first_step=0) as writer,
         ):
-            yield Loop(run, {}, checkpointer, writer, folder, "params", watch)
+            reporter = make_reporter(run, writer, watch)
+            hooks = make_hooks(
+                run,
+                reporter,
+                evaluators={},
+                checkpointer=checkpointer,
+                preemption=Preemption(),
+                finite_check=FiniteCheck(folder, last_saved=None),
+            )
+            yield Loop(run, hooks, reporter)
 
 
 def loop_seconds(bench: Bench, *, in_memory: bool, steps: int) -> Alternating:
@@ -160,8 +172,8 @@ def loop_seconds(bench: Bench, *, in_memory: bool, steps: int) -> Alternating:
     turns = Alternating(bench.step, bench.state(), bench.batch, steps)
     with bench.loop(f"loop-{in_memory}", run) as loop:
         # The same compiled program on both sides, hence between the loop and its own.
-        vars(loop)["_programs"] = Always(turns)
-        loop.run(bench.state(), Preemption())
+        vars(loop)["programs"] = Always(turns)
+        loop.run(Moment(0, run.total_steps, bench.state()))
     return turns
 
 

@@ -11,6 +11,7 @@ from tiny_run import assert_same_run, metrics, tiny_config
 
 from timix_jax.distributed.preemption import Preemption
 from timix_jax.training import train
+from timix_jax.training.hooks.log import Log
 from timix_jax.training.train import train_and_evaluate
 
 STEPS = 6
@@ -31,20 +32,20 @@ def test_run_stopped_twice_equals_an_uninterrupted_run(tmp_path, monkeypatch, ca
     config = tiny_config(STEPS, **OPTIONS)
     train_and_evaluate(config, str(tmp_path / "whole"))
     workdir = tmp_path / "stopped"
-    log = train.Loop._log
+    log = Log.__call__
     received = []
     before = signal.signal(signal.SIGTERM, lambda *_: received.append(1))
     try:
         for stop in (2, STEPS - 1):
 
-            def terminate(self, step, *args, stop=stop):
-                log(self, step, *args)
-                if step == stop:
+            def terminate(self, moment, stop=stop):
+                log(self, moment)
+                if moment.step == stop:
                     os.kill(os.getpid(), signal.SIGTERM)
 
             capsys.readouterr()
             with monkeypatch.context() as patch:
-                patch.setattr(train.Loop, "_log", terminate)
+                patch.setattr(Log, "__call__", terminate)
                 assert train_and_evaluate(config, str(workdir)) == {}
             said = capsys.readouterr().out
             assert f"SIGTERM: stopped after step {stop}; checkpoint {stop} is saved in" in said

@@ -1,4 +1,4 @@
-"""Position embeddings of another grid."""
+"""Position embeddings fitted to another grid."""
 
 import numpy as np
 import pytest

@@ -11,8 +11,14 @@ import numpy as np
 import pytest
 from tensorboardX import record_writer
 
+from timix_jax.distributed import processes
 from timix_jax.errors import RunError
-from timix_jax.reporting.metrics import MetricsWriter, json_number, write_results
+from timix_jax.reporting.metrics import (
+    MetricsWriter,
+    json_number,
+    over_processes,
+    write_results,
+)
 
 
 def read_jsonl(path):
@@ -20,7 +26,7 @@ def read_jsonl(path):
 
 
 def tensorboard_events(folder):
-    """The events in the order of writing, from the files: TFRecord framing around protobuf."""
+    """Read the events in the order they were written: protobuf messages framed as TFRecords."""
     from tensorboardX.proto.event_pb2 import Event
 
     for path in sorted(folder.glob("events.*")):
@@ -40,11 +46,11 @@ def tensorboard_scalars(folder):
 
 
 def purged_from(folder):
-    """The steps from which readers forget what came before in the files."""
+    """Return the steps from which readers drop what the files hold from before."""
     return [e.step for e in tensorboard_events(folder) if e.HasField("session_log")]
 
 
-def test_one_object_a_step_whatever_the_number_type(tmp_path):
+def test_one_object_per_step_whatever_the_number_type(tmp_path):
     with MetricsWriter(tmp_path, first_step=0, tensorboard=False) as writer:
         writer.write(1, {"loss": jnp.float32(0.1), "lr": 1e-3, "n": np.int64(7), "ok": True})
         # Flushed: readable while the run goes on.
@@ -81,7 +87,7 @@ def test_resuming_drops_what_will_be_written_again(tmp_path):
     assert purged_from(tmp_path / "tensorboard") == [3]
 
 
-def test_values_that_are_no_scalars_are_named(tmp_path):
+def test_values_that_are_not_scalars_are_named(tmp_path):
     with MetricsWriter(tmp_path, first_step=0, tensorboard=False) as writer:
         for value in (np.ones(3), "0.5", None):
             with pytest.raises(ValueError, match="'loss/itc'"):
@@ -139,3 +145,28 @@ def test_results_are_whole_or_untouched(tmp_path):
     with pytest.raises(ValueError, match="'r'"):
         write_results(path, {"r": [1, 2]})
     assert path.read_text() == first
+
+
+def test_one_process_logs_its_own_metrics():
+    own = {"loss": 1.0, "skipped_examples": 3, "data_wait": 0.2}
+    assert over_processes(own) == (own, None)
+
+
+def test_the_first_process_logs_the_metrics_of_all(monkeypatch):
+    others = {
+        1: {"skipped_examples": 5, "data_wait": 0.7, "host_memory_peak_gib": 1.0},
+        2: {"skipped_examples": 0, "host_memory_peak_gib": 9.0},  # has not measured a wait yet
+    }
+    shared = {}
+
+    def latest(topic, value):
+        shared[topic] = value
+        return {0: value, **others}
+
+    monkeypatch.setattr(processes, "latest", latest)
+    own = {"loss": 1.0, "skipped_examples": 3, "data_wait": 0.2, "host_memory_peak_gib": 2.0}
+    metrics, slowest = over_processes(own)
+    assert shared == {"log": {name: own[name] for name in own if name != "loss"}}
+    assert slowest == 1
+    expected = {"skipped_examples": 8, "data_wait": 0.7, "host_memory_peak_gib": 9.0}
+    assert metrics == {"loss": 1.0} | expected

@@ -1,4 +1,4 @@
-"""The high-water mark against memory that the test takes and gives back."""
+"""Peak memory against memory that the test allocates and frees."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ def test_the_fullest_device_counts():
     assert peak_memory.peak_memory(devices)["device_memory_peak_gib"] == pytest.approx(3.0)
 
 
-def test_a_cpu_tells_the_host_s_only():
+def test_a_cpu_reports_only_the_host_s():
     peaks = peak_memory.peak_memory(jax.local_devices())
     assert list(peaks) == ["host_memory_peak_gib"]
     assert peaks["host_memory_peak_gib"] == peak_memory.host_peak_bytes() / 2**30
@@ -37,7 +37,7 @@ print(host_peak_bytes())
 
 
 def test_the_peak_is_the_process_s_own_and_stays():
-    """A child does not begin with its parent's peak, and memory given back still counts."""
+    """A child does not start at its parent's peak, and freed memory still counts."""
     held = np.ones(600 << 20, np.uint8)
     child = subprocess.run(
         [sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True

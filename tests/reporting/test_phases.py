@@ -2,9 +2,11 @@
 
 import logging
 import threading
+from pathlib import Path
 
 import pytest
 
+import timix_jax
 from timix_jax.reporting import phases
 from timix_jax.reporting.phases import Phase, Phases
 from timix_jax.reporting.watchdog import Watchdog, watched_phases
@@ -36,7 +38,7 @@ def watch(clock, lines):
     return Phases(clock=clock, log=lines.append)
 
 
-def test_a_line_a_phase(watch, clock, lines):
+def test_one_line_per_phase(watch, clock, lines):
     with watch(SLOW):
         clock.now += 2.34
     with watch(phases.FIRST_STEP) as phase:
@@ -102,7 +104,7 @@ def test_steps_that_stop(watch, clock):
     assert stall.seconds == 120
     with watch(phases.STEP):
         clock.now += 5
-        # Still the same wait, though in another phase.
+        # Still the same wait, in another phase.
         assert watch.stall().key == stall.key
         assert watch.stall().text.endswith("last phase: waiting for the devices")
     watch.step_done(20)
@@ -122,7 +124,7 @@ def test_slow_steps_are_judged_by_their_pace(watch, clock):
     assert watch.stall() is not None
 
 
-def test_an_evaluation_between_steps_is_no_stall_of_theirs(watch, clock, lines):
+def test_an_evaluation_between_steps_does_not_count_as_a_stall(watch, clock, lines):
     for number in range(1, 30):
         step(watch, clock, number, 1)
         with watch(phases.EVALUATE):
@@ -135,7 +137,7 @@ def test_an_evaluation_between_steps_is_no_stall_of_theirs(watch, clock, lines):
     assert len(lines) == 29
 
 
-def test_nothing_is_said_before_the_first_step(watch, clock):
+def test_no_stall_before_the_first_step(watch, clock):
     clock.now += 10_000
     assert watch.stall() is None
 
@@ -163,10 +165,10 @@ def test_it_stops_when_the_watched_fail():
 
 
 def test_the_line_says_where_the_watched_thread_is(watch, clock, monkeypatch):
-    """Here in a function whose code claims to be a file of the package."""
+    """The watched code claims to be in a file of the package."""
     warned = []
     dog = Watchdog(watch, warn=warned.append)
-    file = phases.__file__.replace("phases.py", "data/reader.py")
+    file = str(Path(timix_jax.__file__).parent / "data" / "reader.py")
     scope = {"dog": dog}
     exec(compile("\n\ndef read():\n    dog.check()\n", file, "exec"), scope)
     with watch(SLOW):

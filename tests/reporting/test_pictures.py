@@ -1,4 +1,4 @@
-"""Pictures: the files decode, are of a readable size, and show what they were given."""
+"""Plots: the files decode, have a readable size, and show what they were given."""
 
 import json
 import warnings
@@ -43,7 +43,7 @@ def draw(path, **changes):
     return pixels(path)
 
 
-def test_sheet_has_a_row_an_example_and_leaves_nothing_behind(tmp_path):
+def test_sheet_has_one_row_per_example_and_leaves_no_other_file(tmp_path):
     path = tmp_path / "pictures" / "sheet.png"
     two = draw(path)
     assert 1000 < two.shape[1] < 2000
@@ -106,7 +106,7 @@ def test_long_captions_are_cut():
     assert max(map(len, text.split("\n"))) <= 20
 
 
-def test_characters_that_the_font_lacks_are_no_trouble(tmp_path):
+def test_characters_missing_from_the_font_are_not_an_error(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         draw(tmp_path / "a.png", captions=["一只猫"] * 2)
@@ -141,7 +141,7 @@ def test_curves_are_drawn_and_follow_the_log(tmp_path):
 
 
 def test_lambda_is_drawn_only_while_mixing(tmp_path):
-    """After the end of mixing nothing of it is logged: its curve ends, the others go on."""
+    """Nothing about mixing is logged after its end: its curve ends, the others continue."""
     after = [{"step": s, "loss": 1.0} for s in range(8)]
     mixing = [{**line, "lambda": 0.5 + line["step"] / 20, "gamma": 1.0} for line in after[:5]]
     log = write_log(tmp_path / "mixed.jsonl", mixing + after[5:])
@@ -175,14 +175,14 @@ def test_bad_logs_are_named(tmp_path):
     with pytest.raises(UserError, match=r"No metrics at .*none\.jsonl"):
         training_curves(tmp_path / "none.jsonl", tmp_path / "a.png", "run")
     log = write_log(tmp_path / "metrics.jsonl", [{"loss": 1.0}, {"step": 1, "loss": 1.0}])
-    with pytest.raises(UserError, match="line 1 is no JSON object with a step"):
+    with pytest.raises(UserError, match="line 1 is not a JSON object with a step"):
         read_curves(log)
     write_log(log, [{"step": 1}])
     with pytest.raises(UserError, match="no metric to draw"):
         training_curves(log, tmp_path / "a.png", "run")
 
 
-def test_running_mean_leaves_out_what_is_not_finite():
+def test_running_mean_skips_values_that_are_not_finite():
     values = np.array([1.0, np.nan, 3.0, 5.0, np.inf])
     np.testing.assert_allclose(running_mean(values, 3), [1, 2, 4, 4, 5])
 

@@ -1,4 +1,4 @@
-"""The trace that the flag asks for: which steps are in it, and which flags are refused."""
+"""The trace that `--profile` requests: which steps are in it, and which values are refused."""
 
 import pytest
 from jax.profiler import ProfileData
@@ -11,7 +11,7 @@ from timix_jax.training.train import train_and_evaluate
 
 
 def traced_steps(folder):
-    """Numbers of the steps marked in the only trace of a folder, and the names of all its events."""
+    """Return the step numbers marked in the only trace of a folder, and the names of all its events."""
     (file,) = folder.rglob("*.xplane.pb")
     events = [
         event
@@ -34,7 +34,7 @@ def traced_steps(folder):
         ("1:2:3", "START:STOP"),
     ],
 )
-def test_windows_that_are_none(text, words):
+def test_invalid_windows(text, words):
     with pytest.raises(UserError, match=f"--profile={text}.*{words}") as caught:
         parse_window(text)
     assert "\n" not in str(caught.value)
@@ -81,27 +81,27 @@ def test_a_run_traces_just_its_window(tmp_path, caplog):
     assert any("the first step: " in s and "(compile cache: " in s for s in said)
 
 
-def test_a_resumed_run_traces_what_is_left(tmp_path, caplog):
+def test_a_resumed_run_traces_the_rest_of_the_window(tmp_path, caplog):
     with StepProfiler(Window(2, 4), tmp_path) as profiler:
-        assert profiler.due(3)
-        profiler.turn(3)
-        assert not profiler.due(3)
-        assert profiler.due(4)
-        profiler.turn(4)
-        assert not profiler.due(5)
+        assert profiler.is_due(3)
+        profiler.toggle(3)
+        assert not profiler.is_due(3)
+        assert profiler.is_due(4)
+        profiler.toggle(4)
+        assert not profiler.is_due(5)
     assert "trace from step 3 to 4" in caplog.text or list(tmp_path.rglob("*.xplane.pb"))
     with StepProfiler(Window(2, 4), tmp_path / "late") as profiler:
-        assert profiler.due(9)
-        profiler.turn(9)
-        assert not profiler.due(10)
-    assert "--profile=2:4: the run goes on from step 9" in caplog.text
+        assert profiler.is_due(9)
+        profiler.toggle(9)
+        assert not profiler.is_due(10)
+    assert "--profile=2:4: nothing to trace, the run resumes at step 9" in caplog.text
     assert not (tmp_path / "late").exists()
 
 
 def test_an_end_within_the_window_leaves_no_trace_running(tmp_path):
     def interrupted():
         with StepProfiler(Window(1, 9), tmp_path) as profiler:
-            profiler.turn(1)
+            profiler.toggle(1)
             raise KeyboardInterrupt
 
     for _ in range(2):  # a trace that still ran would refuse the second
@@ -111,4 +111,4 @@ def test_an_end_within_the_window_leaves_no_trace_running(tmp_path):
 
 def test_other_processes_trace_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("jax.process_index", lambda: 1)
-    assert not StepProfiler(Window(0, 2), tmp_path).due(1)
+    assert not StepProfiler(Window(0, 2), tmp_path).is_due(1)

@@ -42,7 +42,7 @@ def test_eval_mode_reproduces_the_results(whole, tmp_path, caplog):
     assert (workdir / f"eval-{STEPS}.json").read_text() == expected
 
 
-def test_the_average_is_evaluated_where_it_is_asked_for(whole, monkeypatch, tmp_path):
+def test_the_average_is_evaluated_on_request(whole, monkeypatch, tmp_path):
     workdir = copy_run(whole[0], tmp_path / "average")
     given = []
     monkeypatch.setattr(
@@ -74,7 +74,7 @@ def test_weights_are_not_evaluated_as_another_model_of_their_shapes(
     assert not (workdir / f"eval-{STEPS}.json").exists()
 
 
-def test_eval_mode_may_compute_otherwise(whole, tmp_path):
+def test_eval_mode_may_compute_differently(whole, tmp_path):
     workdir = copy_run(whole[0], tmp_path / "otherwise")
     config = tiny_config(
         STEPS, model__scan=True, model__remat="full", model__image__patch_dropout=0.5, seed=5
@@ -85,7 +85,7 @@ def test_eval_mode_may_compute_otherwise(whole, tmp_path):
         assert found[name] == pytest.approx(value, abs=1e-4), name
 
 
-def test_figures_of_other_sets_stay(whole, tmp_path):
+def test_results_of_other_sets_stay(whole, tmp_path):
     workdir = copy_run(whole[0], tmp_path / "two_sets")
     file = workdir / f"eval-{STEPS}.json"
     evaluate.evaluate_checkpoint(tiny_config(STEPS), str(workdir))

@@ -1,4 +1,4 @@
-"""Faults of the machine under a running job: named, nothing lost before them, and resumed exactly."""
+"""Failures of the machine under a running job: named, nothing lost before them, and resumed exactly."""
 
 import os
 import pathlib
@@ -24,6 +24,7 @@ from timix_jax.data.sources.records import RecordSource
 from timix_jax.data.sources.synthetic import open_synthetic
 from timix_jax.errors import RunError, UserError
 from timix_jax.training import train
+from timix_jax.training.hooks.log import Log
 from timix_jax.training.train import train_and_evaluate
 
 STEPS = 12  # more than are read ahead
@@ -66,16 +67,16 @@ def whole(shards, tmp_path_factory, compile_cache):
     return workdir
 
 
-def at_log_line(patch, step, act):
-    """Calls `act` once `step` steps are done and logged."""
-    log = train.Loop._log
+def after_log(patch, step, act):
+    """Call `act` with the hook that logs once `step` steps are taken and logged."""
+    log = Log.__call__
 
-    def logged(self, at, *arguments):
-        log(self, at, *arguments)
-        if at == step:
+    def logged(self, moment):
+        log(self, moment)
+        if moment.step == step:
             act(self)
 
-    patch.setattr(train.Loop, "_log", logged)
+    patch.setattr(Log, "__call__", logged)
 
 
 def latest(workdir):
@@ -100,14 +101,22 @@ def small_disk(tmp_path):
 
 def test_a_disk_that_fills_up_while_saving(whole, shards, small_disk, monkeypatch):
     workdir, filler = small_disk / "run", small_disk / "filler"
+    checkpointers = []
+    make = train.Checkpointer
 
-    def fill(loop):
-        loop._checkpointer.wait()
+    def noted(*args, **options):
+        checkpointers.append(make(*args, **options))
+        return checkpointers[-1]
+
+    def fill(log):
+        (checkpointer,) = checkpointers
+        checkpointer.wait()
         free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
         filler.write_bytes(bytes(free - 6 * 4096))  # room for lines, not for a state
 
     with monkeypatch.context() as patch:
-        at_log_line(patch, 3, fill)
+        patch.setattr(train, "Checkpointer", noted)
+        after_log(patch, 3, fill)
         with pytest.raises(RunError) as caught:
             train_and_evaluate(config_of(shards), str(workdir))
     message = str(caught.value)
@@ -119,7 +128,7 @@ def test_a_disk_that_fills_up_while_saving(whole, shards, small_disk, monkeypatc
         assert words in message
     assert "No space left" in message or "RESOURCE_EXHAUSTED" in message
     assert latest(workdir) == 2
-    # Threads of Orbax may leave a rest of the broken one after it is deleted: the next save takes it away.
+    # Orbax's threads may leave parts of the broken one after it is deleted: the next save removes them.
     assert complete_steps(workdir / "checkpoints") == [2]
     filler.unlink()
     train_and_evaluate(config_of(shards), str(workdir))
@@ -130,11 +139,11 @@ def test_a_disk_that_fills_up_while_saving(whole, shards, small_disk, monkeypatc
 def test_a_log_that_cannot_be_written(whole, shards, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
 
-    def fill(loop):
-        loop._writer._file = open("/dev/full", "w")  # noqa: SIM115
+    def fill(log):
+        log.reporter.writer._file = open("/dev/full", "w")  # noqa: SIM115
 
     with monkeypatch.context() as patch:
-        at_log_line(patch, 4, fill)
+        after_log(patch, 4, fill)
         with pytest.raises(UserError, match=r"metrics.jsonl cannot be written \(No space left"):
             train_and_evaluate(config_of(shards), str(workdir))
     assert latest(workdir) == 4
@@ -143,7 +152,7 @@ def test_a_log_that_cannot_be_written(whole, shards, tmp_path, monkeypatch):
 
 
 def test_a_shard_that_is_truncated(whole, shards, tmp_path, monkeypatch):
-    """The run goes on with other examples, and says so; started again, it refuses the folder."""
+    """The run continues with other examples and warns; started again, it refuses the data."""
     shard = shards / shard_name("x", 1, 2)
     content = shard.read_bytes()
     workdir = tmp_path / "run"
@@ -153,7 +162,7 @@ def test_a_shard_that_is_truncated(whole, shards, tmp_path, monkeypatch):
     )
     try:
         with monkeypatch.context() as patch:
-            at_log_line(patch, 2, lambda loop: os.truncate(shard, 0))
+            after_log(patch, 2, lambda log: os.truncate(shard, 0))
             train_and_evaluate(config_of(shards), str(workdir))
         assert warnings
         assert (
@@ -173,7 +182,7 @@ def test_all_shards_are_gone(shards, tmp_path, monkeypatch):
     contents = {path: path.read_bytes() for path in shards.glob("*.array_record")}
     try:
         with monkeypatch.context() as patch:
-            at_log_line(patch, 2, lambda loop: [os.truncate(path, 0) for path in contents])
+            after_log(patch, 2, lambda log: [os.truncate(path, 0) for path in contents])
             with pytest.raises(UserError, match="48 examples in a row are corrupt, the last is"):
                 train_and_evaluate(config_of(shards), str(tmp_path / "run"))
     finally:
@@ -194,7 +203,7 @@ def test_a_reader_that_fails(whole, shards, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(RecordSource, "__getitem__", fail)
-        at_log_line(patch, 2, broken.append)
+        after_log(patch, 2, broken.append)
         with pytest.raises(RunError) as caught:
             train_and_evaluate(config_of(shards), str(workdir))
     message = str(caught.value)
@@ -207,7 +216,7 @@ def test_a_reader_that_fails(whole, shards, tmp_path, monkeypatch):
 
 
 def test_the_folder_of_these_tests_is_not_shared_with_others():
-    """With a single process nothing is asked and nothing is written."""
+    """A single process asks and writes nothing."""
     from timix_jax.distributed.shared_folder import check_same_config, check_shared
 
     assert jax.process_count() == 1
@@ -216,7 +225,7 @@ def test_the_folder_of_these_tests_is_not_shared_with_others():
 
 
 def test_killed_at_any_moment(shards, whole, tmp_path, compile_cache):
-    """kill -9 three times, at moments drawn anew in each run of the tests; the end is the same."""
+    """kill -9 three times, at moments that every test run draws again: the result is the same."""
     workdir = tmp_path / "killed"
     options = {"data__train": (f"records:{shards}",), "eval__sets": ()}
     recipe = write_config(tmp_path / "recipe.py", steps=STEPS, **(SMALL | options))

@@ -1,4 +1,4 @@
-"""The pictures at the end of a run take little memory, and cost nobody the run."""
+"""The pictures at the end of a run take little memory, and an error in them does not fail the run."""
 
 import dataclasses
 import logging

@@ -1,4 +1,4 @@
-"""One run on 4 processes, on 1 and on 2, stopped by SIGTERM in between: the same as without a stop."""
+"""One run on 4 processes, then 1, then 2, stopped by SIGTERM in between: the same as uninterrupted."""
 
 import json
 import re
@@ -84,7 +84,7 @@ def test_four_then_one_then_two_processes(whole, tmp_path):
     assert f"resuming at step {stopped[1]}" in ended[0].out
     assert "8 × cpu (data 8) in 2 processes" in ended[0].out
     assert "val " in ended[0].out
-    # Gloo's threads write to the standard output by themselves, in each other's lines.
+    # Gloo's threads write to standard output on their own, into each other's lines.
     own = [line for line in ended[1].out.splitlines() if not re.search("Gloo|peer ranks", line)]
     assert own == [""] * len(own)
     assert all("connecting to the other" in line for line in ended[1].err.splitlines())
@@ -104,7 +104,7 @@ def test_two_hosts_train_as_one_process(whole, tmp_path, namespaces):
 
 @pytest.mark.parametrize("tensor", [1, 2])
 def test_devices_of_the_processes_in_turn(whole, tmp_path, tensor):
-    """Rows of a process that are no block; with tensor=2 both processes hold all rows."""
+    """A process's rows are not contiguous; with tensor=2 both processes hold all rows."""
     recipe = write_config(tmp_path / "recipe.py", steps=STEPS, **OPTIONS)
     recipe.write_text("import interleaved_mesh\nimport slow_source\n" + recipe.read_text())
     flags = [f"--config.mesh.tensor={tensor}"]

@@ -1,4 +1,4 @@
-"""Whole runs: what they write, how they go on after a stop, and what stops them."""
+"""Whole runs: what they write, how they resume after a stop, and what stops them."""
 
 import dataclasses
 import itertools
@@ -26,7 +26,9 @@ from timix_jax.errors import UserError
 from timix_jax.pretrained.position_embeddings import interpolate_grid
 from timix_jax.training import build as experiment
 from timix_jax.training import programs as step_programs
-from timix_jax.training import start, train
+from timix_jax.training import start
+from timix_jax.training.hooks.log import Log
+from timix_jax.training.loop import Loop
 from timix_jax.training.train import train_and_evaluate
 
 STEPS = 6
@@ -34,7 +36,7 @@ STEPS = 6
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_cache(tmp_path_factory):
-    """The same programs are run a dozen times: compiled once, and without much optimisation."""
+    """The tests run the same programs a dozen times: compile them once, and with little optimisation."""
     folder = tmp_path_factory.mktemp("xla")
     with compiler_settings(
         jax_compilation_cache_dir=str(folder), jax_persistent_cache_min_compile_time_secs=0.0
@@ -105,22 +107,22 @@ def test_a_finished_run_is_left_as_it_is(whole, tmp_path):
 def test_stopped_and_resumed_is_uninterrupted(whole, tmp_path, monkeypatch):
     """Stopped within step 5, after checkpoint 4; the tokenizer is the stored one, and processes make the batches."""
     workdir = tmp_path / "stopped"
-    log = train.Loop._log
+    log = Log.__call__
 
-    def stop(self, step, *args):
-        if step == 5:
+    def stop(self, moment):
+        if moment.step == 5:
             raise KeyboardInterrupt
-        log(self, step, *args)
+        log(self, moment)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Loop, "_log", stop)
+        patch.setattr(Log, "__call__", stop)
         with pytest.raises(KeyboardInterrupt):
             train_and_evaluate(tiny_config(STEPS), str(workdir))
     assert metrics(workdir)[-1]["step"] == 4
     tokenizer = (workdir / "tokenizer.json").read_text()
 
     def refuse(*args, **options):
-        raise AssertionError("a tokenizer was trained anew")
+        raise AssertionError("a tokenizer was trained again")
 
     monkeypatch.setattr(experiment.data, "train_tokenizer", refuse)
     train_and_evaluate(tiny_config(STEPS, data__processes=2), str(workdir))
@@ -136,11 +138,11 @@ def test_flipped_byte_in_the_newest_checkpoint(whole, tmp_path, monkeypatch):
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
     steps = []
-    run = train.Loop.run
+    run = Loop.run
     monkeypatch.setattr(
-        train.Loop,
+        Loop,
         "run",
-        lambda self, state, ask: steps.append(int(state.step)) or run(self, state, ask),
+        lambda self, start: steps.append(start.step) or run(self, start),
     )
     train_and_evaluate(tiny_config(STEPS), str(workdir))
     assert steps == [4]
@@ -213,7 +215,7 @@ def test_weights_of_another_run_on_another_grid(whole, tmp_path):
         np.testing.assert_array_equal(new, old, err_msg=name)
     for a, b in zip(jax.tree.leaves(state.ema_params), jax.tree.leaves(state.params), strict=True):
         np.testing.assert_array_equal(a, b)
-    # The whole way, too: the state must be fit to be donated.
+    # A whole run too: the state must be one that can be donated.
     train_and_evaluate(config, str(tmp_path / "finer"))
     assert (tmp_path / "finer" / "results.json").exists()
 
@@ -241,7 +243,7 @@ def test_weights_of_another_model_are_refused(whole, tmp_path, overrides, messag
 
 
 def test_what_saves_memory_may_change_on_resuming(whole, tmp_path):
-    """Same numbers up to rounding, with other rematerialisation, scan and parts of the batch."""
+    """Same numbers up to rounding with other rematerialisation, scan, microbatches and mesh."""
     workdir = copy_run(whole[0], tmp_path / "smaller")
     shutil.rmtree(workdir / "checkpoints" / f"{STEPS:08d}")
     (workdir / "results.json").unlink()

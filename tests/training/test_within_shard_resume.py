@@ -1,4 +1,4 @@
-"""Partners of the same device: another number of devices means other partners, which a resumed run says."""
+"""Partners within a device: a run resumed on another number of devices warns that its partners differ."""
 
 import logging
 
@@ -15,7 +15,7 @@ WITHIN = {"mix__options__timix__within_shard": True}
 
 
 @pytest.fixture(scope="module")
-def begun(tmp_path_factory):
+def started(tmp_path_factory):
     """A step on eight shards of the batch."""
     workdir = tmp_path_factory.mktemp("within")
     train_and_evaluate(tiny_config(1, **WITHIN, eval__sets=(), pictures__examples=1), str(workdir))
@@ -23,9 +23,9 @@ def begun(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("tensor", "warned"), [(1, False), (2, True)])
-def test_fewer_shards_are_named(begun, caplog, tensor, warned):
+def test_fewer_shards_are_named(started, caplog, tensor, warned):
     run = experiment.build(complete(tiny_config(1, **WITHIN, mesh__tensor=tensor)))
-    with Checkpointer(begun / "checkpoints") as checkpointer, caplog.at_level(logging.WARNING):
+    with Checkpointer(started / "checkpoints") as checkpointer, caplog.at_level(logging.WARNING):
         _, resumed = start.initial_state(run, checkpointer)
     assert resumed
     said = "mixed within 4 shards of the batch now and were within 8 before"

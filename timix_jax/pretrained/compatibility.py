@@ -1,4 +1,4 @@
-"""Whether weights were trained with these settings of the model: many fit the shapes of others too."""
+"""Compare model settings with those that weights were trained with: matching shapes do not prove a match."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,8 +9,8 @@ from timix_jax import checkpointing
 from timix_jax.errors import UserError
 from timix_jax.runtime.workdir import config_differences
 
-# Settings of the model that change nothing in the features of whole images and captions, or only their rounding.
-NOT_OF_THE_WEIGHTS = (
+# Model settings that leave the features of whole images and captions unchanged up to rounding.
+FREE_SETTINGS = (
     "model.scan",
     "model.remat",
     "model.dtype",
@@ -19,17 +19,17 @@ NOT_OF_THE_WEIGHTS = (
     "model.logit_bias",
     "model.image.patch_dropout",
 )
-_FITTED = ("model.image.size",)  # position embeddings are fitted to another grid
+_ADAPTED = ("model.image.size",)  # position embeddings are interpolated
 
 
 def check_same_model(path: epath.Path, config: Mapping[str, Any], *, to_train: bool) -> None:
-    """Refuses settings that fit the shapes of a checkpoint's weights and are not those that they were trained with.
+    """Refuse model settings other than those that a checkpoint's weights were trained with.
 
     Args:
       path: a step folder.
-      config: flat, of this run.
-      to_train: whether the weights are the beginning of another run, which may have another image size, and another
-        `tpp_layer` where they come without a trained patch predictor.
+      config: this run's, flat.
+      to_train: the weights initialise another training, which may have another image size, and another `tpp_layer`
+        if the weights come without a trained patch predictor.
 
     Raises:
       UserError: names the fields that differ.
@@ -39,9 +39,9 @@ def check_same_model(path: epath.Path, config: Mapping[str, Any], *, to_train: b
         {name: value for name, value in fields.items() if name.startswith("model.")}
         for fields in (there, config)
     )
-    ignore = [*NOT_OF_THE_WEIGHTS, *(given.keys() - stored.keys())]  # or newer than the checkpoint
+    ignore = [*FREE_SETTINGS, *(given.keys() - stored.keys())]  # newer than the checkpoint
     if to_train:
-        ignore += _FITTED
+        ignore += _ADAPTED
         ignore += [] if there.get("loss.pta.weight", 1) else ["model.tpp_layer"]
     if differences := config_differences(stored, given, tuple(ignore)):
         raise UserError(

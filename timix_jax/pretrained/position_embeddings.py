@@ -1,4 +1,4 @@
-"""Position embeddings for another grid or caption length."""
+"""Position embeddings, adapted to another image grid or caption length."""
 
 from typing import Any
 
@@ -12,14 +12,17 @@ Array = jax.Array
 
 
 def interpolate_grid(embeddings: Array, grid: int) -> Array:
-    """Bicubic interpolation of a square grid of position embeddings.
+    """Interpolate a square grid of position embeddings bicubically.
 
     Args:
       embeddings: (1, g·g, C), row-major.
-      grid: new patches a side.
+      grid: new number of patches per side.
 
     Returns:
       (1, grid·grid, C).
+
+    Raises:
+      UserError: the number of embeddings is not a square.
     """
     old = int(np.sqrt(embeddings.shape[1]))
     if old * old != embeddings.shape[1]:
@@ -33,10 +36,13 @@ def interpolate_grid(embeddings: Array, grid: int) -> Array:
 
 
 def fit_position_embeddings(params: Any, abstract: Any) -> Any:
-    """`params` with the position embeddings of both towers fitted to the shapes of `abstract`.
+    """Return `params` with the position embeddings of both towers fitted to the shapes in `abstract`.
 
-    The image grid is interpolated; a longer text keeps the trained positions and needs new ones, which cannot be
-    made up: shorter is a cut, longer is refused.
+    The image grid is interpolated. For the text, the first positions are kept; more than were trained cannot be made
+    up.
+
+    Raises:
+      UserError: the text is longer than the one that was trained.
     """
     image, text = params["image"], params["text"]
     patches = abstract["image"]["pos_embed"].shape[1]

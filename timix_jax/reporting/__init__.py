@@ -1,1 +1,4 @@
-"""What a run tells people while it goes on: metrics, progress, phases, profiles and plots."""
+"""What a run reports: metrics, TensorBoard, progress lines, phases and their stalls, memory, traces, plots.
+
+May import distributed and runtime; `plots` may import evaluators too.
+"""

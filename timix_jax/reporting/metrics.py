@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: a JSON object a logged step, TensorBoard, the final results."""
+"""Write the numbers of a run: one JSON object per logged step, TensorBoard, the final results."""
 
 import contextlib
 import json
@@ -12,7 +12,9 @@ import jax
 import numpy as np
 from etils import epath
 
+from timix_jax.distributed import processes
 from timix_jax.errors import RunError, unwritable
+from timix_jax.reporting.peak_memory import DEVICE_MEMORY, HOST_MEMORY
 from timix_jax.runtime.atomic_write import atomic_write_text
 from timix_jax.runtime.remote import Mirror, as_path, is_remote
 from timix_jax.runtime.workdir import METRICS_FILE, truncate_jsonl
@@ -22,17 +24,18 @@ if TYPE_CHECKING:
 
 RESULTS_FILE = "results.json"
 TENSORBOARD_DIR = "tensorboard"
+SKIPPED, DATA_WAIT = "skipped_examples", "data_wait"
 
 Number = int | float | bool | None
 
 
 def json_number(name: str, value: Any) -> Number:
-    """A scalar (Python, NumPy or JAX) as JSON can hold it; NaN and infinities become None (null).
+    """Convert a Python, NumPy or JAX scalar to JSON; NaN and infinities become None (null).
 
-    float32 and below keep every bit in as few digits as that takes.
+    float32 and below keep every bit, in the fewest digits that do.
 
     Raises:
-        ValueError: not a scalar number.
+      ValueError: not a scalar number.
     """
     array = np.asarray(value)
     if array.ndim or (array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16"):
@@ -42,14 +45,38 @@ def json_number(name: str, value: Any) -> Number:
     number = float(array)
     if not math.isfinite(number):
         return None
-    # The shortest text that tells a float32 from its neighbours: 0.1, not 0.10000000149011612.
+    # The shortest text that identifies a float32: 0.1, not 0.10000000149011612.
     return number if array.dtype.itemsize > 4 else float(str(array.astype(np.float32)))
 
 
-def fault_where_it_cannot_be_written(path: epath.Path) -> contextlib.AbstractContextManager[None]:
-    """An OSError within becomes the RunError that names the file."""
+def over_processes(own: Mapping[str, float]) -> tuple[dict[str, float], int | None]:
+    """Combine the metrics of all processes: the sum of the skipped examples, the largest data wait and memory.
+
+    Every process calls this at each log step, and none waits for the others: each of them counts with the values it
+    gave last, at this log step or the previous one.
+
+    Args:
+      own: metrics of this process.
+
+    Returns:
+      On the first process the combined metrics, on the others `own`; and the process that waited longest for its
+      data, None with a single process.
+    """
+    largest = [name for name in (DATA_WAIT, DEVICE_MEMORY, HOST_MEMORY) if name in own]
+    shared = {name: own[name] for name in (SKIPPED, *largest) if name in own}
+    everyone = processes.latest("log", shared)
+    if len(everyone) == 1:
+        return dict(own), None
+    combined = {name: max(each.get(name, 0.0) for each in everyone.values()) for name in largest}
+    combined[SKIPPED] = sum(each.get(SKIPPED, 0) for each in everyone.values())
+    slowest = max(everyone, key=lambda process: everyone[process].get(DATA_WAIT, 0.0))
+    return {**own, **combined}, slowest
+
+
+def reraise_write_errors(path: epath.Path) -> contextlib.AbstractContextManager[None]:
+    """Turn an OSError inside into the RunError that names the file."""
     return unwritable(
-        RunError, path, "free space or mend what it says, and the same command resumes"
+        RunError, path, "free space or fix what it says, and the same command resumes"
     )
 
 
@@ -65,13 +92,13 @@ class MetricsWriter:
     def __init__(
         self, workdir: str | os.PathLike[str], *, first_step: int, tensorboard: bool = True
     ) -> None:
-        """Opens (and makes) the files; what an earlier run wrote beyond `first_step` goes.
+        """Open or create the files, dropping what an earlier run wrote after `first_step`.
 
         Args:
-            workdir: the folder, local or `gs://…`.
-            first_step: the step that training continues from, 0 for a new run: later lines, and an
-                incomplete one, are cut from the JSON; TensorBoard hides them.
-            tensorboard: whether to write TensorBoard events too.
+          workdir: the folder, local or `gs://…`.
+          first_step: the step that training continues from, 0 for a new run. Later lines, and an incomplete one, are
+            cut from the JSON; TensorBoard hides them.
+          tensorboard: also write TensorBoard events.
         """
         self._file = None
         self._tensorboard: EventFile | None = None
@@ -81,7 +108,7 @@ class MetricsWriter:
         folder = as_path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
         self._path = path = folder / METRICS_FILE
-        with fault_where_it_cannot_be_written(path):
+        with reraise_write_errors(path):
             truncate_jsonl(path, first_step)
         self._first_step, self._logged = first_step, _names_at(path, first_step)
         if is_remote(folder):
@@ -89,54 +116,53 @@ class MetricsWriter:
             path, folder = self._mirror.fetch(METRICS_FILE), epath.Path(self._mirror.folder)
         self._file = epath.Path(path).open("a", encoding="utf-8")
         if tensorboard:
-            # Imported here: it takes a second, and only one process of a training run needs it.
+            # Imported here: it takes a second, and only the first process needs it.
             from timix_jax.reporting import tensorboard as events
 
             self._tensorboard = events.EventFile(folder / TENSORBOARD_DIR, first_step=first_step)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Writes scalars under a step; what has been written survives a kill of the process.
+        """Write scalars under a step; once written they survive a kill of the process.
 
-        In a remote folder only what was there at the last `flush`, or half a minute ago, survives.
-
-        What an earlier run has written under `first_step` is not written twice.
+        In a remote folder, what was there at the last `flush` or half a minute ago survives. What an earlier run has
+        written under `first_step` is not written twice.
 
         Raises:
-            ValueError: a value is not a scalar number.
-            RunError: a file cannot be written, as on a full disk.
+          ValueError: a value is not a scalar number.
+          RunError: a file cannot be written, as on a full disk.
         """
         if self._file is None:
             return
         numbers = {name: json_number(name, value) for name, value in metrics.items()}
         if step == self._first_step and numbers.keys() <= self._logged:
-            return  # a finished run, evaluated again
+            return  # a finished run is evaluated again
         line = json.dumps({"step": int(step), **numbers}, allow_nan=False) + "\n"
-        with self._named_where_it_fails(self._path):
+        with self._closed_on_failure(self._path):
             self._file.write(line)
             self._file.flush()
         if self._tensorboard is not None:
             finite = {name: float(n) for name, n in numbers.items() if n is not None}
-            with self._named_where_it_fails(self._path.parent / TENSORBOARD_DIR):
+            with self._closed_on_failure(self._path.parent / TENSORBOARD_DIR):
                 self._tensorboard.write(int(step), finite)
         if self._mirror is not None:
             self._mirror.tick()
 
     def flush(self) -> None:
-        """Brings all lines to a remote folder; to be called before each checkpoint, which lines must not lag."""
+        """Upload all lines to a remote folder; call before each checkpoint, which must not be ahead of them."""
         if self._mirror is not None:
             self._mirror.flush()
 
     def close(self) -> None:
-        """Closes the files; further calls do nothing."""
+        """Close the files; further calls do nothing."""
         self._close_files()
         if self._mirror is not None:
             mirror, self._mirror = self._mirror, None
             mirror.close()
 
     @contextlib.contextmanager
-    def _named_where_it_fails(self, path: epath.Path) -> Iterator[None]:
+    def _closed_on_failure(self, path: epath.Path) -> Iterator[None]:
         try:
-            with fault_where_it_cannot_be_written(path):
+            with reraise_write_errors(path):
                 yield
         except RunError:
             self._close_files()
@@ -145,7 +171,7 @@ class MetricsWriter:
     def _close_files(self) -> None:
         for file in (self._file, self._tensorboard):
             if file is not None:
-                # All lines are written; after a failure it tries the same once more.
+                # All lines are written; after a failure, closing only repeats the failing write.
                 with contextlib.suppress(OSError):
                     file.close()
         self._file = self._tensorboard = None
@@ -163,7 +189,7 @@ class MetricsWriter:
 
 
 def _names_at(path: epath.Path, step: int) -> set[str]:
-    """The names that the file holds under a step already."""
+    """Return the names that the file already holds under a step."""
     if not path.exists():
         return set()
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
@@ -171,21 +197,21 @@ def _names_at(path: epath.Path, step: int) -> set[str]:
 
 
 def write_results(path: str | os.PathLike[str], results: Mapping[str, Any]) -> None:
-    """Writes one flat JSON object of name → number, whole or not at all; process 0 only.
+    """Write one flat JSON object of name → number, whole or not at all, on process 0 only.
 
     Args:
-        path: such as `WORKDIR/results.json`; its folder is made where missing.
-        results: scalars; NaN and infinities become `null`.
+      path: such as `WORKDIR/results.json`; its folder is created if missing.
+      results: scalars; NaN and infinities become `null`.
 
     Raises:
-        ValueError: a value is not a scalar number; the file is left as it was.
-        RunError: it cannot be written.
+      ValueError: a value is not a scalar number; the file stays as it was.
+      RunError: it cannot be written.
     """
     if jax.process_index():
         return
     numbers = {name: json_number(name, value) for name, value in results.items()}
     text = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
     target = as_path(path)
-    with fault_where_it_cannot_be_written(target):
+    with reraise_write_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_text(target, text)

@@ -1,4 +1,4 @@
-"""The memory high-water mark: of the devices where they count it, and of this process on the host."""
+"""Peak memory: of the devices, where the backend counts it, and of this process on the host."""
 
 import resource
 import sys
@@ -15,14 +15,14 @@ _STATUS = Path("/proc/self/status")
 
 
 def peak_memory(devices: Iterable[jax.Device]) -> dict[str, float]:
-    """The most memory in use at a time since the start of this process, GiB (2³⁰ bytes).
+    """Return the most memory in use at any time since this process started, in GiB (2³⁰ bytes).
 
     Args:
-        devices: of this process; the fullest of them counts.
+      devices: those of this process; the fullest one counts.
 
     Returns:
-        `device_memory_peak_gib`, missing where the backend does not count (CPU);
-        `host_memory_peak_gib`, resident memory of this process, which on a CPU holds the arrays.
+      `device_memory_peak_gib`, missing if the backend does not count (CPU);
+      `host_memory_peak_gib`, the resident memory of this process, which holds the arrays on a CPU.
     """
     stats = [device.memory_stats() or {} for device in devices]
     peaks = [each["peak_bytes_in_use"] for each in stats if "peak_bytes_in_use" in each]
@@ -31,8 +31,8 @@ def peak_memory(devices: Iterable[jax.Device]) -> dict[str, float]:
 
 
 def host_peak_bytes() -> int:
-    """Largest resident set of this process, bytes."""
-    if _STATUS.exists():  # Linux: ru_maxrss would begin with the peak of the parent process
+    """Return the largest resident set of this process, in bytes."""
+    if _STATUS.exists():  # Linux, where ru_maxrss starts at the parent process's peak
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""What a run is at: a log line for each phase with its duration, and what is said of a stall."""
+"""The phases of a run: each logs its duration, and a phase that takes too long is a stall."""
 
 import contextlib
 import dataclasses
@@ -18,10 +18,10 @@ class Phase:
     """A part of a run that can hang.
 
     Attributes:
-      name: what is being done, "waiting for the first batch".
-      expected_s: seconds after which it is said to take long; None for a part of a step, which is
-        judged by the pace of the steps and gets no line of its own.
-      hint: what to look at then.
+      name: what the run is doing, "waiting for the first batch".
+      expected_s: seconds after which it is a stall; None for a part of a step, which is judged by the pace of the
+        steps and gets no log line.
+      hint: where to look then.
     """
 
     name: str
@@ -32,12 +32,12 @@ class Phase:
 CONNECT = Phase(
     "connecting to the other processes",
     20,
-    "is each of them started, and --coordinator reachable from here?",
+    "have all of them started, and is --coordinator reachable from here?",
 )
 OPEN = Phase(
     "opening data and tokenizer",
     120,
-    "data that are built or tokenizers that are trained on first use take minutes",
+    "datasets that are built and tokenizers that are trained on first use take minutes",
 )
 INITIAL_STATE = Phase(
     "making or restoring the initial state",
@@ -47,17 +47,17 @@ INITIAL_STATE = Phase(
 FIRST_BATCH = Phase(
     "waiting for the first batch",
     60,
-    "the readers work (config.data.threads or .processes of them) or wait for the storage",
+    "the readers (config.data.threads or .processes of them) are working or waiting for the storage",
 )
 FIRST_STEP = Phase(
     "compiling and taking the first step",
     300,
-    "large models compile for minutes (--compile_cache keeps them); all processes must get here",
+    "large models compile for minutes (--compile_cache keeps the result); all processes must get here",
 )
 DATA = Phase("waiting for data", None)
 STEP = Phase("waiting for the devices", None)
 SAVE = Phase(
-    "starting a checkpoint", 300, "the save before must end first; is the storage slow or full?"
+    "starting a checkpoint", 300, "the previous save must end first; is the storage slow or full?"
 )
 EVALUATE = Phase("evaluating", 1800)
 PROFILE = Phase("writing the profile", 300)
@@ -68,12 +68,12 @@ DRAW = Phase("drawing pictures", 120)
 
 
 class Stall(NamedTuple):
-    """Something takes too long.
+    """A wait that takes too long.
 
     Attributes:
-      key: the same as long as it is the same wait.
-      seconds: how long it takes already.
-      text: one line.
+      key: identifies the wait.
+      seconds: its duration so far.
+      text: one line about it.
     """
 
     key: tuple[str, float]
@@ -82,7 +82,7 @@ class Stall(NamedTuple):
 
 
 class Running:
-    """A phase that runs; `detail` is added to its line in the log, which `quiet` leaves out."""
+    """A phase in progress; `detail` is added to its log line, and `quiet` suppresses the line."""
 
     def __init__(self, phase: Phase, since: float) -> None:
         self.phase, self.since = phase, since
@@ -90,7 +90,11 @@ class Running:
 
 
 class Phases:
-    """The phases of one run; read by a `~timix_jax.reporting.watchdog.Watchdog` from its thread.
+    """The phases of one run, which a `timix_jax.reporting.watchdog.Watchdog` reads from its own thread.
+
+    Args:
+      clock: seconds.
+      log: takes the line of a phase that has ended.
 
     **Example:**
 
@@ -110,25 +114,20 @@ class Phases:
         clock: Callable[[], float] = time.monotonic,
         log: Callable[[str], None] = logging.info,
     ) -> None:
-        """
-        Args:
-          clock: seconds.
-          log: takes the line of a phase that has ended.
-        """
         self._clock, self._log = clock, log
-        # Each is replaced as a whole, so that the other thread never sees half of a change.
+        # Each is replaced as a whole, so that the other thread never sees a partial change.
         self._running: Running | None = None
         self._last = ""
-        self._step: tuple[int, float] | None = None  # the last step, and when the next one began
+        self._step: tuple[int, float] | None = None  # the last step, and when the next one started
         self._pace = 0.0
 
     @contextlib.contextmanager
     def __call__(self, phase: Phase) -> Iterator[Running]:
-        """The time within belongs to `phase`; its line is logged where nothing is raised."""
+        """Attribute the time inside to `phase`, and log its line unless something is raised."""
         outer, running = self._running, Running(phase, self._clock())
         self._running, self._last = running, phase.name
         try:
-            # In a profiler's trace the phases are seen, too.
+            # Profiler traces show the phases too.
             with jax.profiler.TraceAnnotation(phase.name):
                 yield running
         finally:
@@ -137,12 +136,12 @@ class Phases:
         if not running.quiet:
             detail = f" ({running.detail})" if running.detail else ""
             self._log(f"{phase.name}: {seconds:.1f} s{detail}")
-        # An evaluation within the steps is no part of their pace.
+        # An evaluation between two steps does not count towards their pace.
         if self._step is not None and phase.expected_s is not None:
             self._step = (self._step[0], self._step[1] + seconds)
 
     def step_done(self, step: int) -> None:
-        """`step` steps are done; from the first call on their pace is watched."""
+        """Note that `step` steps are done; their pace is watched from the first call on."""
         now = self._clock()
         if self._step is not None:
             seconds = now - self._step[1]
@@ -150,11 +149,11 @@ class Phases:
         self._step = (step, now)
 
     def end_steps(self) -> None:
-        """No further step is to come."""
+        """Note that no further step will come."""
         self._step, self._pace = None, 0.0
 
     def stall(self) -> Stall | None:
-        """What takes longer than expected; None where nothing does."""
+        """Return the wait that takes longer than expected, if there is one."""
         running, step, now = self._running, self._step, self._clock()
         if running is not None and running.phase.expected_s is not None:
             phase, seconds = running.phase, now - running.since

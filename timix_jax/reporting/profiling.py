@@ -18,17 +18,17 @@ PROFILE_FOLDER = "profile"
 
 
 class Window(NamedTuple):
-    """Steps, counted as in the log: from when `start` steps are done until `stop` are."""
+    """A range of steps, counted as in the log: from when `start` steps are done until `stop` are."""
 
     start: int
     stop: int
 
 
 def parse_window(text: str) -> Window | None:
-    """`10:15`, the five steps after the tenth; None for no text.
+    """Parse `10:15`, the five steps after the tenth; an empty text gives None.
 
     Raises:
-        UserError: it is not START:STOP with START below STOP.
+      UserError: it is not START:STOP with START below STOP.
     """
     if not text:
         return None
@@ -37,18 +37,22 @@ def parse_window(text: str) -> Window | None:
         raise UserError(f"--profile={text}: write START:STOP in steps, such as 10:15")
     window = Window(*map(int, numbers.groups()))
     if window.start >= window.stop:
-        raise UserError(f"--profile={text}: START must lie before STOP, such as 10:15")
+        raise UserError(f"--profile={text}: START must be before STOP, such as 10:15")
     return window
 
 
 def check_window(window: Window | None, total_steps: int, workdir: epath.Path) -> None:
-    """Raises a UserError for a window that the run does not reach the end of, or whose trace has no place."""
+    """Refuse a window whose end the run does not reach, or whose trace cannot be written.
+
+    Raises:
+      UserError: says which.
+    """
     if window is None:
         return
     folder = workdir / PROFILE_FOLDER
     if folder.exists() and not folder.is_dir():
         raise UserError(
-            f"--profile: {folder} is a file, where the trace's folder would be: move it away"
+            f"--profile: {folder} is a file, but the trace needs a folder there: move it away"
         )
     if window.stop > total_steps:
         raise UserError(
@@ -57,52 +61,53 @@ def check_window(window: Window | None, total_steps: int, workdir: epath.Path) -
 
 
 class StepProfiler:
-    """Traces this process while the window lasts; on process 0 only, whose devices stand for all.
+    """Traces the steps of a window on process 0, whose devices stand for all.
 
-    Steps are marked as such (`jax.profiler.StepTraceAnnotation`), so that the tools show their times.
-    Python's own calls are left out: tracing them would slow the steps down.
+    The loop marks the steps (`jax.profiler.StepTraceAnnotation`), so that the tools show their times. Python calls are
+    left out: tracing them would slow the steps down.
+
+    Args:
+      window: None for no trace.
+      workdir: local or `gs://…`; the trace goes to its folder `profile`.
 
     **Example:**
 
         with StepProfiler(parse_window("10:15"), workdir) as profiler:
             for step in range(total_steps):
-                if profiler.due(step):
+                if profiler.is_due(step):
                     jax.block_until_ready(state)
-                    profiler.turn(step)
+                    profiler.toggle(step)
                 ...
     """
 
     def __init__(self, window: Window | None, workdir: epath.PathLike) -> None:
-        """
-        Args:
-            window: None for no trace.
-            workdir: local or `gs://…`; the trace goes to its folder `profile`.
-        """
         self._window = window if jax.process_index() == 0 else None
         self._folder = epath.Path(workdir) / PROFILE_FOLDER
-        self._begun: int | None = None
+        self._traced_from: int | None = None
         self._local = ""
 
-    def due(self, step: int) -> bool:
-        """Whether `turn` starts or stops the trace where `step` steps are done."""
+    def is_due(self, step: int) -> bool:
+        """Return True if the trace starts or stops after `step` steps."""
         if self._window is None:
             return False
-        if self._begun is not None:
+        if self._traced_from is not None:
             return step >= self._window.stop
         return step >= self._window.start
 
-    def turn(self, step: int) -> None:
-        """Starts or stops; await the steps that are under way before, or they would be cut."""
+    def toggle(self, step: int) -> None:
+        """Start or stop the trace. Wait for the steps in flight first, or the trace cuts them off."""
         assert self._window is not None
-        if self._begun is not None:
+        if self._traced_from is not None:
             self._stop(step)
         elif step >= self._window.stop:
             start, stop = self._window
-            logging.warning("--profile=%d:%d: the run goes on from step %d", start, stop, step)
+            logging.warning(
+                "--profile=%d:%d: nothing to trace, the run resumes at step %d", start, stop, step
+            )
             self._window = None
         else:
-            self._begun = step
-            # The profiler writes local files only.
+            self._traced_from = step
+            # The profiler can only write local files.
             self._local = (
                 tempfile.mkdtemp() if is_remote(self._folder) else str(self._folder.resolve())
             )
@@ -111,7 +116,7 @@ class StepProfiler:
             jax.profiler.start_trace(self._local, profiler_options=options)
 
     def _stop(self, step: int) -> None:
-        first, self._begun, self._window = self._begun, None, None
+        first, self._traced_from, self._window = self._traced_from, None, None
         jax.profiler.stop_trace()
         if is_remote(self._folder):
             _copy(Path(self._local), self._folder)
@@ -133,9 +138,9 @@ class StepProfiler:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Ends a trace that an error or an early end has cut short, and drops it."""
-        if self._begun is not None:
-            self._begun = None
+        """Stop and drop a trace that an error or an early end has cut short."""
+        if self._traced_from is not None:
+            self._traced_from = None
             jax.profiler.stop_trace()
 
 

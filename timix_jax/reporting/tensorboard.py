@@ -1,7 +1,7 @@
-"""Scalars as TensorBoard events, written at once and by the caller's thread.
+"""TensorBoard events, written immediately and on the caller's thread.
 
-tensorboardX's own `SummaryWriter` hands them to a thread: on a full disk that one dies with a traceback of its own,
-and its queue then blocks the caller.
+tensorboardX's own `SummaryWriter` writes on a thread: on a full disk that thread dies with its own traceback, and its
+queue then blocks the caller.
 """
 
 import os
@@ -17,8 +17,8 @@ class EventFile:
     """A new file of events.
 
     Args:
-      folder: gets the file; local, made where missing.
-      first_step: readers forget what earlier files hold of later steps; 0 for a new run.
+      folder: gets the file; local, created if missing.
+      first_step: readers drop what earlier files hold about later steps; 0 for a new run.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, first_step: int) -> None:
@@ -29,13 +29,17 @@ class EventFile:
             self._add(Event(step=first_step + 1, session_log=start))
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Adds scalars under a step; OSError where the file cannot take them."""
+        """Add scalars under a step.
+
+        Raises:
+          OSError: the file cannot be written.
+        """
         values = [Summary.Value(tag=name, simple_value=number) for name, number in numbers.items()]
         self._add(Event(step=step, summary=Summary(value=values)))
         self._events.flush()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._events.close()
 
     def _add(self, event: Event) -> None:

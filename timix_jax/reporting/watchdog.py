@@ -1,4 +1,4 @@
-"""A thread that says when a run stands still, and at what; it ends nothing."""
+"""A thread that reports when a run is stuck, and where; it never ends the run."""
 
 import contextlib
 import sys
@@ -12,15 +12,15 @@ from absl import logging
 
 from timix_jax.reporting.phases import Phases, Stall
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 
 
 class Watchdog:
-    """Warns of a stall once, and again each time it has doubled. Use as a context manager.
+    """Warns of a stall once, and again each time its duration has doubled. Use as a context manager.
 
     Args:
-      phases: what is watched; the thread that makes this object is the one that they are of.
-      every_s: seconds between two looks, each of a few microseconds.
+      phases: those of the thread that creates this object.
+      every_s: seconds between two checks, which take a few microseconds.
       warn: takes a line.
     """
 
@@ -33,19 +33,19 @@ class Watchdog:
     ) -> None:
         self._phases, self._every_s, self._warn = phases, every_s, warn
         self._watched = threading.get_ident()
-        self._told: Stall | None = None
+        self._reported: Stall | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def check(self) -> None:
-        """One look."""
-        stall, told = self._phases.stall(), self._told
+        """Look for a stall now."""
+        stall, reported = self._phases.stall(), self._reported
         if stall is None:
-            if told is not None:
-                self._warn(f"going on, after more than {told.seconds:.0f} s")
-            self._told = None
-        elif told is None or stall.key != told.key or stall.seconds >= 2 * told.seconds:
-            self._told = stall
+            if reported is not None:
+                self._warn(f"going on, after more than {reported.seconds:.0f} s")
+            self._reported = None
+        elif reported is None or stall.key != reported.key or stall.seconds >= 2 * reported.seconds:
+            self._reported = stall
             self._warn(f"{stall.text}{_place(sys._current_frames().get(self._watched))}")
 
     def _watch(self) -> None:
@@ -68,14 +68,14 @@ class Watchdog:
 
 @contextlib.contextmanager
 def watched_phases() -> Iterator[Phases]:
-    """Phases whose stalls are logged as long as the context lasts."""
+    """Yield phases whose stalls are logged while the context lasts."""
     phases = Phases()
     with Watchdog(phases):
         yield phases
 
 
 def _place(frame: FrameType | None) -> str:
-    """Where a thread is in this package: ` [data/pipeline.py:61]`; empty where it is not in it."""
+    """Return where a thread is in this package, ` [data/pipeline.py:61]`; empty if it is elsewhere."""
     while frame is not None:
         path = Path(frame.f_code.co_filename)
         if path.is_relative_to(_PACKAGE) and path.name not in ("phases.py", "watchdog.py"):

@@ -1,1 +1,4 @@
-"""The training of one run: the loop, the pure step, its state, evaluation and pictures."""
+"""Training: the run (`train`), its loop and hooks, the pure step and its state, evaluation, pictures.
+
+Top of the import order: may import every package but inspection.
+"""

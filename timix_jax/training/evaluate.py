@@ -1,4 +1,4 @@
-"""Evaluation of weights on every evaluation set, during training and of a stored checkpoint."""
+"""Evaluate weights on every evaluation set, during training and from a checkpoint (`--mode=eval`)."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -28,7 +28,7 @@ from timix_jax.training import build as experiment
 
 
 class Measured(NamedTuple):
-    """What one evaluator found on one evaluation set: metric → fraction, and a line about it."""
+    """The result of one evaluator on one evaluation set: metric → fraction, and a line that shows it."""
 
     name: str
     metrics: Mapping[str, float]
@@ -36,7 +36,7 @@ class Measured(NamedTuple):
 
 
 def run_evaluators(evaluators: Mapping[str, list[Evaluator]], params: Any) -> list[Measured]:
-    """Runs all evaluators of all sets, in their order."""
+    """Run all evaluators of all sets, in order."""
     measured = []
     for name, several in evaluators.items():
         for evaluator in several:
@@ -46,14 +46,14 @@ def run_evaluators(evaluators: Mapping[str, list[Evaluator]], params: Any) -> li
 
 
 def flat_results(measured: Iterable[Measured]) -> dict[str, float]:
-    """`{"heldout_vendor/i2t_r1": 0.12, ...}` over all sets."""
+    """Flatten the results of all sets to `{"heldout_vendor/i2t_r1": 0.12, ...}`."""
     return {
         f"{name}/{key}": value for name, metrics, _ in measured for key, value in metrics.items()
     }
 
 
 def evaluated_part(config: ConfigDict) -> str:
-    """The field of the state that is evaluated: `params` or, for `eval.weights='ema'`, the average."""
+    """Return the field of the state to evaluate: `params` or, for `eval.weights='ema'`, `ema_params`."""
     if config.eval.weights not in ("params", "ema"):
         raise UserError(f"config.eval.weights={config.eval.weights!r}; use 'params' or 'ema'")
     if config.eval.weights == "ema" and not config.optim.ema:
@@ -62,9 +62,9 @@ def evaluated_part(config: ConfigDict) -> str:
 
 
 def evaluate_checkpoint(config: ConfigDict, workdir: str) -> dict[str, float]:
-    """`--mode=eval`: the newest checkpoint of `workdir` (or a step folder) on `config.eval.sets`.
+    """Evaluate the newest checkpoint in `workdir` (or a step folder) on `config.eval.sets`.
 
-    Writes `WORKDIR/eval-STEP.json` and prints the figures; those of other sets that are in the file stay.
+    Prints the results and writes them to `WORKDIR/eval-STEP.json`, where the results of other sets stay.
     """
     config = complete(config)
     part = evaluated_part(config)
@@ -79,7 +79,7 @@ def evaluate_checkpoint(config: ConfigDict, workdir: str) -> dict[str, float]:
     folder = path.parent.parent if absolute(workdir) == path else epath.Path(workdir)
     target = folder / f"eval-{int(path.name)}.json"
     if processes.is_first():
-        print_text(format_results(measured))  # first: the file may not be writable
+        print_text(format_results(measured))  # first, in case the file cannot be written
         write_results(target, _of_other_sets(target, evaluated=results) | results)
         print_text(f"written to {target}")
     return results
@@ -112,6 +112,7 @@ def _evaluate(config: ConfigDict, path: epath.Path, part: str, watch: Phases) ->
 
 
 def _of_other_sets(path: epath.Path, *, evaluated: Mapping[str, float]) -> dict[str, float]:
+    """Read the results in `path` of sets that were not evaluated now."""
     try:
         stored = json.loads(path.read_text())
     except FileNotFoundError:
@@ -127,9 +128,9 @@ def _of_other_sets(path: epath.Path, *, evaluated: Mapping[str, float]) -> dict[
 
 
 def format_results(measured: Iterable[Measured]) -> str:
-    """A table: each set with a line an evaluator."""
-    lines, before = [], None
+    """Format the results as a table with one line per evaluator."""
+    lines, previous = [], None
     for name, _, text in measured:
-        lines.append(f"{name if name != before else '':<18}  {text}")
-        before = name
+        lines.append(f"{name if name != previous else '':<18}  {text}")
+        previous = name
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The pictures of a finished run."""
+"""The pictures of a finished run: its training curves, and a mixing sheet."""
 
 from typing import Any
 
@@ -7,17 +7,22 @@ from etils import epath
 
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.reporting.plots.curves import training_curves
-from timix_jax.reporting.plots.mixing_examples import draw_mixing_sheet
 from timix_jax.runtime.workdir import METRICS_FILE
 from timix_jax.training.build import Experiment
+from timix_jax.training.mixing_examples import draw_mixing_sheet
 
 PICTURES_FOLDER = "pictures"
 
 
 def draw_run(run: Experiment, params: Any, folder: epath.Path) -> None:
-    """Training curves, and the mixing sheet where windows are mixed; `params` is on the host.
+    """Draw the training curves and, for objectives that mix windows, a mixing sheet.
 
-    An error is logged and not raised: the run is done, and its weights and figures are written.
+    An error is logged and not raised: the run is complete, with its weights and results written.
+
+    Args:
+      run: what was trained.
+      params: its weights, on the host.
+      folder: the working folder; the pictures go to its folder `pictures`.
     """
     try:
         _draw(run, params, folder)
@@ -32,7 +37,7 @@ def _draw(run: Experiment, params: Any, folder: epath.Path) -> None:
     for objective in run.objectives:
         if isinstance(objective, MixedContrastive):
             batch = run.first_batch()
-            # Few rows, and two at least, for each to have a partner: one device takes them all at once.
+            # Few rows, which one device takes at once, but at least two, so that each has a partner.
             rows = 2 * max(run.config.pictures.examples, 1)
             batch = {name: batch[name][:rows] for name in batch.keys() - {"example_id", "regions"}}
             draw_mixing_sheet(

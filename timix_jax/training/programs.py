@@ -1,4 +1,4 @@
-"""The compiled training step, and another one when an objective ends."""
+"""The compiled training steps of a run: another one whenever an objective starts or ends."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,41 +9,38 @@ from timix_jax.training.step import jit_train_step, make_train_step
 
 
 class StepPrograms:
-    """Step → its program, of the objectives that train then (`objectives.base.objectives_at`).
+    """Maps a step to the program of the objectives that are active then (`objectives.base.objectives_at`).
 
-    The alternative is one program with a conditional: on TPU slices configs/vitb16.py then takes 40% longer to
-    compile and 5% more memory, from its first step on; so a run whose mixing ends compiles once more on the way.
+    A run whose mixing ends compiles a second program on the way. One program with a conditional would make
+    configs/vitb16.py on TPU slices compile 40% longer and use 5% more memory from its first step on.
+
+    Args:
+      build: returns the jitted step for these objectives.
+      objectives: all objectives of the run.
     """
 
     def __init__(
         self, build: Callable[[Sequence[Objective]], Any], objectives: Sequence[Objective]
     ) -> None:
-        """Builds nothing yet.
-
-        Args:
-          build: makes the jitted step of these objectives.
-          objectives: all of the run.
-        """
         self._build, self._objectives = build, objectives
         self._program: Any = None
-        self._present: list[Objective] = []
+        self._active: list[Objective] = []
 
     def at(self, step: int) -> tuple[Any, bool]:
-        """The program of a step, and whether it is another one than the last; the last one is then let go."""
-        present = objectives_at(self._objectives, step)
-        new = self._program is None or present != self._present
-        if new:
-            self._program, self._present = self._build(present), present
-        return self._program, new
+        """Return the program of a step, and True if it differs from the previous one, which is dropped."""
+        active = objectives_at(self._objectives, step)
+        is_new = self._program is None or active != self._active
+        if is_new:
+            self._program, self._active = self._build(active), active
+        return self._program, is_new
 
     def ended(self, step: int) -> list[str]:
-        """Names of the objectives that are not in the program of `step`."""
-        present = objectives_at(self._objectives, step)
-        return [o.name for o in self._objectives if o.starts_at <= step and o not in present]
+        """Return the names of the objectives that have ended by `step`."""
+        return [o.name for o in self._objectives if o.ends_at is not None and step >= o.ends_at]
 
 
 def run_programs(plan: Plan) -> StepPrograms:
-    """The programs of a training, on its mesh; the state that they take is donated."""
+    """Return the programs of a training on its mesh; they donate the state that they take."""
 
     def build(objectives: Sequence[Objective]) -> Any:
         step = make_train_step(

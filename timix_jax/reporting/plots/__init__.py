@@ -1,1 +1,4 @@
-"""Pictures for people: mixing sheets, training curves, comparison charts."""
+"""Plots: mixing sheets, training curves, comparison charts; the only package with Matplotlib.
+
+May import evaluators (which curves share a panel) and runtime.
+"""

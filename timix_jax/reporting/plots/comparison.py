@@ -1,4 +1,4 @@
-"""Methods side by side: a dot a seed, the mean, and its spread."""
+"""Methods side by side: one dot per seed, the mean, and its spread."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def comparison_chart(
     table: Mapping[str, Mapping[str, Sequence[float]]],
     title: str,
 ) -> None:
-    """Draws one panel a metric, one row a method.
+    """Draw one panel per metric with one row per method.
 
     Args:
-      path: the PNG file; its folder is made.
-      table: method -> metric -> one fraction a seed. Every method has the same metrics.
+      path: the PNG file; its folder is created.
+      table: method → metric → one fraction per seed. Every method has the same metrics.
       title: heading.
 
     Raises:
-      ValueError: an empty table, or a method whose metrics are not the first one's, or are empty.
+      ValueError: the table is empty, or a method lacks one of the first one's metrics or has another.
     """
     methods = list(table)
     metrics = list(table[methods[0]]) if methods else []
@@ -67,7 +67,7 @@ def comparison_chart(
             light_grid(axes)
             axes.grid(False, axis="y")
         figure.supxlabel(
-            "a dot a seed · bar and number: mean ± standard deviation",
+            "one dot per seed · bar and number: mean ± standard deviation",
             fontsize=8,
             color=MUTED,
             x=0.99,

@@ -1,4 +1,4 @@
-"""Training curves from a run's `metrics.jsonl`."""
+"""Training curves, drawn from a run's `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -27,21 +27,20 @@ LINE_STYLES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 
 
 class Curve(NamedTuple):
-    """One logged quantity: steps float64 (n,), rising; values float64 (n,)."""
+    """One logged quantity: steps float64 (n,), ascending; values float64 (n,)."""
 
     steps: np.ndarray
     values: np.ndarray
 
 
 def read_curves(path: str | os.PathLike[str]) -> dict[str, Curve]:
-    """Reads a JSONL file of objects with a `step` into one curve a name.
+    """Read a JSONL file of objects with a `step` into one curve per name.
 
-    A step that occurs twice counts with its last value: a resumed run writes the steps since its
-    checkpoint again. A torn last line, left by a killed run, is skipped with a warning. Values that
-    are no numbers are left out.
+    The last value of a step counts: a resumed run writes the steps since its checkpoint again. An incomplete last
+    line, left by a killed run, is skipped with a warning. Values that are not numbers are left out.
 
     Raises:
-      UserError: the file is missing, or a line before the last is no JSON object with a step.
+      UserError: the file is missing, or a line before the last is not a JSON object with a step.
     """
     file = as_path(path)
     if not file.is_file():
@@ -56,10 +55,10 @@ def read_curves(path: str | os.PathLike[str]) -> dict[str, Curve]:
             step = int(entry.pop("step"))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             if number == len(lines):
-                logging.warning("%s: the last line is cut off and was skipped", path)
+                logging.warning("%s: skipped the last line, which is incomplete", path)
                 continue
             raise UserError(
-                f"{path}: line {number} is no JSON object with a step ({line[:40]!r}): remove it."
+                f"{path}: line {number} is not a JSON object with a step ({line[:40]!r}): remove it."
             ) from error
         for name, value in entry.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
@@ -72,7 +71,7 @@ def read_curves(path: str | os.PathLike[str]) -> dict[str, Curve]:
 
 
 def running_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """Centred mean of `width` neighbours (n,), fewer at the ends; only finite values count."""
+    """Average `width` neighbours (n,), fewer at the ends; only finite values count."""
     finite = np.isfinite(values)
     kernel = np.ones(width)
     total = np.convolve(np.where(finite, values, 0.0), kernel, "same")
@@ -90,7 +89,7 @@ class _Panel(NamedTuple):
 
 
 def _noisy(axes: Axes, curves: Mapping[str, Curve], label: Callable[[str], str] = str) -> None:
-    """Each curve faint, with its running mean over 1/25 of the run on top where it is dense."""
+    """Draw each curve; a dense one faint, under its running mean over 1/25 of the run."""
     for (name, curve), colour in zip(curves.items(), itertools.cycle(COLOURS), strict=False):
         width = len(curve.values) // 25
         if width > 1:
@@ -124,7 +123,7 @@ def _quantity(unit: str, noisy: bool = False, from_zero: bool = False) -> Draw:
 
 
 def _fractions(labels: Mapping[str, str], axes: Axes, curves: Mapping[str, Curve]) -> None:
-    """Evaluations in percent: a colour a data set, a line style a direction or score."""
+    """Draw evaluations in percent: one colour per data set, one line style per metric."""
     sets = list(dict.fromkeys(name.rpartition("/")[0] for name in curves))
     metrics = list(dict.fromkeys(name.rpartition("/")[2] for name in curves))
     colours = dict(zip(sets, itertools.cycle(COLOURS), strict=False))
@@ -152,8 +151,7 @@ def _fractions(labels: Mapping[str, str], axes: Axes, curves: Mapping[str, Curve
 
 
 def _panels(curves: Mapping[str, Curve]) -> list[_Panel]:
-    """The panels for which there is something to draw, in reading order."""
-
+    """Return the panels that have something to draw, in reading order."""
     losses = [c for c in curves if c == "loss" or c.startswith("loss/")]
     panels = [
         _Panel("Training loss", losses, _losses),
@@ -177,17 +175,17 @@ def _panels(curves: Mapping[str, Curve]) -> list[_Panel]:
 def training_curves(
     jsonl_path: str | os.PathLike[str], png_path: str | os.PathLike[str], title: str
 ) -> None:
-    """Draws losses, recall, predictor quality, learning rate, temperature and speed over the steps.
+    """Draw losses, evaluations, learning rate, temperature and speed over the steps.
 
     Only what was logged gets a panel.
 
     Args:
-      jsonl_path: a run's `metrics.jsonl`, one object a line with `step` and named numbers.
-      png_path: the picture; its folder is made.
+      jsonl_path: a run's `metrics.jsonl`, one object per line with `step` and named numbers.
+      png_path: the PNG file; its folder is created.
       title: heading.
 
     Raises:
-      UserError: no such file, an unreadable line, or nothing in it to draw.
+      UserError: the file is missing, has an unreadable line, or holds nothing to draw.
     """
     curves = read_curves(jsonl_path)
     panels = _panels(curves)

@@ -1,4 +1,4 @@
-"""The look that all pictures share, and how they reach the disk."""
+"""The style that all plots share, and how they are written."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from timix_jax.runtime.remote import as_path
 INK = "#222222"
 MUTED = "#6b6b6b"
 GRID = "#e3e3e3"
-# Okabe and Ito's palette: told apart by colour-blind readers too.
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 
-# Any: matplotlib types the keys as literals from 3.11 on and as str before.
+# Any: Matplotlib types the keys as literals from 3.11 on and as str before.
 STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.color": INK,
-    "text.parse_math": False,  # a caption with two dollar signs is no formula
+    "text.parse_math": False,  # a caption with two dollar signs is not a formula
     "axes.labelcolor": INK,
     "axes.edgecolor": MUTED,
     "axes.titlesize": 10,
@@ -44,10 +44,10 @@ STYLE: Any = {
 
 
 def save_png(figure: Figure, path: str | os.PathLike[str], dpi: int = 120) -> None:
-    """Writes a PNG, local or remote, whole: a reader never meets half a picture."""
+    """Write a PNG, local or remote, atomically: no reader ever sees half a picture."""
     drawn = io.BytesIO()
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        # A character that the font lacks is drawn as a box, which says enough.
+        # A character missing from the font is drawn as a box; that is warning enough.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(drawn, format="png", dpi=dpi)
     target = as_path(path)
@@ -56,11 +56,11 @@ def save_png(figure: Figure, path: str | os.PathLike[str], dpi: int = 120) -> No
 
 
 def wrap(text: str, width: int, lines: int) -> str:
-    """`text` broken into at most `lines` lines of `width` characters, the rest cut off."""
+    """Break `text` into at most `lines` lines of `width` characters, and cut off the rest."""
     return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder=" …"))
 
 
 def light_grid(axes: Axes) -> None:
-    """Faint lines behind the data."""
+    """Draw faint lines behind the data."""
     axes.grid(True, color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)

@@ -1,4 +1,4 @@
-"""The mixing sheet: what was relevant, what was cut, what was pasted, and what came out."""
+"""The mixing sheet: what was relevant, what was cut out, what was pasted, and the result."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HEADINGS = (
 
 
 def _show(axes: Axes, image: np.ndarray) -> None:
-    # Small images are shown with their pixels; a smoothed emoji of 64 px only looks out of focus.
+    # Small images keep visible pixels: a smoothed 64 px emoji only looks out of focus.
     axes.imshow(image, interpolation="nearest" if image.shape[0] < 128 else "antialiased")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -40,7 +40,7 @@ def _show(axes: Axes, image: np.ndarray) -> None:
 
 
 def _outline(axes: Axes, corner: np.ndarray, window: int, patch: float, colour: str) -> None:
-    """A frame around the window at `corner` (row, column), dark-edged to show on any image."""
+    """Frame the window at `corner` (row, column), with dark edges to stand out on any image."""
     row, col = (float(c) * patch - 0.5 for c in corner)
     side = window * patch
     for edge, width in (("black", 3.6), (colour, 2.2)):
@@ -52,7 +52,7 @@ def _outline(axes: Axes, corner: np.ndarray, window: int, patch: float, colour: 
 
 
 def _heat(axes: Axes, image: np.ndarray, scores: np.ndarray, grid: int) -> None:
-    """The scores of one image from its own lowest to its own highest, over the image in grey."""
+    """Draw the scores over the image in grey, from the lowest score of this image to its highest."""
     grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     _show(axes, np.repeat((0.75 * grey + 64)[..., None], 3, axis=-1).clip(0, 255).astype(np.uint8))
     height, width = image.shape[:2]
@@ -80,24 +80,24 @@ def mixing_sheet(
     partner_captions: Sequence[str],
     title: str,
 ) -> None:
-    """Draws K mixed examples, a row each, into a PNG file.
+    """Draw K mixed examples, one row each, into a PNG file.
 
     Args:
-      path: the file; its folder is made.
-      images: uint8 (K, H, H, 3), the targets.
+      path: the PNG file; its folder is created.
+      images: uint8 (K, H, H, 3), those that are mixed into.
       partners: uint8 (K, H, H, 3).
       mixed: uint8 (K, H, H, 3).
       scores: float (K, N), relevance of each patch of `images` to its caption, row-major.
       low: int (K, 2), row and column, in patches, of the window of `images` that was overwritten.
       high_partner: int (K, 2), of the window of `partners` that was pasted.
-      window: r, patches a side of both windows.
-      lam: float (K,), λ, the weight of the target.
+      window: r, side of both windows in patches.
+      lam: float (K,), λ, the weight of the own caption.
       captions: K captions of `images`.
       partner_captions: K captions of `partners`.
-      title: heading of the sheet.
+      title: heading.
 
     Raises:
-      ValueError: shapes that do not belong together.
+      ValueError: the shapes do not match.
     """
     count, side = images.shape[:2]
     grid = math.isqrt(scores.shape[1])
@@ -117,7 +117,7 @@ def mixing_sheet(
             raise ValueError(f"{name} has shape {got}, expected {want}")
     patch = side / grid
     with matplotlib.rc_context(STYLE):
-        # In inches: a band above (title, headings), one a row for captions, one at the foot.
+        # In inches: a band on top (title, headings), captions below each row, a colour key at the foot.
         row_height, top, foot = CELL + 0.62, 0.95, 0.42
         height = top + count * row_height + foot
         figure = Figure(figsize=(5 * (CELL + 0.12) + 0.24, height))
@@ -130,7 +130,7 @@ def mixing_sheet(
         figure.text(
             1 - 0.18 * inch_x,
             1 - 0.34 * inch_y,
-            f"window r = {window} of {grid} patches a side ({share:.0%} of the image)",
+            f"window r = {window} of {grid} patches per side ({share:.0%} of the image)",
             fontsize=10,
             color=MUTED,
             ha="right",
@@ -169,7 +169,7 @@ def mixing_sheet(
 
 
 def _colour_key(figure: Figure, inch_x: float, inch_y: float) -> None:
-    """The colours of the heat map, named, under its column."""
+    """Draw the colour key of the heat map under its column."""
     left = (0.18 + CELL + 0.12) * inch_x
     axes = figure.add_axes((left, 0.3 * inch_y, CELL * inch_x, 0.1 * inch_y))
     bar = figure.colorbar(

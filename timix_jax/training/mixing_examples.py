@@ -1,4 +1,4 @@
-"""The mixing sheet of a model: what it scores, where its windows fall and what it is trained on."""
+"""The mixing sheet of a model: its scores, its windows, and the images that it is trained on."""
 
 import dataclasses
 import os
@@ -30,21 +30,21 @@ def draw_mixing_sheet(
     seed: int,
     title: str,
 ) -> bool:
-    """Mixes one batch as the objective does, at pixel level, and draws its first rows.
+    """Mix one batch as the objective does, on pixels, and draw its first rows.
 
     Args:
       path: the PNG file.
-      model: with `params`, scores the patches.
-      objective: whose mixer and score source are shown; always as mixing goes at full strength.
-      params: weights, whole on the host or on the devices of this process.
+      model: scores the patches, with `params`.
+      objective: provides the mixer and the score source; shown at full strength, whatever the step.
+      params: weights, in full on the host or on this process's devices.
       batch: this process's part of a training batch: image uint8 (B, H, W, 3), tokens, and boxes for the oracle.
       captions: B captions.
       examples: rows of the sheet.
-      seed: of the window size.
+      seed: determines the window size.
       title: heading.
 
     Returns:
-      False, and no file, for a mixer without windows (Mixup, CutMix).
+      False, without a file, for a mixer without windows (Mixup, CutMix).
     """
     # One process draws, with its own rows: nothing may lie on the devices of the others.
     model = model.on_one_device()

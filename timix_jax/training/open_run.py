@@ -1,0 +1,108 @@
+"""Open a working folder: build the run, and write to the folder only once nothing can be refused any more."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from timix_jax import checkpointing
+from timix_jax.checkpointing import step_folders
+from timix_jax.config import MUTABLE_FIELDS, flatten
+from timix_jax.data.tokenizers import Tokenizer
+from timix_jax.distributed import processes
+from timix_jax.distributed.shared_folder import check_same_config, check_shared
+from timix_jax.errors import UserError, located
+from timix_jax.evaluators import Evaluator
+from timix_jax.pretrained import check_init_from
+from timix_jax.reporting.profiling import Window, check_window
+from timix_jax.runtime import workdir as workdirs
+from timix_jax.runtime.atomic_write import atomic_write_text
+from timix_jax.training import build as experiment
+from timix_jax.training.build import Experiment
+
+# One process may have to copy its data before it can build its run.
+_BUILD_TIMEOUT_S = 24 * 3600
+
+
+def open_run(
+    config: ConfigDict, folder: epath.Path, window: Window | None = None
+) -> tuple[Experiment, dict[str, list[Evaluator]]]:
+    """Build the run and its evaluators, then write config.json and tokenizer.json where they are missing.
+
+    Args:
+      config: complete.
+      folder: the working folder; untouched if anything is wrong, on any process.
+      window: the steps to profile, if any.
+
+    Raises:
+      UserError: a setting cannot work, or the folder belongs to another run.
+    """
+    flat = flatten(config)
+    check_same_config(flat)
+    check_shared(folder)
+    has_started, stored_tokenizer = processes.from_first(lambda: _read_folder(folder, flat))
+    tokenizer_file = folder / workdirs.TOKENIZER_FILE
+    with located(f"{tokenizer_file}: "):
+        tokenizer = Tokenizer.from_json(stored_tokenizer) if stored_tokenizer else None
+    run = experiment.build(config, tokenizer=tokenizer)
+    evaluators = experiment.build_evaluators(config, run.model, run.tokenizer, run.mesh)
+    check_window(window, run.total_steps, folder)
+    run.train_iterator(0).close()  # raises what the input pipeline has to refuse
+    if config.init_from and not has_started:
+        with located("config.init_from: "):
+            check_init_from(
+                config.init_from,
+                run.abstract_state.params,
+                tokenizer=run.tokenizer.to_json(),
+                config=flat,
+            )
+    # Wait for all processes: an error on another one must leave the folder untouched too.
+    processes.gather("built", timeout_s=_BUILD_TIMEOUT_S)
+    if processes.is_first():
+        workdirs.open_workdir(folder, flat, ignore=MUTABLE_FIELDS)
+        if not tokenizer_file.exists() or not tokenizer_file.read_text():
+            atomic_write_text(tokenizer_file, run.tokenizer.to_json())
+    return run, evaluators
+
+
+def _read_folder(folder: epath.Path, config: Mapping[str, Any]) -> tuple[bool, str]:
+    """Return True if a run has started here, and its tokenizer as JSON ("" if it is lost).
+
+    Raises:
+      UserError: that run has another configuration.
+    """
+    if (folder / workdirs.CONFIG_FILE).exists():
+        workdirs.open_workdir(folder, config, ignore=MUTABLE_FIELDS)
+    elif not _is_resumable(folder, config):
+        return False, ""
+    file = folder / workdirs.TOKENIZER_FILE
+    text = file.read_bytes().decode(errors="replace") if file.exists() else ""
+    if not text and (meta := _newest_meta(folder)):
+        text = meta["tokenizer"]
+    return True, text
+
+
+def _is_resumable(folder: epath.Path, config: Mapping[str, Any]) -> bool:
+    """Return True if a folder without config.json holds a checkpoint, which must be of the same configuration."""
+    meta = _newest_meta(folder)
+    if meta is None:
+        return False
+    if differences := workdirs.config_differences(meta["config"], config, MUTABLE_FIELDS):
+        raise UserError(
+            f"the checkpoints in --workdir={folder} belong to a run with another configuration"
+            f" ({'; '.join(differences[:5])}): choose another --workdir, or set the fields back"
+        )
+    return True
+
+
+def _newest_meta(folder: epath.Path) -> dict[str, Any] | None:
+    """Read the metadata of the newest valid checkpoint, whose files are all checked.
+
+    Runs on one process; a Checkpointer would need all of them.
+    """
+    directory = workdirs.absolute(folder / workdirs.CHECKPOINTS_FOLDER)
+    step = step_folders.find_latest(directory).step
+    if step is None:
+        return None
+    return checkpointing.read_meta(step_folders.step_path(directory, step))
