@@ -27,9 +27,9 @@ from timix_jax.models.vit import VitShape
 from timix_jax.objectives.contrastive import Contrastive
 from timix_jax.optim.optimizer import make_optimizer
 from timix_jax.training.build.optimizer import STACKED
-from timix_jax.training.flops import train_step_flops
+from timix_jax.training.flops import count_flops
 from timix_jax.training.state import TrainState
-from timix_jax.training.step import TrainStep, make_train_step, step_passes
+from timix_jax.training.step import TrainStep, make_train_step
 
 
 def build(sizes: Architecture, *, scan: bool = False, dtype: str = "float32") -> DualEncoder:
@@ -94,6 +94,7 @@ def main() -> None:
         step, first = make_step(model, dict(named), sizes)
     batch = jax.device_put(random_batch(sizes, args.batch))
     jitted = jax.jit(step, donate_argnums=0)
+    first_shapes = jax.eval_shape(lambda: first)  # `first` is donated
     state = [first]
 
     def steps(count: int) -> list[dict[str, Any]]:
@@ -105,7 +106,7 @@ def main() -> None:
 
     checked = steps(CHECKED_STEPS)
     report = {key: [float(log[key]) for log in checked] for key in ("loss", "grad_norm")}
-    flops = train_step_flops(model, step_passes(model, (Contrastive(),), batch))
+    flops = count_flops(jitted.trace(first_shapes, batch).jaxpr).model
     serve(steps, report | {"flops": flops, "versions": f"jax {jax.__version__}"})
 
 

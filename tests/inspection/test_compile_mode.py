@@ -9,7 +9,7 @@ from timix_jax.config import complete, default_config
 from timix_jax.errors import UserError
 from timix_jax.inspection import compile_mode, topology
 from timix_jax.inspection.hlo import Collective
-from timix_jax.training import flops
+from timix_jax.runtime import devices as kinds
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (Linux x86-64 only)"
@@ -139,9 +139,9 @@ def test_batches_are_checked_against_the_slice():
 def test_what_a_device_of_a_slice_is_and_has(name, number, gib, tflops, unit):
     devices = topology.slice_devices(name)
     assert len(devices) == number
-    assert topology.hbm_bytes(devices[0]) == gib * 2**30
-    assert flops.peak_flops(devices[0]) == tflops * 1e12
-    assert topology.unit(devices[0]) == unit
+    assert kinds.hbm_bytes(devices[0]) == gib * 2**30
+    assert kinds.peak_flops(devices[0]) == tflops * 1e12
+    assert kinds.device_unit(devices[0]) == unit
 
 
 def test_a_report_speaks_of_what_a_device_is(compiled):

@@ -19,10 +19,11 @@ from timix_jax.config import complete
 from timix_jax.errors import UserError
 from timix_jax.inspection import hlo, info
 from timix_jax.inspection.info_mode import vocabulary
-from timix_jax.inspection.topology import EXAMPLES, hbm_bytes, slice_devices, unit
+from timix_jax.inspection.topology import EXAMPLES, slice_devices
 from timix_jax.parallel.mesh import batch_shards
 from timix_jax.parallel.sharding import with_shardings
 from timix_jax.reporting.progress import format_quantity
+from timix_jax.runtime.devices import device_unit, hbm_bytes
 from timix_jax.runtime.log import print_text
 from timix_jax.training import build as experiment
 from timix_jax.training.programs import run_programs
@@ -141,14 +142,14 @@ def compile_step(config: ConfigDict, topology: str) -> Compiled:
             raise
         needed, there = (figure for figure in used.groups() if figure)
         raise UserError(
-            f"--topology={topology}: the step takes {needed}iB of the {there}iB that a {unit(devices[0])} leaves to it;"
-            f" {mends(config, len(devices))}"
+            f"--topology={topology}: the step takes {needed}iB of the {there}iB that a"
+            f" {device_unit(devices[0])} leaves to it; {mends(config, len(devices))}"
         ) from error
     seconds = time.monotonic() - start
     memory = program.memory_analysis()
     return Compiled(
         topology=topology,
-        unit=unit(devices[0]),
+        unit=device_unit(devices[0]),
         devices=len(devices),
         mesh=dict(layout.mesh.shape),
         batch_size=config.train.batch_size,

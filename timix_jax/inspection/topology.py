@@ -10,15 +10,6 @@ from jax.experimental import topologies
 
 from timix_jax.errors import UserError
 
-GIB = 2**30
-# HBM of a device, by the start of device_kind, from Google's data sheets.
-HBM_BYTES = {
-    "TPU v4": 32 * GIB,
-    "TPU v5 lite": 16 * GIB,
-    "TPU v5": 95 * GIB,  # what JAX calls v5p; after "TPU v5 lite"
-    "TPU v6 lite": 32 * GIB,
-    "TPU7x": 96 * GIB,  # half a chip: each of its two cores is a device with half of the memory
-}
 EXAMPLES = "v5e:4x4, v5e:16x16, v5p:2x2x1, v5p:8x8x16, v6e:2x2, tpu7x:2x2x1"
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server to ask
@@ -52,16 +43,6 @@ def slice_devices(name: str) -> list[jax.Device]:
             f"such as {EXAMPLES}"
         ) from error
     return list(topology.devices)
-
-
-def unit(device: jax.Device) -> str:
-    """What a device is: "chip", or "core" where several of a chip are devices by themselves, as on TPU7x."""
-    return "core" if device.device_kind.startswith("TPU7x") else "chip"
-
-
-def hbm_bytes(device: jax.Device) -> int | None:
-    """HBM of one device in bytes; None for kinds that are not in the table."""
-    return next((b for kind, b in HBM_BYTES.items() if device.device_kind.startswith(kind)), None)
 
 
 @contextlib.contextmanager

@@ -26,8 +26,7 @@ def run_summary(run: Experiment, state: TrainState, workdir: str) -> str:
         batch_size=run.batch_size,
         total_steps=run.total_steps,
         examples=run.examples,
-        flops_per_step=run.step_flops(),
-        flops=run.training_flops(0, run.total_steps),
+        flops_per_step=run.step_flops(step),
         peak_flops=run.peak_flops,
         workdir=workdir,
     )
@@ -44,7 +43,6 @@ def startup_summary(
     total_steps: int,
     examples: int,
     flops_per_step: float,
-    flops: float,
     peak_flops: float | None = None,
     workdir: str = "",
 ) -> str:
@@ -55,8 +53,7 @@ def startup_summary(
         data: what it is (`train`, `heldout_vendor`) → its number of examples.
         parameters: tower → number of parameters.
         examples: size of the training set.
-        flops_per_step: over all devices, while images are mixed.
-        flops: of the whole training.
+        flops_per_step: over all devices, of the first step to be run.
         peak_flops: FLOP/s of one device, or None where it is not known.
     """
     axes = ", ".join(f"{axis} {size}" for axis, size in mesh_shape.items() if size > 1)
@@ -66,7 +63,6 @@ def startup_summary(
     towers = ", ".join(f"{tower} {format_quantity(n)}" for tower, n in parameters.items())
     images = total_steps * batch_size
     compute = f"{format_quantity(flops_per_step, 'FLOP')} a step"
-    compute += f", {format_quantity(flops, 'FLOP')} in all"
     if peak_flops:
         compute += f"; peak {format_quantity(peak_flops, 'FLOP/s')} a device"
     epochs = f" = {images / examples:.3g} epochs" if examples else ""

@@ -103,7 +103,10 @@ def make_train_step(
             return total_loss(model, objectives, forward)
 
         (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        with jax.named_scope(
+            "optimizer"
+        ):  # its products are not the model's work (`training.flops`)
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = model.constrain(optax.apply_updates(state.params, updates))
         ema_params = state.ema_params
         if ema_params is not None:

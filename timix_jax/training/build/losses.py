@@ -1,13 +1,10 @@
-"""Losses and mixing of a configuration as arguments: the terms of the loss, and what they cost."""
+"""Losses and mixing of a configuration as arguments: the terms of the loss."""
 
-import itertools
 from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
 
-from timix_jax.training import flops
 from timix_jax.errors import UserError, located
-from timix_jax.training.build.batch import abstract_batch
 from timix_jax.mixing import build_mixer
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.objectives import Objective, build_objective
@@ -17,7 +14,6 @@ from timix_jax.objectives.pairs.pair_loss import PairLoss
 from timix_jax.objectives.score_sources import build_score_source
 from timix_jax.parallel.layout import Layout
 from timix_jax.objectives.pairs.pair_sweep import PairReduction
-from timix_jax.training.step import step_passes
 
 
 def build_pair_loss(config: ConfigDict, layout: Layout | None) -> PairLoss:
@@ -119,25 +115,3 @@ def check_teacher(config: ConfigDict) -> None:
             f"config.loss.itc.alpha={alpha} needs the clean images, whose place mixed ones take with "
             "config.mix.placement='replace'; set it to 0, or use 'extra'"
         )
-
-
-def step_flops(config: ConfigDict, model: DualEncoder, objectives: Sequence[Objective]) -> float:
-    """Analytic FLOPs of one step of these objectives over all devices."""
-    passes = step_passes(model, objectives, abstract_batch(config))
-    return flops.train_step_flops(model, passes)
-
-
-def training_flops(
-    config: ConfigDict,
-    model: DualEncoder,
-    objectives: Sequence[Objective],
-    start: int,
-    stop: int,
-) -> float:
-    """Analytic FLOPs of the steps `start` to `stop - 1`, over all devices."""
-    ends = {o.ends_at for o in objectives if o.ends_at is not None and start < o.ends_at < stop}
-    parts = itertools.pairwise([start, *sorted(ends), stop])
-    return sum(
-        (last - first) * step_flops(config, model, objectives_at(objectives, first))
-        for first, last in parts
-    )
