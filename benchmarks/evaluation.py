@@ -67,7 +67,7 @@ def evaluation_seconds(
 
     @jax.jit
     def encode(params: Any, images: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-        image = run.model.encode_patches(params, run.model.embed_patches(params, images))
+        image = run.model.encode_image(params, run.model.embed_patches(params, images))
         return image.embedding, run.model.encode_text(params, tokens).embedding
 
     rng = np.random.default_rng(0)

@@ -17,6 +17,7 @@ from analytic_flops import (
     vit_flops,
 )
 from jax.sharding import AxisType, PartitionSpec
+from timix_jax.objectives.pairs.pair_loss import PairLoss
 from tiny_run import tiny_config
 
 from timix_jax.config import complete
@@ -26,7 +27,6 @@ from timix_jax.models.text import TextShape
 from timix_jax.models.vit import VitShape
 from timix_jax.objectives import Objective, build_objective
 from timix_jax.objectives.mixed import MixedContrastive
-from timix_jax.objectives.pairs.pair_loss import PairLoss
 from timix_jax.objectives.pairs.pair_sweep import PairReduction
 from timix_jax.objectives.pairs.similarities import Similarities
 from timix_jax.objectives.score_sources import build_score_source

@@ -115,24 +115,15 @@ def default_config() -> ConfigDict:
         "contrastive": {"loss": "softmax", "method": "dense", "chunk": 1024},
         "mix": {
             "mixer": "none",
-            "options": {
-                name: _fields(kind, skip=("grid", "shards"))
-                for name, kind in MIXERS.items()
-                if kind
-            },
+            "options": {name: _fields(kind) for name, kind in MIXERS.items() if kind},
             "score": "tpp",
-            "target": "hard",
-            "beta": 0.5,
-            "label_smoothing": 0.0,
-            "placement": "extra",
-            "fraction": 1.0,
-            "weight": 1.0,
-            "ramp": "0 steps",
+            **_fields(OBJECTIVES["mix"]),
             "until": "100%",
         },
         "loss": {
-            name: _fields(kind, skip=("pairs",)) | ({"weight": 0.0} if name != "itc" else {})
+            name: _fields(kind) | ({"weight": 0.0} if name != "itc" else {})
             for name, kind in OBJECTIVES.items()
+            if name != "mix"
         },
         "regions": {"batch_size": 0, "max_regions": 5, "max_tokens": 0},
         "optim": {
@@ -165,12 +156,12 @@ def default_config() -> ConfigDict:
     return ConfigDict(config).lock()
 
 
-def _fields(kind: type, skip: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The fields of a registered dataclass that have a default; durations (`*_steps`) may be text."""
+def _fields(kind: type) -> dict[str, Any]:
+    """Return the configured fields of a registered dataclass with their defaults; durations may be text."""
     return {
         f.name: f"{f.default} steps" if is_duration(f.name) else f.default
         for f in dataclasses.fields(kind)
-        if f.name not in skip and f.default is not dataclasses.MISSING
+        if f.metadata.get("configured", True) and f.default is not dataclasses.MISSING
     }
 
 

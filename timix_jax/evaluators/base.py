@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from timix_jax.data.sources import Source
     from timix_jax.data.tokenizers import Tokenizer
-    from timix_jax.models.dual_encoder import DualEncoder
+    from timix_jax.models.protocols import ImageTextModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class EvaluationInputs:
       max_regions: regions a row of a batch of regions; an image with more takes several rows.
     """
 
-    model: DualEncoder
+    model: ImageTextModel
     source: Source
     tokenizer: Tokenizer
     mesh: jax.sharding.Mesh

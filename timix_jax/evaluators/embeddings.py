@@ -101,7 +101,7 @@ class Embedder:
 
         def encode(params: Any, batch: Arrays) -> Arrays:
             patches = model.embed_patches(params, batch["image"])
-            return {"embedding": model.encode_patches(params, patches).embedding}
+            return {"embedding": model.encode_image(params, patches).embedding}
 
         return jitted(encode, self.inputs.mesh)
 

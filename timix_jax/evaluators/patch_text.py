@@ -23,7 +23,7 @@ from timix_jax.objectives.patch_labels import patch_labels
 
 if TYPE_CHECKING:
     from timix_jax.data.sources import Source
-    from timix_jax.models.dual_encoder import DualEncoder
+    from timix_jax.models.protocols import ImageTextModel
 
 
 class RegionScores(NamedTuple):
@@ -35,7 +35,7 @@ class RegionScores(NamedTuple):
 
 
 def score_regions(
-    model: DualEncoder, params: Any, images: jax.Array, tokens: jax.Array, boxes: jax.Array
+    model: ImageTextModel, params: Any, images: jax.Array, tokens: jax.Array, boxes: jax.Array
 ) -> RegionScores:
     """Patch scores of each region text on its whole image, and the labels of its box.
 
@@ -50,11 +50,11 @@ def score_regions(
       rows in the order of (B, R): K = B·R.
     """
     batch, regions = tokens.shape[:2]
-    image = model.encode_patches(
-        params, model.embed_patches(params, images), capture=model.tpp_layer
+    image = model.encode_image(
+        params, model.embed_patches(params, images), blocks=(model.tpp_layer,)
     )
     text = model.encode_text(params, tokens.reshape(batch * regions, -1))
-    site = jnp.repeat(model.patch_tokens(image.captured), regions, axis=0)
+    site = jnp.repeat(model.patch_tokens(image.blocks[model.tpp_layer]), regions, axis=0)
     logp = model.patch_logp(params, site, text.cls)
     projected = model.project_patches(params, image.patches)
     embedding = text.embedding.reshape(batch, regions, -1)

@@ -7,13 +7,24 @@ import dataclasses
 from typing import Any
 
 from timix_jax.errors import UserError
-from timix_jax.mixing.base import Mixed, Mixer
+from timix_jax.mixing.base import Mixed, Mixer, MixesFeatures, Sample
 from timix_jax.mixing.cutmix import CutMix
 from timix_jax.mixing.mixup import Mixup
 from timix_jax.mixing.random_window import RandomWindow
 from timix_jax.mixing.timix import TiMix
 
-__all__ = ["MIXERS", "CutMix", "Mixed", "Mixer", "Mixup", "RandomWindow", "TiMix", "build_mixer"]
+__all__ = [
+    "MIXERS",
+    "CutMix",
+    "Mixed",
+    "Mixer",
+    "MixesFeatures",
+    "Mixup",
+    "RandomWindow",
+    "Sample",
+    "TiMix",
+    "build_mixer",
+]
 
 MIXERS: dict[str, type | None] = {
     "none": None,

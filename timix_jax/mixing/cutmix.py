@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from timix_jax.mixing.base import Mixed, Space, alone, lambda_dtype
+from timix_jax.mixing.base import Mixed, Sample, Space, is_self_partner, lambda_dtype
 from timix_jax.mixing.beta import BetaPaired
 
 
@@ -16,9 +16,9 @@ class CutMix(BetaPaired):
 
     space: ClassVar[Space] = "pixels"
 
-    def __call__(self, key: jax.Array, inputs: jax.Array, scores: jax.Array | None) -> Mixed:
+    def __call__(self, key: jax.Array, sample: Sample) -> Mixed:
         """Mix (B, H, W, 3) pixels of any dtype, λ = share that stays; scores are not used."""
-        del scores
+        inputs = sample.image
         batch, height, width, _ = inputs.shape
         share_key, row_key, column_key, partner_key = jax.random.split(key, 4)
         side = jnp.sqrt(1 - self.draw_share(share_key, jnp.dtype(jnp.float32)))
@@ -30,9 +30,9 @@ class CutMix(BetaPaired):
         dtype = lambda_dtype(inputs)
         lam = 1 - box.sum(dtype=jnp.int32).astype(dtype) / (height * width)
         return Mixed(
-            inputs=jnp.where(box[None, :, :, None], others, inputs),
+            image=jnp.where(box[None, :, :, None], others, inputs),
             partner=partner,
-            lam=jnp.where(alone(partner), jnp.ones((), dtype), lam),
+            lam=jnp.where(is_self_partner(partner), jnp.ones((), dtype), lam),
         )
 
 

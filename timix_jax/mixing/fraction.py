@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from timix_jax.errors import UserError
-from timix_jax.mixing.base import Mixed
+from timix_jax.mixing.base import Mixed, Sample
 
 
 def select_rows(batch: int, fraction: float) -> np.ndarray:
@@ -35,18 +35,33 @@ def take_rows(values: jax.Array, rows: np.ndarray) -> jax.Array:
     return values.reshape(len(rows), every, *values.shape[1:])[:, 0]
 
 
-def keep_clean(mixed: Mixed, clean_inputs: jax.Array, selected: jax.Array) -> Mixed:
-    """Put the unselected rows back: clean inputs, λ = 1, each its own partner.
+def keep_clean(mixed: Mixed, sample: Sample, selected: jax.Array) -> Mixed:
+    """Put the unselected rows back: clean images and captions, λ = 1, each its own partner.
+
+    A list of kept patches stays as it is: a row that keeps all patches would have another shape.
 
     Args:
       mixed: the whole batch mixed.
-      clean_inputs: (B, …) as `mixed.inputs`.
+      sample: the batch before.
       selected: (B,) bool, may be traced; False rows stay clean.
     """
-    shape = (-1,) + (1,) * (mixed.inputs.ndim - 1)
+
+    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(selected.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
     itself = jnp.arange(mixed.partner.shape[0], dtype=mixed.partner.dtype)
+    itself = itself.reshape(-1, *[1] * (mixed.partner.ndim - 1))
+    weight = mixed.partner_weight
     return mixed._replace(
-        inputs=jnp.where(selected.reshape(shape), mixed.inputs, clean_inputs),
-        partner=jnp.where(selected, mixed.partner, itself),
+        image=None if mixed.image is None else choose(mixed.image, sample.image),
+        tokens=None if mixed.tokens is None else choose(mixed.tokens, _given(sample.tokens)),
+        partner=choose(mixed.partner, itself),
         lam=jnp.where(selected, mixed.lam, jnp.ones((), mixed.lam.dtype)),
+        partner_weight=None if weight is None else choose(weight, jnp.zeros_like(weight)),
     )
+
+
+def _given(tokens: jax.Array | None) -> jax.Array:
+    if tokens is None:
+        raise ValueError("a mixer that changes captions is given them: Sample.tokens is None")
+    return tokens

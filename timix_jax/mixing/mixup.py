@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from timix_jax.mixing.base import Mixed, Space, alone, lambda_dtype
+from timix_jax.mixing.base import Mixed, Sample, Space, is_self_partner, lambda_dtype
 from timix_jax.mixing.beta import BetaPaired
 
 
@@ -20,16 +20,16 @@ class Mixup(BetaPaired):
 
     space: ClassVar[Space] = "pixels"
 
-    def __call__(self, key: jax.Array, inputs: jax.Array, scores: jax.Array | None) -> Mixed:
+    def __call__(self, key: jax.Array, sample: Sample) -> Mixed:
         """Mix (B, H, W, 3) floating-point pixels; scores are not used."""
-        del scores
+        inputs = sample.image
         batch = inputs.shape[0]
         weight_key, partner_key = jax.random.split(key)
         dtype = lambda_dtype(inputs)
         weight = self.draw_share(weight_key, dtype)
         partner = self.partners.draw(partner_key, batch)
-        lam = jnp.where(alone(partner), jnp.ones((), dtype), weight)
+        lam = jnp.where(is_self_partner(partner), jnp.ones((), dtype), weight)
         others = self.partners.take(inputs, partner)
         own = lam.reshape(-1, *[1] * (inputs.ndim - 1))
         mixed = own * inputs.astype(dtype) + (1 - own) * others.astype(dtype)
-        return Mixed(inputs=mixed.astype(inputs.dtype), partner=partner, lam=lam)
+        return Mixed(image=mixed.astype(inputs.dtype), partner=partner, lam=lam)

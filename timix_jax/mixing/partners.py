@@ -138,7 +138,7 @@ class Paired:
 
     partner: Pairing = "flip"
     within_shard: bool = False
-    shards: int = 1
+    shards: int = dataclasses.field(default=1, metadata={"configured": False})
 
     def __post_init__(self) -> None:
         """Checks the rule."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from timix_jax.mixing.base import Mixed, Space, area_lambda, lambda_dtype, pasted_window
+from timix_jax.mixing.base import Mixed, Sample, Space, area_lambda, lambda_dtype, pasted_window
 from timix_jax.mixing.partners import Paired
 from timix_jax.mixing.windows import draw_window, paste_windows, window_bounds
 
@@ -35,9 +35,9 @@ class RandomWindow(Paired):
         window_bounds(self.grid, self.low, self.high)
         super().__post_init__()
 
-    def __call__(self, key: jax.Array, inputs: jax.Array, scores: jax.Array | None) -> Mixed:
+    def __call__(self, key: jax.Array, sample: Sample) -> Mixed:
         """Mix (B, N, C) patches; scores are not used."""
-        del scores
+        inputs = sample.image
         batch = inputs.shape[0]
         window_key, partner_key, low_key, high_key = jax.random.split(key, 4)
         r = draw_window(window_key, self.grid, self.low, self.high)
@@ -56,4 +56,4 @@ class RandomWindow(Paired):
             self.grid,
         )
         lam = area_lambda(r, self.grid, partner, lambda_dtype(inputs))
-        return Mixed(mixed, partner, lam, low, high, r)
+        return Mixed(mixed, partner, lam, low=low, high=high, window=r)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from timix_jax.mixing.base import alone
+from timix_jax.mixing.base import is_self_partner
 from timix_jax.mixing.partners import ANY_PARTNERS, Partners
 from timix_jax.mixing.windows import window_mask
 
@@ -42,4 +42,6 @@ def relevance_mass_lambda(
     best = jnp.where(window_mask(high, r, grid), mass, 0).sum(axis=1)
     pasted = partners.take(best, partner)
     total = kept + pasted
-    return jnp.where(alone(partner) | (total <= 0), 1, kept / jnp.where(total > 0, total, 1))
+    return jnp.where(
+        is_self_partner(partner) | (total <= 0), 1, kept / jnp.where(total > 0, total, 1)
+    )

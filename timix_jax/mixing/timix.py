@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from timix_jax.errors import UserError
-from timix_jax.mixing.base import Mixed, Space, area_lambda, lambda_dtype, pasted_window
+from timix_jax.mixing.base import Mixed, Sample, Space, area_lambda, lambda_dtype, pasted_window
 from timix_jax.mixing.partners import Paired
 from timix_jax.mixing.relevance import relevance_mass_lambda
 from timix_jax.mixing.windows import draw_window, extreme_windows, paste_windows, window_bounds
@@ -28,7 +28,7 @@ class TiMix(Paired):
 
     **Example:**
 
-        mixed = TiMix(grid=14)(jax.random.key(0), patches, scores)   # (B, 196, C), (B, 196)
+        mixed = TiMix(grid=14)(jax.random.key(0), Sample(patches, scores=scores))  # (B, 196, C), (B, 196)
     """
 
     grid: int
@@ -45,19 +45,19 @@ class TiMix(Paired):
         if self.lambda_by not in ("area", "mass"):
             raise UserError(f"mixing lambda_by={self.lambda_by!r} is unknown; use 'area' or 'mass'")
 
-    def __call__(self, key: jax.Array, inputs: jax.Array, scores: jax.Array | None) -> Mixed:
+    def __call__(self, key: jax.Array, sample: Sample) -> Mixed:
         """Draw one window size and the partners, then `mix`.
 
         Args:
           key: of the global batch.
-          inputs: (B, N, C) patches of any dtype.
-          scores: (B, N) relevance.
+          sample: with patches of any dtype, and scores.
         """
-        if scores is None:
+        if sample.scores is None:
             raise UserError("TiMix needs patch scores: set config.mix.score, or use random_window")
         window_key, partner_key = jax.random.split(key)
         r = draw_window(window_key, self.grid, self.low, self.high)
-        return self.mix(inputs, scores, self.partners.draw(partner_key, len(inputs)), r)
+        partner = self.partners.draw(partner_key, len(sample.image))
+        return self.mix(sample.image, sample.scores, partner, r)
 
     def mix(
         self, inputs: jax.Array, scores: jax.Array, partner: jax.Array, r: jax.Array | int
@@ -85,4 +85,11 @@ class TiMix(Paired):
             lam = relevance_mass_lambda(scores, low, high, partner, r, self.grid, self.partners)
         else:
             lam = area_lambda(r, self.grid, partner, dtype)
-        return Mixed(mixed, partner, lam.astype(dtype), low, high, jnp.asarray(r, jnp.int32))
+        return Mixed(
+            mixed,
+            partner,
+            lam.astype(dtype),
+            low=low,
+            high=high,
+            window=jnp.asarray(r, jnp.int32),
+        )

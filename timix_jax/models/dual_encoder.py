@@ -1,10 +1,11 @@
 """The dual encoder (image tower, text tower, patch predictor) as pure functions over one parameter tree."""
 
+import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -14,6 +15,7 @@ from timix_jax.errors import UserError
 from timix_jax.models.microbatches import in_microbatches
 from timix_jax.models.patch_dropout import draw_kept
 from timix_jax.models.patch_predictor import PatchPredictor
+from timix_jax.models.protocols import ImageFeatures, ImageTextModel, Params, TextFeatures
 from timix_jax.models.stems import STEMS
 from timix_jax.models.text import TextShape, TextTransformer
 from timix_jax.models.transformer import Remat
@@ -21,25 +23,6 @@ from timix_jax.models.vit import VisionTransformer, VitShape, cls_attention
 from timix_jax.parallel.layout import Layout
 
 Array = jax.Array
-Params = Any
-
-
-class ImageFeatures(NamedTuple):
-    """embedding (B, D) float32 unit norm; patches (B, N, C) after the final norm; captured (B, N+prefix, C) tokens.
-
-    Of an image that was encoded with patch dropout only the kept patches are there: K in place of N.
-    """
-
-    embedding: Array
-    patches: Array
-    captured: Array
-
-
-class TextFeatures(NamedTuple):
-    """embedding (B, D) float32 unit norm; cls (B, Ct) last hidden state of [CLS], unprojected, unnormalised."""
-
-    embedding: Array
-    cls: Array
 
 
 def unit_norm(x: Array) -> Array:
@@ -49,7 +32,7 @@ def unit_norm(x: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class DualEncoder:
+class DualEncoder(ImageTextModel):
     """CLIP-like model with the text-aware patch predictor at ViT block `tpp_layer` (0-based).
 
     With a `layout` the parameters may lie cut over the mesh and are gathered where they are used. With
@@ -64,7 +47,7 @@ class DualEncoder:
     Example:
       model = DualEncoder(VitShape(64, 8, 128, 4, 4, 512), TextShape(1000, 16, 128, 2, 4, 512))
       params = model.init(jax.random.key(0))
-      image = model.encode_patches(params, model.embed_patches(params, images))
+      image = model.encode_image(params, model.embed_patches(params, images))
       text = model.encode_text(params, tokens)
       logits = image.embedding @ text.embedding.T / model.temperature(params)
     """
@@ -193,46 +176,43 @@ class DualEncoder:
             return None
         return draw_kept(key, batch, self.grid**2, self.patch_dropout)
 
-    def encode_patches(
+    def encode_image(
         self,
         params: Params,
         patches: Array,
         *,
         kept: Array | None = None,
-        capture: int | None = None,
+        blocks: Sequence[int] = (),
     ) -> ImageFeatures:
-        """Patch embeddings (B, N, C) through the whole tower, or only those of `kept` (B, K).
+        """Run patch embeddings (B, N, C), or only those of `kept` (B, K), through the whole tower.
 
-        `capture` also returns all tokens after that block (`tpp_layer` for the predictor; `depth - 2` for
-        the attention score).
+        `blocks` also returns all tokens after those blocks, as of `encode_blocks`.
         """
 
         def encode(*arrays: Array) -> ImageFeatures:
             vit = functools.partial(self._apply, "image", self._vit, params)
-            pooled, tokens, captured = vit(*arrays, capture=capture)
-            return ImageFeatures(unit_norm(pooled), tokens, captured)
+            pooled, tokens, patches, captured = vit(*arrays, blocks=tuple(blocks))
+            return ImageFeatures(unit_norm(pooled), tokens, patches, captured)
 
         return self._split(encode, *([patches] if kept is None else [patches, kept]))
 
-    def encode_prefix(self, params: Params, patches: Array, blocks: int) -> Array:
-        """All tokens (B, N+prefix, C) after the first `blocks` blocks only."""
+    def encode_blocks(
+        self, params: Params, patches: Array, blocks: Sequence[int]
+    ) -> dict[int, Array]:
+        """Return all tokens (B, N+prefix, C) after each of `blocks`; later blocks do not run."""
         run = functools.partial(self._apply, "image", self._vit, params)
-        return self._split(lambda x: run(x, stop=blocks, method="run_blocks"), patches)
-
-    def encode_site(self, params: Params, patches: Array) -> Array:
-        """Patch tokens h (B, N, C) at the predictor's site; later blocks do not run."""
-        return self.patch_tokens(self.encode_prefix(params, patches, self.tpp_layer + 1))
+        return self._split(lambda x: run(x, blocks=tuple(blocks), method="run_blocks"), patches)
 
     def patch_tokens(self, tokens: Array) -> Array:
         """Drops the CLS token, if the tower has one."""
         return tokens[:, 1:] if self.pool == "cls" else tokens
 
     def encode_text(self, params: Params, tokens: Array) -> TextFeatures:
-        """Captions int32 (B, T), [CLS] first."""
+        """Encode captions int32 (B, T), [CLS] first."""
 
         def encode(tokens: Array) -> TextFeatures:
-            projected, cls = self._apply("text", self._text, params, tokens)
-            return TextFeatures(unit_norm(projected), cls)
+            projected, hidden, mask = self._apply("text", self._text, params, tokens)
+            return TextFeatures(unit_norm(projected), hidden[:, 0], hidden, mask)
 
         return self._split(encode, tokens)
 
@@ -247,10 +227,25 @@ class DualEncoder:
         """Final patch tokens (B, N, C) in the shared space, (B, N, D) unit norm."""
         return unit_norm(self._apply("image", self._vit, params, patches, method="project"))
 
-    def cls_attention(self, params: Params, tokens: Array) -> Array:
-        """CLS attention (B, N) of the last block, given its input tokens (B, N+1, C)."""
+    @property
+    def depth(self) -> int:
+        """Number of blocks of the image tower."""
+        return self.image.depth
+
+    @property
+    def attention_input(self) -> int:
+        """The block before the last, whose tokens `cls_attention` reads.
+
+        Raises:
+          UserError: the tower has no [CLS] token.
+        """
         if self.pool != "cls":
             raise UserError("mix.score='attention' needs a CLS token: set model.image.pool='cls'")
+        return self.image.depth - 2
+
+    def cls_attention(self, params: Params, tokens: Array) -> Array:
+        """Return the attention (B, N) of [CLS] in the last block, given its input tokens (B, N+1, C)."""
+        _ = self.attention_input
         last = jax.tree.map(lambda p: p[-1], params["image"]["blocks"]["layers"])
         if self.layout is not None:
             scope = "image/blocks/layers"
@@ -264,6 +259,14 @@ class DualEncoder:
     def logit_bias(self, params: Params) -> Array | None:
         """What is added to similarities over τ, a float32 scalar; None for a model without."""
         return params["logit_bias"] if self.logit_bias_init is not None else None
+
+    def for_evaluation(self) -> "DualEncoder":
+        """Return the model without microbatches: an evaluation keeps no activations."""
+        return dataclasses.replace(self, microbatches=1)
+
+    def on_one_device(self) -> "DualEncoder":
+        """Return the model without a layout and without microbatches."""
+        return dataclasses.replace(self, layout=None, microbatches=1)
 
     def constrain(self, params: Params) -> Params:
         """Clamps τ into its range; called after each update so that its gradient never dies."""

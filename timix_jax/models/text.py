@@ -41,8 +41,12 @@ class TextTransformer(nn.Module):
     layout: Layout | None = None
 
     @nn.compact
-    def __call__(self, tokens: Array) -> tuple[Array, Array]:
-        """Tokens int32 (B, T), [CLS] first, to (projection (B, D), last hidden state of [CLS] (B, C))."""
+    def __call__(self, tokens: Array) -> tuple[Array, Array, Array]:
+        """Encode tokens int32 (B, T), [CLS] first.
+
+        Returns:
+          The projection (B, D) of [CLS], the last hidden states (B, T, C), and a mask (B, T), False for padding.
+        """
         s = self.shape
         if tokens.shape[1] > s.max_tokens:
             raise UserError(
@@ -58,6 +62,7 @@ class TextTransformer(nn.Module):
         eps = 1e-6 if self.pre_norm else 1e-12
         if not self.pre_norm:
             x = nn.LayerNorm(epsilon=eps, name="embed_norm")(x)
+        mask = tokens != self.pad_id
         x, _ = Stack(
             s.depth,
             s.heads,
@@ -71,15 +76,14 @@ class TextTransformer(nn.Module):
             layout=self.layout,
             root="text/blocks",
             name="blocks",
-        )(x.astype(self.dtype), tokens != self.pad_id)
+        )(x.astype(self.dtype), mask)
         if self.pre_norm:
             x = nn.LayerNorm(epsilon=eps, dtype=self.dtype, name="norm")(x)
-        cls = x[:, 0]
         projection = nn.Dense(
             self.embed_dim,
             use_bias=False,
             kernel_init=kernel_init,
             dtype=self.dtype,
             name="projection",
-        )(cls)
-        return projection, cls
+        )(x[:, 0])
+        return projection, x, mask

@@ -1,6 +1,6 @@
 """Transformer blocks and their stack: one parameter layout, scanned or unrolled."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -131,18 +131,18 @@ class Stack(nn.Module):
         mask: Array | None = None,
         *,
         stop: int | None = None,
-        capture: int | None = None,
-    ) -> tuple[Array, Array]:
-        """Runs blocks 0..stop-1 (all by default).
+        blocks: Sequence[int] = (),
+    ) -> tuple[Array, dict[int, Array]]:
+        """Run blocks 0..stop-1 (all by default).
 
         Args:
           x: (B, T, C) tokens.
           mask: (B, T) bool, False = padding, or None.
           stop: number of blocks to run.
-          capture: also return the output of this block (0-based); -1 = the input of block 0.
+          blocks: also return the output of each of these (0-based); -1 = the input of block 0.
 
         Returns:
-          The last output (B, T, C) and the captured one (the last output where `capture` is None).
+          The last output (B, T, C), and block -> its output (B, T, C).
         """
         block = Block(
             self.heads,
@@ -177,29 +177,32 @@ class Stack(nn.Module):
         if self.layout is not None:
             x = self.layout.constrain_batch(x)
         run = _rematerialise(one_layer, self.remat)
+        captured = dict.fromkeys(blocks, x)
         if not self.scan:
-            captured = x
             for i in range(stop):
                 x = run(jax.tree.map(lambda p, i=i: p[i], layers), x)
-                captured = x if i == capture else captured
-            return x, x if capture is None else captured
+                captured |= {i: x} if i in captured else {}
+            return x, captured
 
         if stop < self.depth:
             layers = jax.tree.map(lambda p: p[:stop], layers)
-
-        if capture is None:
+        # The last output is at hand anyway.
+        inner = {block: x for block in captured if block != stop - 1}
+        if not inner:
             x, _ = jax.lax.scan(lambda y, params: (run(params, y), None), x, layers)
-            return x, x
+            return x, dict.fromkeys(captured, x)
 
-        def body(carry: tuple[Array, Array], layer: tuple[Array, Any]) -> tuple[Any, None]:
-            y, captured = carry
+        def body(
+            carry: tuple[Array, dict[int, Array]], layer: tuple[Array, Any]
+        ) -> tuple[Any, None]:
+            y, seen = carry
             index, params = layer
             y = run(params, y)
             # A select keeps nothing for the backward pass but the predicate.
-            return (y, jnp.where(index == capture, y, captured)), None
+            return (y, {n: jnp.where(index == n, y, old) for n, old in seen.items()}), None
 
-        (x, captured), _ = jax.lax.scan(body, (x, x), (jnp.arange(stop), layers))
-        return x, captured
+        (x, inner), _ = jax.lax.scan(body, (x, inner), (jnp.arange(stop), layers))
+        return x, {block: inner.get(block, x) for block in captured}
 
     def _rounded(self, params: Any) -> Any:
         """A layer's matrices as float32 numbers that bfloat16 holds: the cast after it changes nothing.

@@ -1,5 +1,6 @@
 """Vision transformer: stem, blocks, pooling and projection as separate steps."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -9,6 +10,7 @@ import numpy as np
 
 from timix_jax.errors import UserError
 from timix_jax.models.patch_dropout import take_patches
+from timix_jax.models.pixels import normalise_pixels
 from timix_jax.models.stems import HierarchicalStem
 from timix_jax.models.transformer import Remat, Stack, kernel_init
 from timix_jax.parallel.layout import Layout
@@ -39,13 +41,6 @@ class VitShape(NamedTuple):
     def grid(self) -> int:
         """g, patches a side."""
         return self.image_size // self.patch
-
-
-def normalise_pixels(images: Array) -> Array:
-    """uint8 0..255 to -1..1, float32 (float64 where JAX is set to it); floats pass unchanged."""
-    if images.dtype == jnp.uint8:
-        return images.astype(jnp.result_type(float)) / 127.5 - 1.0
-    return images
 
 
 def sincos_positions(grid: int, width: int) -> Array:
@@ -135,22 +130,26 @@ class VisionTransformer(nn.Module):
             x = jnp.concatenate([cls, x], axis=1)
         return x
 
-    def run_blocks(self, patches: Array, *, stop: int) -> Array:
-        """Patch embeddings (B, N, C) through blocks 0..stop-1: all tokens (B, N+prefix, C)."""
-        return self.blocks(self._tokens(patches), stop=stop)[0]
+    def run_blocks(self, patches: Array, *, blocks: Sequence[int]) -> dict[int, Array]:
+        """Run patch embeddings (B, N, C) up to the last of `blocks`; return all tokens (B, N+prefix, C) after each."""
+        return self.blocks(self._tokens(patches), stop=max(blocks) + 1, blocks=blocks)[1]
 
     def __call__(
-        self, patches: Array, kept: Array | None = None, *, capture: int | None = None
-    ) -> tuple[Array, ...]:
-        """Patch embeddings (B, N, C) to (embedding (B, D), final patches (B, N, C), captured tokens).
+        self, patches: Array, kept: Array | None = None, *, blocks: Sequence[int] = ()
+    ) -> tuple[Array, Array, Array, dict[int, Array]]:
+        """Encode patch embeddings (B, N, C).
 
         With `kept` (B, K) the blocks see those patches only, each at its own position, and N becomes K.
+
+        Returns:
+          The embedding (B, D), the final tokens (B, N+prefix, C), the patches (B, N, C) of them, and the tokens after
+          each of `blocks`.
         """
-        x, captured = self.blocks(self._tokens(patches, kept), capture=capture)
+        x, captured = self.blocks(self._tokens(patches, kept), blocks=blocks)
         x = self.norm(x)
         patch_tokens = x[:, self.prefix :]
         pooled = x[:, 0] if self.pool == "cls" else patch_tokens.mean(axis=1)
-        return self.projection(pooled), patch_tokens, captured
+        return self.projection(pooled), x, patch_tokens, captured
 
     def project(self, tokens: Array) -> Array:
         """Final tokens (...,C) into the shared space (...,D), not normalised."""

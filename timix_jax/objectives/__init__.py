@@ -1,29 +1,42 @@
 """Objectives: the terms of the one summed loss, and the registry that builds them.
 
-A new objective is one file with a frozen dataclass that inherits `base.Objective`, and one line in `OBJECTIVES`. The
-loss of mixed images is not among them: it is made of a mixer and of `config.mix`, not of `config.loss.NAME`.
+A new objective is one file with a frozen dataclass that inherits `base.Objective`, and one line in `OBJECTIVES`; its
+fields become `config.loss.NAME`. `views/` holds what the towers are shown, `pairs/` the loss over all image-text
+pairs. May import models' protocols, mixing, optim.schedule and parallel; not training or data.
 """
 
 import dataclasses
 from typing import Any
 
 from timix_jax.errors import UserError
-from timix_jax.objectives.base import Forward, Objective
+from timix_jax.objectives.base import Objective, Term, objectives_at
 from timix_jax.objectives.contrastive import Contrastive
-from timix_jax.objectives.pairs.pair_loss import DENSE_SOFTMAX, PairLoss
-from timix_jax.objectives.passes import Pass
+from timix_jax.objectives.features import CLEAN, Feature
+from timix_jax.objectives.forward import Forward
+from timix_jax.objectives.mixed import MixedContrastive
+from timix_jax.objectives.pairs.loss import DENSE_SOFTMAX, PairLoss
 from timix_jax.objectives.patch_text import PatchTextAlignment
 
-__all__ = ["OBJECTIVES", "Forward", "Objective", "Pass", "build_objective"]
+__all__ = [
+    "CLEAN",
+    "OBJECTIVES",
+    "Feature",
+    "Forward",
+    "Objective",
+    "Term",
+    "build_objective",
+    "objectives_at",
+]
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "itc": Contrastive,
     "pta": PatchTextAlignment,
+    "mix": MixedContrastive,
 }
 
 
 def build_objective(name: str, /, *, pairs: PairLoss = DENSE_SOFTMAX, **options: Any) -> Objective:
-    """The objective called `name`.
+    """Return the objective called `name`.
 
     Args:
       name: a key of `OBJECTIVES`.

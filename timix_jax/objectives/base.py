@@ -1,112 +1,113 @@
-"""What every objective sees of a step, and what it gives back."""
+"""What an objective is, and what it gives back."""
 
 import abc
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 
-from timix_jax import rng
-from timix_jax.models.dual_encoder import DualEncoder, ImageFeatures, TextFeatures
-from timix_jax.objectives.passes import Batch, Pass
+from timix_jax.models.protocols import ImageTextModel
+from timix_jax.objectives.features import Feature
+from timix_jax.objectives.forward import Forward
+from timix_jax.objectives.views.base import View
 
 Array = jax.Array
 
+INTERNAL = {"configured": False}
+"""Metadata of a dataclass field that is set by code and is no field of the configuration."""
 
-class Forward(NamedTuple):
-    """The passes that objectives share, over the global batch B.
+
+class Term(NamedTuple):
+    """What an objective makes of a step.
 
     Attributes:
-      params: the student's parameters.
-      teacher: the moving average of the parameters, or None.
-      batch: image uint8 (B, H, W, 3), tokens int32 (B, T); boxes, box_mask, regions where the data has them.
-      patches: (B, N, C) patch embeddings of the clean images, before position embeddings.
-      image: features of the clean images, or None where no objective asked for them; with patch dropout, of the
-        patches that were kept.
-      text: features of the captions.
-      step: int32 scalar, traced.
-      seed_key: the run's key; draw from it with `stream`.
+      loss: unweighted, a float32 scalar.
+      log: further scalars for the log.
+      state: its own state after the step, of the structure of `Objective.init_state`; None for one without.
     """
 
-    params: Any
-    teacher: Any | None
-    batch: dict[str, Any]
-    patches: Array
-    image: ImageFeatures | None
-    text: TextFeatures
-    step: Array
-    seed_key: Array
-
-    def stream(self, name: str) -> Array:
-        """The key of the named random stream at this step."""
-        return rng.stream(self.seed_key, name, self.step)
+    loss: Array
+    log: Mapping[str, Array] = {}
+    state: Any = None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective(abc.ABC):
     """A term of the one summed loss; an implementation is a frozen dataclass of its settings.
 
-    What is a property here may be a `ClassVar` there.
-
     Attributes:
-      name: key of its loss in the log (`loss/NAME`).
+      name: key of its loss in the log (`loss/NAME`) and of its state.
       weight: its factor in the sum.
+      starts_at: first step with it.
+      ends_at: first step without it; None = it lasts. A program is compiled for each set of objectives.
     """
 
+    weight: float = 1.0
+    starts_at: int = dataclasses.field(default=0, metadata=INTERNAL)
+    ends_at: int | None = dataclasses.field(default=None, metadata=INTERNAL)
+
     name: ClassVar[str]
-    weight: float
 
     @property
-    def needs_clean(self) -> bool:
-        """Whether it reads `Forward.image`: then the clean images go through the whole tower, once for all."""
-        return False
-
-    @property
-    def trains_clean(self) -> bool:
-        """Whether its gradient flows into `Forward.image`."""
-        return self.needs_clean
-
-    @property
-    def capture(self) -> int | None:
-        """The ViT block whose tokens it reads from `Forward.image.captured`, or None."""
-        return None
-
-    @property
-    def gives_way(self) -> bool:
-        """Whether mixed images that take the clean ones' place (`mix.placement="replace"`) take over this loss."""
-        return False
-
-    @property
-    def ends_at(self) -> int | None:
-        """First step without it (`training.programs`), whose log lacks its loss and scalars; None: it lasts."""
-        return None
-
-    @property
-    def successor(self) -> "Objective | None":
-        """What takes its place from `ends_at` on, under another name, or None."""
-        return None
-
-    def passes(self, model: DualEncoder, batch: Batch) -> Sequence[Pass]:
-        """What it runs beside the shared passes (`timix_jax.training.step.shared_passes`); nothing by default.
-
-        Args:
-          model: the pure functions.
-          batch: the global batch, or its shapes: only those are read.
-        """
-        del model, batch
+    def views(self) -> Sequence[View]:
+        """The views that its features name, besides the clean one."""
         return ()
 
     @abc.abstractmethod
-    def __call__(self, model: DualEncoder, forward: Forward) -> tuple[Array, dict[str, Array]]:
-        """The unweighted loss, a float32 scalar, and further scalars for the log."""
+    def reads(self, model: ImageTextModel) -> Sequence[Feature]:
+        """Return the features that it reads of a step.
+
+        Raises:
+          UserError: the model lacks what it needs.
+        """
+
+    def init_state(self, model: ImageTextModel) -> Any:
+        """Return its own state before the first step, a tree of arrays; None for an objective without."""
+        del model
+        return None
+
+    @abc.abstractmethod
+    def __call__(self, forward: Forward) -> Term:
+        """Return the loss of a step; `forward.state[name]` is its own state."""
 
 
 def objectives_at(objectives: Sequence[Objective], step: int) -> list[Objective]:
-    """The objectives of a step: those that have ended give their place to their successors, where they have any."""
-    present = []
-    for objective in objectives:
-        now: Objective | None = objective
-        while now is not None and now.ends_at is not None and step >= now.ends_at:
-            now = now.successor
-        if now is not None:
-            present.append(now)
-    return present
+    """Return the objectives of a step."""
+    return [
+        o for o in objectives if o.starts_at <= step and (o.ends_at is None or step < o.ends_at)
+    ]
+
+
+def boundaries(objectives: Sequence[Objective]) -> list[int]:
+    """Return the steps, ascending, at which the set of objectives changes."""
+    ends = {o.starts_at for o in objectives} | {o.ends_at for o in objectives}
+    return sorted(step for step in ends if step)
+
+
+def run_forward(
+    model: ImageTextModel,
+    objectives: Sequence[Objective],
+    params: Any,
+    batch: Mapping[str, Any],
+    **options: Any,
+) -> Forward:
+    """Return the passes of a step of these objectives, none of which has run yet.
+
+    Args:
+      model: the pure functions.
+      objectives: those of the step.
+      params: the student's parameters.
+      batch: the global batch.
+      **options: teacher, step, seed_key and state of `Forward`.
+    """
+    views = [view for o in objectives for top in o.views for view in _with_parts(top)]
+    reads = [f for o in objectives for f in o.reads(model)]
+    reads += [f for view in views for f in view.reads(model)]
+    return Forward(model, params, batch, reads=reads, views=views, **options)
+
+
+def _with_parts(view: View) -> Iterator[View]:
+    yield view
+    for part in view.parts:
+        yield from _with_parts(part)

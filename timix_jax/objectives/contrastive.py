@@ -1,18 +1,20 @@
-"""Image-text contrastive loss (ITC, paper §5) over the global batch, with optional momentum distillation."""
+"""Image-text contrastive loss (ITC, docs/method.md §5) over the global batch, with optional momentum distillation."""
 
 import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 
 from timix_jax.errors import UserError
-from timix_jax.models.dual_encoder import DualEncoder
-from timix_jax.objectives.base import Array, Forward, Objective
-from timix_jax.objectives.pairs.pair_loss import DENSE_SOFTMAX, PairLoss
-from timix_jax.objectives.pairs.similarities import Similarities, similarities
-from timix_jax.objectives.passes import Batch, Pass
+from timix_jax.models.protocols import ImageTextModel
+from timix_jax.objectives.base import INTERNAL, Array, Objective, Term
+from timix_jax.objectives.features import CLEAN, Feature
+from timix_jax.objectives.forward import Forward
+from timix_jax.objectives.pairs.loss import DENSE_SOFTMAX, PairLoss
+from timix_jax.objectives.pairs.similarities import Similarities
+from timix_jax.objectives.pairs.targets import Hard, Target
+from timix_jax.objectives.views.base import View
 from timix_jax.optim.schedule import linear_ramp
 
 
@@ -23,61 +25,61 @@ class Contrastive(Objective):
     Attributes:
       alpha: final weight α of the teacher's prediction in the targets.
       alpha_steps: α ramps 0 → alpha over this many steps.
+      view: whose images are compared; None for the clean batch.
+      target: what the view's images should be similar to, where they show several captions.
       pairs: the loss over all pairs: symmetric InfoNCE by default.
     """
 
-    weight: float = 1.0
     alpha: float = 0.0
     alpha_steps: int = 0
-    pairs: PairLoss = DENSE_SOFTMAX
+    view: View | None = dataclasses.field(default=None, metadata=INTERNAL)
+    target: Target = dataclasses.field(default=Hard(), metadata=INTERNAL)
+    pairs: PairLoss = dataclasses.field(default=DENSE_SOFTMAX, metadata=INTERNAL)
 
     name: ClassVar[str] = "itc"
-    needs_clean: ClassVar[bool] = True
-    gives_way: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Checks the range of α."""
+        """Check the range of α."""
         if not 0 <= self.alpha <= 1:
             raise UserError(f"itc.alpha={self.alpha} is not a weight: use 0 to 1")
 
-    def passes(self, model: DualEncoder, batch: Batch) -> Sequence[Pass]:
-        """The similarities; with α also the teacher's, from its own pass over both towers."""
-        rows, tokens = batch["tokens"].shape
-        student = Pass(rows=rows, compared=rows)
-        if not self.alpha:
-            return (student,)
-        teacher = Pass(
-            rows=rows,
-            gradient=False,
-            stem=True,
-            blocks=model.image.depth,
-            projected=True,
-            text_tokens=tokens,
-            compared=rows,
-        )
-        return student, teacher
+    @property
+    def views(self) -> Sequence[View]:
+        """The view, if it is not the clean one."""
+        return () if self.view is None else (self.view,)
 
-    def __call__(self, model: DualEncoder, forward: Forward) -> tuple[Array, dict[str, Array]]:
-        """Loss of the clean batch and its in-batch accuracy (both directions, ties count as misses)."""
-        if forward.image is None:
-            raise UserError("the contrastive objective needs the clean images' features")
-        s = similarities(model, forward, forward.image.embedding)
-        if self.alpha and forward.teacher is None:
-            raise UserError("itc.alpha needs a teacher: set optim.ema above 0 (the paper: 0.995)")
+    def reads(self, model: ImageTextModel) -> Sequence[Feature]:
+        """Return both sides, and with α those of the teacher."""
+        del model
+        view = CLEAN if self.view is None else self.view.name
+        reads = [Feature("image", view), Feature("text", view)]
+        if self.alpha:
+            reads += [Feature("image", view, teacher=True), Feature("text", view, teacher=True)]
+        return reads
+
+    def __call__(self, forward: Forward) -> Term:
+        """Return the loss and, for a clean batch, its accuracy (both directions, ties count as misses)."""
+        view = CLEAN if self.view is None else self.view.name
+        s = similarities(forward, view)
+        log: dict[str, Array] = {} if s.bias is None else {"logit_bias": s.bias}
+        shares = forward.view(view).shares
+        if shares is not None:
+            return Term(self.pairs.mixed(s, self.target, shares), log)
         if self.alpha:
             alpha = self.alpha * linear_ramp(forward.step, self.alpha_steps)
-            teacher = _teacher_similarities(model, forward, s)
+            # The student's own temperature (and bias): the released schedule scales both by one τ.
+            teacher = s._replace(
+                image=forward.image(view, teacher=True).embedding,
+                text=forward.text(view, teacher=True).embedding,
+            )
             loss, hits = self.pairs.distilled(s, teacher, alpha)
         else:
             loss, hits = self.pairs.plain(s)
-        log = {"batch_accuracy": jnp.mean(hits)}
-        return loss, log if s.bias is None else log | {"logit_bias": s.bias}
+        return Term(loss, {"batch_accuracy": jnp.mean(hits), **log})
 
 
-def _teacher_similarities(model: DualEncoder, forward: Forward, s: Similarities) -> Similarities:
-    teacher = jax.lax.stop_gradient(forward.teacher)
-    patches = model.embed_patches(teacher, forward.batch["image"])
-    image = model.encode_patches(teacher, patches).embedding
-    text = model.encode_text(teacher, forward.batch["tokens"]).embedding
-    # The student's own temperature (and bias): the released schedule scales both by one τ.
-    return s._replace(image=image, text=text).constant()
+def similarities(forward: Forward, view: str = CLEAN) -> Similarities:
+    """Return the similarities of a view's images with its captions."""
+    image, text = forward.embeddings(view)
+    model, params = forward.model, forward.params
+    return Similarities(image, text, model.temperature(params), model.logit_bias(params))

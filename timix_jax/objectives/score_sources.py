@@ -1,106 +1,174 @@
-"""Where the patch scores of a mixer come from (docs/method.md §2): a registry of functions of the model and the pass.
+"""Where the patch scores of a mixer come from (docs/method.md §2).
 
-A source reads the clean pass where there is one and else runs just as much of the image tower as it needs, without a
-gradient: the predictor's scores stop at its own block.
+A new source is one class here or in a file of its own, and one line in `SCORES`; it is chosen by `config.mix.score`.
+No gradient flows through a source: its features are constants.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import jax
 
 from timix_jax.errors import UserError
 from timix_jax.mixing import scores
-from timix_jax.models.dual_encoder import DualEncoder, ImageFeatures
-from timix_jax.objectives.base import Array, Forward
-from timix_jax.objectives.passes import Pass
+from timix_jax.mixing.fraction import take_rows
+from timix_jax.models.protocols import (
+    ClsAttending,
+    ImageTextModel,
+    PatchPredicting,
+    PatchProjecting,
+    require,
+)
+from timix_jax.objectives.features import Feature
+
+if TYPE_CHECKING:
+    from timix_jax.objectives.forward import Forward
+
+Array = jax.Array
 
 
-@dataclasses.dataclass(frozen=True)
-class ScoreSource:
-    """A named score.
+class ScoreSource(abc.ABC):
+    """How relevant each patch is to the caption."""
 
-    Attributes:
-      capture: the ViT block whose tokens it reads from the clean pass, or None.
-      function: model and pass to scores (B, N).
-      blocks: the first so many blocks that it runs by itself where there is no clean pass to read.
-      predictor: whether it runs the patch predictor.
-    """
+    name: ClassVar[str]
+    trained: ClassVar[str] = ""
+    """Name of the objective without which its scores stay arbitrary; empty for none."""
 
-    name: str
-    capture: int | None
-    function: Callable[[DualEncoder, Forward], Array]
-    blocks: int = 0
-    predictor: bool = False
+    def reads(self, model: ImageTextModel, view: str) -> Sequence[Feature]:
+        """Return what it reads of a view; nothing by default.
 
-    def passes(self, rows: int, *, clean: bool) -> Sequence[Pass]:
-        """What it runs for `rows` images; `clean`: it reads the clean pass (`Forward.image` is given).
-
-        Its last product (a cosine, one head's attention, the patches' projection) is left out: it is none of
-        the parts that a `Pass` names, and under a tenth of a block.
+        Raises:
+          UserError: the model lacks what it needs.
         """
-        blocks = 0 if clean else self.blocks
-        return (Pass(rows=rows, gradient=False, blocks=blocks, predictor=self.predictor),)
+        del model, view
+        return ()
 
-    def __call__(self, model: DualEncoder, forward: Forward) -> Array:
-        """Scores (B, N) float32, the higher the more the caption speaks of the patch; no gradient."""
-        frozen = jax.lax.stop_gradient(
-            (forward.params, forward.patches, forward.image, forward.text)
+    @abc.abstractmethod
+    def __call__(self, forward: Forward, view: str) -> Array:
+        """Return scores (n, N) float32, the higher, the more relevant to the caption; no gradient flows."""
+
+    def __eq__(self, other: object) -> bool:
+        """Sources have no settings."""
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        """Hash as `==` compares."""
+        return hash(type(self))
+
+
+class Predictor(ScoreSource):
+    """The trained patch predictor; the tower runs up to its block only."""
+
+    name: ClassVar[str] = "tpp"
+    trained: ClassVar[str] = "pta"
+
+    def reads(self, model: ImageTextModel, view: str) -> Sequence[Feature]:
+        """Return the predictor's block, and the captions."""
+        tpp = require(model, PatchPredicting, "mix.score='tpp'")
+        return (
+            Feature("image", view, block=tpp.tpp_layer, gradient=False),
+            Feature("text", view, gradient=False),
         )
-        params, patches, image, text = frozen
-        return self.function(
-            model, forward._replace(params=params, patches=patches, image=image, text=text)
+
+    def __call__(self, forward: Forward, view: str) -> Array:
+        """Return z-scores of log p₁."""
+        model = require(forward.model, PatchPredicting, "mix.score='tpp'")
+        site = model.patch_tokens(forward.block(model.tpp_layer, view))
+        logp = model.patch_logp(
+            *jax.lax.stop_gradient((forward.params, site, forward.text(view).cls))
+        )
+        return scores.from_logp(logp)
+
+
+class Similarity(ScoreSource):
+    """Cosine of the projected patches with the caption."""
+
+    name: ClassVar[str] = "similarity"
+
+    def reads(self, model: ImageTextModel, view: str) -> Sequence[Feature]:
+        """Return all patches of the whole tower, and the captions."""
+        require(model, PatchProjecting, "mix.score='similarity'")
+        return (
+            Feature("image", view, all_patches=True, gradient=False),
+            Feature("text", view, gradient=False),
         )
 
-
-def _tpp(model: DualEncoder, forward: Forward) -> Array:
-    if forward.image is None:
-        site = model.encode_site(forward.params, forward.patches)
-    else:
-        site = model.patch_tokens(forward.image.captured)
-    return scores.from_logp(model.patch_logp(forward.params, site, forward.text.cls))
-
-
-def _clean(model: DualEncoder, forward: Forward) -> ImageFeatures:
-    return forward.image or model.encode_patches(forward.params, forward.patches)
-
-
-def _similarity(model: DualEncoder, forward: Forward) -> Array:
-    patches = model.project_patches(forward.params, _clean(model, forward).patches)
-    return scores.from_similarity(patches, forward.text.embedding)
+    def __call__(self, forward: Forward, view: str) -> Array:
+        """Return standardised cosines."""
+        model = require(forward.model, PatchProjecting, "mix.score='similarity'")
+        params, patches, text = jax.lax.stop_gradient(
+            (
+                forward.params,
+                forward.image(view, all_patches=True).patches,
+                forward.text(view).embedding,
+            )
+        )
+        return scores.from_similarity(model.project_patches(params, patches), text)
 
 
-def _attention(model: DualEncoder, forward: Forward) -> Array:
-    if forward.image is None:
-        tokens = model.encode_prefix(forward.params, forward.patches, model.image.depth - 1)
-    else:
-        tokens = forward.image.captured
-    return scores.from_attention(model.cls_attention(forward.params, tokens))
+class Attention(ScoreSource):
+    """Attention of [CLS] in the last block: the scores of SMMix."""
+
+    name: ClassVar[str] = "attention"
+
+    def reads(self, model: ImageTextModel, view: str) -> Sequence[Feature]:
+        """Return the input of the last block."""
+        attending = require(model, ClsAttending, "mix.score='attention'")
+        return (Feature("image", view, block=attending.attention_input, gradient=False),)
+
+    def __call__(self, forward: Forward, view: str) -> Array:
+        """Return standardised attention."""
+        model = require(forward.model, ClsAttending, "mix.score='attention'")
+        tokens = forward.block(model.attention_input, view)
+        params, tokens = jax.lax.stop_gradient((forward.params, tokens))
+        return scores.from_attention(model.cls_attention(params, tokens))
 
 
-def _random(model: DualEncoder, forward: Forward) -> Array:
-    batch, patches = forward.patches.shape[:2]
-    return scores.random(forward.stream("scores"), batch, patches)
+class Random(ScoreSource):
+    """Random scores."""
+
+    name: ClassVar[str] = "random"
+
+    def __call__(self, forward: Forward, view: str) -> Array:
+        """Return standard normal scores."""
+        batch, patches = forward.patches(view).shape[:2]
+        return scores.random(forward.stream("scores"), batch, patches)
 
 
-def _oracle(model: DualEncoder, forward: Forward) -> Array:
-    return scores.from_boxes(forward.batch["boxes"], forward.batch["box_mask"], model.grid)
+class Oracle(ScoreSource):
+    """The boxes themselves, for experiments."""
+
+    name: ClassVar[str] = "oracle"
+
+    def __call__(self, forward: Forward, view: str) -> Array:
+        """Return the share of each patch that a box covers."""
+        boxes, mask = forward.batch["boxes"], forward.batch["box_mask"]
+        rows = forward.view(view).rows
+        if rows is not None:
+            boxes, mask = take_rows(boxes, rows), take_rows(mask, rows)
+        return scores.from_boxes(boxes, mask, forward.model.grid)
 
 
-def build_score_source(name: str, model: DualEncoder) -> ScoreSource:
-    """The source called `name`: tpp, similarity, attention (SMMix), random, or oracle (the boxes themselves)."""
-    depth, site = model.image.depth, model.tpp_layer
-    known = (
-        ScoreSource("tpp", site, _tpp, blocks=site + 1, predictor=True),
-        ScoreSource("similarity", None, _similarity, blocks=depth),
-        # The input of the last block.
-        ScoreSource("attention", depth - 2, _attention, blocks=depth - 1),
-        ScoreSource("random", None, _random),
-        ScoreSource("oracle", None, _oracle),
-    )
-    sources = {source.name: source for source in known}
-    if name not in sources:
-        raise UserError(f"mix.score={name!r} is unknown; use one of {', '.join(sources)}")
-    if name == "attention" and model.pool != "cls":
-        raise UserError("mix.score='attention' needs a CLS token: set model.image.pool='cls'")
-    return sources[name]
+SCORES: dict[str, type[ScoreSource]] = {
+    "tpp": Predictor,
+    "similarity": Similarity,
+    "attention": Attention,
+    "random": Random,
+    "oracle": Oracle,
+}
+
+
+def build_score_source(name: str, model: ImageTextModel) -> ScoreSource:
+    """Return the source called `name`, if the model has what it needs.
+
+    Raises:
+      UserError: an unknown name, or a model that lacks what the source reads.
+    """
+    if name not in SCORES:
+        raise UserError(f"mix.score={name!r} is unknown; use one of {', '.join(SCORES)}")
+    source = SCORES[name]()
+    source.reads(model, "clean")
+    return source

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from timix_jax.objectives.base import Objective, objectives_at
+from timix_jax.objectives import Objective, objectives_at
 from timix_jax.training.build import Plan
 
 
@@ -38,7 +38,7 @@ class StepPrograms:
     def ended(self, step: int) -> list[str]:
         """Names of the objectives that are not in the program of `step`."""
         present = objectives_at(self._objectives, step)
-        return [o.name for o in self._objectives if o not in present]
+        return [o.name for o in self._objectives if o.starts_at <= step and o not in present]
 
 
 def run_programs(plan: Plan) -> StepPrograms:

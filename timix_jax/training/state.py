@@ -1,5 +1,6 @@
 """Everything that a training step changes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -7,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from timix_jax.models.dual_encoder import DualEncoder
+from timix_jax.models.protocols import ImageTextModel
+from timix_jax.objectives import Objective
 
 
 @flax.struct.dataclass
@@ -19,22 +21,31 @@ class TrainState:
       params: float32 parameters.
       ema_params: their moving average, or None.
       opt_state: of the optimiser.
+      objectives: name of an objective → its own state, for objectives that have one.
     """
 
     step: jax.Array
     params: Any
     ema_params: Any
     opt_state: Any
+    objectives: dict[str, Any] = flax.struct.field(default_factory=dict)
 
 
 def create(
-    model: DualEncoder, optimizer: optax.GradientTransformation, key: jax.Array, *, ema: bool
+    model: ImageTextModel,
+    optimizer: optax.GradientTransformation,
+    objectives: Sequence[Objective],
+    key: jax.Array,
+    *,
+    ema: bool,
 ) -> TrainState:
-    """A fresh state; a pure function, to be jitted with output shardings so that nothing is whole on one device."""
+    """Return a fresh state; a pure function, jitted with output shardings so that nothing is whole on one device."""
     params = model.init(key)
+    states = {o.name: o.init_state(model) for o in objectives}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         ema_params=jax.tree.map(jnp.copy, params) if ema else None,
         opt_state=optimizer.init(params),
+        objectives={name: state for name, state in states.items() if state is not None},
     )

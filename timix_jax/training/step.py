@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from timix_jax import rng
-from timix_jax.models.dual_encoder import DualEncoder
-from timix_jax.objectives.base import Forward, Objective
-from timix_jax.objectives.passes import Batch, Pass, image_training_pass
+from timix_jax.models.protocols import ImageTextModel
+from timix_jax.objectives import Forward, Objective
+from timix_jax.objectives.base import run_forward
 from timix_jax.optim.optimizer import ema_update, global_norm
 from timix_jax.optim.schedule import Schedule
 from timix_jax.parallel.layout import Layout
@@ -20,61 +19,24 @@ Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, dict[str, Any]], tuple[TrainState, Metrics]]
 
 
-def shared_passes(
-    model: DualEncoder,
-    objectives: Sequence[Objective],
-    params: Any,
-    teacher: Any | None,
-    batch: dict[str, Any],
-    *,
-    step: jax.Array,
-    seed_key: jax.Array,
-) -> Forward:
-    """Runs what the objectives have in common, once; the clean images only if an objective wants them."""
-    patches = model.embed_patches(params, batch["image"])
-    captures = {o.capture for o in objectives if o.capture is not None}
-    if len(captures) > 1:
-        raise ValueError(f"objectives ask for different blocks of one pass: {sorted(captures)}")
-    image = None
-    if any(o.needs_clean for o in objectives):
-        kept = model.draw_kept(rng.stream(seed_key, "patch_dropout", step), len(patches))
-        image = model.encode_patches(params, patches, kept=kept, capture=next(iter(captures), None))
-    text = model.encode_text(params, batch["tokens"])
-    return Forward(params, teacher, batch, patches, image, text, step, seed_key)
-
-
-def step_passes(model: DualEncoder, objectives: Sequence[Objective], batch: Batch) -> list[Pass]:
-    """What a step runs: the shared passes, and what the objectives declare.
-
-    Args:
-      model: the pure functions.
-      objectives: those of the step.
-      batch: the global batch, or its shapes.
-    """
-    rows, tokens = batch["tokens"].shape
-    passes = [Pass(rows=rows, stem=True, text_tokens=tokens)]
-    if any(o.needs_clean for o in objectives):
-        trained = any(o.trains_clean for o in objectives)
-        passes.append(image_training_pass(model, rows, gradient=trained))
-    return passes + [run for o in objectives for run in o.passes(model, batch)]
-
-
 def total_loss(
-    model: DualEncoder, objectives: Sequence[Objective], forward: Forward
-) -> tuple[jax.Array, Metrics]:
-    """Σ weight · loss over the objectives, and the scalars for the log."""
+    objectives: Sequence[Objective], forward: Forward
+) -> tuple[jax.Array, tuple[Metrics, dict[str, Any]]]:
+    """Return Σ weight · loss over the objectives, the scalars for the log, and the objectives' own states."""
     total = jnp.zeros((), jnp.float32)
     metrics: Metrics = {}
+    states = dict(forward.state)
     for objective in objectives:
-        loss, log = objective(model, forward)
-        total = total + objective.weight * loss
-        metrics[f"loss/{objective.name}"] = loss
-        metrics.update(log)
-    return total, metrics
+        term = objective(forward)
+        total = total + objective.weight * term.loss
+        metrics |= {f"loss/{objective.name}": term.loss, **term.log}
+        if term.state is not None:
+            states[objective.name] = term.state
+    return total, (metrics, states)
 
 
 def make_train_step(
-    model: DualEncoder,
+    model: ImageTextModel,
     objectives: Sequence[Objective],
     optimizer: optax.GradientTransformation,
     *,
@@ -90,22 +52,21 @@ def make_train_step(
     def train_step(state: TrainState, batch: dict[str, Any]) -> tuple[TrainState, Metrics]:
         seed_key = jax.random.key(seed)
 
-        def loss_fn(params: Any) -> tuple[jax.Array, Metrics]:
-            forward = shared_passes(
+        def loss_fn(params: Any) -> tuple[jax.Array, tuple[Metrics, dict[str, Any]]]:
+            forward = run_forward(
                 model,
                 objectives,
                 params,
-                state.ema_params,
                 batch,
+                teacher=state.ema_params,
                 step=state.step,
                 seed_key=seed_key,
+                state=state.objectives,
             )
-            return total_loss(model, objectives, forward)
+            return total_loss(objectives, forward)
 
-        (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        with jax.named_scope(
-            "optimizer"
-        ):  # its products are not the model's work (`training.flops`)
+        (loss, (metrics, states)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        with jax.named_scope("optimizer"):  # set apart by `training.flops`
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = model.constrain(optax.apply_updates(state.params, updates))
         ema_params = state.ema_params
@@ -122,7 +83,7 @@ def make_train_step(
             "grad_norm": norm,
             "finite": finite,
         }
-        new = TrainState(state.step + 1, params, ema_params, opt_state)
+        new = TrainState(state.step + 1, params, ema_params, opt_state, states)
         return new, metrics
 
     return train_step

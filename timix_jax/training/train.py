@@ -175,10 +175,8 @@ class Loop:
             flops=run.training_flops,
             peak_flops=run.peak_flops,
         )
-        later = (o.successor for o in run.objectives)
-        terms = [*run.objectives, *(o for o in later if o is not None)]
         self._printer = ProgressPrinter(
-            total_steps=run.total_steps, weights={o.name: o.weight for o in terms}
+            total_steps=run.total_steps, weights={o.name: o.weight for o in run.objectives}
         )
         self._programs = run_programs(run)
         self._saved: int | None = None

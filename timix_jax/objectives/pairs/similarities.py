@@ -1,12 +1,11 @@
-"""Image-text similarities of a batch, before the matrix of them is built."""
+"""Image-text similarities of a batch, before any matrix of them is built."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from timix_jax.models.dual_encoder import DualEncoder
-from timix_jax.objectives.base import Array, Forward
+Array = jax.Array
 
 
 class Similarities(NamedTuple):
@@ -24,17 +23,15 @@ class Similarities(NamedTuple):
     bias: Array | None = None
 
     def matrix(self) -> Array:
-        """s (B, B), of exact float32 products as in `parallel.pair_sums`: dense, gather and ring are to agree."""
+        """Return s (B, B), of exact float32 products as in `pair_sums`: dense, gather and ring agree."""
         products = jnp.matmul(self.image, self.text.T, precision=jax.lax.Precision.HIGHEST)
         s = products / self.temperature
         return s if self.bias is None else s + self.bias
 
     def constant(self) -> "Similarities":
-        """The same without gradients."""
+        """Return the same without gradients."""
         return jax.lax.stop_gradient(self)
 
-
-def similarities(model: DualEncoder, forward: Forward, image: Array) -> Similarities:
-    """Those of these image embeddings (B, D) with the captions of the batch."""
-    temperature, bias = model.temperature(forward.params), model.logit_bias(forward.params)
-    return Similarities(image, forward.text.embedding, temperature, bias)
+    def transposed(self) -> "Similarities":
+        """Return texts × images."""
+        return self._replace(image=self.text, text=self.image)

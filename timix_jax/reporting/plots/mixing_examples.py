@@ -9,19 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from timix_jax.mixing import Sample
 from timix_jax.mixing.partners import Paired
 from timix_jax.mixing.windows import patchify, unpatchify
-from timix_jax.models.dual_encoder import DualEncoder
-from timix_jax.models.vit import normalise_pixels
+from timix_jax.models.protocols import ImageTextModel
+from timix_jax.objectives.base import run_forward
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.reporting.plots.pictures import mixing_sheet
-from timix_jax.training.step import shared_passes
 
 
 def draw_mixing_sheet(
     path: str | os.PathLike[str],
     *,
-    model: DualEncoder,
+    model: ImageTextModel,
     objective: MixedContrastive,
     params: Any,
     batch: dict[str, Any],
@@ -47,32 +47,37 @@ def draw_mixing_sheet(
       False, and no file, for a mixer without windows (Mixup, CutMix).
     """
     # One process draws, with its own rows: nothing may lie on the devices of the others.
-    model = dataclasses.replace(model, layout=None, microbatches=1)
+    model = model.on_one_device()
     mixer = objective.mixer
     if isinstance(mixer, Paired):
         mixer = dataclasses.replace(mixer, shards=1)
     objective = dataclasses.replace(
-        objective, mixer=mixer, placement="extra", fraction=1.0, ramp_steps=0, until_step=None
+        objective, mixer=mixer, placement="extra", fraction=1.0, ramp=0, ends_at=None
     )
 
     @jax.jit
     def mix(params: Any, batch: dict[str, Any]) -> Any:
-        forward = shared_passes(
+        forward = run_forward(
             model,
             (objective,),
             params,
-            None,
             batch,
             step=jnp.zeros((), jnp.int32),
             seed_key=jax.random.key(seed),
         )
-        mixed, scores = objective.mix(model, forward)
-        if mixed.window is None:
+        view = forward.view(objective.view.name)
+        mixed, scores = view.mixed, view.scores
+        if mixed is None or mixed.window is None:
             return None
+        if scores is None:
+            scores = jnp.zeros(forward.patches().shape[:2])
         # The same windows over again on the pixels: the mixer is a pure function of key, shapes and scores.
-        pixels = patchify(normalise_pixels(batch["image"]), model.image.patch)
-        at_pixels = objective.mixer(forward.stream("mix"), pixels, scores)
-        image = unpatchify(at_pixels.inputs, model.image.patch)
+        pixels = forward.pixels()
+        patch = pixels.shape[1] // model.grid
+        sample = Sample(patchify(pixels, patch), batch["tokens"], scores)
+        at_pixels = objective.mixer(forward.stream("mix"), sample)
+        assert at_pixels.image is not None
+        image = unpatchify(at_pixels.image, patch)
         return jnp.round((image + 1) * 127.5).astype(jnp.uint8), mixed, scores
 
     drawn = jax.tree.map(

@@ -9,15 +9,15 @@ from timix_jax.data.sources import open_source
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import UserError, located
 from timix_jax.evaluators import EvaluationInputs, Evaluator, build_evaluator, evaluator_class
-from timix_jax.models.dual_encoder import DualEncoder
+from timix_jax.models.protocols import ImageTextModel
 
 
 def build_evaluators(
-    config: ConfigDict, model: DualEncoder, tokenizer: Tokenizer, mesh: Mesh
+    config: ConfigDict, model: ImageTextModel, tokenizer: Tokenizer, mesh: Mesh
 ) -> dict[str, list[Evaluator]]:
     """Evaluation set → its evaluators, for every `NAME=SOURCE` of `config.eval.sets`."""
     built: dict[str, list[Evaluator]] = {}
-    model = dataclasses.replace(model, microbatches=1)  # there are no activations to keep
+    model = model.for_evaluation()
     for entry in config.eval.sets:
         name, equals, spec = entry.partition("=")
         if not equals or not name or name in built or set("/:?") & set(name):

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from timix_jax.optim import schedule
-from timix_jax.training import state as train_state
+from timix_jax.training import state as state
 from timix_jax.errors import UserError, located
 from timix_jax.training.build.batch import abstract_batch
 from timix_jax.training.build.checks import NOMINAL_STEPS, check_settings, nominal_steps
@@ -23,9 +23,9 @@ from timix_jax.training.build.losses import (
 from timix_jax.training.build.model import abstract_params, build_model
 from timix_jax.training.build.optimizer import build_optimizer
 from timix_jax.training.build.steps import Steps
-from timix_jax.models.dual_encoder import DualEncoder
+from timix_jax.models.protocols import ImageTextModel
 from timix_jax.objectives import Objective
-from timix_jax.objectives.base import objectives_at
+from timix_jax.objectives.base import boundaries, objectives_at
 from timix_jax.parallel.layout import Layout
 from timix_jax.optim.schedule import Schedule
 from timix_jax.parallel.sharding import with_shardings
@@ -40,7 +40,7 @@ class Plan:
 
     config: ConfigDict
     layout: Layout
-    model: DualEncoder
+    model: ImageTextModel
     objectives: tuple[Objective, ...]
     optimizer: optax.GradientTransformation
     schedule: Schedule
@@ -75,12 +75,13 @@ class Plan:
         """FLOP/s of a device at best, given or known; None where neither."""
         return devices.peak_flops(self.mesh.devices.flat[0], self.config.log.peak_tflops)
 
-    def create_state(self, key: jax.Array) -> train_state.TrainState:
+    def create_state(self, key: jax.Array) -> state.TrainState:
         """A fresh training state, pure in `key`."""
-        return train_state.create(self.model, self.optimizer, key, ema=self.ema_decay > 0)
+        return state.create(
+            self.model, self.optimizer, self.objectives, key, ema=self.ema_decay > 0)
 
     @functools.cached_property
-    def abstract_state(self) -> train_state.TrainState:
+    def abstract_state(self) -> state.TrainState:
         """Shapes and dtypes of the state; nothing is computed."""
         return jax.eval_shape(self.create_state, jax.random.key(0))
 
@@ -98,8 +99,7 @@ class Plan:
 
     def training_flops(self, start: int, stop: int) -> float:
         """Return the model's FLOPs of the steps `start` to `stop - 1` over all devices."""
-        ends = {o.ends_at for o in self.objectives if o.ends_at is not None}
-        changes = sorted(step for step in ends if start < step < stop)
+        changes = [step for step in boundaries(self.objectives) if start < step < stop]
         return sum(
             (last - first) * self.step_flops(first)
             for first, last in itertools.pairwise([start, *changes, stop])
@@ -122,11 +122,11 @@ class Plan:
 
     def _abstract_arguments(self) -> tuple[Any, Any]:
         """Return state and batch as shapes with the shardings of the real ones, for one trace of both."""
-        state = self.abstract_state
+        abstract = self.abstract_state
         batch = abstract_batch(self.config)
         on_mesh = jax.tree.map(lambda _: self.layout.batch, batch)
         return (
-            with_shardings(state, self.layout.shardings(state)),
+            with_shardings(abstract, self.layout.shardings(abstract)),
             with_shardings(batch, on_mesh),
         )
 
@@ -150,7 +150,7 @@ def build_plan(
       rate: step → learning rate.
     """
     model = build_model(config, vocab_size=vocab_size, pad_id=pad_id, layout=layout)
-    objectives = tuple(build_objectives(config, model, to_steps))
+    objectives = tuple(build_objectives(config, model, layout, to_steps))
     optimizer = build_optimizer(config, abstract_params(model), rate)
     return Plan(config, layout, model, objectives, optimizer, rate)
 

@@ -127,10 +127,11 @@ def build(config: ConfigDict, *, tokenizer: Tokenizer | None = None) -> Experime
 
 
 def _warn_of_untrained_scores(config: ConfigDict, objectives: Sequence[Objective]) -> None:
-    sources = [o.score for o in objectives if isinstance(o, MixedContrastive)]
-    predicted = any(source and source.name == "tpp" for source in sources)
-    if predicted and not config.loss.pta.weight and not config.init_from:
-        logging.warning(
-            "config.mix.score='tpp' with config.loss.pta.weight=0: nothing trains the patch predictor, so that windows"
-            " are arbitrary; set config.mix.score='similarity', or give regions and a weight, or config.init_from"
-        )
+    trained = {o.name for o in objectives}
+    for source in (o.score for o in objectives if isinstance(o, MixedContrastive)):
+        if source and source.trained and source.trained not in trained and not config.init_from:
+            logging.warning(
+                "config.mix.score=%r with config.loss.%s.weight=0: nothing trains the patch predictor, so that windows"
+                " are arbitrary; set config.mix.score='similarity', or give regions and a weight, or config.init_from",
+                *(source.name, source.trained),
+            )

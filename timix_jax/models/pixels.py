@@ -1,0 +1,11 @@
+"""Pixels as models take them."""
+
+import jax
+import jax.numpy as jnp
+
+
+def normalise_pixels(images: jax.Array) -> jax.Array:
+    """Map uint8 0..255 to -1..1, float32 (float64 where JAX is set to it); floats pass unchanged."""
+    if images.dtype == jnp.uint8:
+        return images.astype(jnp.result_type(float)) / 127.5 - 1.0
+    return images

@@ -1,0 +1,219 @@
+"""The passes of one step: each distinct one runs once, whoever reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import jax
+
+from timix_jax import rng
+from timix_jax.errors import UserError
+from timix_jax.mixing.fraction import take_rows
+from timix_jax.models.pixels import normalise_pixels
+from timix_jax.models.protocols import (
+    BlockTokens,
+    ImageFeatures,
+    ImageTextModel,
+    TextFeatures,
+    require,
+)
+from timix_jax.objectives.features import CLEAN, Feature
+from timix_jax.objectives.views.base import Inputs, View
+
+Array = jax.Array
+T = TypeVar("T")
+
+
+class Forward:
+    """What objectives see of a step over the global batch; passes run on their first use.
+
+    Only features that were declared can be read: the declarations say which blocks a pass has to bring along, and
+    whether it needs a gradient.
+
+    Attributes:
+      model: the pure functions.
+      params: the student's parameters.
+      batch: image uint8 (B, H, W, 3), tokens int32 (B, T); boxes, box_mask, regions where the data has them.
+      step: int32 scalar, traced.
+      state: name of an objective → its own state (`TrainState.objectives`).
+    """
+
+    def __init__(
+        self,
+        model: ImageTextModel,
+        params: Any,
+        batch: Mapping[str, Any],
+        *,
+        reads: Iterable[Feature],
+        views: Iterable[View] = (),
+        teacher: Any | None = None,
+        step: Array,
+        seed_key: Array,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Runs nothing yet.
+
+        Args:
+          reads: every feature that will be read (`base.declared`).
+          views: the views that the features name, besides the clean one.
+          teacher: the moving average of the parameters, or None.
+          seed_key: the run's key; draw from it with `stream`.
+        """
+        self.model, self.params, self.batch, self.step = model, params, batch, step
+        self.state = state or {}
+        self._teacher, self._seed_key = teacher, seed_key
+        self._views: dict[str, View] = {}
+        for view in views:
+            if self._views.setdefault(view.name, view) != view:
+                raise ValueError(f"two different views are called {view.name!r}")
+        self._done: dict[Hashable, Any] = {}
+        declared = set(reads)
+        self._whole = {self._pass(f) for f in declared if f.tower == "image" and f.block is None}
+        self._declared = {self._resolved(feature) for feature in declared}
+
+    def stream(self, name: str) -> Array:
+        """Return the key of the named random stream at this step."""
+        return rng.stream(self._seed_key, name, self.step)
+
+    def view(self, name: str) -> Inputs:
+        """Return what the towers are shown of a view."""
+        if name == CLEAN:
+            return Inputs(images=self.batch["image"], tokens=self.batch["tokens"])
+        if name not in self._views:
+            raise ValueError(f"no objective of this step has a view {name!r}")
+        return self._once(("view", name), lambda: self._views[name].make(self))
+
+    def pixels(self, view: str = CLEAN) -> Array:
+        """Return the images of a view as float pixels (n, H, W, 3) in -1..1."""
+        images = self.view(view).images
+        if images is None:
+            raise ValueError(f"the view {view!r} has no pixels of its own")
+        return normalise_pixels(images)
+
+    def patches(self, view: str = CLEAN, *, teacher: bool = False) -> Array:
+        """Return the patches (n, N, C) of a view, before position embeddings."""
+        inputs = self.view(view)
+        if inputs.images is not None:
+            images = inputs.images
+            embed = lambda: self.model.embed_patches(self._weights(teacher), images)
+            return self._once(("patches", view, teacher), embed)
+        if inputs.patches is None:
+            clean = self.patches(CLEAN, teacher=teacher)
+            return clean if inputs.rows is None else take_rows(clean, inputs.rows)
+        if teacher:
+            raise UserError(
+                f"the view {view!r} is made of the student's patches, which the teacher cannot read; use a mixer of"
+                " pixels"
+            )
+        return inputs.patches
+
+    def image(
+        self, view: str = CLEAN, *, teacher: bool = False, all_patches: bool = False
+    ) -> ImageFeatures:
+        """Return the features of a view's images."""
+        feature = self._checked(Feature("image", view, teacher, all_patches=all_patches))
+        return self._rows_of(view, feature, self._image(feature))
+
+    def block(self, block: int, view: str = CLEAN, *, teacher: bool = False) -> Array:
+        """Return all tokens (n, N+prefix, C) of a view's images after a block."""
+        feature = self._checked(Feature("image", view, teacher, block))
+        return self._rows_of(view, feature, self._block(feature, block))
+
+    def text(self, view: str = CLEAN, *, teacher: bool = False) -> TextFeatures:
+        """Return the features of a view's captions."""
+        feature = self._checked(Feature("text", view, teacher))
+        tokens = self.view(view).tokens
+        if tokens is None:
+            feature, tokens = feature._replace(view=CLEAN), self.batch["tokens"]
+        encode = lambda: self.model.encode_text(self._weights(teacher), tokens)
+        features = self._once(("text", feature.view, teacher), encode)
+        return self._rows_of(view, feature, features)
+
+    def embeddings(self, view: str = CLEAN) -> tuple[Array, Array]:
+        """Return the student's embeddings (n, D) of a view's images and captions, as they are compared."""
+        image, text = self.image(view).embedding, self.text(view).embedding
+        pooled = self.view(view).pooled
+        return (image, text) if pooled is None else pooled(image, text)
+
+    def _block(self, feature: Feature, block: int) -> Array:
+        whole = self._pass(feature)
+        if whole in self._whole:
+            return self._image(whole).blocks[block]
+
+        def run() -> Mapping[int, Array]:
+            tower = require(self.model, BlockTokens, f"block {block} of the image tower")
+            params, patches = self._tower_inputs(whole)
+            return tower.encode_blocks(params, patches, self._blocks_of(whole))
+
+        return self._once(("blocks", whole), run)[block]
+
+    def _image(self, feature: Feature) -> ImageFeatures:
+        whole = self._pass(feature)
+
+        def run() -> ImageFeatures:
+            params, patches = self._tower_inputs(whole)
+            kept = self.view(whole.view).kept
+            if kept is None and not whole.all_patches:
+                clean = whole.view == CLEAN
+                name = "patch_dropout" if clean else f"patch_dropout/{whole.view}"
+                kept = self.model.draw_kept(self.stream(name), len(patches))
+            return self.model.encode_image(
+                params, patches, kept=kept, blocks=self._blocks_of(whole)
+            )
+
+        return self._once(("image", whole), run)
+
+    def _tower_inputs(self, whole: Feature) -> tuple[Any, Array]:
+        """Return parameters and patches, constant where no reader of the pass asks for a gradient."""
+        inputs = self._weights(whole.teacher), self.patches(whole.view, teacher=whole.teacher)
+        gradient = any(
+            f.gradient for f in self._declared if f.tower == "image" and self._pass(f) == whole
+        )
+        return inputs if gradient else jax.lax.stop_gradient(inputs)
+
+    def _pass(self, feature: Feature) -> Feature:
+        """Return the pass of the image tower that the feature belongs to."""
+        whole = feature.all_patches or feature.teacher or feature.block is not None
+        everything = whole or not self.model.patch_dropout
+        return Feature("image", feature.view, feature.teacher, all_patches=everything)
+
+    def _resolved(self, feature: Feature) -> Feature:
+        """Return the feature that answers it: a view of clean images takes rows of a clean pass that runs anyway."""
+        view = self._views.get(feature.view)
+        clean = feature._replace(view=CLEAN)
+        if feature.tower == "image" and view is not None and not view.own_images:
+            return clean if self._pass(clean) in self._whole else feature
+        return feature
+
+    def _rows_of(self, view: str, feature: Feature, values: T) -> T:
+        """Return the view's rows of what another view's pass gave."""
+        rows = None if feature.view == view else self.view(view).rows
+        return values if rows is None else jax.tree.map(lambda x: take_rows(x, rows), values)
+
+    def _checked(self, feature: Feature) -> Feature:
+        """Return the resolved feature, if it was declared (with or without a gradient)."""
+        found = self._resolved(feature)
+        if not {found, found._replace(gradient=False)} & self._declared:
+            raise ValueError(f"{feature} is read and was not declared by `reads`")
+        return found
+
+    def _blocks_of(self, whole: Feature) -> tuple[int, ...]:
+        blocks = {
+            f.block
+            for f in self._declared
+            if f.tower == "image" and f.block is not None and self._pass(f) == whole
+        }
+        return tuple(sorted(blocks))
+
+    def _weights(self, teacher: bool) -> Any:
+        if not teacher:
+            return self.params
+        if self._teacher is None:
+            raise UserError("a teacher is read: set optim.ema above 0 (the paper: 0.995)")
+        return jax.lax.stop_gradient(self._teacher)
+
+    def _once(self, key: Hashable, run: Callable[[], T]) -> T:
+        if key not in self._done:
+            self._done[key] = run()
+        return self._done[key]

@@ -1,0 +1,102 @@
+"""The loss over all image-text pairs of a global batch: which kind, and how the pairs are gone through."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from timix_jax.objectives.pairs.kinds import KINDS, LossKind, TargetMoments, precise
+from timix_jax.objectives.pairs.pair_sweep import DENSE, PairReduction
+from timix_jax.objectives.pairs.shares import Shares
+from timix_jax.objectives.pairs.similarities import Similarities
+from timix_jax.objectives.pairs.targets import Target, blend
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class PairLoss:
+    """A contrastive loss over the global batch; method "dense" is the twin that the others match.
+
+    Attributes:
+      kind: one of `kinds.KINDS`.
+      reduction: how the pairs are gone through.
+
+    **Example:**
+
+        loss = PairLoss(KINDS["sigmoid"], PairReduction("ring", chunk=1024, mesh=mesh))
+        value, hits = loss.plain(Similarities(image, text, temperature, bias))
+    """
+
+    kind: LossKind = KINDS["softmax"]
+    reduction: PairReduction = DENSE
+
+    def plain(self, s: Similarities) -> tuple[Array, Array]:
+        """Return the loss where image k matches caption k alone, and the hits (B,) bool.
+
+        A hit is an own pair that is more similar than all others of its row and of its column; ties count as misses.
+        """
+        self.kind.check(s)
+        if self._tiled:
+            return self.kind.tiled(s, *_own(s), self.reduction)
+        matrix = s.matrix()
+        return self.kind.own_dense(matrix), _hits(matrix)
+
+    def distilled(
+        self, s: Similarities, teacher: Similarities, alpha: Array | float
+    ) -> tuple[Array, Array]:
+        """Return the same against (1−α)·own pair + α·the teacher's prediction (docs/method.md §5, ITC)."""
+        teacher = teacher.constant()
+        self.kind.check(s)
+        self.kind.check(teacher)
+        if self._tiled:
+            images = self.kind.attended(teacher, s.text, self.reduction)
+            texts = self.kind.attended(teacher.transposed(), s.image, self.reduction)
+            by_image, by_text = (
+                blend(1 - alpha, own, seen)
+                for own, seen in zip(_own(s), (images, texts), strict=True)
+            )
+            return self.kind.tiled(s, by_image, by_text, self.reduction)
+        matrix, predicted = s.matrix(), teacher.matrix()
+        own = jnp.eye(len(matrix), dtype=matrix.dtype)
+        i2t, t2i = (
+            alpha * self.kind.predict(rows) + (1 - alpha) * own for rows in (predicted, predicted.T)
+        )
+        return self.kind.dense(matrix, i2t, t2i), _hits(matrix)
+
+    def mixed(
+        self, s: Similarities, target: Target, shares: Shares, reference: Similarities | None = None
+    ) -> Array:
+        """Return L_mix of the mixed images' similarities (docs/method.md §4).
+
+        Args:
+          s: mixed images × captions.
+          target: how shares become targets.
+          shares: which share of which caption each image shows.
+          reference: similarities of the unmixed batch, for targets that read them.
+        """
+        self.kind.check(s)
+        if self._tiled:
+            moments = target.moments(self.kind, s, shares, reference, self.reduction)
+            return self.kind.tiled(s, *moments, self.reduction)[0]
+        matrix = s.matrix()
+        seen = None if reference is None else jax.lax.stop_gradient(reference.matrix())
+        return self.kind.dense(matrix, *target.matrices(self.kind, shares, seen))
+
+    @property
+    def _tiled(self) -> bool:
+        return self.reduction.method != "dense"
+
+
+DENSE_SOFTMAX = PairLoss()
+
+
+def _own(s: Similarities) -> tuple[TargetMoments, TargetMoments]:
+    total = jnp.ones(len(s.image), precise(s.image).dtype)
+    return TargetMoments(s.text, total), TargetMoments(s.image, total)
+
+
+def _hits(matrix: Array) -> Array:
+    own = jnp.diagonal(matrix)
+    others = jnp.where(jnp.eye(len(own), dtype=bool), -jnp.inf, matrix)
+    return own > jnp.maximum(jnp.max(others, axis=1), jnp.max(others, axis=0))
