@@ -95,12 +95,12 @@ def measure(row: Row) -> dict[str, Any]:
 
     jax.config.update("jax_platforms", "cpu")
     from timix_jax.config import complete
-    from timix_jax.inspection import compile_mode
+    from timix_jax.inspection import compile as compiling
 
-    compiled = compile_mode.compile_step(complete(row_config(row)), row.topology)
+    compiled = compiling.compile_step(complete(row_config(row)), row.topology)
     collectives: dict[str, list[int]] = {}
     for one in compiled.collectives:
-        sums = collectives.setdefault(f"{one.kind}, {compile_mode.purpose(one)}", [0, 0])
+        sums = collectives.setdefault(f"{one.kind}, {compiling.purpose(one)}", [0, 0])
         sums[0] += 1
         sums[1] += one.runs * one.bytes
     return dataclasses.asdict(compiled) | {"collectives": collectives}

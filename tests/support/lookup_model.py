@@ -1,6 +1,6 @@
 """A model that looks its outputs up: image k is a solid grey of value k, caption "k" is token k.
 
-With it an evaluator's figures are known from the tables alone.
+An evaluator's figures follow from the tables.
 """
 
 import io
@@ -14,31 +14,37 @@ from PIL import Image
 
 from timix_jax.data.record_schema import Record, Region
 from timix_jax.evaluators import EvaluationInputs
-from timix_jax.models.dual_encoder import ImageFeatures, TextFeatures
+from timix_jax.models.protocols import ImageFeatures, ImageTextModel, TextFeatures
 
 
 @dataclass(frozen=True)
-class LookupModel:
+class LookupModel(ImageTextModel):
     """Parameters: images (N, D), texts (M, D), logits (N, M, g²) of the predictor, patches (N, g², D)."""
 
     grid: int = 2
     tpp_layer: int = 0
+    depth: int = 1
     embed_dim: int = 16
 
     def embed_patches(self, params, images):
         value = jnp.round(jnp.mean(images.astype(jnp.float32), axis=(1, 2, 3)))
         return jnp.broadcast_to(value[:, None, None], (len(value), self.grid**2, 1))
 
-    def encode_patches(self, params, patches, *, capture=None):
+    def encode_image(self, params, patches, *, kept=None, blocks=()):
         image = patches[:, 0, 0].astype(jnp.int32)
-        return ImageFeatures(params["images"][image], patches, patches)
+        every = dict.fromkeys(blocks, patches)
+        return ImageFeatures(params["images"][image], patches, patches, every)
+
+    def encode_blocks(self, params, patches, blocks):
+        return dict.fromkeys(blocks, patches)
 
     def patch_tokens(self, tokens):
         return tokens
 
     def encode_text(self, params, tokens):
         text = tokens[:, 1]
-        return TextFeatures(params["texts"][text], text[:, None])
+        features = params["texts"][text]
+        return TextFeatures(features, text[:, None], features[:, None], tokens > 0)
 
     def patch_logp(self, params, site, cls):
         logits = params["logits"][site[:, 0, 0].astype(jnp.int32), cls[:, 0]]

@@ -17,7 +17,6 @@ from analytic_flops import (
     vit_flops,
 )
 from jax.sharding import AxisType, PartitionSpec
-from timix_jax.objectives.pairs.pair_loss import PairLoss
 from tiny_run import tiny_config
 
 from timix_jax.config import complete
@@ -25,8 +24,11 @@ from timix_jax.mixing import build_mixer
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.text import TextShape
 from timix_jax.models.vit import VitShape
-from timix_jax.objectives import Objective, build_objective
+from timix_jax.objectives import Feature, Objective, Term, build_objective
+from timix_jax.objectives.base import run_forward
 from timix_jax.objectives.mixed import MixedContrastive
+from timix_jax.objectives.pairs.kinds import KINDS
+from timix_jax.objectives.pairs.loss import PairLoss
 from timix_jax.objectives.pairs.pair_sweep import PairReduction
 from timix_jax.objectives.pairs.similarities import Similarities
 from timix_jax.objectives.score_sources import build_score_source
@@ -35,7 +37,7 @@ from timix_jax.training import build as experiment
 from timix_jax.training import step as step_module
 from timix_jax.training.flops import StepFlops, count_flops
 from timix_jax.training.programs import run_programs
-from timix_jax.training.step import shared_passes, total_loss
+from timix_jax.training.step import total_loss
 
 MODEL = DualEncoder(
     image=VitShape(64, 8, 192, 3, 3, 768),
@@ -58,7 +60,7 @@ def flops(function, *arguments):
 def mix(score="tpp", mixer="timix", model=MODEL, **options):
     built = build_mixer(mixer, grid=8)
     source = build_score_source(score, model) if built.needs_scores else None
-    return MixedContrastive(built, source, **options)
+    return MixedContrastive(mixer=built, score=source, **options)
 
 
 def batch_shapes(batch_size=B, length=24):
@@ -81,8 +83,8 @@ def loss_flops(*objectives, model=MODEL, **sizes):
 
     def loss(p, batch):
         step, key = jnp.int32(0), jax.random.key(0)
-        forward = shared_passes(model, objectives, p, p, batch, step=step, seed_key=key)
-        return total_loss(model, objectives, forward)
+        forward = run_forward(model, objectives, p, batch, teacher=p, step=step, seed_key=key)
+        return total_loss(objectives, forward)
 
     params = jax.eval_shape(model.init, jax.random.key(0))
     return flops(jax.value_and_grad(loss, has_aux=True), params, batch_shapes(**sizes))
@@ -228,10 +230,10 @@ class TestFormulas:
         images, tokens = array(B, 64, 64, 3), array(B, 24, dtype=jnp.int32)
 
         def image(p, x):
-            return MODEL.encode_patches(p, MODEL.embed_patches(p, x)).embedding
+            return MODEL.encode_image(p, MODEL.embed_patches(p, x)).embedding
 
         def site(p, x):
-            return MODEL.encode_site(p, MODEL.embed_patches(p, x))
+            return MODEL.encode_blocks(p, MODEL.embed_patches(p, x), (1,))[1]
 
         def text(p, x):
             return MODEL.encode_text(p, x).embedding
@@ -347,7 +349,7 @@ class TestModel:
         mesh = jax.make_mesh((devices, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
         def loss(x, t, reduction):
-            pairs = PairLoss(kind, reduction)
+            pairs = PairLoss(KINDS[kind], reduction)
             similarities = Similarities(x, t, jnp.float32(0.1), jnp.float32(0.0))
             return pairs.plain(similarities)[0]
 
@@ -364,12 +366,14 @@ class TestModel:
 
         @dataclasses.dataclass(frozen=True)
         class Bilinear(Objective):
-            weight: float = 1.0
             name = "bilinear"
 
-            def __call__(self, model, forward):
-                text = forward.text.embedding
-                return jnp.sum(text @ text.T), {}
+            def reads(self, model):
+                return [Feature("text")]
+
+            def __call__(self, forward):
+                text = forward.text().embedding
+                return Term(jnp.sum(text @ text.T))
 
         assert loss_flops(ITC, Bilinear()).model - loss_flops(ITC).model == 3 * 2 * B * B * 64
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 
-from timix_jax.inspection.info import parameters_by_tower
+from timix_jax.inspection.tables import parameters_by_tower
 from timix_jax.reporting.progress import format_quantity
 from timix_jax.training.build import Experiment
 from timix_jax.training.state import TrainState
