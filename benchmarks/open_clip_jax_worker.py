@@ -33,7 +33,7 @@ from timix_jax.training.step import TrainStep, make_train_step
 
 
 def build(sizes: Architecture, *, scan: bool = False, dtype: str = "float32") -> DualEncoder:
-    """Our dual encoder of these sizes; `dtype` is that of its products."""
+    """Build our dual encoder at these sizes; `dtype` is that of its products."""
     return DualEncoder(
         VitShape(
             sizes.image_size,
@@ -63,9 +63,9 @@ def build(sizes: Architecture, *, scan: bool = False, dtype: str = "float32") ->
 def make_step(
     model: DualEncoder, named: Mapping[str, np.ndarray], sizes: Architecture
 ) -> tuple[TrainStep, TrainState]:
-    """The training step of the contrastive loss alone, and its state with open_clip's weights.
+    """Build the training step of the contrastive loss alone, and its state with open_clip's weights.
 
-    The patch predictor stays in the tree: without the losses that use it, AdamW is all that it costs.
+    The patch predictor stays in the tree: without the losses that use it, it costs no more than its AdamW update.
     """
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     predictor = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), shapes["patch_predictor"])
@@ -79,7 +79,7 @@ def make_step(
 
 
 def main() -> None:
-    """Reads the weights at `--weights`, checks a few steps, then serves."""
+    """Read the weights at `--weights`, check a few steps, then serve."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", choices=ARCHITECTURES)
     parser.add_argument("--batch", type=int)

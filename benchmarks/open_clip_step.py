@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     reports = {name: worker.report for name, worker in workers.items()}
     flops = reports[OURS]["flops"]
     print(
-        f"{args.model}, batch {args.batch}, {flops / 1e9:.0f} GFLOP a step in {args.dtype}, {where}: "
+        f"{args.model}, batch {args.batch}, {flops / 1e9:.0f} GFLOP per step in {args.dtype}, {where}: "
         f"{args.blocks} turns of {args.steps} step(s) a case, {args.clock} clock, "
         f"{'the heap of main.py' if args.host_heap else 'the default heap'}. "
         f"{reports[OPEN_CLIP]['versions']}; {reports[OURS]['versions']}.\n"
