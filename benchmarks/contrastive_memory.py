@@ -150,15 +150,15 @@ def exchange_table(mesh: Mesh, batch: int, grid: int, width: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints the tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--batch", type=int, nargs="+", default=[4096, 8192, 16384, 32768])
     parser.add_argument("--devices", type=int, nargs="+", default=[8, 1])
-    parser.add_argument("--dim", type=int, default=256, help="of the embeddings")
-    parser.add_argument("--chunk", type=int, default=1024, help="columns of a tile")
+    parser.add_argument("--dim", type=int, default=256, help="width of the embeddings")
+    parser.add_argument("--chunk", type=int, default=1024, help="columns per tile")
     parser.add_argument("--exchange_batch", type=int, default=1024)
-    parser.add_argument("--grid", type=int, default=16, help="patches a side")
-    parser.add_argument("--width", type=int, default=768, help="of the patch embeddings")
+    parser.add_argument("--grid", type=int, default=16, help="patches per side")
+    parser.add_argument("--width", type=int, default=768, help="width of the patch embeddings")
     args = parser.parse_args(argv)
     print(loss_table(list(loss_rows(args))))
     print()
