@@ -1,7 +1,7 @@
 """No mixing, random windows and TiMix at equal training time, or over equal examples: retrieval over several seeds.
 
     python -m benchmarks.compare_mixers --seeds 3 --seconds 120
-    python -m benchmarks.compare_mixers --steps 3200 --parallel 4     # equal examples in place of equal time
+    python -m benchmarks.compare_mixers --steps 3200 --parallel 4     # equal examples instead of equal time
 
 First short runs of each method tell its pace (compilation and evaluation left out, the ramp and the end of mixing in
 their places), `--pace-turns` of each in turn, back and forth, so that what changes on the machine meets all of them.
@@ -37,15 +37,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "timix": {"mix.mixer": "timix"},
 }
 METRICS = ("i2t_r1", "t2i_r1", "i2t_r10", "t2i_r10", "mean_recall")
-# Both come at the end all the same, where they take no training time.
+# Both still happen at the end, where they take no training time.
 AT_THE_END = {"eval.every": "0 steps", "checkpoint.every": "0 steps"}
 
 
 class Comparison:
-    """The runs of a folder: one recipe, one set of further flags."""
+    """The runs of a folder: one recipe and one set of further flags."""
 
     def __init__(self, recipe: str, overrides: Sequence[str], out: Path) -> None:
-        """Begins the folder, or goes on with it.
+        """Create the folder, or continue in it.
 
         Raises:
           UserError: the folder is that of another recipe or other flags.
@@ -66,7 +66,7 @@ class Comparison:
             atomic_write_text(path, json.dumps(plan, indent=2) + "\n")
 
     def train(self, name: str, fields: Mapping[str, Any]) -> Path:
-        """The folder of a finished run; trains it first, or to its end, where there are no results yet.
+        """Return the folder of a finished run, training it first where results are missing.
 
         Raises:
           UserError: training failed.
@@ -85,7 +85,7 @@ class Comparison:
         return folder
 
     def step_seconds(self, methods: Sequence[str], steps: int, turns: int) -> dict[str, float]:
-        """Seconds a step of each method, over short runs in turn."""
+        """Return seconds per step of each method, over alternating short runs."""
         timed: dict[str, list[tuple[int, float]]] = {method: [] for method in methods}
         for turn in range(turns):
             for method in methods if turn % 2 == 0 else reversed(methods):
@@ -100,7 +100,7 @@ class Comparison:
         }
 
     def results(self, method: str, steps: int, seed: int, eval_set: str) -> dict[str, float]:
-        """`METRICS` of one run on `eval_set` ("" = the first), and its training seconds."""
+        """Return `METRICS` of one run on `eval_set` ("" = the first), and its training seconds."""
         fields = METHODS[method] | AT_THE_END
         fields |= {"train.duration": f"{steps} steps", "seed": seed}
         folder = self.train(f"{method} {steps} steps seed {seed}", fields)
@@ -110,12 +110,12 @@ class Comparison:
         if missing:
             raise UserError(f"{folder / RESULTS_FILE} has no {name}/{missing[0]}: see --set")
         count, seconds = training_seconds(folder)
-        # The first step is not timed, as it compiles; it trains like the others.
+        # The first step compiles and is not timed; it trains like the others.
         return {m: found[f"{name}/{m}"] for m in METRICS} | {"seconds": seconds / count * steps}
 
 
 def training_seconds(folder: Path) -> tuple[int, float]:
-    """(Steps, seconds) of the logged training but its first step, from the rates in `metrics.jsonl`.
+    """Return (steps, seconds) of the training after its first step, from the rates in `metrics.jsonl`.
 
     Raises:
       UserError: nothing was timed.
@@ -134,7 +134,7 @@ def training_seconds(folder: Path) -> tuple[int, float]:
 
 
 def table(methods: Mapping[str, Mapping[str, Any]]) -> str:
-    """A row a method in Markdown: mean ± standard deviation over the seeds, in percent."""
+    """Return one row per method in Markdown: mean ± standard deviation over the seeds, in percent."""
     lines = [
         f"| method | steps | training, s | {' | '.join(METRICS)} |",
         "|---|" + "---|" * (2 + len(METRICS)),
@@ -152,16 +152,18 @@ def _mean_and_spread(values: Sequence[float]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Trains what is missing, prints the table, writes comparison.json and comparison.png."""
+    """Train what is missing, print the table, and write comparison.json and comparison.png."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--config", default="configs/demo.py")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=120, help="training time of each run")
-    parser.add_argument("--steps", type=int, default=0, help="of each run, in place of --seconds")
-    parser.add_argument("--parallel", type=int, default=1, help="runs at a time, with --steps")
-    parser.add_argument("--pace-steps", type=int, default=100, help="of a run that tells the pace")
-    parser.add_argument("--pace-turns", type=int, default=2, help="such runs of each method")
+    parser.add_argument("--seconds", type=float, default=120, help="training time per run")
+    parser.add_argument("--steps", type=int, default=0, help="per run, instead of --seconds")
+    parser.add_argument("--parallel", type=int, default=1, help="concurrent runs, with --steps")
+    parser.add_argument(
+        "--pace-steps", type=int, default=100, help="length of a run that measures speed"
+    )
+    parser.add_argument("--pace-turns", type=int, default=2, help="number of such runs per method")
     parser.add_argument("--set", default="", help="evaluation set; default: the recipe's first")
     parser.add_argument("--out", type=Path, default=Path("runs/comparison"))
     args, overrides = parser.parse_known_args(argv)
@@ -181,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"{method}: {1e3 * seconds:.0f} ms a step, {steps} in {args.seconds:g} s",
                 flush=True,
             )
-    # Seed by seed, so that what has changed on the machine meanwhile meets all methods.
+    # Seed by seed, so that changes on the machine affect all methods.
     with ThreadPoolExecutor(args.parallel) as pool:
         runs = {
             (method, seed): pool.submit(comparison.results, method, row["steps"], seed, args.set)

@@ -1,7 +1,7 @@
 """The training step through the TPU compiler for slices of 4 to 1,024 chips, without a TPU: a table and its JSON.
 
     pip install libtpu                                           # Linux x86-64
-    python -m benchmarks.compile_table                           # all rows, some minutes each on two cores
+    python -m benchmarks.compile_table                           # all rows, a few minutes each on two cores
     python -m benchmarks.compile_table --rows plain timix --slices v5e:4x4
 
 Rows "plain", "plain, fsdp" and "TiMix" are the size of the public JAX reference that the project compares itself with:
@@ -28,7 +28,7 @@ from timix_jax.config import default_config
 
 
 class Row(NamedTuple):
-    """A step to compile: a recipe, a slice, the examples a chip, fields that differ."""
+    """A step to compile: recipe, slice, examples per chip, and changed fields."""
 
     name: str
     topology: str
@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Name in the JSON file."""
+        """Return the name in the JSON file."""
         return f"{self.name} | {self.topology} | {self.per_chip * self.chips}"
 
 
@@ -62,7 +62,7 @@ ROWS = (
 
 
 def reference_config() -> ConfigDict:
-    """The plain contrastive step of the reference's size."""
+    """Return the plain contrastive step at the reference's size."""
     c = default_config()
     tower = {"width": 768, "depth": 12, "heads": 12, "mlp_dim": 3072}
     c.model.image.update({"size": 224, "patch": 16, **tower})
@@ -78,7 +78,7 @@ def reference_config() -> ConfigDict:
 
 
 def row_config(row: Row) -> ConfigDict:
-    """The configuration of a row."""
+    """Return the configuration of a row."""
     config = (
         runpy.run_path("configs/vitb16.py")["get_config"]()
         if row.name == "vitb16"
@@ -90,24 +90,24 @@ def row_config(row: Row) -> ConfigDict:
 
 
 def measure(row: Row) -> dict[str, Any]:
-    """What the compiler says of a row; to be called in a fresh process."""
+    """Return the compiler's figures for a row; call from a fresh process."""
     import jax
 
     jax.config.update("jax_platforms", "cpu")
     from timix_jax.config import complete
-    from timix_jax.inspection import compile_mode
+    from timix_jax.inspection import compile as compiling
 
-    compiled = compile_mode.compile_step(complete(row_config(row)), row.topology)
+    compiled = compiling.compile_step(complete(row_config(row)), row.topology)
     collectives: dict[str, list[int]] = {}
     for one in compiled.collectives:
-        sums = collectives.setdefault(f"{one.kind}, {compile_mode.purpose(one)}", [0, 0])
+        sums = collectives.setdefault(f"{one.kind}, {compiling.purpose(one)}", [0, 0])
         sums[0] += 1
         sums[1] += one.runs * one.bytes
     return dataclasses.asdict(compiled) | {"collectives": collectives}
 
 
 def table(measured: dict[str, dict[str, Any]]) -> str:
-    """The rows in Markdown."""
+    """Return the rows in Markdown."""
     lines = [
         "| step | slice | batch | arguments, GB | temporaries, GB | peak / HBM | TFLOP a chip | collectives "
         "(permutes that reshard) | compile, s |",
@@ -125,7 +125,7 @@ def table(measured: dict[str, dict[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Compiles what is missing and prints the table."""
+    """Compile what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", nargs="+", choices=sorted({row.name for row in ROWS}))
     parser.add_argument("--slices", nargs="+", choices=sorted({row.topology for row in ROWS}))
@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         if not wanted or row.key in measured:
             continue
-        # A process a row: the compiler's memory is given back, and times do not lean on one another.
+        # One process per row: the compiler's memory is freed, and times are independent.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             measured[row.key] = pool.submit(measure, row).result()
         args.json.parent.mkdir(parents=True, exist_ok=True)

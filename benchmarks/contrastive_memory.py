@@ -28,7 +28,7 @@ from timix_jax.objectives.pairs.loss import PairLoss
 from timix_jax.objectives.pairs.pair_sweep import Method, PairReduction
 from timix_jax.objectives.pairs.shares import Shares
 from timix_jax.objectives.pairs.similarities import Similarities
-from timix_jax.objectives.pairs.targets import build_target
+from timix_jax.objectives.pairs.targets import Pred
 from timix_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 
 TARGET = 1 / 8  # of the dense loss's temporaries, for the ring at 32,768
@@ -39,7 +39,7 @@ COLLECTIVE = re.compile(
 
 
 class Row(NamedTuple):
-    """Temporaries of one loss in bytes a device."""
+    """Temporaries of one loss in bytes per device."""
 
     batch: int
     devices: int
@@ -50,18 +50,18 @@ class Row(NamedTuple):
 
 
 def loss_temporaries(pairs: PairLoss, mesh: Mesh, batch: int, dim: int, *, mixed: bool) -> int:
-    """Bytes a device of the compiled loss and its gradients; `mixed` = TiMix's with target "pred"."""
+    """Return bytes per device of the compiled loss and its gradients; `mixed`: TiMix's with target "pred"."""
     side = jax.ShapeDtypeStruct((batch, dim), jnp.float32, sharding=batch_sharding(mesh))
     number = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
 
     def loss(image: Any, mixed_image: Any, text: Any, temperature: Any, bias: Any) -> jax.Array:
-        s = Similarities(image, text, temperature, bias if pairs.kind == "sigmoid" else None)
+        s = Similarities(image, text, temperature, bias if pairs.kind.name == "sigmoid" else None)
         if not mixed:
             return pairs.plain(s)[0]
         lam, partners = jnp.full(batch, 0.7), Partners()
         partner = partners.draw(jax.random.key(0), batch)
-        mixed_s, shares = s._replace(image=mixed_image), Shares(lam, partner, partners)
-        return pairs.mixed(mixed_s, build_target("pred"), shares, s.constant())
+        shares = Shares(lam, partner, partners)
+        return pairs.mixed(s._replace(image=mixed_image), Pred(), shares, s.constant())
 
     gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3, 4)))
     memory = gradient.lower(side, side, side, number, number).compile().memory_analysis()
@@ -70,7 +70,7 @@ def loss_temporaries(pairs: PairLoss, mesh: Mesh, batch: int, dim: int, *, mixed
 
 
 def loss_rows(args: argparse.Namespace) -> Iterator[Row]:
-    """A row a method, for each batch, number of devices and loss."""
+    """Yield one row per method, for each batch, number of devices and loss."""
     for devices in args.devices:
         if devices > len(jax.devices()):
             raise UserError(
@@ -88,7 +88,7 @@ def loss_rows(args: argparse.Namespace) -> Iterator[Row]:
 
 
 def loss_table(rows: Sequence[Row]) -> str:
-    """A line a loss in Markdown: MiB a device by method, and the ring's share of dense."""
+    """Return one line per loss in Markdown: MiB per device by method, and the ring's share of dense."""
     lines = [
         "| batch | devices | loss | dense, MiB | gather, MiB | ring, MiB | ring / dense |",
         "|---|---|---|---|---|---|---|",
@@ -106,16 +106,16 @@ def loss_table(rows: Sequence[Row]) -> str:
 
 
 def exchange_bytes(mesh: Mesh, batch: int, grid: int, width: int, **options: Any) -> dict[str, int]:
-    """Collective → bytes of its results on a device, of mixing and its gradient."""
+    """Return collective → bytes of its results per device, for mixing and its gradient."""
     mixer = build_mixer("timix", grid=grid, shards=mesh.size, **options)
     assert mixer is not None
     sharding = batch_sharding(mesh)
 
     def gradient(patches: Any, scores: Any) -> Any:
         def total(patches: Any) -> jax.Array:
-            return jnp.sum(
-                jnp.square(mixer(jax.random.key(0), Sample(patches, scores=scores)).image)
-            )
+            mixed = mixer(jax.random.key(0), Sample(patches, scores=scores)).image
+            assert mixed is not None
+            return jnp.sum(jnp.square(mixed))
 
         return jax.grad(total)(patches)
 
@@ -132,10 +132,10 @@ def exchange_bytes(mesh: Mesh, batch: int, grid: int, width: int, **options: Any
 
 
 def exchange_table(mesh: Mesh, batch: int, grid: int, width: int) -> str:
-    """A line a rule of pairing in Markdown."""
+    """Return one line per rule of pairing in Markdown."""
     lines = [
         f"| partner ({batch:,} images, {grid}×{grid} patches of {width}, {mesh.size} devices) "
-        "| collectives | MiB a device and step |",
+        "| collectives | MiB per device and step |",
         "|---|---|---|",
     ]
     for partner in ("flip", "derangement"):
@@ -150,15 +150,15 @@ def exchange_table(mesh: Mesh, batch: int, grid: int, width: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints the tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--batch", type=int, nargs="+", default=[4096, 8192, 16384, 32768])
     parser.add_argument("--devices", type=int, nargs="+", default=[8, 1])
-    parser.add_argument("--dim", type=int, default=256, help="of the embeddings")
-    parser.add_argument("--chunk", type=int, default=1024, help="columns of a tile")
+    parser.add_argument("--dim", type=int, default=256, help="width of the embeddings")
+    parser.add_argument("--chunk", type=int, default=1024, help="columns per tile")
     parser.add_argument("--exchange_batch", type=int, default=1024)
-    parser.add_argument("--grid", type=int, default=16, help="patches a side")
-    parser.add_argument("--width", type=int, default=768, help="of the patch embeddings")
+    parser.add_argument("--grid", type=int, default=16, help="patches per side")
+    parser.add_argument("--width", type=int, default=768, help="width of the patch embeddings")
     args = parser.parse_args(argv)
     print(loss_table(list(loss_rows(args))))
     print()

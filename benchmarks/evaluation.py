@@ -1,4 +1,4 @@
-"""An evaluation beside one forward pass over the same image-text pairs.
+"""An evaluation compared with one forward pass over the same image-text pairs.
 
     python -m benchmarks.evaluation                        # configs/demo.py
     python -m benchmarks.evaluation --size S16 --repeats 1
@@ -31,7 +31,7 @@ TARGET = 1.30
 
 
 class Held:
-    """A source whose records are in memory, encoded: drawing them is no part of an evaluation."""
+    """A source whose encoded records are in memory: drawing them is not part of an evaluation."""
 
     def __init__(self, source: Source) -> None:
         self.name = source.name
@@ -48,7 +48,7 @@ class Held:
 def evaluation_seconds(
     config: ConfigDict, *, pairs: int, repeats: int, clock: Clock
 ) -> dict[str, list[float]]:
-    """`forward` and `evaluation` → seconds over `pairs` pairs of each repetition."""
+    """Return `forward` and `evaluation` → seconds over `pairs` pairs in each repetition."""
     run = experiment.build(config)
     size, length = config.model.image.size, config.model.text.max_tokens
     rows = divisible(config.eval.batch_size, run.mesh)
@@ -86,7 +86,7 @@ def evaluation_seconds(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--pairs", type=int, default=5000)
     parser.add_argument("--repeats", type=int, default=3)
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--clock",
         choices=CLOCKS,
         default="wall",
-        help="cpu: CPU time of all threads, for a machine that others use too",
+        help="cpu: CPU time of all threads, for a shared machine",
     )
     config, args = recipes.parse(parser, argv)
     seconds = evaluation_seconds(

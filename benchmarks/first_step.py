@@ -22,7 +22,7 @@ from timix_jax.data.sources import open_source
 from timix_jax.errors import UserError
 from timix_jax.reporting import phases
 
-# What main prints -> the phase that has ended with it.
+# A line that main prints → the phase that ends with it.
 PHASES = {
     f"{phases.OPEN.name}:": "imports, data, tokenizer",
     f"{phases.INITIAL_STATE.name}:": "initial state",
@@ -34,13 +34,13 @@ PASSED_LINES = 20
 
 
 def prepare(config: ConfigDict) -> None:
-    """Builds the data sets of the recipe where they are not there yet."""
+    """Build missing data sets of the recipe."""
     for spec in (*config.data.train, *(entry.partition("=")[2] for entry in config.eval.sets)):
         open_source(spec)
 
 
 def phase_seconds(command: Sequence[str]) -> dict[str, float]:
-    """Phase → seconds since the start of `command` at which it ended; the process is stopped then.
+    """Return phase → seconds from the start of `command` to its end, then stop the process.
 
     Raises:
       UserError: the command ended before its first step; the message has its last lines.
@@ -67,7 +67,7 @@ def phase_seconds(command: Sequence[str]) -> dict[str, float]:
 
 
 def table(runs: dict[str, dict[str, float]]) -> str:
-    """A row a phase with its own seconds, a column a run, and the totals beside their targets."""
+    """Return one row per phase and one column per run, in seconds, and the totals with their targets."""
     lines = [f"| phase | {' | '.join(f'{run}, s' for run in runs)} |", "|---|" + "---|" * len(runs)]
     previous = dict.fromkeys(runs, 0.0)
     for phase in PHASES.values():
@@ -79,7 +79,7 @@ def table(runs: dict[str, dict[str, float]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0] if __doc__ else None,
         epilog="Other arguments go to timix_jax.main, such as --config.train.batch_size=64.",

@@ -1,4 +1,4 @@
-"""Training images a second: this pipeline beside webdataset + PyTorch DataLoader, same cores.
+"""Training images per second: this pipeline against webdataset + PyTorch DataLoader on the same cores.
 
     python -m benchmarks.input_pipeline FOLDER    # made by python -m timix_jax.data.prepare
 
@@ -42,7 +42,7 @@ WARM_UP_BATCHES = 4
 
 
 class Task(NamedTuple):
-    """What one measurement needs; picklable."""
+    """The picklable arguments of one measurement."""
 
     folder: str
     shards: tuple[str, ...]
@@ -55,17 +55,17 @@ class Task(NamedTuple):
 
 
 def threads(task: Task) -> float:
-    """Images a second of this pipeline with `cores` threads."""
+    """Measure images per second of this pipeline with `cores` threads."""
     return ours(task, num_threads=task.cores, num_processes=0)
 
 
 def processes(task: Task) -> float:
-    """Images a second of this pipeline with `cores` processes."""
+    """Measure images per second of this pipeline with `cores` processes."""
     return ours(task, num_threads=1, num_processes=task.cores)
 
 
 def ours(task: Task, *, num_threads: int, num_processes: int) -> float:
-    """Images a second of this pipeline."""
+    """Measure images per second of this pipeline."""
     flags.FLAGS.mark_as_parsed()
     iterator = make_train_iterator(
         [RecordSource(task.folder)],
@@ -85,7 +85,7 @@ def ours(task: Task, *, num_threads: int, num_processes: int) -> float:
 
 
 class PillowTransform:
-    """A webdataset sample to the same arrays, with Pillow."""
+    """Decode a webdataset sample into the same arrays with Pillow."""
 
     def __init__(self, task: Task):
         self._task = task
@@ -105,7 +105,7 @@ class PillowTransform:
 
 
 def theirs(task: Task) -> float:
-    """Images a second of webdataset + DataLoader with `cores` worker processes."""
+    """Measure images per second of webdataset + DataLoader with `cores` worker processes."""
     import torch
     import webdataset
 
@@ -119,7 +119,7 @@ def theirs(task: Task) -> float:
 
 
 def images_per_second(batches: Iterator[Any], task: Task) -> float:
-    """Rate of a warm iterator over `task.seconds`."""
+    """Measure the rate of a warm iterator over `task.seconds`."""
     for _ in range(WARM_UP_BATCHES):
         next(batches)
     start, images = time.perf_counter(), 0
@@ -130,12 +130,12 @@ def images_per_second(batches: Iterator[Any], task: Task) -> float:
 
 
 def in_fresh_process(measure: Callable[[Task], float], task: Task) -> float:
-    """Runs a measurement in a process of its own, held to the first `task.cores` cores."""
+    """Run a measurement in a process of its own, pinned to the first `task.cores` cores."""
     everything = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(everything)[: task.cores])  # a child inherits it
+    os.sched_setaffinity(0, sorted(everything)[: task.cores])  # inherited by the child
     try:
         pool = multiprocessing.get_context("spawn").Pool(1)
-        # Pool workers are daemons and may have no children, which DataLoader needs.
+        # Pool workers are daemons and may not have children, but DataLoader needs them.
         rate = pool.apply(_as_ordinary_process, (measure, task))
         pool.close()
         pool.join()
@@ -150,7 +150,7 @@ def _as_ordinary_process(measure: Callable[[Task], float], task: Task) -> float:
 
 
 def write_shards(source: RecordSource, folder: Path, count: int) -> tuple[str, ...]:
-    """Writes the source's JPEGs and captions as `count` webdataset tars."""
+    """Write the source's JPEGs and captions as `count` webdataset tars."""
     paths = [folder / f"{number:02d}.tar" for number in range(count)]
     for number, path in enumerate(paths):
         with tarfile.open(path, "w") as tar:
@@ -165,7 +165,7 @@ def write_shards(source: RecordSource, folder: Path, count: int) -> tuple[str, .
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", help="prepared records of JPEGs")
     parser.add_argument("--image-size", type=int, default=112)

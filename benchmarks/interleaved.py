@@ -1,4 +1,4 @@
-"""Timing of several cases in one process, so that a slow moment of the machine meets all of them."""
+"""Interleaved timing of several cases in one process, so that slow moments of the machine affect all of them."""
 
 import statistics
 import time
@@ -11,7 +11,7 @@ CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 def interleaved_seconds(
     cases: Mapping[str, Callable[[], object]], *, repeats: int, clock: Clock = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Runs every case once, untimed (compilation, caches), then all of them in turn `repeats` times.
+    """Run every case once untimed (compilation, caches), then alternate between them `repeats` times.
 
     Args:
       cases: name → what is measured; it returns when its work is done.
@@ -25,7 +25,7 @@ def interleaved_seconds(
         run()
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for repeat in range(repeats):
-        # Every other round backwards: no case always runs behind the same one.
+        # Every other round is reversed, so that no case always follows the same one.
         for name in cases if repeat % 2 == 0 else reversed(list(cases)):
             start = clock()
             cases[name]()
@@ -34,6 +34,6 @@ def interleaved_seconds(
 
 
 def median_ratio(seconds: Mapping[str, list[float]], case: str, base: str) -> float:
-    """Median over the repetitions of time of `case` / time of `base` in the same repetition."""
+    """Return the median over repetitions of time of `case` / time of `base` in the same repetition."""
     pairs = zip(seconds[case], seconds[base], strict=True)
     return statistics.median(one / other for one, other in pairs)

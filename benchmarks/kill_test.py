@@ -1,4 +1,4 @@
-"""kill -9 again and again at random moments, resumed each time: does the run end as if nothing had happened?
+"""Repeated kill -9 at random moments, each followed by a resume: does the run end as if nothing had happened?
 
     python -m benchmarks.kill_test --kills=20 --processes=2 --seed=0
 
@@ -29,13 +29,13 @@ from tiny_run import assert_same_run, write_config
 
 _PARTS = ("params", "opt_state")
 _HEARTBEAT_S = 10
-_READ_MS = 20  # an example: the steps are slow enough to be met
+_READ_MS = 20  # per example: the steps are slow enough to be hit
 _MOMENTS = ("start", "steps", "save")
 
 
 @dataclasses.dataclass
 class KillTest:
-    """One folder of runs that are killed.
+    """A folder of runs that are killed.
 
     Attributes:
       folder: for everything.
@@ -55,7 +55,7 @@ class KillTest:
         options = SMALL | {
             "data__train": ("slow:?examples=48&size=16&captions=2",),
             "eval__every": "1000 steps",
-            "mix__until": "60%",  # the step's program changes on the way
+            "mix__until": "60%",  # the step's program changes midway
         }
         self._recipe = write_config(self.folder / "recipe.py", steps=self.steps, **options)
         self._recipe.write_text("import slow_source\n" + self._recipe.read_text())
@@ -64,7 +64,7 @@ class KillTest:
         self._begun = 0
 
     def run(self, kills: int) -> None:
-        """AssertionError at the first difference or hang."""
+        """Run the test; raise an AssertionError at the first difference or hang."""
         begin = time.monotonic()
         _succeed(self._start(self._whole, read_ms=0))
         start_s = time.monotonic() - begin
@@ -83,7 +83,7 @@ class KillTest:
             for victim in killed:
                 run.processes[victim].kill()
             ended = run.wait()
-            killed = [v for v in killed if ended[v].code]  # it may have come to its end just before
+            killed = [v for v in killed if ended[v].code]  # it may have finished just before
             if killed:
                 done += 1
                 who = "all" if len(killed) == self.processes else f"{killed[0]}"
@@ -135,7 +135,7 @@ class KillTest:
 
 
 def _wait(run: Run, condition: Callable[[], bool], seconds: float) -> None:
-    """Until the condition holds, a process has ended, or the time is up."""
+    """Wait until the condition holds, a process has ended, or the time is up."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and not condition():
         if any(process.poll() is not None for process in run.processes):
@@ -149,11 +149,11 @@ def _succeed(run: Run) -> None:
 
 
 def main() -> None:
-    """Runs the test as the command line says."""
+    """Run the test from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--devices", type=int, default=2, help="of each process")
+    parser.add_argument("--devices", type=int, default=2, help="per process")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What the program round the training step costs: the loop, and a save in the background.
+"""Overhead of the program around the training step: the loop, and a save in the background.
 
     python -m benchmarks.loop                              # configs/demo.py
     python -m benchmarks.loop --size S16 --batch 8         # both towers of size S at 224 px
@@ -46,7 +46,7 @@ STEP = Callable[[TrainState, Any], tuple[TrainState, Any]]
 
 
 class FromMemory:
-    """In the place of the training iterator: always the same batch."""
+    """A stand-in for the training iterator that always yields the same batch."""
 
     skipped = 0
 
@@ -57,7 +57,7 @@ class FromMemory:
         return dict(self._batch)
 
     def close(self) -> None:
-        """Nothing to stop."""
+        """Do nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,28 +65,28 @@ class InMemory(Experiment):
     """An experiment whose pipeline costs nothing."""
 
     def train_iterator(self, start_step: int) -> Any:
-        """Batch 0 for ever."""
+        """Return an iterator that repeats batch 0."""
         return FromMemory(self.first_batch())
 
 
 class Always:
-    """In the place of the loop's programs: one for all steps."""
+    """A stand-in for the loop's programs: one program for all steps."""
 
     def __init__(self, program: STEP) -> None:
         self._program = program
 
     def at(self, step: int) -> tuple[STEP, bool]:
-        """It is new at the first step only."""
+        """Return the program; it is new at the first step only."""
         return self._program, step == 0
 
     def ended(self, step: int) -> list[str]:
-        """Nothing ends."""
+        """Return no names: nothing ends."""
         del step
         return []
 
 
 class Alternating:
-    """Between the loop and its compiled step: every `steps` calls it takes as many steps by itself.
+    """A step between the loop and its compiled step: after every `steps` calls it runs that many steps by itself.
 
     Attributes:
       bare: seconds of each block of its own steps.
@@ -102,7 +102,7 @@ class Alternating:
         self.loop: list[float] = []
 
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, Any]:
-        """One step of the loop."""
+        """Run one step of the loop."""
         if self._calls >= WARM_UP_STEPS and (self._calls - WARM_UP_STEPS) % self._steps == 0:
             jax.block_until_ready(state)
             if self._began:
@@ -121,10 +121,10 @@ class Alternating:
 
 
 class Bench:
-    """One experiment, its compiled step and its initial state, for all that is measured."""
+    """An experiment with its compiled step and initial state, shared by all measurements."""
 
     def __init__(self, config: ConfigDict, total_steps: int, folder: Path) -> None:
-        """Neither evaluated nor saved before its last step."""
+        """Build a run that neither evaluates nor saves before its last step."""
         config = ConfigDict(config)
         config.train.duration = f"{total_steps} steps"
         config.eval.every = config.checkpoint.every = "0 steps"
@@ -139,12 +139,12 @@ class Bench:
             self.step: STEP = loop.programs.at(0)[0]
 
     def state(self) -> TrainState:
-        """The initial state, to be donated."""
+        """Return the initial state, to be donated."""
         return jax.tree.map(jnp.copy, self._state)
 
     @contextlib.contextmanager
     def loop(self, name: str, run: Experiment) -> Iterator[Loop]:
-        """The loop as training makes it, in a folder of its own."""
+        """Build the loop as training does, in a folder of its own."""
         folder = epath.Path(self._folder / name)
         with (
             watched_phases() as watch,
@@ -164,7 +164,7 @@ class Bench:
 
 
 def loop_seconds(bench: Bench, *, in_memory: bool, steps: int) -> Alternating:
-    """The loop and the bare step in turn, `steps` steps each, until the experiment's last step."""
+    """Alternate between the loop and the bare step, `steps` steps each, until the last step."""
     run = bench.run
     if in_memory:
         fields = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
@@ -178,7 +178,7 @@ def loop_seconds(bench: Bench, *, in_memory: bool, steps: int) -> Alternating:
 
 
 def loop_ratio(turns: Alternating) -> float:
-    """Median over the loop's blocks of its time / the mean of its two neighbours."""
+    """Return the median over the loop's blocks of its time / the mean of its two neighbours."""
     neighbours = zip(turns.bare, turns.bare[1:], strict=False)
     return statistics.median(
         block / statistics.mean(pair) for block, pair in zip(turns.loop, neighbours, strict=True)
@@ -187,7 +187,7 @@ def loop_ratio(turns: Alternating) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Save:
-    """One save: seconds until the loop could go on, seconds a step until it was complete, and beside it."""
+    """One save: seconds until the loop continued, and seconds per step during the save and outside it."""
 
     call: float
     during: float
@@ -196,7 +196,7 @@ class Save:
 
 
 def save_seconds(bench: Bench, *, steps: int, repeats: int, folder: Path) -> list[Save]:
-    """Each save with `steps` steps before it and after it."""
+    """Measure each save with `steps` steps before and after it."""
     state, batch = bench.state(), bench.batch
     with Checkpointer(folder / "save") as checkpointer:
 
@@ -233,7 +233,7 @@ def save_seconds(bench: Bench, *, steps: int, repeats: int, folder: Path) -> lis
 
 
 def print_loop(bench: Bench, args: argparse.Namespace) -> None:
-    """The table of the loop's overhead."""
+    """Print the table of the loop's overhead."""
     lines = ["| loop | bare step, ms | in the loop, ms | ratio | target |", "|---|---|---|---|---|"]
     for name, in_memory in (("with its pipeline", False), ("batches from memory", True)):
         turns = loop_seconds(bench, in_memory=in_memory, steps=args.steps)
@@ -241,11 +241,11 @@ def print_loop(bench: Bench, args: argparse.Namespace) -> None:
         lines.append(
             f"| {name} | {bare:.2f} | {loop:.2f} | {loop_ratio(turns):.3f} | ≤ {LOOP_TARGET:.2f} |"
         )
-    print("\n".join(["", *lines, ""]), flush=True)  # behind what the loop has printed
+    print("\n".join(["", *lines, ""]), flush=True)  # after the loop's own output
 
 
 def print_save(bench: Bench, args: argparse.Namespace, folder: Path) -> None:
-    """The table of steps during a save."""
+    """Print the table of steps during a save."""
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(bench.state()))
     saves = save_seconds(bench, steps=args.steps, repeats=args.repeats, folder=folder)
     median = lambda value: statistics.median(value(save) for save in saves)
@@ -260,10 +260,10 @@ def print_save(bench: Bench, args: argparse.Namespace, folder: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints the tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--parts", nargs="+", choices=["loop", "save"], default=["loop", "save"])
-    parser.add_argument("--steps", type=int, default=30, help="steps of a measurement")
+    parser.add_argument("--steps", type=int, default=30, help="steps per measurement")
     parser.add_argument("--repeats", type=int, default=5)
     config, args = recipes.parse(parser, argv)
     with tempfile.TemporaryDirectory() as temporary:

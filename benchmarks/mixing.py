@@ -7,6 +7,7 @@ same batch in the same process. Both are compiled first and the median of severa
 """
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import program
-from timix_jax.mixing import Mixed, Mixer, Sample, build_mixer
+from timix_jax.mixing import Mixer, Sample, build_mixer
 from timix_jax.models.vit import VIT_SIZES, VisionTransformer, VitShape
 from timix_jax.objectives.pairs.kinds import KINDS
 from timix_jax.objectives.pairs.shares import Shares
@@ -42,7 +43,7 @@ def embed(model: VisionTransformer, images: jax.Array) -> jax.Array:
 
 
 def encoder_pass(model: VisionTransformer) -> Callable[..., Any]:
-    """Gradient of a scalar of the image embedding with respect to the parameters."""
+    """Jit the gradient of a scalar of the image embedding with respect to the parameters."""
 
     def loss(params: Any, images: jax.Array) -> jax.Array:
         image = cast(jax.Array, model.apply(params, images, method=embed))
@@ -51,29 +52,17 @@ def encoder_pass(model: VisionTransformer) -> Callable[..., Any]:
     return jax.jit(jax.grad(loss))
 
 
-def targets(mixer: Mixer, mixed: Mixed, target: str, logits: jax.Array) -> Any:
-    """Return both directions' targets (B, B)."""
-    shares = Shares.of(mixed, mixer.partners)
-    return build_target(target).matrices(KINDS["softmax"], shares, logits)
-
-
 def mixing(mixer: Mixer, target: str) -> Callable[..., Any]:
-    """Mixed tokens and both targets."""
-
-    def step(key: jax.Array, tokens: jax.Array, scores: jax.Array, logits: jax.Array) -> Any:
-        mixed = mixer(key, Sample(tokens, scores=scores))
-        return mixed.image, targets(mixer, mixed, target, logits)
-
-    return jax.jit(step)
+    """Jit mixed tokens and both targets."""
+    return jax.jit(functools.partial(_mix, mixer, target))
 
 
 def mixing_and_back(mixer: Mixer, target: str) -> Callable[..., Any]:
-    """The same, and the cotangent of the mixed tokens pulled back to the clean ones."""
+    """Jit the same, and the cotangent of the mixed tokens pulled back to the clean ones."""
 
     def step(key: jax.Array, tokens: jax.Array, scores: jax.Array, logits: jax.Array) -> Any:
         def forward(clean: jax.Array) -> Any:
-            mixed = mixer(key, Sample(clean, scores=scores))
-            return mixed.image, targets(mixer, mixed, target, logits)
+            return _mix(mixer, target, key, clean, scores, logits)
 
         mixed, pull, targets = jax.vjp(forward, tokens, has_aux=True)
         return mixed, pull(tokens), targets
@@ -81,8 +70,21 @@ def mixing_and_back(mixer: Mixer, target: str) -> Callable[..., Any]:
     return jax.jit(step)
 
 
+def _mix(
+    mixer: Mixer,
+    target: str,
+    key: jax.Array,
+    tokens: jax.Array,
+    scores: jax.Array,
+    logits: jax.Array,
+) -> Any:
+    mixed = mixer(key, Sample(tokens, scores=scores))
+    shares = Shares.of(mixed, mixer.partners)
+    return mixed.image, build_target(target).matrices(KINDS["softmax"], shares, logits)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--image_size", type=int, default=224, help="pixels")
@@ -121,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if mixer is None:
             raise ValueError(f"{name} does not mix")
         inputs = (keys[0], images if mixer.space == "pixels" else tokens, scores, logits)
-        # Mixing takes milliseconds at most: more repeats cost nothing and steady the median.
+        # Mixing takes milliseconds at most: more repeats cost little and steady the median.
         alone, both = (
             median_seconds(build(mixer, target), *inputs, repeats=20 * flags.repeats)
             for build in (mixing, mixing_and_back)

@@ -26,13 +26,14 @@ from timix_jax.models.text import TextShape
 from timix_jax.models.vit import VitShape
 from timix_jax.objectives.contrastive import Contrastive
 from timix_jax.optim.optimizer import make_optimizer
-from timix_jax.training.flops import train_step_flops
+from timix_jax.training.build.optimizer import STACKED
+from timix_jax.training.flops import count_flops
 from timix_jax.training.state import TrainState
-from timix_jax.training.step import TrainStep, make_train_step, step_passes
+from timix_jax.training.step import TrainStep, make_train_step
 
 
 def build(sizes: Architecture, *, scan: bool = False, dtype: str = "float32") -> DualEncoder:
-    """Our dual encoder of these sizes; `dtype` is that of its products."""
+    """Build our dual encoder at these sizes; `dtype` is that of its products."""
     return DualEncoder(
         VitShape(
             sizes.image_size,
@@ -62,31 +63,23 @@ def build(sizes: Architecture, *, scan: bool = False, dtype: str = "float32") ->
 def make_step(
     model: DualEncoder, named: Mapping[str, np.ndarray], sizes: Architecture
 ) -> tuple[TrainStep, TrainState]:
-    """The training step of the contrastive loss alone, and its state with open_clip's weights.
+    """Build the training step of the contrastive loss alone, and its state with open_clip's weights.
 
-    The patch predictor stays in the tree: without the losses that use it, AdamW is all that it costs.
+    The patch predictor stays in the tree: without the losses that use it, it costs no more than its AdamW update.
     """
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     predictor = jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), shapes["patch_predictor"])
     params = jax.tree.map(jnp.asarray, timix_tree(named, sizes)) | {"patch_predictor": predictor}
     rate = lambda step: jnp.full((), LEARNING_RATE)
     optimizer = make_optimizer(
-        params,
-        model.parameter_axes(),
-        schedule=rate,
-        name="adamw",
-        b1=0.9,
-        b2=0.999,
-        weight_decay=WEIGHT_DECAY,
-        clip_norm=CLIP_NORM,
-        lr_scales=(),
+        params, schedule=rate, weight_decay=WEIGHT_DECAY, clip_norm=CLIP_NORM, stacked=STACKED
     )
     step = make_train_step(model, [Contrastive()], optimizer, schedule=rate, ema_decay=0.0, seed=0)
     return step, TrainState(jnp.zeros((), jnp.int32), params, None, optimizer.init(params))
 
 
 def main() -> None:
-    """Reads the weights at `--weights`, checks a few steps, then serves."""
+    """Read the weights at `--weights`, check a few steps, then serve."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", choices=ARCHITECTURES)
     parser.add_argument("--batch", type=int)
@@ -101,6 +94,7 @@ def main() -> None:
         step, first = make_step(model, dict(named), sizes)
     batch = jax.device_put(random_batch(sizes, args.batch))
     jitted = jax.jit(step, donate_argnums=0)
+    first_shapes = jax.eval_shape(lambda: first)  # `first` is donated
     state = [first]
 
     def steps(count: int) -> list[dict[str, Any]]:
@@ -112,7 +106,7 @@ def main() -> None:
 
     checked = steps(CHECKED_STEPS)
     report = {key: [float(log[key]) for log in checked] for key in ("loss", "grad_norm")}
-    flops = train_step_flops(model, step_passes(model, (Contrastive(),), batch))
+    flops = count_flops(jitted.trace(first_shapes, batch).jaxpr).model
     serve(steps, report | {"flops": flops, "versions": f"jax {jax.__version__}"})
 
 

@@ -1,4 +1,4 @@
-"""open_clip's CLIP as a training step of PyTorch, of the same model as ours. Imports no JAX.
+"""open_clip's CLIP as a PyTorch training step of the same model as ours. Imports no JAX.
 
     pip install torch open_clip_torch    # into any environment; see --torch_python of benchmarks.open_clip_step
 
@@ -28,7 +28,7 @@ Step = Callable[[], tuple[torch.Tensor, torch.Tensor]]
 
 
 class _StandIn(types.ModuleType):
-    """A module in which every name is a class with nothing but what defaults of arguments name."""
+    """A module in which every name is a class that holds only what default arguments name."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -37,7 +37,7 @@ class _StandIn(types.ModuleType):
 
 
 def import_open_clip() -> Any:
-    """The module; with a stand-in for torchvision if that does not load."""
+    """Import open_clip, with a stand-in for torchvision if that does not load."""
     try:
         importlib.import_module("torchvision.ops.misc")
     except (ImportError, RuntimeError):  # RuntimeError: built for another torch
@@ -51,7 +51,7 @@ def import_open_clip() -> Any:
 
 
 def build(sizes: Architecture, seed: int = 0) -> Any:
-    """open_clip.model.CLIP, float32, on the CPU.
+    """Build open_clip.model.CLIP in float32 on the CPU.
 
     The patch convolution gets a bias, as ours has one, and the class token no second, redundant offset: its
     position is what is trained.
@@ -92,21 +92,21 @@ def build(sizes: Architecture, seed: int = 0) -> Any:
 
 
 def loss_of(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """open_clip's own contrastive loss of its model's features."""
+    """Return open_clip's own contrastive loss of its model's features."""
     image = model.encode_image(batch["image"], normalize=True)
     text = model.encode_text(batch["tokens"], normalize=True)
     return import_open_clip().ClipLoss()(image, text, model.logit_scale.exp())
 
 
 def tensors(batch: Mapping[str, np.ndarray], device: str = "cpu") -> dict[str, torch.Tensor]:
-    """The batch as open_clip takes it: image (B, 3, H, W), tokens int64."""
+    """Return the batch as open_clip takes it: image (B, 3, H, W), tokens int64."""
     image = np.ascontiguousarray(batch["image"].transpose(0, 3, 1, 2))
     both = {"image": torch.from_numpy(image), "tokens": torch.from_numpy(batch["tokens"]).long()}
     return {name: tensor.to(device) for name, tensor in both.items()}
 
 
 def named_arrays(model: Any, *, gradients: bool = False) -> dict[str, np.ndarray]:
-    """Name → copy of each parameter, or of its gradient (0 for the class token, which has none)."""
+    """Return name → copy of each parameter, or of its gradient (0 for the class token, which has none)."""
     return {
         name: (
             np.zeros(p.shape, np.float32)
@@ -124,7 +124,7 @@ def make_step(
     compiled: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Step:
-    """Forward, backward, clipping and a fused AdamW; returns the loss and the gradient's norm before clipping.
+    """Build forward, backward, clipping and a fused AdamW, returning loss and gradient norm before clipping.
 
     Args:
       model: trained in place.

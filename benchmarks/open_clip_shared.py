@@ -1,4 +1,4 @@
-"""What both sides of the comparison with open_clip have in common: sizes, batch, optimiser, weights. NumPy only.
+"""Sizes, batch, optimiser and weights that both sides of the open_clip comparison share. NumPy only.
 
 open_clip builds the model of `timix_jax` exactly when it is told to: no norm before the blocks, bidirectional text
 read at its first token, norms with epsilon 1e-6 (`benchmarks.open_clip_model`). Two things are then still placed
@@ -16,7 +16,7 @@ NORM_EPS = 1e-6
 LEARNING_RATE = 1e-4
 WEIGHT_DECAY = 0.02
 CLIP_NORM = 1.0
-TEMPERATURE_RANGE = (0.01, 0.5)  # open_clip's own limit of the scale is 100
+TEMPERATURE_RANGE = (0.01, 0.5)  # open_clip caps the scale at 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Architecture:
 
     @property
     def heads(self) -> int:
-        """Of the image tower."""
+        """Return the number of heads of the image tower."""
         return self.width // self.head_width
 
 
-# The files of these names in open_clip/model_configs.
+# From the files of these names in open_clip/model_configs.
 ARCHITECTURES = {
     "ViT-S-16": Architecture(224, 16, 384, 12, 384, 384, 6, 12),
     "ViT-B-32": Architecture(224, 32, 768, 12, 512, 512, 8, 12),
@@ -62,7 +62,7 @@ def random_batch(sizes: Architecture, batch_size: int, seed: int = 0) -> dict[st
 def timix_tree(
     named: Mapping[str, np.ndarray], sizes: Architecture, *, gradients: bool = False
 ) -> dict[str, Any]:
-    """Weights of open_clip's CLIP, or gradients by them, as the tree of our dual encoder, without the predictor.
+    """Return weights of open_clip's CLIP, or their gradients, as the tree of our dual encoder without the predictor.
 
     Args:
       named: the state dict as float arrays; linear layers are (out, in) there, (in, out) here.
@@ -105,7 +105,7 @@ def _norm(named: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
 
 
 def _layers(named: Mapping[str, np.ndarray], tower: str, depth: int, heads: int) -> dict[str, Any]:
-    """Blocks stacked on a leading layer axis; query, key and value are one product on both sides."""
+    """Stack blocks on a leading layer axis; query, key and value are one product on both sides."""
 
     def stack(name: str) -> np.ndarray:
         return np.stack([named[f"{tower}.resblocks.{i}.{name}"] for i in range(depth)])

@@ -1,4 +1,4 @@
-"""Our plain training step beside open_clip's on PyTorch: same model, weights and batch, one pinned CPU core or one GPU.
+"""Our plain training step against open_clip's on PyTorch: same model, weights and batch, a pinned CPU core or a GPU.
 
     pip install torch open_clip_torch                       # here, or in another environment:
     python -m benchmarks.open_clip_step --torch_python /path/to/bin/python
@@ -30,14 +30,14 @@ from benchmarks.pinned_worker import ROOT, Worker
 
 OPEN_CLIP, OURS = "open_clip", "TiMix-JAX"
 CHECKED_STEPS = 3
-# Of losses and gradient norms between the sides, by the type of the products.
+# Tolerances of losses and gradient norms between the sides, by the type of the products.
 TOLERANCES = {"float32": 1e-3, "bfloat16": 3e-2}
-# All processes keep their memory on the one GPU: JAX must not take three quarters of it beforehand.
+# All processes share one GPU: JAX must not preallocate three quarters of its memory.
 SHARED_GPU = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 def check_parity(reports: Mapping[str, Mapping[str, Any]], tolerance: float) -> str:
-    """One line on how far the first steps agree; ends the program where they don't."""
+    """Return one line on how far the first steps agree; end the program where they do not."""
     base = reports[OPEN_CLIP]
     worst = 0.0
     for name, report in reports.items():
@@ -57,7 +57,7 @@ def check_parity(reports: Mapping[str, Mapping[str, Any]], tolerance: float) -> 
 
 
 def table(seconds: Mapping[str, Sequence[float]], batch_size: int, flops: float) -> str:
-    """A row a case in Markdown; a ratio above 1 is faster than open_clip."""
+    """Return one row per case in Markdown; a ratio above 1 is faster than open_clip."""
     lines = [
         "| step | ms, median | ms, least | images/s | GFLOP/s | of open_clip, least | median of pairs |",
         "|---|---|---|---|---|---|---|",
@@ -74,7 +74,7 @@ def table(seconds: Mapping[str, Sequence[float]], batch_size: int, flops: float)
 
 
 def start_workers(args: argparse.Namespace, folder: Path) -> dict[str, Worker]:
-    """Case → its process. open_clip starts first: its initial weights are everybody's."""
+    """Start one process per case, open_clip first: all use its initial weights."""
     weights = folder / "weights.npz"
     common = ["--model", args.model, "--batch", str(args.batch), "--weights", str(weights)]
     common += ["--dtype", args.dtype]
@@ -92,21 +92,21 @@ def start_workers(args: argparse.Namespace, folder: Path) -> dict[str, Worker]:
     for flags in args.xla_flags:
         workers[f"{OURS}, {flags}"] = Worker(ours, core=core, env=env | {"XLA_FLAGS": flags})
     for checkout in args.checkout:
-        # The package of that checkout; the benchmark too, where it has one.
+        # Use the package of that checkout, and its benchmark if it has one.
         path = {"PYTHONPATH": f"{Path(checkout).resolve()}:{ROOT}", "PYTHONSAFEPATH": "1"}
         workers[f"{OURS} at {checkout}"] = Worker(ours, core=core, env=env | path)
     return workers
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", choices=ARCHITECTURES, default="ViT-S-16")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--blocks", type=int, default=6, help="turns that each case gets")
-    parser.add_argument("--steps", type=int, default=4, help="steps a turn")
+    parser.add_argument("--blocks", type=int, default=6, help="blocks per case")
+    parser.add_argument("--steps", type=int, default=4, help="steps per block")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--core", type=int, default=0, help="of the CPU")
+    parser.add_argument("--core", type=int, default=0, help="CPU core to pin to")
     parser.add_argument("--torch_python", default=sys.executable, help="where open_clip_torch is")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--scan", action="store_true", help="our blocks scanned, not unrolled")
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--clock",
         choices=["wall", "cpu"],
         default="wall",
-        help="cpu: CPU time of the process, for a machine that others use too",
+        help="cpu: CPU time of the process, for a shared machine",
     )
     args = parser.parse_args(argv)
     args.dtype = "float32" if args.device == "cpu" else "bfloat16"
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     reports = {name: worker.report for name, worker in workers.items()}
     flops = reports[OURS]["flops"]
     print(
-        f"{args.model}, batch {args.batch}, {flops / 1e9:.0f} GFLOP a step in {args.dtype}, {where}: "
+        f"{args.model}, batch {args.batch}, {flops / 1e9:.0f} GFLOP per step in {args.dtype}, {where}: "
         f"{args.blocks} turns of {args.steps} step(s) a case, {args.clock} clock. "
         f"{reports[OPEN_CLIP]['versions']}; {reports[OURS]['versions']}.\n"
         f"{check_parity(reports, TOLERANCES[args.dtype])}\n",

@@ -15,7 +15,7 @@ from benchmarks.pinned_worker import serve
 
 
 def main() -> None:
-    """Leaves the initial weights at `--weights`, checks a few steps, then serves."""
+    """Write the initial weights to `--weights`, check a few steps, then serve."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", choices=ARCHITECTURES)
     parser.add_argument("--batch", type=int)
@@ -29,14 +29,16 @@ def main() -> None:
         torch.set_num_threads(1)
     sizes = ARCHITECTURES[args.model]
     model = build(sizes)
-    arrays: dict[str, Any] = dict(named_arrays(model))  # savez has an option among its names
+    arrays: dict[str, Any] = dict(
+        named_arrays(model)
+    )  # typed for savez, which also has named options
     np.savez(args.weights, **arrays)
     batch = tensors(random_batch(sizes, args.batch), args.device)
     dtype = getattr(torch, args.dtype)
     step = make_step(model.to(args.device), batch, compiled=args.compile, dtype=dtype)
 
     def steps(count: int) -> list[tuple[float, float]]:
-        """Loss and norm are read when all steps are under way: a GPU need not wait for that between them."""
+        """Run steps; loss and norm are read after all are dispatched, so that a GPU never waits in between."""
         done = [step() for _ in range(count)]
         return [(loss.item(), norm.item()) for loss, norm in done]
 

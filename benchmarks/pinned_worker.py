@@ -1,4 +1,4 @@
-"""A step in a process of its own, on one CPU core or free, run in blocks by its parent, a line of JSON each way."""
+"""A step in a process of its own, pinned to one core or not, which its parent runs in blocks over JSON lines."""
 
 import json
 import os
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def serve(steps: Callable[[int], object], report: Mapping[str, Any]) -> None:
-    """The worker's side: sends `report`, then runs as many steps as each line asks for, until none comes."""
+    """Serve as the worker: send `report`, then run as many steps as each line asks for until input ends."""
     print(json.dumps(report), flush=True)
     for line in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -23,7 +23,7 @@ def serve(steps: Callable[[int], object], report: Mapping[str, Any]) -> None:
 
 
 class Worker:
-    """A running worker. It sleeps between blocks, so that any number of them can take turns on one core.
+    """A running worker. It sleeps between blocks, so that any number of workers can alternate on one core.
 
     Attributes:
       report: what the worker sent when it was ready.
@@ -37,7 +37,7 @@ class Worker:
         checkout: Path = ROOT,
         env: Mapping[str, str] | None = None,
     ) -> None:
-        """Starts `command`, on `core` with one thread if there is one; returns when it is ready.
+        """Start `command`, single-threaded on `core` if given, and wait until it is ready.
 
         Raises:
           RuntimeError: it ended before; its error is on the terminal.
@@ -45,7 +45,7 @@ class Worker:
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         threads = {} if core is None else dict.fromkeys(names, "1")
         path = os.pathsep.join(filter(None, [str(checkout), os.environ.get("PYTHONPATH")]))
-        # Inherited by the threads that the libraries start: XLA makes one a core that it may use.
+        # Inherited by the libraries' threads: XLA starts one per core that it may use.
         pin = None if core is None else lambda: os.sched_setaffinity(0, {core})
         self._process = subprocess.Popen(
             command,
@@ -60,14 +60,14 @@ class Worker:
         self.report = self._receive()
 
     def run(self, steps: int) -> dict[str, float]:
-        """Seconds of a block of `steps` steps: wall and cpu (all threads)."""
+        """Run a block of `steps` steps and return its seconds: wall and cpu (all threads)."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{steps}\n")
         self._process.stdin.flush()
         return self._receive()
 
     def close(self) -> None:
-        """Ends the worker."""
+        """End the worker."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(timeout=60)

@@ -1,4 +1,4 @@
-"""Images a second that the input pipeline delivers, beside those that the training step consumes.
+"""Images per second that the input pipeline delivers and that the training step consumes.
 
     python -m benchmarks.pipeline_vs_step                                       # configs/demo.py
     python -m benchmarks.pipeline_vs_step --config configs/flickr8k.py --train records:data/flickr8k/train
@@ -27,7 +27,7 @@ WARM_UP_BATCHES = 4
 
 
 def measure(config: ConfigDict, *, seconds: float, repeats: int) -> dict[str, list[float]]:
-    """`pipeline` and `step` → seconds a batch of each repetition."""
+    """Return `pipeline` and `step` → seconds per batch in each repetition."""
     run = experiment.build(config)
     state = jax.jit(run.create_state, out_shardings=run.layout.shardings(run.abstract_state))(
         jax.random.key(config.seed)
@@ -73,7 +73,7 @@ def measure(config: ConfigDict, *, seconds: float, repeats: int) -> dict[str, li
         finally:
             batches.close()
 
-    # The pipeline's own clock counts: starting its threads is not part of its pace.
+    # The pipeline has a clock of its own: starting its threads does not count.
     measured = interleaved_seconds({"step": lambda: train(steps), "": fetch}, repeats=repeats)
     return {
         "step": [total / steps for total in measured["step"]],
@@ -82,11 +82,11 @@ def measure(config: ConfigDict, *, seconds: float, repeats: int) -> dict[str, li
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--config", nargs="+", default=["configs/demo.py"])
-    parser.add_argument("--train", default="", help="source in place of the recipe's")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of a measurement")
+    parser.add_argument("--train", default="", help="source instead of the recipe's")
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of a measurement")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args(argv)
     if not flags.FLAGS.is_parsed():

@@ -1,4 +1,4 @@
-"""How a benchmark that is started as a program ends."""
+"""Exit codes and messages of a benchmark run as a program."""
 
 import sys
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from timix_jax.runtime.log import print_error
 
 
 def run(main: Callable[[], None]) -> None:
-    """Calls `main`; as in `timix_jax.main` a user's mistake is one line and its exit code, not a traceback."""
+    """Call `main`; a user error becomes one line and an exit code instead of a traceback, as in `timix_jax.main`."""
     try:
         main()
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Recipe, model size and batch of a benchmark, from its command line."""
+"""Recipe, model size and batch of a benchmark from its command line."""
 
 import argparse
 import runpy
@@ -14,7 +14,7 @@ from timix_jax.models.vit import VIT_SIZES
 
 
 def load(path: str) -> ConfigDict:
-    """The complete configuration of a recipe.
+    """Return the complete configuration of a recipe.
 
     Raises:
       UserError: there is no such file, or it cannot be run; the message names its line.
@@ -26,7 +26,7 @@ def load(path: str) -> ConfigDict:
 
 
 def small_config() -> ConfigDict:
-    """Both towers of size S at 224 px, as the paper's are both of size B."""
+    """Return both towers at size S and 224 px, as both of the paper's are of size B."""
     c = default_config()
     width, depth, heads, mlp_dim = VIT_SIZES["S"]
     tower = {"width": width, "depth": depth, "heads": heads, "mlp_dim": mlp_dim}
@@ -34,14 +34,14 @@ def small_config() -> ConfigDict:
     c.model.text.update(tower)
     c.train.batch_size = 8
     c.regions.batch_size = 2
-    c.model.scan = False  # as for the CPU; --scan for the other
+    c.model.scan = False  # faster on CPU; --scan overrides
     return c
 
 
 def parse(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None
 ) -> tuple[ConfigDict, argparse.Namespace]:
-    """Adds `--config --size --batch`, and prints what they choose.
+    """Add `--config --size --batch` and print the choice.
 
     Returns:
       the complete configuration, and all arguments.

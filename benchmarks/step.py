@@ -4,8 +4,8 @@
     python -m benchmarks.step --size S16 --batch 8       # ViT-S/16 at 224 px, both towers of size S
 
 Floor of placement "extra" = the plain step + one more forward and backward pass of the image tower
-+ PTA. The real train step runs on one batch that stays on the device, in one process; the cases take
-turns, and ratios are medians over pairs of the same turn.
++ PTA. The real train step runs on one batch that stays on the device, in one process; the cases
+alternate, and ratios are medians over pairs of the same round.
 """
 
 import argparse
@@ -19,44 +19,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
-from timix_jax.objectives.passes import Batch
 
 from benchmarks import program, recipes
 from benchmarks.interleaved import CLOCKS, Clock, interleaved_seconds, median_ratio
 from timix_jax.config import complete
-from timix_jax.models.dual_encoder import DualEncoder
-from timix_jax.objectives import Forward, Objective, Pass
+from timix_jax.models.protocols import ImageTextModel
+from timix_jax.objectives import Feature, Forward, Objective, Term
 from timix_jax.optim import schedule
 from timix_jax.training import build as experiment
 from timix_jax.training import state as train_state
 from timix_jax.training.step import TrainStep, make_train_step
 
-TOTAL_STEPS = 1_000_000  # mixing must not end while it is measured
+TOTAL_STEPS = 1_000_000  # mixing must not end during the measurement
 
 
 @dataclasses.dataclass(frozen=True)
 class SecondView(Objective):
     """One more forward and backward pass of the image tower, and nothing else."""
 
-    weight: float = 1.0
-
     name: ClassVar[str] = "second_view"
 
-    def passes(self, model: DualEncoder, batch: Batch) -> Sequence[Pass]:
-        """The tower."""
-        return (Pass(rows=batch["image"].shape[0], blocks=model.image.depth, projected=True),)
+    def reads(self, model: ImageTextModel) -> Sequence[Feature]:
+        """Return nothing: the pass is its own."""
+        return ()
 
-    def __call__(
-        self, model: DualEncoder, forward: Forward
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Mean of the embeddings; the factor, 1 in float32, is there as XLA merges two equal passes."""
-        patches = forward.patches * (1 + 1e-12 * forward.step).astype(forward.patches.dtype)
-        image = model.encode_image(forward.params, patches)
-        return jnp.mean(image.embedding), {}
+    def __call__(self, forward: Forward) -> Term:
+        """Return the mean of the embeddings; the factor, 1 in float32, keeps XLA from merging two equal passes."""
+        patches = forward.patches()
+        patches = patches * (1 + 1e-12 * forward.step).astype(patches.dtype)
+        image = forward.model.encode_image(forward.params, patches)
+        return Term(jnp.mean(image.embedding))
 
 
 class Case(NamedTuple):
-    """A row: what the step does, beside which other row it is put, and the ratio it may reach."""
+    """One row: what the step does, the row it is compared with, and the ratio it may reach."""
 
     name: str
     fields: dict[str, Any]
@@ -93,7 +89,7 @@ CASES = (
 
 
 def random_batch(config: ConfigDict, rng: np.random.Generator) -> dict[str, Any]:
-    """A batch of the shapes of `config` with boxes and regions: noise, but captions end in padding."""
+    """Return a random batch of the shapes of `config`, with boxes, regions and padded captions."""
     batch, regions = config.train.batch_size, config.regions.batch_size
     per_image, length = config.regions.max_regions, config.model.text.max_tokens
     region_length = config.regions.max_tokens or length
@@ -126,21 +122,21 @@ def random_batch(config: ConfigDict, rng: np.random.Generator) -> dict[str, Any]
     }
 
 
-def case_objectives(config: ConfigDict, model: DualEncoder, case: Case) -> list[Objective]:
-    """The objectives of `config` with the fields of the case."""
+def case_objectives(config: ConfigDict, model: ImageTextModel, case: Case) -> list[Objective]:
+    """Build the objectives of `config` with the fields of the case."""
     changed = ConfigDict(config)
     changed.update_from_flattened_dict(case.fields)
     to_steps = functools.partial(
         schedule.steps, batch_size=1, examples=TOTAL_STEPS, total_steps=TOTAL_STEPS
     )
-    objectives = experiment.build_objectives(changed, model, to_steps)
+    objectives = experiment.build_objectives(changed, model, None, to_steps)
     return [*objectives, SecondView()] if case.second_view else objectives
 
 
 def with_bases(names: Collection[str]) -> list[Case]:
-    """The cases of these names, all for none, and those that they are compared with."""
+    """Return the named cases (all if none is named) and the cases that they are compared with."""
     wanted = set(names) or {case.name for case in CASES}
-    for case in reversed(CASES):  # a base stands before the cases that it is the base of
+    for case in reversed(CASES):  # bases precede the cases compared with them
         if case.name in wanted and case.base:
             wanted.add(case.base)
     return [case for case in CASES if case.name in wanted]
@@ -149,14 +145,14 @@ def with_bases(names: Collection[str]) -> list[Case]:
 def measure(
     config: ConfigDict, cases: Sequence[Case], *, steps: int, repeats: int, clock: Clock
 ) -> dict[str, list[float]]:
-    """Case → seconds a step of each repetition."""
+    """Return case → seconds per step in each repetition."""
     model = experiment.build_model(config, vocab_size=config.data.vocab_size, pad_id=0)
     rate = schedule.warmup_cosine(1e-4, TOTAL_STEPS, 1, 0.0, 0.0)
     params = jax.eval_shape(model.init, jax.random.key(0))
-    optimizer = experiment.build_optimizer(config, params, model.parameter_axes(), rate)
+    optimizer = experiment.build_optimizer(config, params, rate)
     batch = jax.device_put(random_batch(config, np.random.default_rng(0)))
-    create = functools.partial(train_state.create, model, optimizer, ema=config.optim.ema > 0)
-    # One state goes through the steps of all cases: it is the same for all, and large.
+    create = functools.partial(train_state.create, model, optimizer, (), ema=config.optim.ema > 0)
+    # All cases share one state: it is large and the same for all.
     state = [jax.jit(create)(jax.random.key(0))]
 
     def runner(step: TrainStep) -> Callable[[], None]:
@@ -187,7 +183,7 @@ def measure(
 
 
 def table(cases: Sequence[Case], seconds: Mapping[str, list[float]], batch_size: int) -> str:
-    """A row a case in Markdown."""
+    """Return a Markdown table with one row per case."""
     lines = ["| step | ms | images/s | ratio | of | target |", "|---|---|---|---|---|---|"]
     for case in cases:
         median = statistics.median(seconds[case.name])
@@ -202,20 +198,20 @@ def table(cases: Sequence[Case], seconds: Mapping[str, list[float]], batch_size:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--config", default="configs/demo.py", help="recipe whose model is taken")
+    parser.add_argument("--config", default="configs/demo.py", help="recipe that gives the model")
     parser.add_argument("--size", choices=["config", "S16"], default="config")
     parser.add_argument("--batch", type=int, default=0, help="default: the recipe's")
     parser.add_argument("--scan", action=argparse.BooleanOptionalAction, default=None)
-    parser.add_argument("--steps", type=int, default=1, help="steps a measurement")
+    parser.add_argument("--steps", type=int, default=1, help="steps per measurement")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--cases", nargs="+", choices=[case.name for case in CASES], default=[])
     parser.add_argument(
         "--clock",
         choices=CLOCKS,
         default="wall",
-        help="cpu: CPU time of all threads, for a machine that others use too; no GPU time is in it",
+        help="cpu: CPU time of all threads, for a shared machine; without GPU time",
     )
     args = parser.parse_args(argv)
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from analytic_flops import block_flops
 from ml_collections import ConfigDict
 from PIL import Image
 from tiny_model import compiler_settings
@@ -23,7 +24,6 @@ from timix_jax.mixing.partners import Partners
 from timix_jax.objectives import OBJECTIVES, Feature, Objective, Term
 from timix_jax.reporting.plots.curves import training_curves
 from timix_jax.training import build as experiment
-from timix_jax.training.flops import block_flops
 from timix_jax.training.train import train_and_evaluate
 
 

@@ -24,8 +24,8 @@ from timix_jax.runtime.log import only_warnings, print_error, show_own_lines
 MODES = {
     "train": "timix_jax.training.train:train_and_evaluate",
     "eval": "timix_jax.training.evaluate:evaluate_checkpoint",
-    "info": "timix_jax.inspection.info_mode:print_info",
-    "compile": "timix_jax.inspection.compile_mode:compile_for",
+    "info": "timix_jax.inspection.info:print_info",
+    "compile": "timix_jax.inspection.compile:compile_for",
 }
 
 # Flags that only one mode accepts, as arguments of its function.

@@ -10,7 +10,7 @@ import pytest
 from repository import ROOT
 
 from timix_jax.config import complete, flatten
-from timix_jax.inspection.info import parameters_by_tower
+from timix_jax.inspection.tables import parameters_by_tower
 from timix_jax.parallel.layout import Layout
 from timix_jax.parallel.mesh import make_mesh, put_batch
 from timix_jax.training import build as experiment

@@ -160,8 +160,8 @@ def test_a_reversal_between_devices_is_told_from_a_shift():
     assert all(one.mirrors for one in permutes)
     shift = permutes[0]._replace(pairs=((0, 1), (1, 2), (2, 3), (3, 0)))
     assert not shift.mirrors
-    assert shift.passes_on
-    assert shift._replace(pairs=((0, 3), (1, 0), (2, 1), (3, 2))).passes_on
-    assert not permutes[0].passes_on
-    assert not shift._replace(pairs=((0, 2), (1, 3), (2, 0), (3, 1))).passes_on
-    assert not shift._replace(pairs=((0, 1), (1, 0))).passes_on  # of two: no ring
+    assert shift.is_ring_step
+    assert shift._replace(pairs=((0, 3), (1, 0), (2, 1), (3, 2))).is_ring_step
+    assert not permutes[0].is_ring_step
+    assert not shift._replace(pairs=((0, 2), (1, 3), (2, 0), (3, 1))).is_ring_step
+    assert not shift._replace(pairs=((0, 1), (1, 0))).is_ring_step  # of two: no ring

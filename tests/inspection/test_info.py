@@ -11,8 +11,8 @@ from command_line import ROOT, start
 from tiny_run import tiny_config
 
 from timix_jax.config import complete
-from timix_jax.inspection import info_mode
-from timix_jax.inspection.info import (
+from timix_jax.inspection import info
+from timix_jax.inspection.tables import (
     format_bytes,
     memory_estimate,
     memory_table,
@@ -138,7 +138,7 @@ def test_info_of_the_paper_s_recipe_without_data(tmp_path):
         "image/blocks              85,054,464",
         "cut over fsdp",
         "ema params",
-        "TFLOP a step",
+        "TFLOP per step",
         "ml_collections",
     ):
         assert words in ended.stdout
@@ -173,13 +173,13 @@ def test_info_refuses_a_training_of_nothing(refused):
 def test_info_does_not_take_a_nominal_epoch_for_the_length_of_the_data():
     """A warm-up of more steps than one epoch of the nominal million."""
     config = complete(tiny_config(2, train__duration="1 epochs", optim__warmup="100000 steps"))
-    assert "FLOP a step" in info_mode.describe(config, "x")
+    assert "FLOP per step" in info.describe(config, "x")
 
 
 def test_info_is_printed_by_the_first_process_only(monkeypatch, capsys):
     config = tiny_config(2)
-    info_mode.print_info(config, "runs/x")
+    info.print_info(config, "runs/x")
     assert "== parameters" in capsys.readouterr().out
-    monkeypatch.setattr(info_mode.processes, "is_first", lambda: False)
-    info_mode.print_info(config, "runs/x")
+    monkeypatch.setattr(info.processes, "is_first", lambda: False)
+    info.print_info(config, "runs/x")
     assert capsys.readouterr().out == ""

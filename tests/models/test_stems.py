@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from objective_runs import mixed_batch
+from analytic_flops import patch_embed_flops
 from tiny_model import GRID, make_batch, make_forward, make_params, tiny_model
 
 from timix_jax.errors import UserError
@@ -15,7 +16,6 @@ from timix_jax.mixing import build_mixer
 from timix_jax.mixing.windows import patchify, unpatchify
 from timix_jax.models.stems import stem_stages
 from timix_jax.objectives.mixed import MixedContrastive
-from timix_jax.training.flops import patch_embed_flops
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 

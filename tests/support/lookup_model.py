@@ -1,6 +1,6 @@
 """A model that looks its outputs up: image k is a solid grey of value k, caption "k" is token k.
 
-With it an evaluator's figures are known from the tables alone.
+An evaluator's figures follow from the tables.
 """
 
 import io
@@ -12,17 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from timix_jax.data.records.schema import Record, Region
+from timix_jax.data.record_schema import Record, Region
 from timix_jax.evaluators import EvaluationInputs
-from timix_jax.models.protocols import ImageFeatures, TextFeatures
+from timix_jax.models.protocols import ImageFeatures, ImageTextModel, TextFeatures
 
 
 @dataclass(frozen=True)
-class LookupModel:
+class LookupModel(ImageTextModel):
     """Parameters: images (N, D), texts (M, D), logits (N, M, g²) of the predictor, patches (N, g², D)."""
 
     grid: int = 2
     tpp_layer: int = 0
+    depth: int = 1
     embed_dim: int = 16
 
     def embed_patches(self, params, images):
@@ -31,16 +32,19 @@ class LookupModel:
 
     def encode_image(self, params, patches, *, kept=None, blocks=()):
         image = patches[:, 0, 0].astype(jnp.int32)
-        return ImageFeatures(
-            params["images"][image], patches, patches, dict.fromkeys(blocks, patches)
-        )
+        every = dict.fromkeys(blocks, patches)
+        return ImageFeatures(params["images"][image], patches, patches, every)
+
+    def encode_blocks(self, params, patches, blocks):
+        return dict.fromkeys(blocks, patches)
 
     def patch_tokens(self, tokens):
         return tokens
 
     def encode_text(self, params, tokens):
         text = tokens[:, 1]
-        return TextFeatures(params["texts"][text], text[:, None], tokens[..., None], tokens > 0)
+        features = params["texts"][text]
+        return TextFeatures(features, text[:, None], features[:, None], tokens > 0)
 
     def patch_logp(self, params, site, cls):
         logits = params["logits"][site[:, 0, 0].astype(jnp.int32), cls[:, 0]]

@@ -1,74 +1,66 @@
-"""The formulas against XLA's own count of unrolled programs, which also counts elementwise work."""
+"""FLOPs counted in a jaxpr, against closed forms and the formulas from shapes."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
-from timix_jax.objectives.unmixed import Unmixed
-from tiny_model import encode_site
+from analytic_flops import (
+    Pass,
+    analytic_flops,
+    block_flops,
+    patch_embed_flops,
+    predictor_flops,
+    text_flops,
+    vit_flops,
+)
+from jax.sharding import AxisType, PartitionSpec
 from tiny_run import tiny_config
 
 from timix_jax.config import complete
 from timix_jax.mixing import build_mixer
 from timix_jax.models.dual_encoder import DualEncoder
-from timix_jax.models.patch_predictor import PatchPredictor
 from timix_jax.models.text import TextShape
 from timix_jax.models.vit import VitShape
-from timix_jax.objectives import Objective, Pass, build_objective
+from timix_jax.objectives import Feature, Objective, Term, build_objective
+from timix_jax.objectives.base import run_forward
 from timix_jax.objectives.mixed import MixedContrastive
+from timix_jax.objectives.pairs.kinds import KINDS
+from timix_jax.objectives.pairs.loss import PairLoss
+from timix_jax.objectives.pairs.pair_sweep import PairReduction
+from timix_jax.objectives.pairs.similarities import Similarities
 from timix_jax.objectives.score_sources import build_score_source
+from timix_jax.parallel.device_batches import put_batch
 from timix_jax.training import build as experiment
-from timix_jax.training.flops import (
-    block_flops,
-    patch_embed_flops,
-    predictor_flops,
-    text_flops,
-    train_step_flops,
-    vit_flops,
-)
-from timix_jax.training.step import shared_passes, step_passes, total_loss
+from timix_jax.training import step as step_module
+from timix_jax.training.flops import StepFlops, count_flops
+from timix_jax.training.programs import run_programs
+from timix_jax.training.step import total_loss
 
 MODEL = DualEncoder(
     image=VitShape(64, 8, 192, 3, 3, 768),
     text=TextShape(50, 24, 192, 2, 3, 768),
     embed_dim=64,
     tpp_layer=1,
-    scan=False,
 )
 B, REGION_IMAGES, REGIONS = 4, 2, 3
-
-
 ITC, PTA = build_objective("itc"), build_objective("pta")
+
+
+def array(*shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def flops(function, *arguments):
+    return count_flops(jax.make_jaxpr(function)(*arguments))
 
 
 def mix(score="tpp", mixer="timix", model=MODEL, **options):
     built = build_mixer(mixer, grid=8)
     source = build_score_source(score, model) if built.needs_scores else None
-    return MixedContrastive(built, source, **options)
-
-
-def step_flops(*objectives, model=MODEL, batch_size=B):
-    passes = step_passes(model, objectives, batch_shapes(batch_size))
-    return train_step_flops(model, passes)
-
-
-def shapes(function, *arguments):
-    return jax.eval_shape(function, *arguments)
-
-
-def xla_flops(function, *arguments):
-    cost = jax.jit(function).lower(*arguments).compile().cost_analysis()
-    return cost["flops"]
-
-
-@pytest.fixture(scope="module")
-def params():
-    return shapes(MODEL.init, jax.random.key(0))
-
-
-def array(*shape, dtype=jnp.float32):
-    return jax.ShapeDtypeStruct(shape, dtype)
+    return MixedContrastive(mixer=built, score=source, **options)
 
 
 def batch_shapes(batch_size=B, length=24):
@@ -86,212 +78,367 @@ def batch_shapes(batch_size=B, length=24):
     return {**pairs(batch_size, 24), "regions": regions}
 
 
-def test_published_size():
-    # ViT-B/16 at 224 px: 17.6 G multiply-adds (Dosovitskiy et al.; timm), without the classifier.
-    vit_b = VitShape(224, 16, 768, 12, 12, 3072)
-    assert vit_flops(vit_b) / 2 == pytest.approx(17.56e9, rel=5e-3)
-    assert vit_flops(vit_b, blocks=6) < 0.51 * vit_flops(vit_b)
-    # By hand: 4 tokens, width 2, MLP 3: qkv and output 2·4·2·8, MLP 2·4·2·6, attention 4·4·4·2.
-    assert block_flops(4, 2, 3) == 128 + 96 + 128
-
-
-def test_image_tower(params):
-    def forward(p, images):
-        return MODEL.encode_image(p, MODEL.embed_patches(p, images)).embedding
-
-    counted = xla_flops(forward, params, array(B, 64, 64, 3))
-    assert B * vit_flops(MODEL.image, embed_dim=64) == pytest.approx(counted, rel=0.06)
-    stem = xla_flops(
-        lambda p, x: encode_site(MODEL, p, MODEL.embed_patches(p, x)), params, array(B, 64, 64, 3)
-    )
-    assert B * vit_flops(MODEL.image, blocks=2) == pytest.approx(stem, rel=0.06)
-
-
-def test_text_tower(params):
-    counted = xla_flops(
-        lambda p, x: MODEL.encode_text(p, x).embedding, params, array(B, 24, dtype=jnp.int32)
-    )
-    assert B * text_flops(MODEL.text, embed_dim=64) == pytest.approx(counted, rel=0.08)
-
-
-def test_patch_predictor():
-    # As wide as ViT-B: at small widths its three exact GELUs outweigh the products.
-    predictor = PatchPredictor()
-    h, c = array(1, 256, 768), array(1, 512)
-    variables = shapes(predictor.init, jax.random.key(0), h, c)
-    counted = xla_flops(predictor.apply, variables, h, c)
-    assert predictor_flops(256, 768, 512) == pytest.approx(counted, rel=0.08)
-
-
-def plain_loss(p, batch):
-    patches = MODEL.embed_patches(p, batch["image"])
-    image = MODEL.encode_image(p, patches, blocks=(MODEL.tpp_layer,))
-    text = MODEL.encode_text(p, batch["tokens"])
-    logits = image.embedding @ text.embedding.T / MODEL.temperature(p)
-    return -jnp.mean(jnp.diag(jax.nn.log_softmax(logits))), (patches, image, text)
-
-
-def extra_loss(p, batch):
-    """Contrastive + a second, mixed view scored by the predictor + patch-text alignment."""
-    loss, (patches, image, text) = plain_loss(p, batch)
-    site = jax.lax.stop_gradient(MODEL.patch_tokens(image.captured))
-    score = jax.lax.stop_gradient(MODEL.patch_logp(p, site, jax.lax.stop_gradient(text.cls)))
-    mixed = jnp.where(score[..., :1] > score[..., 1:], patches, patches[::-1])
-    view = MODEL.encode_image(p, mixed).embedding
-    logits = view @ text.embedding.T
-    loss -= jnp.mean(jnp.diag(jax.nn.log_softmax(logits)))
-    stem = encode_site(MODEL, p, MODEL.embed_patches(p, batch["regions"]["image"]))
-    cls = MODEL.encode_text(p, batch["regions"]["tokens"].reshape(-1, 24)).cls
-    return loss - MODEL.patch_logp(p, jnp.repeat(stem, REGIONS, axis=0), cls)[..., 1].mean()
-
-
-def replace_loss(p, batch):
-    """Mixed images in the place of the clean ones, scored by a frozen pass to the predictor."""
-    patches = MODEL.embed_patches(p, batch["image"])
-    text = MODEL.encode_text(p, batch["tokens"])
-    frozen, still, cls = jax.lax.stop_gradient((p, patches, text.cls))
-    score = MODEL.patch_logp(frozen, encode_site(MODEL, frozen, still), cls)
-    mixed = jnp.where(score[..., :1] > score[..., 1:], patches, patches[::-1])
-    logits = MODEL.encode_image(p, mixed).embedding @ text.embedding.T
-    return -jnp.mean(jnp.diag(jax.nn.log_softmax(logits)))
-
-
-@pytest.mark.parametrize(
-    ("loss", "objectives"),
-    [
-        (lambda p, batch: plain_loss(p, batch)[0], [ITC]),
-        (extra_loss, [ITC, PTA, mix()]),
-        (replace_loss, [mix(placement="replace")]),
-    ],
-    ids=["plain", "extra", "replace"],
-)
-def test_training_step(params, loss, objectives):
-    counted = xla_flops(jax.grad(loss), params, batch_shapes())
-    assert step_flops(*objectives) == pytest.approx(counted, rel=0.1)
-
-
-@pytest.mark.parametrize(
-    "objectives",
-    [
-        [build_objective("itc", alpha=0.4)],
-        [mix(target="pred")],  # the clean pass is read only
-        [build_objective("pta", full_captions=True), mix("similarity", placement="replace")],
-    ],
-    ids=["teacher", "read only", "full captions"],
-)
-def test_declared_passes_are_those_that_run(params, objectives):
-    """The loss as the step computes it, on XLA's count."""
+def loss_flops(*objectives, model=MODEL, **sizes):
+    """Count the gradient of these objectives' loss."""
 
     def loss(p, batch):
         step, key = jnp.int32(0), jax.random.key(0)
-        forward = shared_passes(MODEL, objectives, p, p, batch, step=step, seed_key=key)
-        return total_loss(MODEL, objectives, forward)[0]
+        forward = run_forward(model, objectives, p, batch, teacher=p, step=step, seed_key=key)
+        return total_loss(objectives, forward)
 
-    counted = xla_flops(jax.grad(loss), params, batch_shapes())
-    assert step_flops(*objectives) == pytest.approx(counted, rel=0.06)
-
-
-def test_training_step_with_patch_dropout(params):
-    model = dataclasses.replace(MODEL, patch_dropout=0.5)
-
-    def loss(p, batch):
-        patches = model.embed_patches(p, batch["image"])
-        kept = model.draw_kept(jax.random.key(0), B)
-        image = model.encode_image(p, patches, kept=kept).embedding
-        text = model.encode_text(p, batch["tokens"]).embedding
-        return -jnp.mean(jnp.diag(jax.nn.log_softmax(image @ text.T)))
-
-    batch = {"image": array(B, 64, 64, 3), "tokens": array(B, 24, dtype=jnp.int32)}
-    counted = xla_flops(jax.grad(loss), params, batch)
-    whole, thinned = (step_flops(ITC, model=m) for m in (MODEL, model))
-    assert thinned == pytest.approx(counted, rel=0.1)
-    assert thinned < 0.8 * whole
-    # The scores of an extra view see every patch: a pass of their own, as where the clean images are replaced.
-    assert [run.blocks * run.rows for run in frozen(model)] == [B * 2]
-    assert [run.blocks * run.rows for run in frozen(MODEL)] == [0]
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    return flops(jax.value_and_grad(loss, has_aux=True), params, batch_shapes(**sizes))
 
 
-def frozen(model):
-    passes = step_passes(model, [ITC, mix(model=model)], batch_shapes())
-    return [run for run in passes if not run.gradient]
+@functools.cache
+def plain_flops():
+    return loss_flops(ITC)
 
 
-def test_passes_of_options():
-    """What each option adds, against the forward counts written out."""
-    block = block_flops(65, 192, 768)
+class TestClosedForms:
+    def test_a_dense_layer_forward_and_backward(self):
+        def loss(w, x):
+            return jnp.sum(jnp.tanh(x @ w))
 
-    def cost(*objectives, batch_size=8):
-        return step_flops(*objectives, batch_size=batch_size)
+        w, x = array(7, 5), array(3, 7)
+        assert flops(loss, w, x) == StepFlops(model=2 * 3 * 7 * 5)
+        assert flops(jax.grad(loss), w, x).model == 2 * (2 * 3 * 7 * 5)  # no gradient of x
+        assert flops(jax.grad(loss, argnums=(0, 1)), w, x).model == 3 * (2 * 3 * 7 * 5)
 
-    plain = cost(ITC)
-    half = cost(ITC, mix("random", fraction=0.5)) - plain
-    assert half == 3 * 4 * (3 * block + 2 * 192 * 64) + 3 * 4 * 4 * 2 * 64
-    pixels = cost(ITC, mix(mixer="cutmix", fraction=0.5)) - plain
-    assert pixels == half + 3 * 4 * patch_embed_flops(MODEL.image)
-    assert cost(mix(mixer="cutmix", placement="replace")) == plain
-    teacher = cost(build_objective("itc", alpha=0.4)) - plain
-    logits = 8 * 8 * 2 * 64
-    assert teacher == pytest.approx(
-        8 * vit_flops(MODEL.image, embed_dim=64) + 8 * text_flops(MODEL.text, embed_dim=64) + logits
-    )
+    def test_batched_products(self):
+        count = flops(lambda a, b: jnp.einsum("bhtd,bhsd->bhts", a, b), *[array(2, 3, 5, 7)] * 2)
+        assert count.model == 2 * (2 * 3) * 5 * 5 * 7
 
-    def replace(score):
-        return cost(mix(score, placement="replace"))
+    @pytest.mark.parametrize("checkpoint", [False, True])
+    @pytest.mark.parametrize("scan", [False, True])
+    def test_blocks(self, scan, checkpoint):
+        """As many products per layer, scanned or not; those repeated backwards are counted apart."""
+        layer = lambda w, y: jnp.tanh(y @ w)
+        layer = jax.checkpoint(layer) if checkpoint else layer
 
-    assert replace("random") == cost(Unmixed()) == plain
-    assert replace("similarity") - plain == 8 * 3 * block
-    assert replace("attention") - plain == 8 * 2 * block
-    assert replace("tpp") - plain == 8 * 2 * block + 8 * predictor_flops(64, 192, 192)
-    captions = cost(ITC, build_objective("pta", full_captions=True)) - cost(ITC, PTA)
-    assert captions == 3 * 8 * (2 * block + predictor_flops(64, 192, 192))
-    assert cost(ITC, batch_size=16) > 2 * plain  # the similarity matrices grow with the square
-    assert patch_embed_flops(MODEL.image) == 2 * 64 * 8 * 8 * 3 * 192
+        def loss(w, x):
+            if scan:
+                return jax.lax.scan(lambda y, one: (layer(one, y), None), x, w)[0].sum()
+            for one in w:
+                x = layer(one, x)
+            return x.sum()
+
+        counted = flops(jax.value_and_grad(loss, argnums=(0, 1)), array(6, 8, 8), array(3, 8))
+        forward = 6 * 2 * 3 * 8 * 8
+        assert counted == StepFlops(3 * forward, forward if checkpoint else 0)
+
+    @pytest.mark.parametrize(("stride", "padding"), [(1, "VALID"), (1, "SAME"), (2, "SAME")])
+    def test_a_convolution_costs_the_same_in_each_direction(self, stride, padding):
+        def loss(kernel, x):
+            dimensions = ("NHWC", "HWIO", "NHWC")
+            return jax.lax.conv_general_dilated(
+                x, kernel, (stride, stride), padding, dimension_numbers=dimensions
+            ).sum()
+
+        size, kernel = 8, 3
+        taps = np.convolve(np.ones(size), np.ones(kernel))  # inputs under the kernel at each place
+        start = (kernel - 1) if padding == "VALID" else (kernel - 1) // 2
+        out = -(-(size - (kernel - 1) * (padding == "VALID")) // stride)
+        total = stride * (out - 1) + kernel - size
+        if padding == "SAME":
+            start = kernel - 1 - max(total, 0) // 2
+        pairs = int(sum(taps[start + stride * i] for i in range(out)))
+        forward = 2 * 5 * 4 * 6 * pairs**2
+        shapes = array(kernel, kernel, 4, 6), array(5, size, size, 4)
+        assert flops(loss, *shapes).model == forward
+        counted = flops(jax.value_and_grad(loss, argnums=(0, 1)), *shapes).model
+        assert counted == 3 * forward
+
+    def test_grouped_convolution(self):
+        def convolved(kernel, x):
+            return jax.lax.conv_general_dilated(
+                x,
+                kernel,
+                (1,),
+                "VALID",
+                dimension_numbers=("NHC", "HIO", "NHC"),
+                feature_group_count=4,
+            )
+
+        assert flops(convolved, array(3, 2, 8), array(5, 9, 8)).model == 2 * 5 * 7 * 8 * 3 * 2
+
+    def test_loops_and_branches(self):
+        square = array(4, 4)
+        once = 2 * 4**3
+
+        def known(x):
+            return jax.lax.fori_loop(0, 7, lambda i, y: y @ x, x)
+
+        def unknown(x):
+            return jax.lax.while_loop(lambda y: y.sum() < 1, lambda y: y @ x, x)
+
+        def branches(x):
+            several = [lambda y: y, lambda y: y @ y @ y, lambda y: y @ y]
+            return jax.lax.switch(x[0, 0].astype(int), several, x)
+
+        assert flops(known, square).model == 7 * once
+        assert flops(unknown, square).model == once
+        assert flops(branches, square).model == 2 * once
+
+    def test_custom_derivatives_and_nested_calls(self):
+        @jax.custom_vjp
+        def product(x, y):
+            return jax.jit(jnp.matmul)(x, y)
+
+        product.defvjp(
+            lambda x, y: (product(x, y), (x, y)), lambda saved, g: (g @ saved[1].T, saved[0].T @ g)
+        )
+        a, b = array(3, 4), array(4, 5)
+        loss = lambda x, y: product(x, y).sum()
+        assert flops(loss, a, b).model == 2 * 3 * 4 * 5
+        both = jax.value_and_grad(loss, argnums=(0, 1))
+        assert flops(jax.jit(both), a, b).model == 3 * 2 * 3 * 4 * 5
+
+    def test_named_scopes(self):
+        def step(x):
+            with jax.named_scope("optimizer"):
+                a = jax.jit(lambda y: jax.lax.fori_loop(0, 5, lambda i, z: z @ z, y))(x)
+            with jax.named_scope("recomputed"):
+                return a + x @ x, x @ x @ x
+
+        assert flops(step, array(4, 4)) == StepFlops(0, 3 * 2 * 4**3, 5 * 2 * 4**3)
+
+    def test_unused_products_do_not_count(self):
+        def step(x):
+            x @ x
+            return x + 1
+
+        assert flops(step, array(4, 4)) == StepFlops()
+
+    def test_devices_share_the_work(self):
+        mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+        split = PartitionSpec("data")
+        mapped = jax.shard_map(
+            lambda x, w: x @ w, mesh=mesh, in_specs=(split, PartitionSpec()), out_specs=split
+        )
+        assert flops(mapped, array(8, 3), array(3, 5)).model == 2 * 8 * 3 * 5
 
 
-def test_shorter_region_texts_cost_less():
-    whole, short = (
-        train_step_flops(MODEL, PTA.passes(MODEL, batch_shapes(length=length)))
-        for length in (24, 10)
-    )
-    long_text, short_text = (text_flops(MODEL.text._replace(max_tokens=n)) for n in (24, 10))
-    assert whole - short == 3 * REGION_IMAGES * REGIONS * (long_text - short_text)
+class TestFormulas:
+    """The reference itself, on published figures."""
+
+    def test_published_size(self):
+        # ViT-B/16 at 224 px: 17.6 G multiply-adds (Dosovitskiy et al.; timm), without the classifier.
+        vit_b = VitShape(224, 16, 768, 12, 12, 3072)
+        assert vit_flops(vit_b) / 2 == pytest.approx(17.56e9, rel=5e-3)
+        assert vit_flops(vit_b, blocks=6) < 0.51 * vit_flops(vit_b)
+        # By hand: 4 tokens, width 2, MLP 3: qkv and output 2·4·2·8, MLP 2·4·2·6, attention 4·4·4·2.
+        assert block_flops(4, 2, 3) == 128 + 96 + 128
+
+    def test_towers(self):
+        params = jax.eval_shape(MODEL.init, jax.random.key(0))
+        images, tokens = array(B, 64, 64, 3), array(B, 24, dtype=jnp.int32)
+
+        def image(p, x):
+            return MODEL.encode_image(p, MODEL.embed_patches(p, x)).embedding
+
+        def site(p, x):
+            return MODEL.encode_blocks(p, MODEL.embed_patches(p, x), (1,))[1]
+
+        def text(p, x):
+            return MODEL.encode_text(p, x).embedding
+
+        assert flops(image, params, images).model == B * vit_flops(MODEL.image, embed_dim=64)
+        assert flops(site, params, images).model == B * vit_flops(MODEL.image, blocks=2)
+        assert flops(text, params, tokens).model == B * text_flops(MODEL.text, embed_dim=64)
+        predict = flops(MODEL.patch_logp, params, array(B, 64, 192), array(B, 192)).model
+        assert predict == B * predictor_flops(64, 192, 192)
 
 
-def test_an_objective_adds_what_it_declares():
-    """Nothing by default, however many read the clean pass."""
-
-    class Silent(Objective):
-        def __call__(self, model, forward):
-            raise NotImplementedError
-
-    class Reader(Silent):
-        name, needs_clean = "reader", True
-
-    class Runner(Silent):
-        name = "runner"
-
-        def passes(self, model, batch):
-            return [Pass(rows=batch["image"].shape[0], blocks=1)]
-
-    assert step_flops(Reader()) == step_flops(Reader(), Reader())
-    added = step_flops(ITC, Reader(), Runner()) - step_flops(ITC)
-    assert added == 3 * B * block_flops(65, 192, 768)
-
-
-@pytest.mark.parametrize(
-    ("placement", "score"), [("extra", "tpp"), ("replace", "tpp"), ("replace", "similarity")]
+# What each set of objectives runs, declared by hand.
+TEXT = Pass(rows=B, text_tokens=24)
+STEM = Pass(rows=B, stem=True)
+TOWER = Pass(rows=B, blocks=3, projected=True)
+COMPARED = Pass(rows=B, compared=B)
+REGION = (
+    Pass(rows=REGION_IMAGES, stem=True, blocks=2),
+    Pass(rows=REGION_IMAGES * REGIONS, text_tokens=24, predictor=True),
 )
-def test_training_costs_less_when_mixing_has_ended(placement, score):
-    mixing = {"mix__placement": placement, "mix__score": score, "mix__target": "hard"}
+PREDICTED = Pass(rows=B, predictor=True, gradient=False)
+SCORED = Pass(rows=B, blocks=2, predictor=True, gradient=False)
+PLAIN = (STEM, TEXT, TOWER, COMPARED)
 
-    def built(**fields):
-        return experiment.build(complete(tiny_config(10, **fields)))
 
-    plain = built(mix__mixer="none").step_flops()
-    run = built(**mixing, mix__until="4 steps")
-    mixed = run.step_flops()
-    assert mixed > plain
-    assert run.training_flops(1, 4) == 3 * mixed
-    assert run.training_flops(4, 7) == 3 * plain
-    assert run.training_flops(2, 9) == 2 * mixed + 5 * plain
-    assert built(**mixing, mix__until="100%").training_flops(0, 10) == 10 * mixed
+def frozen(run):
+    return dataclasses.replace(run, gradient=False)
+
+
+RUNS = {
+    "plain": ([ITC], PLAIN),
+    "extra": ([ITC, PTA, mix()], (*PLAIN, *REGION, PREDICTED, TOWER, COMPARED)),
+    "replace": ([mix(placement="replace")], (*PLAIN, SCORED)),
+    "teacher": (
+        [build_objective("itc", alpha=0.4)],
+        (*PLAIN, *(frozen(run) for run in (STEM, TEXT, TOWER)), frozen(COMPARED)),
+    ),
+    "read only": (
+        [mix(target="pred")],
+        (STEM, TEXT, frozen(TOWER), frozen(COMPARED), PREDICTED, TOWER, COMPARED),
+    ),
+    "full captions": (
+        [build_objective("pta", full_captions=True), mix("similarity", placement="replace")],
+        (
+            *(*PLAIN, *REGION, Pass(rows=B, blocks=2, predictor=True)),
+            Pass(rows=B, blocks=3, gradient=False),
+        ),
+    ),
+    "half, on pixels": (
+        [ITC, mix(mixer="cutmix", fraction=0.5)],
+        (
+            *(*PLAIN, Pass(rows=B // 2, stem=True, blocks=3, projected=True)),
+            Pass(rows=B // 2, compared=B // 2),
+        ),
+    ),
+}
+
+
+class TestModel:
+    @pytest.mark.parametrize("name", RUNS)
+    def test_objectives(self, name):
+        """The formulas count a gradient of the pixels, unused projections and no single product of a score."""
+        objectives, passes = RUNS[name]
+        counted = loss_flops(*objectives)
+        assert counted.model == pytest.approx(analytic_flops(MODEL, passes), rel=0.03)
+        assert counted.rematerialised == counted.optimizer == 0
+
+    def test_the_plain_step_exactly(self):
+        pixels = B * patch_embed_flops(MODEL.image)  # they need no gradient
+        assert plain_flops().model == analytic_flops(MODEL, PLAIN) - pixels
+
+    def test_patch_dropout(self):
+        model = dataclasses.replace(MODEL, patch_dropout=0.5)
+        thinned = dataclasses.replace(TOWER, thinned=True)
+        pixels = B * patch_embed_flops(MODEL.image)
+        expected = analytic_flops(model, (STEM, TEXT, thinned, COMPARED)) - pixels
+        assert loss_flops(ITC, model=model).model == expected
+        # The scores of an extra view see every patch, in a pass of their own.
+        added = loss_flops(ITC, mix(model=model), model=model).model - expected
+        assert added == pytest.approx(analytic_flops(model, (SCORED, thinned, COMPARED)), rel=0.01)
+
+    def test_shorter_region_texts_cost_less(self):
+        whole, short = (loss_flops(PTA, length=length).model for length in (24, 10))
+        long_text, short_text = (text_flops(MODEL.text._replace(max_tokens=n)) for n in (24, 10))
+        saved = 3 * REGION_IMAGES * REGIONS * (long_text - short_text)
+        assert whole - short == pytest.approx(saved, rel=0.01)
+
+    @pytest.mark.parametrize("scan", [False, True])
+    @pytest.mark.parametrize("remat", ["none", "dots", "full"])
+    def test_layers_and_rematerialisation(self, scan, remat):
+        model = dataclasses.replace(MODEL, scan=scan, remat=remat)
+        counted, plain = loss_flops(ITC, model=model), plain_flops()
+        assert counted.model == plain.model
+        # "dots" keeps the products with weights and repeats those of attention.
+        depth = MODEL.image.depth * block_flops(65, 192, 768) + MODEL.text.depth * block_flops(
+            24, 192, 768
+        )
+        attention = 3 * 2 * 2 * 65**2 * 192 + 2 * 2 * 2 * 24**2 * 192
+        most = {"none": 0, "dots": B * attention, "full": B * depth}[remat]
+        assert most / 3 <= counted.rematerialised <= most
+
+    def test_microbatches(self):
+        model = dataclasses.replace(MODEL, microbatches=4)
+        counted, plain = loss_flops(ITC, model=model), plain_flops()
+        assert counted.model == plain.model
+        assert 0.25 * plain.model < counted.rematerialised < 0.34 * plain.model
+
+    @pytest.mark.parametrize("method", ["gather", "ring"])
+    @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+    @pytest.mark.parametrize("devices", [1, 8])
+    def test_tiled_losses(self, kind, method, devices):
+        """The loss over pairs costs three products, whichever way it is computed."""
+        mesh = jax.make_mesh((devices, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+        def loss(x, t, reduction):
+            pairs = PairLoss(KINDS[kind], reduction)
+            similarities = Similarities(x, t, jnp.float32(0.1), jnp.float32(0.0))
+            return pairs.plain(similarities)
+
+        x = array(16, 8)
+        products = []
+        for reduction in (PairReduction(), PairReduction(method, 4, mesh)):
+            given = functools.partial(loss, reduction=reduction)
+            products.append(flops(jax.value_and_grad(given, (0, 1), has_aux=True), x, x))
+        once = 2 * 16 * 16 * 8
+        assert products == [StepFlops(3 * once), StepFlops(3 * once, 3 * once)]
+
+    def test_a_new_objective_adds_its_products(self):
+        """It declares nothing."""
+
+        @dataclasses.dataclass(frozen=True)
+        class Bilinear(Objective):
+            name = "bilinear"
+
+            def reads(self, model):
+                return [Feature("text")]
+
+            def __call__(self, forward):
+                text = forward.text().embedding
+                return Term(jnp.sum(text @ text.T))
+
+        assert loss_flops(ITC, Bilinear()).model - plain_flops().model == 3 * 2 * B * B * 64
+
+
+def plan_of(**fields):
+    return experiment.build(complete(tiny_config(10, **fields)))
+
+
+class TestPlan:
+    @pytest.mark.parametrize(
+        ("placement", "score"), [("extra", "tpp"), ("replace", "tpp"), ("replace", "similarity")]
+    )
+    def test_training_costs_less_when_mixing_has_ended(self, placement, score):
+        mixing = {"mix__placement": placement, "mix__score": score, "mix__target": "hard"}
+        plain = plan_of(mix__mixer="none").step_flops()
+        run = plan_of(**mixing, mix__until="4 steps")
+        mixed = run.step_flops()
+        assert mixed > plain
+        assert run.step_flops(4) == plain
+        assert run.training_flops(1, 4) == 3 * mixed
+        assert run.training_flops(4, 7) == 3 * plain
+        assert run.training_flops(2, 9) == 2 * mixed + 5 * plain
+        assert plan_of(**mixing, mix__until="100%").training_flops(0, 10) == 10 * mixed
+
+    def test_one_trace_counts_and_runs_a_step(self, monkeypatch):
+        traces = []
+        monkeypatch.setattr(step_module, "total_loss", counting(step_module.total_loss, traces))
+        run = plan_of()
+        run.step_flops()
+        run.training_flops(0, 10)
+        state = jax.jit(run.create_state, out_shardings=run.layout.shardings(run.abstract_state))(
+            jax.random.key(0)
+        )
+        batch = run.first_batch()
+        batch.pop("example_id")
+        run_programs(run).at(0)[0].lower(state, put_batch(batch, run.mesh))
+        assert len(traces) == 1
+
+    def test_devices_and_layouts(self):
+        fields = {"contrastive__method": "ring", "model__scan": True}
+        one, eight = (
+            plan_of(**fields, mesh__fsdp=fsdp, mesh__tensor=tensor).step_flops()
+            for fsdp, tensor in ((1, 1), (4, 2))
+        )
+        assert one == eight
+
+    def test_accumulation(self):
+        whole, parts = (plan_of(train__accumulate=count).step_flops() for count in (1, 2))
+        assert whole == parts
+
+    def test_the_optimizers_products_are_its_own(self):
+        adam, muon = (plan_of(optim__name=name) for name in ("adamw", "muon"))
+        assert adam.step_flops() == muon.step_flops()
+        products = [plan.counted_flops(plan.objectives).optimizer for plan in (adam, muon)]
+        assert products[0] == 0 < products[1]
+
+
+def counting(function, calls):
+    def counted(*arguments):
+        calls.append(function.__name__)
+        return function(*arguments)
+
+    return counted

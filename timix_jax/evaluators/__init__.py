@@ -1,6 +1,8 @@
-"""Evaluators by name: each measures one thing about the weights on one data source.
+"""Evaluators: each measures one thing about the weights of a model on one data source.
 
-A new evaluator is one file with a frozen dataclass derived from `base.Evaluator`, and one line in `EVALUATORS`.
+A new evaluator is one file with a frozen dataclass that inherits from `base.Evaluator`, and one line in `EVALUATORS`.
+Models are known by their protocols only. May import models.protocols, data, parallel, distributed and the patch labels
+of objectives; not training.
 """
 
 import dataclasses
@@ -12,6 +14,7 @@ from timix_jax.evaluators.base import EvaluationInputs, Evaluator
 from timix_jax.evaluators.classification import ClassificationEvaluator
 from timix_jax.evaluators.patch_text import PatchTextEvaluator
 from timix_jax.evaluators.retrieval import RetrievalEvaluator
+from timix_jax.models.protocols import require
 
 __all__ = [
     "EVALUATORS",
@@ -30,10 +33,10 @@ EVALUATORS: dict[str, type[Evaluator]] = {
 
 
 def evaluator_class(name: str) -> type[Evaluator]:
-    """The class called `name`.
+    """Return the evaluator class called `name`.
 
     Raises:
-      UserError: an unknown name; the message has the nearest that is known.
+      UserError: the name is unknown; the message suggests the closest one.
     """
     if name not in EVALUATORS:
         close = difflib.get_close_matches(name, EVALUATORS, n=1)
@@ -45,16 +48,16 @@ def evaluator_class(name: str) -> type[Evaluator]:
 
 
 def build_evaluator(name: str, inputs: EvaluationInputs, /, **options: Any) -> Evaluator:
-    """Makes the evaluator `name` for one model and one data source.
+    """Build the evaluator `name` for one model and one data source.
 
     Args:
       name: a key of `EVALUATORS`.
-      inputs: what every evaluator is given.
-      **options: settings of its own, fields of its class, such as `block=1024`.
+      inputs: model, source and how to read it.
+      **options: settings of the evaluator, fields of its class, such as `block=1024`.
 
     Raises:
-      UserError: an unknown name or option, a value out of range, or a source that the evaluator cannot use (empty,
-        without boxes).
+      UserError: an unknown name or option, a value out of range, a model without an ability that the evaluator
+        needs, or a source that it cannot use (empty, without boxes).
 
     **Example:**
 
@@ -68,11 +71,13 @@ def build_evaluator(name: str, inputs: EvaluationInputs, /, **options: Any) -> E
             f"evaluator {name!r} has no option {unknown[0]!r}; "
             f"its options: {', '.join(valid) or 'none'}"
         )
+    for ability in kind.abilities:
+        require(inputs.model, ability, f"evaluator {name!r}")
     return kind(inputs, **options)
 
 
 def curve_panels() -> dict[str, dict[str, str]]:
-    """What the training curves draw of all evaluators: title of a panel → metric → its name in the legend."""
+    """Return the training-curve panels of all evaluators: title → metric → name in the legend."""
     panels: dict[str, dict[str, str]] = {}
     for kind in EVALUATORS.values():
         for title, metrics in kind.panels.items():

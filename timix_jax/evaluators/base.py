@@ -1,10 +1,10 @@
-"""What an evaluator takes and gives."""
+"""The inputs of an evaluator and the interface that it follows."""
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationInputs:
-    """What every evaluator is given: one model, one data source, and how they are read.
+    """What every evaluator is given: a model, a data source, and how to read the source.
 
     Attributes:
       model: the pure functions of the model.
-      source: the examples; each evaluator reads all of those that it can use.
+      source: the examples; each evaluator reads all that it can use.
       tokenizer: turns captions into tokens as in training.
       mesh: devices over which a batch is split; batches are enlarged to a multiple of their number.
-      image_size: side of the square images, pixels.
-      max_tokens: tokens a caption.
-      batch_size: images a batch.
-      max_regions: regions a row of a batch of regions; an image with more takes several rows.
+      image_size: side of the square images in pixels.
+      max_tokens: tokens per caption.
+      batch_size: images per batch.
+      max_regions: regions per row of a batch of regions; an image with more takes several rows.
     """
 
     model: ImageTextModel
@@ -44,29 +44,37 @@ class EvaluationInputs:
 class Evaluator(abc.ABC):
     """One measurement of one data source, repeatable for any weights of one model.
 
-    Further fields of a subclass, which is a frozen dataclass too, are its settings: with their
-    defaults they become `config.eval.options.NAME`. It refuses what it cannot use when it is
-    built, with a UserError.
+    Further fields of a subclass, which is a frozen dataclass too, are its settings and become
+    `config.eval.options.NAME` with their defaults. A source or setting that it cannot use is refused with a
+    UserError when it is built.
     """
 
     inputs: EvaluationInputs
 
+    abilities: ClassVar[Sequence[type]] = ()
+    """Protocols of `models.protocols` that it needs besides `ImageTextModel`."""
+
     panels: ClassVar[Mapping[str, Mapping[str, str]]] = {}
-    """What the training curves draw of it: title of a panel → metric → its name in the legend."""
+    """Panels that it adds to the training curves: title → metric → name in the legend."""
 
     @classmethod
     def applies_to(cls, source: Source) -> bool:
-        """Whether it has something to measure there; a set for which it has not goes without it."""
+        """Return True if the source holds something to measure; sets without it skip this evaluator."""
         return True
+
+    @classmethod
+    def supports(cls, model: ImageTextModel) -> bool:
+        """Return True if the model has all `abilities`."""
+        return all(isinstance(model, ability) for ability in cls.abilities)
 
     @abc.abstractmethod
     def run(self, params: Any) -> Mapping[str, float]:
-        """Measures `params` (on the mesh); called by all processes at once.
+        """Measure `params` (on the mesh); all processes call it at once.
 
         Returns:
-          name → fraction (0 to 1), names unlike those of the other evaluators.
+          name → fraction (0 to 1); no two evaluators share a name.
         """
 
     def text(self, metrics: Mapping[str, float]) -> str:
-        """One line about what `run` gave."""
+        """Return one line about the metrics that `run` returned."""
         return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())

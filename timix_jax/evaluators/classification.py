@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from timix_jax.data.sources import Source
 
 TOP = (1, 5)
-_BLOCK = 2048  # classes and images of the part of the similarities that exists at a time
+_BLOCK = 2048  # classes and images per tile of the similarities
 
 
 @dataclasses.dataclass
 class Prompts:
-    """A source of texts only: example c has those of class c."""
+    """A source of texts only: example c holds the prompts of class c."""
 
     name: str
     classes: Sequence[str]
@@ -36,7 +36,7 @@ class Prompts:
 
     @property
     def annotated(self) -> np.ndarray:
-        """None of the examples has regions."""
+        """Return no indices: the examples have no regions."""
         return np.zeros(0, np.int64)
 
     def __len__(self) -> int:
@@ -49,17 +49,17 @@ class Prompts:
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationEvaluator(Evaluator):
-    """How often the right class is the nearest, on a set whose captions are class names.
+    """Accuracy of the nearest class, on a set whose captions are class names.
 
-    The classes are the captions that occur in the set. The embedding of one is the mean over its prompts, brought
-    to length 1. Ties count against us.
+    The classes are the captions that occur in the set. The embedding of a class is the mean over its prompts,
+    normalised to length 1. Ties count as misses.
 
     Attributes:
       inputs: see `EvaluationInputs`.
-      templates: the prompts of a class, `{}` standing for its name.
+      templates: the prompts of a class, with `{}` in place of its name.
 
     Raises:
-      UserError: a source that is empty or without captions, or a template without `{}`.
+      UserError: the source is empty or has no class names, or a template lacks `{}`.
     """
 
     templates: tuple[str, ...] = ("a photo of a {}.",)
@@ -70,33 +70,33 @@ class ClassificationEvaluator(Evaluator):
 
     @classmethod
     def applies_to(cls, source: Source) -> bool:
-        """Whether the first image has one caption, as all images of a class have."""
+        """Return True if the first image has exactly one caption, as in every set of classes."""
         try:
             return len(source) > 0 and len(source[0].captions) == 1
         except CorruptExample:
-            return True  # the evaluation will name it
+            return True  # the evaluation names the example
 
     def __post_init__(self) -> None:
         wrong = [text for text in self.templates if "{}" not in text]
         if wrong or not self.templates:
             raise UserError(
                 f"config.eval.options.classification.templates={self.templates!r}: give one or more texts"
-                " with {} in the place of the class, such as ('a photo of a {}.',)"
+                " with {} in place of the class, such as ('a photo of a {}.',)"
             )
         if not self.applies_to(self.inputs.source):
             raise UserError(
                 f"Evaluation set {self.inputs.source.name!r} has no class names: classification needs exactly one"
-                " caption an image, so leave the evaluator out."
+                " caption per image, so leave the evaluator out."
             )
 
     def run(self, params: Any) -> dict[str, float]:
-        """Accuracies of `params` (on the mesh), as fractions.
+        """Measure accuracies of `params` (on the mesh), as fractions.
 
         Returns:
-          top1, top5 over images; class_mean, top1 of each class and then the mean; top1_chance.
+          top1, top5 over images; class_mean, the mean over classes of each one's top1; top1_chance.
 
         Raises:
-          UserError: an example is corrupt or has not one caption, or the embeddings do not fit into memory.
+          UserError: an example is corrupt or does not have exactly one caption, or the embeddings exceed memory.
         """
         names, label = self._classes
         prompts = Prompts(self.inputs.source.name, names, self.templates)
@@ -118,7 +118,7 @@ class ClassificationEvaluator(Evaluator):
         return metrics | {"class_mean": float(right.mean()), "top1_chance": 1 / len(names)}
 
     def text(self, metrics: Mapping[str, float]) -> str:
-        """Accuracies in percent."""
+        """Return accuracies in percent."""
         top1, top5, mean, chance = (
             100 * metrics[name] for name in ("top1", "top5", "class_mean", "top1_chance")
         )
@@ -130,11 +130,11 @@ class ClassificationEvaluator(Evaluator):
 
     @functools.cached_property
     def _classes(self) -> tuple[list[str], np.ndarray]:
-        """The classes in order, and int32 (N,) that of each image; read once, each process a part."""
+        """Return the classes in order and the class of each image, int32 (N,); each process reads a part, once."""
         source = self.inputs.source
         names = [""] * len(source)
         for part in processes.gather(_own_names(source, own_share(self.inputs.mesh))):
-            if "error" in part:  # in the part of one process: it must end all of them
+            if "error" in part:  # one process found it, and all must stop
                 raise UserError(part["error"])
             for index, name in zip(
                 _examples(source, Share(*part["share"])), part["names"], strict=True
@@ -145,7 +145,7 @@ class ClassificationEvaluator(Evaluator):
 
 
 def _own_names(source: Source, share: Share) -> dict[str, Any]:
-    """The classes of a share of the images, or what is wrong with them."""
+    """Return the classes of a share of the images, or the error in them."""
     try:
         return {"share": share, "names": class_names(source, _examples(source, share))}
     except UserError as error:
@@ -157,8 +157,8 @@ def _examples(source: Source, share: Share) -> list[int]:
 
 
 def _unit_means(texts: np.ndarray, owner: np.ndarray, classes: int) -> np.ndarray:
-    """The mean of the rows (M, D) of each owner, at length 1: float32 (classes, D)."""
+    """Return the mean of each owner's rows (M, D), normalised to length 1: float32 (classes, D)."""
     sums = np.zeros((classes, texts.shape[1]), np.float64)
     np.add.at(sums, owner, texts)
-    with np.errstate(invalid="ignore"):  # of no length: NaN, which is never right
+    with np.errstate(invalid="ignore"):  # zero length gives NaN, which never wins
         return (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)

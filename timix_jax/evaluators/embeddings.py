@@ -1,4 +1,4 @@
-"""Embeddings of every image and every caption of a data source, each process reading its share."""
+"""Embeddings of all images and captions of a data source; each process reads its share."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Embedder:
 
     Attributes:
       inputs: the model, the source and how it is read.
-      purpose: of the embeddings, for error messages, such as `retrieval`.
+      purpose: what the embeddings are for, used in error messages, such as `retrieval`.
     """
 
     inputs: EvaluationInputs
     purpose: str
 
     def images(self, params: Any) -> np.ndarray:
-        """Embeddings float32 (N, D) of all images, in the order of the source; the same on every process."""
+        """Embed all images: float32 (N, D) in the order of the source, the same on every process."""
         mesh = self.inputs.mesh
         share = own_share(mesh)
         batches = image_batches(
@@ -44,7 +44,7 @@ class Embedder:
         images: np.ndarray | None = None
         for encoded in sweep(self._encode_images, params, batches, share, mesh):
             if images is None:
-                # An image that the batches left out would be a miss.
+                # NaN, so that an image missing from the batches counts as a miss.
                 shape = len(self.inputs.source), encoded["embedding"].shape[1]
                 images = np.full(shape, np.nan, np.float32)
             valid = encoded["valid"]
@@ -53,10 +53,10 @@ class Embedder:
         return images
 
     def captions(self, params: Any, source: Source) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings float32 (M, D) of every caption of `source`, in its order; int32 (M,), the example of each.
+        """Embed every caption of `source` in its order: float32 (M, D), and the example of each, int32 (M,).
 
         Raises:
-          UserError: there is no caption, or the embeddings do not fit into memory.
+          UserError: the source has no captions, or the embeddings exceed memory.
         """
         mesh = self.inputs.mesh
         share = own_share(mesh)
@@ -77,19 +77,19 @@ class Embedder:
                         f"Evaluation set {source.name!r} has no captions: "
                         f"{self.purpose} needs at least one, so leave the evaluator out."
                     )
-                an_example = len(captioned) / len(np.unique(captioned))
-                self.check_memory(round(an_example * len(source)))
+                per_example = len(captioned) / len(np.unique(captioned))
+                self.check_memory(round(per_example * len(source)))
             texts.append(encoded["embedding"][encoded["valid"]])
             owners.append(captioned)
         owner = np.concatenate(owners)
-        # Each device had captions of examples of its own; those of one example are in their order.
+        # Each device had examples of its own; the captions of one example are in order.
         order = np.argsort(owner, kind="stable")
         return np.concatenate(texts)[order], owner[order]
 
     def check_memory(self, captions: int) -> None:
-        """Raises a UserError unless the embeddings of all images and so many captions fit into memory."""
+        """Raise a UserError unless the embeddings of all images and of `captions` captions fit into memory."""
         images = len(self.inputs.source)
-        # Three copies at the most: as batches, in one piece, on the devices.
+        # At most three copies: as batches, concatenated, and on the devices.
         check_fits_memory(
             3 * 4 * self.inputs.model.embed_dim * (images + captions),
             f"{self.purpose.capitalize()} on {self.inputs.source.name}: {images} images and about {captions} captions",

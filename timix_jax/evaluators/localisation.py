@@ -1,4 +1,4 @@
-"""How well patch scores find a box: exact ROC AUC and the pointing game, a region at a time."""
+"""Metrics of how well patch scores find a box: exact ROC AUC and the pointing game, per region."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import numpy as np
 
 
 def roc_auc(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Chance that a positive patch scores above a negative one, a tie being ½ (Mann-Whitney U).
+    """Return the probability that a positive patch scores above a negative one, ties counting ½ (Mann-Whitney U).
 
     Args:
       scores: float (K, N); a row with a NaN has AUC 0.
-      labels: bool (K, N), at least one positive and one negative a row.
+      labels: bool (K, N), at least one positive and one negative per row.
 
     Returns:
       float64 (K,).
     """
-    from scipy import stats  # half a second that no start of the program has to wait
+    from scipy import stats  # half a second, kept out of the program's start
 
     _check(scores, labels)
     ranks = stats.rankdata(scores, axis=1)  # average ranks of ties; NaN in a row gives NaN
@@ -25,10 +25,10 @@ def roc_auc(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def pointing(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Whether the highest patch lies in the box (pointing game, Zhang et al. 2016).
+    """Return 1 where the highest patch lies in the box, else 0 (pointing game, Zhang et al. 2016).
 
-    Where several patches are highest the value is the share of them that lie in the box, what a
-    random choice among them scores on average: a constant score is at chance, as with the AUC.
+    Where several patches tie for the highest, the value is the share of them in the box, the mean of a random
+    choice: a constant score is at chance level, as with the AUC.
 
     Args:
       scores: float (K, N); a row with a NaN scores 0.
@@ -46,5 +46,5 @@ def pointing(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def _check(scores: np.ndarray, labels: np.ndarray) -> None:
     if scores.ndim != 2 or scores.shape != labels.shape:
         raise ValueError(
-            f"scores and labels must both be (K,N); got {scores.shape} and {labels.shape}"
+            f"scores and labels must both be (K, N); got {scores.shape} and {labels.shape}"
         )

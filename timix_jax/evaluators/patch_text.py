@@ -1,11 +1,11 @@
-"""Does the patch predictor find what a text speaks of? Measured against annotated boxes."""
+"""Localisation by the patch predictor: how well it finds what a text describes, against annotated boxes."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
@@ -19,15 +19,15 @@ from timix_jax.evaluators.base import Evaluator
 from timix_jax.evaluators.localisation import pointing, roc_auc
 from timix_jax.evaluators.placement import divisible, own_share
 from timix_jax.evaluators.sweep import Arrays, Compute, jitted, sweep
+from timix_jax.models.protocols import ImageTextModel, PatchPredicting, PatchProjecting, require
 from timix_jax.objectives.patch_labels import patch_labels
 
 if TYPE_CHECKING:
     from timix_jax.data.sources import Source
-    from timix_jax.models.protocols import ImageTextModel
 
 
 class RegionScores(NamedTuple):
-    """A row a region text: log p₁ of the predictor (K, N), cosine (K, N), labels bool (K, N)."""
+    """One row per region text: log p₁ of the predictor (K, N), cosine (K, N), labels bool (K, N)."""
 
     predictor: jax.Array
     similarity: jax.Array
@@ -37,7 +37,7 @@ class RegionScores(NamedTuple):
 def score_regions(
     model: ImageTextModel, params: Any, images: jax.Array, tokens: jax.Array, boxes: jax.Array
 ) -> RegionScores:
-    """Patch scores of each region text on its whole image, and the labels of its box.
+    """Score every patch of an image for each region text, and label the patches of its box.
 
     Args:
       model: the pure functions.
@@ -47,16 +47,16 @@ def score_regions(
       boxes: float32 (B, R, 4), x0, y0, x1, y1 as fractions.
 
     Returns:
-      rows in the order of (B, R): K = B·R.
+      K = B·R rows in the order of (B, R).
     """
-    batch, regions = tokens.shape[:2]
-    image = model.encode_image(
-        params, model.embed_patches(params, images), blocks=(model.tpp_layer,)
-    )
+    predictor = require(model, PatchPredicting, "patch_text")
+    projector = require(model, PatchProjecting, "patch_text")
+    layer, (batch, regions) = predictor.tpp_layer, tokens.shape[:2]
+    image = model.encode_image(params, model.embed_patches(params, images), blocks=(layer,))
     text = model.encode_text(params, tokens.reshape(batch * regions, -1))
-    site = jnp.repeat(model.patch_tokens(image.blocks[model.tpp_layer]), regions, axis=0)
-    logp = model.patch_logp(params, site, text.cls)
-    projected = model.project_patches(params, image.patches)
+    site = jnp.repeat(predictor.patch_tokens(image.blocks[layer]), regions, axis=0)
+    logp = predictor.patch_logp(params, site, text.cls)
+    projected = projector.project_patches(params, image.patches)
     embedding = text.embedding.reshape(batch, regions, -1)
     cosine = jnp.einsum("bnd,brd->brn", projected, embedding, precision=jax.lax.Precision.HIGHEST)
     rows = batch * regions
@@ -70,8 +70,10 @@ class PatchTextEvaluator(Evaluator):
     """AUC and pointing game over the regions of the source.
 
     Raises:
-      UserError: a source without boxes.
+      UserError: the source has no boxes.
     """
+
+    abilities: ClassVar[Sequence[type]] = (PatchPredicting, PatchProjecting)
 
     panels: ClassVar[Mapping[str, Mapping[str, str]]] = {
         "Patch predictor against boxes": {"auc": "AUC", "pointing": "pointing game"}
@@ -79,7 +81,7 @@ class PatchTextEvaluator(Evaluator):
 
     @classmethod
     def applies_to(cls, source: Source) -> bool:
-        """Whether it has boxes."""
+        """Return True if the source has boxes."""
         return len(source.annotated) > 0
 
     def __post_init__(self) -> None:
@@ -90,7 +92,7 @@ class PatchTextEvaluator(Evaluator):
             )
 
     def text(self, metrics: Mapping[str, float]) -> str:
-        """Figures of the patch predictor with their chance levels."""
+        """Return the figures of the patch predictor with their chance levels."""
         hits, chance = 100 * metrics["pointing"], 100 * metrics["pointing_chance"]
         return (
             f"patches: AUC {metrics['auc']:.3f} (chance 0.5), "
@@ -108,9 +110,9 @@ class PatchTextEvaluator(Evaluator):
         return jitted(score, self.inputs.mesh)
 
     def run(self, params: Any) -> dict[str, float]:
-        """Means over regions, as fractions.
+        """Measure localisation as means over regions.
 
-        Regions whose box touches every patch say nothing and are left out.
+        Regions whose box touches every patch are left out: no score can be wrong there.
 
         Returns:
           auc, pointing of the patch predictor's log p₁; similarity_auc, similarity_pointing of the
@@ -118,7 +120,7 @@ class PatchTextEvaluator(Evaluator):
           positive patches.
 
         Raises:
-          UserError: no region is left to measure.
+          UserError: no region is left.
         """
         mesh = self.inputs.mesh
         share = own_share(mesh)
@@ -136,12 +138,12 @@ class PatchTextEvaluator(Evaluator):
         regions = 0
         for scored in sweep(self._score, params, batches, share, mesh):
             valid = (scored["mask"] & scored["valid"][:, None]).reshape(-1)
-            tells = valid & ~scored["labels"].all(axis=1)
+            informative = valid & ~scored["labels"].all(axis=1)
             regions += int(np.sum(valid))
-            examples.append(np.repeat(scored["index"], scored["mask"].shape[1])[tells])
-            for name, value in _region_metrics(scored, tells).items():
+            examples.append(np.repeat(scored["index"], scored["mask"].shape[1])[informative])
+            for name, value in _region_metrics(scored, informative).items():
                 values[name].append(value)
-        # In the order of the source, for the same sums on any number of devices.
+        # Ordered as in the source, so that the sums do not depend on the number of devices.
         order = np.argsort(np.concatenate(examples), kind="stable")
         means = {name: np.concatenate(parts)[order] for name, parts in values.items()}
         kept = len(order)
@@ -160,11 +162,13 @@ class PatchTextEvaluator(Evaluator):
         return {name: float(np.mean(value)) for name, value in means.items()}
 
 
-def _region_metrics(scored: dict[str, np.ndarray], tells: np.ndarray) -> dict[str, np.ndarray]:
-    """Metric -> float (k,) of the k regions chosen by `tells` bool (K,)."""
-    labels = scored["labels"][tells]
-    predictor = scored["predictor"].astype(np.float32)[tells]
-    similarity = scored["similarity"].astype(np.float32)[tells]
+def _region_metrics(
+    scored: dict[str, np.ndarray], informative: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return metric → float (k,) for the k regions chosen by `informative` bool (K,)."""
+    labels = scored["labels"][informative]
+    predictor = scored["predictor"].astype(np.float32)[informative]
+    similarity = scored["similarity"].astype(np.float32)[informative]
     return {
         "auc": roc_auc(predictor, labels),
         "auc_chance": np.full(len(labels), 0.5),

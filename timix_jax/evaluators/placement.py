@@ -1,4 +1,4 @@
-"""Evaluation batches on the mesh: split over every device, read by the process that has it."""
+"""Evaluation batches on the mesh: split over every device, each part read by the device's process."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from timix_jax.data.loading.share import Share
 
 
 def split_over_all(mesh: Mesh) -> NamedSharding:
-    """Splits the leading axis over all axes of the mesh, also those that training batches are whole on."""
+    """Split the leading axis over all axes of the mesh, including those that replicate training batches."""
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
 def divisible(size: int, mesh: Mesh) -> int:
-    """`size` rounded up to a multiple of the number of devices of the mesh."""
+    """Round `size` up to a multiple of the number of devices."""
     return -(-size // mesh.size) * mesh.size
 
 
 def own_share(mesh: Mesh) -> Share:
-    """The parts of each batch that lie on devices of this process, in the order of `split_over_all`."""
+    """Return the parts of each batch on this process's devices, in the order of `split_over_all`."""
     here = jax.process_index()
     own = [n for n, device in enumerate(mesh.devices.flat) if device.process_index == here]
     return Share(mesh.size, tuple(own))
 
 
 def place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """A host array, equal on every process, as a global array; a device gets only its part."""
+    """Place a host array, equal on every process, as a global array; each device gets only its part."""
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def place_share(batch: Mapping[str, np.ndarray], share: Share, mesh: Mesh) -> dict[str, jax.Array]:
-    """The rows (b, ...) of `own_share` of each process as global arrays (B, ...) over all devices."""
+    """Join the rows (b, ...) that each process read into global arrays (B, ...) over all devices."""
     sharding = split_over_all(mesh)
 
     def put(local: np.ndarray) -> jax.Array:
@@ -52,6 +52,6 @@ def place_share(batch: Mapping[str, np.ndarray], share: Share, mesh: Mesh) -> di
 
 
 def pad_rows(array: np.ndarray, rows: int, fill: int = 0) -> np.ndarray:
-    """`array` (n, ...) lengthened with `fill` to (rows, ...): every batch has one shape."""
+    """Pad `array` (n, ...) with `fill` to (rows, ...), so that all batches share one shape."""
     padding = [(0, rows - len(array))] + [(0, 0)] * (array.ndim - 1)
     return np.pad(array, padding, constant_values=fill)

@@ -1,4 +1,4 @@
-"""Retrieval ranks with several captions an image, from a similarity matrix that is never whole."""
+"""Retrieval ranks with several captions per image, from a similarity matrix computed in blocks."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ MISS = np.iinfo(np.int32).max
 """The rank of a query whose positives have no similarity (NaN): beyond every k."""
 
 TIE = 1e-6
-"""Cosines closer than this are tied. Products of equal embeddings differ in the last bits with
-their place in the matrix: without a margin a collapsed model would win ties by luck of rounding."""
+"""Cosines closer than this are tied. Products of equal embeddings differ in the last bits by their
+place in the matrix: without a margin, a collapsed model would win ties by rounding."""
 
 NO_IMAGE = -1
 """Image index of a padded row."""
@@ -35,7 +35,7 @@ class Ranks(NamedTuple):
 def positive_similarity(
     images: np.ndarray, texts: np.ndarray, image_index: np.ndarray, rows: int = 65536
 ) -> np.ndarray:
-    """Cosine of each caption with its own image: float32 (M,); `rows` captions at a time."""
+    """Return the cosine of each caption with its own image, float32 (M,), `rows` captions at a time."""
     parts = [
         np.einsum(
             "md,md->m", texts[m : m + rows], images[image_index[m : m + rows]], dtype=np.float64
@@ -52,7 +52,7 @@ def _count_ahead(
     candidates: jax.Array,
     candidate_image: jax.Array,
 ) -> jax.Array:
-    """Candidates of other images that are not clearly below the positive: int32 (q,).
+    """Count the candidates of other images that are not clearly below the positive: int32 (q,).
 
     queries (q, D), query_image (q,), positive (q,);
     candidates (blocks, c, D), candidate_image (blocks, c).
@@ -73,7 +73,7 @@ def _count_ahead(
 
 @functools.cache
 def _jitted_count_ahead(mesh: Mesh) -> Callable[..., jax.Array]:
-    """Queries split over the mesh, candidates whole; one compilation a mesh and block shape."""
+    """Jit the count with queries split over the mesh and candidates replicated."""
     split, whole = split_over_all(mesh), replicated(mesh)
     return jax.jit(
         _count_ahead, in_shardings=(split, split, split, whole, whole), out_shardings=whole
@@ -89,7 +89,7 @@ def ranks_one_way(
     mesh: Mesh,
     block: int,
 ) -> np.ndarray:
-    """0-based ranks of the queries' positives among the candidates of other images: int32 (q,).
+    """Rank each query's positive among the candidates of other images: 0-based int32 (q,).
 
     Args:
       queries: float32 (q, D), unit norm.
@@ -98,7 +98,7 @@ def ranks_one_way(
       candidates: float32 (c, D), unit norm.
       candidate_image: int32 (c,), as `query_image`; not negative.
       mesh: queries are split over its devices.
-      block: rows and columns of the part of the similarity matrix that exists at a time.
+      block: rows and columns of the similarity matrix computed at a time.
 
     Returns:
       Ties within `TIE` count against the positive; `MISS` where it has no similarity.
@@ -123,18 +123,18 @@ def ranks_one_way(
 def retrieval_ranks(
     images: np.ndarray, texts: np.ndarray, image_index: np.ndarray, mesh: Mesh, block: int = 2048
 ) -> Ranks:
-    """Ranks of the positives in both directions, by the Karpathy and Fei-Fei (2015) protocol.
+    """Rank the positives in both directions by the protocol of Karpathy and Fei-Fei (2015).
 
-    An image's rank is that of its best caption, and its other captions do not stand before it; each
-    caption is a query of its own. A candidate tied with the positive (within `TIE`) or of NaN
-    similarity stands before it; a positive of NaN similarity has rank `MISS`.
+    An image's rank is that of its best caption, and its other captions do not count as ahead of it; each caption
+    is a query of its own. A candidate that ties with the positive (within `TIE`) or has NaN similarity ranks ahead of
+    it; a positive of NaN similarity has rank `MISS`.
 
     Args:
       images: float32 (N, D), unit norm.
       texts: float32 (M, D), unit norm.
       image_index: int (M,), the row in `images` of each caption's image.
-      mesh: queries are split over its devices; the candidates are whole on each.
-      block: rows and columns of the part of the similarity matrix that exists at a time.
+      mesh: queries are split over its devices; each holds all candidates.
+      block: rows and columns of the similarity matrix computed at a time.
 
     Returns:
       i2t int32 (N,), `MISS` for an image without captions; t2i int32 (M,).

@@ -18,9 +18,9 @@ RECALL_AT = (1, 5, 10)
 
 
 def chance_recall(candidates: int, positives: np.ndarray, k: int) -> float:
-    """Expected R@k of a random order: the mean over queries of 1 - C(M-c, k) / C(M, k).
+    """Return the expected R@k of a random order: the mean over queries of 1 - C(M-c, k) / C(M, k).
 
-    `candidates` = M; `positives` int (Q,) = c, how many of them are right for each query.
+    `candidates` = M; `positives` int (Q,) = c, the number of right ones per query.
     """
     counts, weights = np.unique(positives, return_counts=True)
     drawn = np.arange(min(k, candidates))
@@ -31,9 +31,9 @@ def chance_recall(candidates: int, positives: np.ndarray, k: int) -> float:
 
 
 def recall_metrics(ranks: Ranks, image_index: np.ndarray) -> dict[str, float]:
-    """R@1/5/10 both ways, their mean and their chance levels, as fractions.
+    """Return R@1/5/10 in both directions, their mean and their chance levels, as fractions.
 
-    Images without captions are no queries of i2t, but stay candidates of t2i. `image_index` is
+    Images without captions are not queries of i2t but remain candidates of t2i. `image_index` is
     int (M,), the image of each caption.
     """
     captions = np.bincount(image_index, minlength=len(ranks.i2t))
@@ -50,14 +50,14 @@ def recall_metrics(ranks: Ranks, image_index: np.ndarray) -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalEvaluator(Evaluator):
-    """R@1/5/10 both ways on every image and caption of the source.
+    """R@1/5/10 in both directions on every image and caption of the source.
 
     Attributes:
       inputs: see `EvaluationInputs`.
-      block: rows and columns of the part of the similarity matrix that exists at a time.
+      block: rows and columns of the similarity matrix computed at a time.
 
     Raises:
-      UserError: a source that is empty or does not fit into memory, or a block below 1.
+      UserError: the source is empty or its embeddings exceed memory, or the block is below 1.
 
     **Example:**
 
@@ -82,14 +82,14 @@ class RetrievalEvaluator(Evaluator):
                 f"Evaluation set {source.name!r} is empty: "
                 "retrieval needs at least one image with a caption."
             )
-        # At the least a caption an image: refused now, and not after hours of training.
+        # With at least one caption per image: refused now rather than after hours of training.
         self._embedder.check_memory(len(source))
 
     def run(self, params: Any) -> dict[str, float]:
-        """Recall of `params` (on the mesh): i2t_r1 ... t2i_r10, mean_recall, and chance levels.
+        """Measure recall of `params` (on the mesh): i2t_r1 ... t2i_r10, mean_recall, and chance levels.
 
         Raises:
-          UserError: the embeddings do not fit into memory, or an example is corrupt.
+          UserError: the embeddings exceed memory, or an example is corrupt.
         """
         texts, image_index = self._embedder.captions(params, self.inputs.source)
         images = self._embedder.images(params)
@@ -97,7 +97,7 @@ class RetrievalEvaluator(Evaluator):
         return recall_metrics(ranks, image_index)
 
     def text(self, metrics: Mapping[str, float]) -> str:
-        """Recalls in percent, each with its chance level."""
+        """Return recalls in percent with their chance levels."""
         parts = []
         for way, label in (("i2t", "image→text"), ("t2i", "text→image")):
             recalls = " / ".join(f"{100 * metrics[f'{way}_r{k}']:.1f}" for k in RECALL_AT)

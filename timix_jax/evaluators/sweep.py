@@ -1,4 +1,4 @@
-"""A model over all batches of an evaluation set, each process reading its own rows of them."""
+"""A run of the model over all batches of an evaluation set; each process reads its own rows."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Arrays = dict[str, jax.Array]
 Compute = Callable[[Any, Arrays], Arrays]
 
 CARRIED = ("index", "valid", "more")
-"""Fields of a batch that come back with its results, whose rows other processes have read."""
+"""Fields of a batch returned with its results, for the rows that other processes read."""
 
 
 def jitted(compute: Compute, mesh: Mesh) -> Compute:
-    """`compute(params, batch)`, jitted for `sweep`: its results, by name, are whole on every device."""
+    """Jit `compute(params, batch)` for `sweep`; its results, by name, are replicated on every device."""
 
     def step(params: Any, batch: Arrays) -> Arrays:
         return {name: batch[name] for name in CARRIED} | compute(params, batch)
@@ -36,14 +36,14 @@ def sweep(
     share: Share,
     mesh: Mesh,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Results of every batch, on all processes; the devices work on one while the next is read.
+    """Yield the results of every batch on all processes; devices work on one while the next is read.
 
     Args:
       step: from `jitted`.
       params: of the model, on the mesh.
-      batches: of this process, at least one, with index int32 (b,) and valid bool (b,); processes may
-        have different numbers of them.
-      share: that of this process, see `own_share`.
+      batches: those of this process, at least one, with index int32 (b,) and valid bool (b,); their number may
+        differ between processes.
+      share: of this process, see `own_share`.
       mesh: all devices.
 
     Yields:
@@ -59,8 +59,8 @@ def sweep(
         if before is not None:
             yield _on_host(before)
         before = results
-        # Every process must take the same number of steps. One with batches left knows that all go on; one without
-        # asks the others, by what their rows of this step say.
+        # Every process must take the same number of steps. One with batches left knows that all continue; one without
+        # learns from the rows of the others.
         go_on = following is not None or bool(np.any(results["more"]))
         batch = following or {**batch, "valid": np.zeros_like(batch["valid"])}
     if before is not None:

@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices: the collectives in the text of its HLO."""
+"""Collectives of a compiled program, read from the text of its HLO."""
 
 import re
 from typing import NamedTuple
@@ -20,9 +20,9 @@ _ARRAY = re.compile(r"\b(pred|[sufc]\d+|bf16|f8\w*)\[([\d,]*)\]")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _PAIRS = re.compile(r"source_target_pairs=\{([{}\d,]*)\}")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
-# The partitioner gives each of its collectives a channel; those that a program writes itself, in shard_map, share this.
+# The partitioner gives each of its collectives a channel of its own; those written in shard_map share this one.
 _WRITTEN = "1"
-# TPU programs hold a collective that overlaps with computation in pieces: a start, any number in between, and an end.
+# TPU programs split a collective that overlaps with computation: a start, any number of steps, and an end.
 _BETWEEN = "async_collective_fusion"
 _END = re.compile(r"^\s+(?:ROOT )?%?async-collective-done[\w.\-]* = .*calls=%?([\w.\-]+)")
 
@@ -32,10 +32,10 @@ class Collective(NamedTuple):
 
     Attributes:
       kind: one of `KINDS`.
-      bytes: of its result on one device, each time that it runs.
-      runs: how often it runs in one execution of the program (loops with a known number of turns are counted).
-      source: path of the operation that it comes from, `jit(train_step)/…`; the partitioner names it loosely.
-      pairs: of a collective-permute, (from, to) device.
+      bytes: size of its result on one device, per run.
+      runs: how often it runs per execution of the program, loops of known length multiplied.
+      source: path of its operation, `jit(train_step)/…`; the partitioner names it loosely.
+      pairs: (from, to) devices of a collective-permute.
     """
 
     kind: str
@@ -46,20 +46,20 @@ class Collective(NamedTuple):
 
     @property
     def mirrors(self) -> bool:
-        """Whether device d sends to device n−1−d: the reversal of a batch that is cut over n devices."""
+        """Return True if device d sends to device n−1−d: the reversal of a batch split over n devices."""
         total = len(self.pairs) - 1
         return bool(self.pairs) and all(a + b == total for a, b in self.pairs)
 
     @property
-    def passes_on(self) -> bool:
-        """Whether each device sends to the one beside it in a ring: all to d + 1, or all to d − 1."""
+    def is_ring_step(self) -> bool:
+        """Return True if each device sends to its neighbour in a ring: all to d + 1, or all to d − 1."""
         devices = len({end for pair in self.pairs for end in pair})
         steps = {(to - source) % devices for source, to in self.pairs} if devices > 2 else set()
         return steps in ({1}, {devices - 1})
 
 
 def collectives(text: str) -> list[Collective]:
-    """All collectives of a compiled program, in the order of its text.
+    """Return the collectives of a compiled program in the order of its text.
 
     Args:
       text: `compiled.as_text()`.
@@ -107,25 +107,25 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _runs(computations: dict[str, list[str]], entry: str) -> dict[str, int]:
-    """Computation → how often it runs; branches of a conditional each count as taken."""
+    """Return computation → how often it runs; every branch of a conditional counts as taken."""
     runs: dict[str, int] = {}
 
     def visit(name: str, times: int) -> None:
         runs[name] = runs.get(name, 0) + times
         for line in computations.get(name, ()):
             for role, called in _CALLED.findall(line):
-                turns = _turns(line, computations) if role == "body" else 1
+                trips = _trip_count(line, computations) if role == "body" else 1
                 for each in called.split(", "):
-                    visit(each.lstrip("%"), times * turns)
+                    visit(each.lstrip("%"), times * trips)
 
     visit(entry, 1)
     return runs
 
 
-def _turns(loop: str, computations: dict[str, list[str]]) -> int:
-    """Turns of a while instruction: as the compiler notes them, else the one bound that its condition compares with.
+def _trip_count(loop: str, computations: dict[str, list[str]]) -> int:
+    """Return the trip count of a while loop: as the compiler notes it, or else the only bound in its condition.
 
-    A loop of unknown length counts once.
+    Loops of unknown length count once.
     """
     known = _TRIPS.search(loop)
     if known:
@@ -137,7 +137,7 @@ def _turns(loop: str, computations: dict[str, list[str]]) -> int:
 
 
 def _kind(operation: str) -> str | None:
-    """The collective that an instruction is; the second half of an asynchronous pair is none."""
+    """Return the collective that an instruction is; None for others and the second half of an asynchronous pair."""
     base = operation.removesuffix("-start")
     return base if base in KINDS else None
 
@@ -152,7 +152,7 @@ def _result_bytes(shape: str, operation: str) -> int:
     arrays = [_array_bytes(*array) for array in _ARRAY.findall(shape)]
     if not operation.endswith("-start") or len(arrays) < 2:
         return sum(arrays)
-    # An asynchronous start holds its operands beside its results.
+    # The shape of an asynchronous start lists its operands next to its results.
     if operation.startswith("all-reduce"):
         return sum(arrays)
     return max(arrays)

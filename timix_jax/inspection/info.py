@@ -1,147 +1,135 @@
-"""What `--mode=info` prints beside the configuration: parameters by module, memory, versions."""
+"""`--mode=info`: describe a configuration in seconds, without its data and without writing anything."""
 
-import platform
-import sys
-from collections.abc import Mapping, Sequence
-from importlib import metadata
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
+from timix_jax.config import complete, default_config, flatten
+from timix_jax.data.tokenizers import TRAINED, Tokenizer, load_tokenizer
+from timix_jax.distributed import processes
+from timix_jax.errors import UserError
+from timix_jax.inspection import tables
+from timix_jax.parallel.mesh import batch_sharding, batch_shards
 from timix_jax.parallel.paths import path_names
+from timix_jax.reporting.progress import format_quantity
+from timix_jax.runtime.log import print_text
+from timix_jax.training import build as experiment
+from timix_jax.training.build import Plan
 
-PACKAGES = (
-    "timix-jax",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "grain",
-    "array_record",
-    "tensorflow-datasets",
-    "tokenizers",
-    "numpy",
-    "ml_collections",
-    "simplejpeg",
-    "opencv-python-headless",
-    "pillow",
-)
+BERT_VOCABULARY = 30522  # assumed where the vocabulary file is missing
 
 
-class Module(NamedTuple):
-    """A part of the parameter tree: number of parameters, and their bytes."""
-
-    name: str
-    parameters: int
-    bytes: int
-
-
-def parameter_modules(params: Any, depth: int = 2) -> list[Module]:
-    """The parameters summed over the first `depth` parts of their paths, in the tree's order.
+def print_info(config: ConfigDict, workdir: str) -> None:
+    """Print configuration, devices, parameters, sharding, memory, FLOPs and versions.
 
     Args:
-        params: arrays or their shapes.
+      config: a recipe; neither its data nor its vocabulary need be present.
+      workdir: printed only.
+
+    Raises:
+      UserError: as in training, except for missing data.
     """
-    sums: dict[str, tuple[int, int]] = {}
-    for path, leaf in path_names(params):
-        name = "/".join(path.split("/")[:depth])
-        count, size = sums.get(name, (0, 0))
-        elements = int(np.prod(leaf.shape))
-        sums[name] = (count + elements, size + elements * np.dtype(leaf.dtype).itemsize)
-    return [Module(name, *counts) for name, counts in sums.items()]
+    text = describe(complete(config), workdir)
+    if processes.is_first():
+        print_text(text)
 
 
-def parameters_by_tower(params: Any) -> dict[str, int]:
-    """Top-level part of the tree → number of parameters."""
-    return {module.name: module.parameters for module in parameter_modules(params, depth=1)}
-
-
-def parameter_table(params: Any, depth: int = 2) -> str:
-    """`parameter_modules` as a table with its sum."""
-    modules = parameter_modules(params, depth)
-    total = Module("total", sum(m.parameters for m in modules), sum(m.bytes for m in modules))
-    rows = [(m.name, f"{m.parameters:,}", format_bytes(m.bytes)) for m in [*modules, total]]
-    return format_table(("module", "parameters", "size"), rows)
-
-
-def tree_bytes(tree: Any, shardings: Any | None = None) -> int:
-    """Bytes of all arrays of a tree; with their shardings, those that one device holds."""
-    leaves = jax.tree.leaves(tree)
-    if shardings is None:
-        shapes = [leaf.shape for leaf in leaves]
-    else:
-        of_leaves = jax.tree.leaves(shardings)
-        shapes = [s.shard_shape(x.shape) for x, s in zip(leaves, of_leaves, strict=True)]
-    sizes = (
-        int(np.prod(shape)) * leaf.dtype.itemsize
-        for leaf, shape in zip(leaves, shapes, strict=True)
+def describe(config: ConfigDict, workdir: str) -> str:
+    """Return the text of `print_info` for a complete configuration."""
+    vocab_size, origin = vocabulary(config)
+    layout = experiment.check_shapes(config)
+    plan = experiment.nominal_plan(config, layout, vocab_size=vocab_size)
+    mesh, state = plan.mesh, plan.abstract_state
+    shardings = layout.shardings(state)
+    batch = experiment.abstract_batch(config)
+    estimate = tables.memory_estimate(
+        params=state.params,
+        opt_state=state.opt_state,
+        ema_params=state.ema_params,
+        batch=batch,
+        shardings={
+            "params": shardings.params,
+            "opt_state": shardings.opt_state,
+            "ema_params": shardings.ema_params,
+            "batch": jax.tree.map(lambda _: batch_sharding(mesh), batch),
+        },
     )
-    return sum(sizes)
+    sections = {
+        "configuration (* differs from the default)": configuration_lines(config),
+        "run": f"workdir     {workdir}\nvocabulary  {vocab_size:,} ({origin})",
+        "devices": _devices(config, mesh),
+        "parameters": tables.parameter_table(state.params),
+        "sharding of parameters, moments and averages": sharding_table(state, shardings),
+        "memory": tables.memory_table(estimate),
+        "compute": _compute(plan),
+        "versions": tables.versions_table(tables.package_versions()),
+    }
+    return "\n\n".join(f"== {title}\n{text}" for title, text in sections.items())
 
 
-def memory_estimate(
-    *,
-    params: Any,
-    opt_state: Any,
-    ema_params: Any | None,
-    batch: Any,
-    shardings: Mapping[str, Any] | None = None,
-) -> dict[str, int]:
-    """Bytes on one device of what a step surely holds: what → bytes, and their `total`.
-
-    Activations come on top; they depend on the compiler and on rematerialisation.
-
-    Args:
-        params, opt_state, ema_params, batch: trees of arrays or shapes.
-        shardings: the shardings of those trees by the same names; None for one device.
-    """
-    trees = {"params": params, "opt_state": opt_state, "ema_params": ema_params, "batch": batch}
-    placed = shardings or {}
-    sizes = {name: tree_bytes(tree, placed.get(name)) for name, tree in trees.items()}
-    sizes["gradients"] = sizes["params"]
-    return {**sizes, "total": sum(sizes.values())}
+def vocabulary(config: ConfigDict) -> tuple[int, str]:
+    """Return the number of token ids, as far as known without the data, and where the number comes from."""
+    kind = config.data.tokenizer
+    if kind in TRAINED:
+        return config.data.vocab_size, "config.data.vocab_size; fewer where the captions have fewer"
+    try:
+        tokenizer: Tokenizer = load_tokenizer(kind)
+    except UserError as error:
+        return BERT_VOCABULARY, f"assumed, as BERT's: {error}"
+    return tokenizer.vocab_size, kind
 
 
-def memory_table(estimate: Mapping[str, int]) -> str:
-    """`memory_estimate` as a table."""
-    rows = [(name.replace("_", " "), format_bytes(size)) for name, size in estimate.items() if size]
-    return format_table(("on each device", "size"), rows) + "\n(activations come on top)"
+def configuration_lines(config: ConfigDict) -> str:
+    """Return one line per field; fields that differ from the schema's default are marked and show it."""
+    default = flatten(default_config())
+    lines = []
+    for field, value in flatten(config).items():
+        differs = value != default[field]
+        note = f"   (default {default[field]!r})" if differs else ""
+        lines.append(f"{'*' if differs else ' '} {field} = {value!r}{note}")
+    return "\n".join(lines)
 
 
-def package_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Package → installed version, or "not installed"; Python and the platform first."""
-    versions = {"python": platform.python_version(), "platform": sys.platform}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
+def sharding_table(state: Any, shardings: Any) -> str:
+    """Return arrays and bytes by their layout on the mesh, and the part that one device holds."""
+    rows: dict[str, list[Any]] = {}
+    leaves = zip(path_names(state), jax.tree.leaves(shardings), strict=True)
+    for (name, leaf), sharding in leaves:
+        axes = {axis for axis in jax.tree.leaves(tuple(sharding.spec)) if axis is not None}
+        layout = f"cut over {', '.join(sorted(axes))}" if axes else "whole on every device"
+        row = rows.setdefault(layout, [0, 0, 0, name])
+        row[0] += 1
+        row[1] += tables.tree_bytes(leaf)
+        row[2] += tables.tree_bytes(leaf, sharding)
+    header = ("layout", "arrays", "size", "on each device", "such as")
+    return tables.format_table(
+        header,
+        [
+            (layout, f"{count:,}", tables.format_bytes(size), tables.format_bytes(part), name)
+            for layout, (count, size, part, name) in rows.items()
+        ],
+    )
 
 
-def versions_table(versions: Mapping[str, str]) -> str:
-    """`package_versions` as a table."""
-    return format_table(("package", "version"), list(versions.items()))
+def _devices(config: ConfigDict, mesh: Mesh) -> str:
+    devices = list(mesh.devices.flat)
+    processes = len({device.process_index for device in devices})
+    axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    each = config.train.batch_size // batch_shards(mesh)
+    return (
+        f"{len(devices)} × {devices[0].device_kind} in {processes} process(es)\n"
+        f"mesh: {axes}\n"
+        f"global batch {config.train.batch_size:,}, {each:,} on each device"
+    )
 
 
-def format_bytes(size: int) -> str:
-    """`1.25 GiB`; three significant digits."""
-    number, unit = float(size), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if number < 1000:
-            break
-        number, unit = number / 1024, larger
-    return f"{number:.0f} {unit}" if number >= 100 or unit == "B" else f"{number:.3g} {unit}"
-
-
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned under a ruled header: the first to the left, numbers to the right."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-
-    def line(cells: Sequence[str]) -> str:
-        first, *rest = zip(cells, widths, strict=True)
-        return "  ".join([f"{first[0]:<{first[1]}}", *(f"{cell:>{w}}" for cell, w in rest)])
-
-    return "\n".join([line(header), "  ".join("-" * w for w in widths), *map(line, rows)])
+def _compute(plan: Plan) -> str:
+    total = plan.step_flops()
+    each, peak = total / plan.mesh.size, plan.peak_flops
+    text = f"{format_quantity(total, 'FLOP')} per step, "
+    text += f"{format_quantity(each, 'FLOP')} per step and device"
+    if peak:
+        text += f"; at best {each / peak:.3g} s per step at its peak of {format_quantity(peak, 'FLOP/s')}"
+    return text + "\n(matrix products of the model's own work; without rematerialised passes)"

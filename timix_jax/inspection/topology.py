@@ -1,4 +1,4 @@
-"""TPU slices that are not here: their devices for the compiler, and the memory of their chips."""
+"""Devices of TPU slices that are not attached, for the compiler."""
 
 import contextlib
 import os
@@ -10,19 +10,10 @@ from jax.experimental import topologies
 
 from timix_jax.errors import UserError
 
-GIB = 2**30
-# HBM of a device, by the start of device_kind, from Google's data sheets.
-HBM_BYTES = {
-    "TPU v4": 32 * GIB,
-    "TPU v5 lite": 16 * GIB,
-    "TPU v5": 95 * GIB,  # what JAX calls v5p; after "TPU v5 lite"
-    "TPU v6 lite": 32 * GIB,
-    "TPU7x": 96 * GIB,  # half a chip: each of its two cores is a device with half of the memory
-}
 EXAMPLES = "v5e:4x4, v5e:16x16, v5p:2x2x1, v5p:8x8x16, v6e:2x2, tpu7x:2x2x1"
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server to ask
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is used, so that several may compile
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is used, so several processes may compile
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
     "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -30,17 +21,17 @@ _ENVIRONMENT = {
 
 
 def slice_devices(name: str) -> list[jax.Device]:
-    """The devices of a slice such as `v5e:16x16`, to build a mesh on and to compile for.
+    """Return the devices of a slice such as `v5e:16x16`, to build a mesh on and compile for.
 
     Raises:
-      UserError: libtpu is not installed, or knows no such slice.
+      UserError: libtpu is not installed or does not know the slice.
     """
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    # libtpu dies of slices with a side of 0.
+    # libtpu crashes on slices with a side of 0.
     if not re.fullmatch(r"\w+:[1-9]\d*(x[1-9]\d*)*", name):
         raise UserError(f"--topology={name!r}: give a slice such as {EXAMPLES}")
-    # The two cores of a v4 chip are one device to JAX.
+    # JAX sees the two cores of a v4 chip as one device.
     options = {"chip_config_name": "megacore"} if name.startswith("v4:") else {}
     try:
         with _quiet():
@@ -54,19 +45,9 @@ def slice_devices(name: str) -> list[jax.Device]:
     return list(topology.devices)
 
 
-def unit(device: jax.Device) -> str:
-    """What a device is: "chip", or "core" where several of a chip are devices by themselves, as on TPU7x."""
-    return "core" if device.device_kind.startswith("TPU7x") else "chip"
-
-
-def hbm_bytes(device: jax.Device) -> int | None:
-    """HBM of one device in bytes; None for kinds that are not in the table."""
-    return next((b for kind, b in HBM_BYTES.items() if device.device_kind.startswith(kind)), None)
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """libtpu writes warnings about the missing machine straight to the file of standard error."""
+    """Silence libtpu, which writes warnings about the missing machine straight to file descriptor 2."""
     saved = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

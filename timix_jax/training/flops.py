@@ -1,96 +1,138 @@
-"""Floating-point operations of a training step, from shapes alone, and what devices could do.
+"""Floating-point operations of a training step, counted in its jaxpr.
 
-Counted are matrix products, 2 operations a multiply-add; norms, activations and softmaxes are left
-out (a few percent at the usual widths). XLA's own count is of no use for this: it counts a scanned
-layer once. Rematerialised passes don't count: utilisation is of the model's own work.
+Matrix products and convolutions count, 2 operations per multiply-add; norms, activations and softmaxes do not (a few
+percent at the usual widths). XLA's own count is of no use here: it counts the body of a scan once.
+
+Three kinds of work are told apart by the name stack of each product:
+
+* rematerialised: what `jax.checkpoint` repeats in the backward pass, and what a hand-written backward pass repeats
+  under `jax.named_scope("recomputed")`. The tiled contrastive losses do: of their six products over all pairs, three
+  repeat similarities, so that every form of the loss has the three products of the dense one.
+* optimizer: everything under `jax.named_scope("optimizer")`, such as Muon's Newton–Schulz iterations.
+* model: the rest, the model's own work. Utilisation (MFU) is of this work.
 """
 
-import jax
+import math
+import re
+from typing import Any, NamedTuple
 
-from timix_jax.models.stems import stem_stages
-from timix_jax.models.text import TextShape
-from timix_jax.models.vit import VitShape
+from jax.extend.core import ClosedJaxpr, jaxprs_in_params
+from jax.interpreters import partial_eval
 
-# A backward pass has two products, for inputs and for weights, where the forward pass has one.
-WITH_GRADIENT = 3
-
-# Dense bfloat16 FLOP/s of a JAX device, from the makers' data sheets, by the start of device_kind.
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,  # what JAX calls v5p; after "TPU v5 lite"
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "TPU7x": 1153.5e12,  # a core, which is a device: half a chip
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100 NVL": 835e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200 NVL": 835e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA B200": 2250e12,
-}
+_REMATERIALISED = re.compile(r"\b(rematted_computation|recomputed)\b")
+_OPTIMIZER = re.compile(r"(^|/)optimizer(/|$)")
 
 
-def peak_flops(device: jax.Device, given_tflops: float = 0.0) -> float | None:
-    """FLOP/s that one device could reach, the denominator of its utilisation.
+class StepFlops(NamedTuple):
+    """FLOPs of one step over all devices.
 
-    Args:
-        given_tflops: the user's own figure, TFLOP/s a device, such as that of float32; 0 for the
-            table's, bfloat16.
-
-    Returns:
-        None for kinds that are not in the table (all CPUs), unless a figure is given.
+    Attributes:
+      model: the model's own work, forward and backward.
+      rematerialised: parts of the forward pass that are repeated to save memory.
+      optimizer: the optimiser's products.
     """
-    if given_tflops:
-        return given_tflops * 1e12
-    return next((f for kind, f in PEAK_FLOPS.items() if device.device_kind.startswith(kind)), None)
+
+    model: float = 0.0
+    rematerialised: float = 0.0
+    optimizer: float = 0.0
 
 
-def block_flops(tokens: int, width: int, mlp_dim: int) -> int:
-    """Forward FLOPs of one transformer block on one sequence: qkv, output, attention, MLP."""
-    projections = 2 * tokens * width * (4 * width + 2 * mlp_dim)
-    attention = 2 * 2 * tokens * tokens * width
-    return projections + attention
+def count_flops(jaxpr: ClosedJaxpr) -> StepFlops:
+    """Count the products of a jaxpr by kind; those whose results are not used are left out.
+
+    A scan counts once per iteration, a conditional as its most expensive branch. A while loop counts once, as a jaxpr
+    does not say how often it runs (`fori_loop` with constant bounds is a scan). Work that shard_map repeats along a
+    mesh axis, none of its inputs being split over it, counts once.
+
+    **Example:**
+
+        count_flops(jax.jit(step).trace(abstract_state, abstract_batch).jaxpr).model
+    """
+    used, _ = partial_eval.dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars))
+    return _count(used, "model")
 
 
-def patch_embed_flops(shape: VitShape, channels: int = 3) -> int:
-    """Forward FLOPs of one image's stem."""
-    if shape.stem == "linear":
-        return 2 * shape.grid**2 * (shape.patch**2 * channels) * shape.width
-    total, side = 0, shape.image_size  # of the grid of cells that a stage reads
-    for joined, width in stem_stages(shape.patch, shape.width):
-        side //= joined
-        total += 2 * side**2 * (joined**2 * channels) * width
-        channels = width
+def _count(jaxpr: Any, kind: str) -> StepFlops:
+    total = StepFlops()
+    for equation in jaxpr.eqns:
+        total = _add(total, _count_equation(equation, kind))
     return total
 
 
-def vit_flops(
-    shape: VitShape, *, blocks: int | None = None, prefix: int = 1, embed_dim: int = 0
-) -> int:
-    """Forward FLOPs of one image, the stem included.
+def _count_equation(equation: Any, kind: str) -> StepFlops:
+    # Name stacks are relative to the enclosing equation, whose kind its whole body has.
+    if kind == "model":
+        kind = _kind(str(equation.source_info.name_stack))
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        return StepFlops(**{kind: _dot_flops(equation)})
+    if name == "conv_general_dilated":
+        return StepFlops(**{kind: _convolution_flops(equation)})
+    # A scan has a Jaxpr, others a ClosedJaxpr, which has the same equations.
+    bodies = [_count(body, kind) for body in jaxprs_in_params(params)]
+    if name == "cond":
+        return max(bodies, key=sum)
+    repeated = {"scan": _scan_length, "shard_map": _shards}.get(name)
+    times = repeated(params) if repeated else 1
+    return StepFlops(*(times * sum(flops) for flops in zip(StepFlops(), *bodies, strict=True)))
 
-    Args:
-        blocks: how many blocks run; all by default.
-        prefix: tokens beside the patches, 1 for [CLS].
-        embed_dim: of the projection of the pooled token; 0 for none.
+
+def _kind(name_stack: str) -> str:
+    if _OPTIMIZER.search(name_stack):
+        return "optimizer"
+    return "rematerialised" if _REMATERIALISED.search(name_stack) else "model"
+
+
+def _add(one: StepFlops, other: StepFlops) -> StepFlops:
+    return StepFlops(*(a + b for a, b in zip(one, other, strict=True)))
+
+
+def _scan_length(params: dict[str, Any]) -> int:
+    return params["length"]
+
+
+def _shards(params: dict[str, Any]) -> int:
+    """Number of different pieces of work in a shard_map, whose body is that of one device."""
+    split: set[str] = set()
+    for spec in params["in_specs"]:
+        for axes in spec:
+            split.update([axes] if isinstance(axes, str) else axes or ())
+    return math.prod(params["mesh"].shape[axis] for axis in split)
+
+
+def _dot_flops(equation: Any) -> float:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left = equation.invars[0].aval.shape
+    depth = math.prod(left[axis] for axis in contracted)
+    return 2.0 * depth * math.prod(equation.outvars[0].aval.shape)
+
+
+def _convolution_flops(equation: Any) -> float:
+    """Count products with real inputs: not with padding, nor with the zeros that a dilation puts between inputs.
+
+    The two backward passes of a convolution then cost as much as the convolution itself.
     """
-    depth = shape.depth if blocks is None else blocks
-    one = block_flops(shape.grid**2 + prefix, shape.width, shape.mlp_dim)
-    return patch_embed_flops(shape) + depth * one + 2 * shape.width * embed_dim
+    params = equation.params
+    numbers = params["dimension_numbers"]
+    left, kernel = (equation.invars[i].aval.shape for i in (0, 1))
+    out = equation.outvars[0].aval.shape
+    total = 2.0 * out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * kernel[numbers.rhs_spec[1]]
+    for axis, stride in enumerate(params["window_strides"]):
+        size, taps, places = (
+            shape[spec[2 + axis]] for shape, spec in zip((left, kernel, out), numbers, strict=True)
+        )
+        total *= sum(
+            _meets_input(
+                place * stride + tap * params["rhs_dilation"][axis] - params["padding"][axis][0],
+                size,
+                params["lhs_dilation"][axis],
+            )
+            for tap in range(taps)
+            for place in range(places)
+        )
+    return total
 
 
-def text_flops(shape: TextShape, *, embed_dim: int = 0) -> int:
-    """Forward FLOPs of one caption at its full, padded length; looking up words costs none."""
-    one = block_flops(shape.max_tokens, shape.width, shape.mlp_dim)
-    return shape.depth * one + 2 * shape.width * embed_dim
-
-
-def predictor_flops(patches: int, width: int, text_width: int) -> int:
-    """Forward FLOPs of the text-aware patch predictor (docs/method.md §1) for an image and a caption."""
-    half, quarter = width // 2, width // 4
-    a_patch = width * width + (2 * half + text_width) * half + half * quarter + quarter * 2
-    return 2 * patches * a_patch
+def _meets_input(position: int, size: int, dilation: int) -> bool:
+    index, hole = divmod(position, dilation)
+    return not hole and 0 <= index < size

@@ -5,7 +5,6 @@ from typing import Any
 
 from timix_jax.objectives import Objective, objectives_at
 from timix_jax.training.build import Plan
-from timix_jax.training.step import jit_train_step, make_train_step
 
 
 class StepPrograms:
@@ -42,15 +41,4 @@ class StepPrograms:
 def run_programs(plan: Plan) -> StepPrograms:
     """Return the programs of a training on its mesh; they donate the state that they take."""
 
-    def build(objectives: Sequence[Objective]) -> Any:
-        step = make_train_step(
-            plan.model,
-            objectives,
-            plan.optimizer,
-            schedule=plan.schedule,
-            ema_decay=plan.ema_decay,
-            seed=plan.seed,
-        )
-        return jit_train_step(step, plan.layout, plan.abstract_state)
-
-    return StepPrograms(build, plan.objectives)
+    return StepPrograms(plan.train_step, plan.objectives)

@@ -66,7 +66,8 @@ def make_train_step(
             return total_loss(objectives, forward)
 
         (loss, (metrics, states)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        with jax.named_scope("optimizer"):  # set apart by `training.flops`
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = model.constrain(optax.apply_updates(state.params, updates))
         ema_params = state.ema_params
         if ema_params is not None:

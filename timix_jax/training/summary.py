@@ -25,8 +25,7 @@ def run_summary(run: Experiment, state: TrainState, workdir: str) -> str:
         batch_size=run.batch_size,
         total_steps=run.total_steps,
         examples=run.examples,
-        flops_per_step=run.step_flops(),
-        flops=run.training_flops(0, run.total_steps),
+        flops_per_step=run.step_flops(step),
         peak_flops=run.peak_flops,
         workdir=workdir,
     )
@@ -43,7 +42,6 @@ def startup_summary(
     total_steps: int,
     examples: int,
     flops_per_step: float,
-    flops: float,
     peak_flops: float | None = None,
     workdir: str = "",
 ) -> str:
@@ -59,7 +57,6 @@ def startup_summary(
       total_steps: the last step.
       examples: size of the training set.
       flops_per_step: of the first step, over all devices.
-      flops: of the whole training.
       peak_flops: FLOP/s of one device, or None if it is not known.
       workdir: the working folder.
     """
@@ -70,7 +67,6 @@ def startup_summary(
     towers = ", ".join(f"{tower} {format_quantity(n)}" for tower, n in parameters.items())
     images = total_steps * batch_size
     compute = f"{format_quantity(flops_per_step, 'FLOP')} per step"
-    compute += f", {format_quantity(flops, 'FLOP')} in all"
     if peak_flops:
         compute += f"; peak {format_quantity(peak_flops, 'FLOP/s')} per device"
     epochs = f" = {images / examples:.3g} epochs" if examples else ""

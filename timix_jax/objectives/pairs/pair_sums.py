@@ -58,7 +58,9 @@ def _logsumexp_forward(
     def init(n: int) -> Any:
         return jnp.full(n, LOWEST, dtype), jnp.zeros(n, dtype), *_rank_init(n, dtype)
 
-    parts = [Part(update, a, b, init) for a, b in ((x, t), (t, x))]
+    # The second direction repeats the similarities of the first.
+    again = jax.named_scope("recomputed")(update)
+    parts = [Part(update, x, t, init), Part(again, t, x, init)]
     (top, total, own, best), (top_t, total_t, _, best_t) = sweep(
         parts, (scale, jnp.zeros_like(scale)), reduction
     )
@@ -109,6 +111,7 @@ def _softplus_forward(
         s = _scores(shared, a, b, place)
         return total + jax.nn.softplus(s).sum(axis=1), *_rank(s, place, rank)
 
+    @jax.named_scope("recomputed")
     def rank_only(shared: Any, a: Array, b: Array, place: Place, sums: Any) -> Any:
         return _rank(_scores(shared, a, b, place), place, sums)
 
@@ -240,7 +243,9 @@ def _weighted_sum(
         t, by_t, *rest = columns
         row = None if by_x is None else by_x.T[:, :, None]
         column = None if by_t is None else by_t.T[:, None, :]
-        w = weight(_scores(shared, x, t, place), row, column)
+        with jax.named_scope("recomputed"):  # as `training.flops` counts it
+            s = _scores(shared, x, t, place)
+        w = weight(s, row, column)
         return sums[0] + _product(w, t if same else rest[0]), sums[1] + w.sum(axis=1)
 
     def init(n: int) -> Any:

@@ -42,7 +42,7 @@ def build_evaluators(
             built[name] = [
                 build_evaluator(kind, inputs, **config.eval.options[kind].to_dict())
                 for kind in config.eval.evaluators
-                if evaluator_class(kind).applies_to(source)
+                if _applies(evaluator_class(kind), inputs)
             ]
         if not built[name]:
             raise UserError(
@@ -50,3 +50,7 @@ def build_evaluators(
                 " that can, such as 'retrieval'"
             )
     return built
+
+
+def _applies(kind: type[Evaluator], inputs: EvaluationInputs) -> bool:
+    return kind.supports(inputs.model) and kind.applies_to(inputs.source)

@@ -2,17 +2,19 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from timix_jax.training import flops
 from timix_jax.optim import schedule
 from timix_jax.training import state as state
 from timix_jax.errors import UserError, located
+from timix_jax.training.build.batch import abstract_batch
 from timix_jax.training.build.checks import NOMINAL_STEPS, check_settings, nominal_steps
 from timix_jax.training.build.losses import (
     build_objectives,
@@ -20,11 +22,16 @@ from timix_jax.training.build.losses import (
 )
 from timix_jax.training.build.model import abstract_params, build_model
 from timix_jax.training.build.optimizer import build_optimizer
+from timix_jax.training.build.steps import Steps
 from timix_jax.models.protocols import ImageTextModel
 from timix_jax.objectives import Objective
-from timix_jax.objectives.base import objectives_at
+from timix_jax.objectives.base import boundaries, objectives_at
 from timix_jax.parallel.layout import Layout
 from timix_jax.optim.schedule import Schedule
+from timix_jax.parallel.sharding import with_shardings
+from timix_jax.runtime import devices
+from timix_jax.training.flops import StepFlops
+from timix_jax.training.step import jit_train_step, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +73,7 @@ class Plan:
     @property
     def peak_flops(self) -> float | None:
         """FLOP/s of a device at best, given or known; None where neither."""
-        return flops.peak_flops(self.mesh.devices.flat[0], self.config.log.peak_tflops)
+        return devices.peak_flops(self.mesh.devices.flat[0], self.config.log.peak_tflops)
 
     def create_state(self, key: jax.Array) -> state.TrainState:
         """A fresh training state, pure in `key`."""
@@ -79,13 +86,50 @@ class Plan:
         """Shapes and dtypes of the state; nothing is computed."""
         return jax.eval_shape(self.create_state, jax.random.key(0))
 
-    def step_flops(self) -> float:
-        """FLOPs of the first step over all devices."""
-        return 0.0
+    def train_step(self, objectives: Sequence[Objective]) -> Any:
+        """Return the jitted step of these objectives on the mesh; the state that it takes is donated."""
+        return self._steps.jitted(objectives)
+
+    def counted_flops(self, objectives: Sequence[Objective]) -> StepFlops:
+        """Return the FLOPs of one step of these objectives over all devices; they are counted once."""
+        return self._steps.flops(objectives)
+
+    def step_flops(self, step: int = 0) -> float:
+        """Return the model's FLOPs of one step over all devices."""
+        return self.counted_flops(objectives_at(self.objectives, step)).model
 
     def training_flops(self, start: int, stop: int) -> float:
-        """FLOPs of the steps `start` to `stop - 1`, over all devices."""
-        return 0.0
+        """Return the model's FLOPs of the steps `start` to `stop - 1` over all devices."""
+        changes = [step for step in boundaries(self.objectives) if start < step < stop]
+        return sum(
+            (last - first) * self.step_flops(first)
+            for first, last in itertools.pairwise([start, *changes, stop])
+        )
+
+    @functools.cached_property
+    def _steps(self) -> Steps:
+        return Steps(self._jit_step, self._abstract_arguments)
+
+    def _jit_step(self, objectives: Sequence[Objective]) -> Any:
+        step = make_train_step(
+            self.model,
+            objectives,
+            self.optimizer,
+            schedule=self.schedule,
+            ema_decay=self.ema_decay,
+            seed=self.seed,
+        )
+        return jit_train_step(step, self.layout, self.abstract_state)
+
+    def _abstract_arguments(self) -> tuple[Any, Any]:
+        """Return state and batch as shapes with the shardings of the real ones, for one trace of both."""
+        abstract = self.abstract_state
+        batch = abstract_batch(self.config)
+        on_mesh = jax.tree.map(lambda _: self.layout.batch, batch)
+        return (
+            with_shardings(abstract, self.layout.shardings(abstract)),
+            with_shardings(batch, on_mesh),
+        )
 
 
 def build_plan(

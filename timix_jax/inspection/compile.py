@@ -1,4 +1,4 @@
-"""`--mode=compile`: the real step through the real TPU compiler, for a slice that is not here.
+"""`--mode=compile`: compile the real step with the real TPU compiler, without the TPU.
 
 python -m timix_jax.main --config=configs/vitb16.py --mode=compile --topology=v5e:16x16
 """
@@ -17,12 +17,14 @@ from ml_collections import ConfigDict
 
 from timix_jax.config import complete
 from timix_jax.errors import UserError
-from timix_jax.inspection import hlo, info
-from timix_jax.inspection.info_mode import vocabulary
-from timix_jax.inspection.topology import EXAMPLES, hbm_bytes, slice_devices, unit
+from timix_jax.inspection import hlo
+from timix_jax.inspection.info import vocabulary
+from timix_jax.inspection.tables import format_bytes, format_table
+from timix_jax.inspection.topology import EXAMPLES, slice_devices
 from timix_jax.parallel.mesh import batch_shards
 from timix_jax.parallel.sharding import with_shardings
 from timix_jax.reporting.progress import format_quantity
+from timix_jax.runtime.devices import device_unit, hbm_bytes
 from timix_jax.runtime.log import print_text
 from timix_jax.training import build as experiment
 from timix_jax.training.programs import run_programs
@@ -30,17 +32,19 @@ from timix_jax.training.programs import run_programs
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What the compiler says of a step on one slice.
+    """The compiler's figures for a step on one slice.
 
     Attributes:
-      unit: what JAX sees as one device, "chip" or "core"; `devices` of them.
-      arguments, temporaries: bytes on a device: state and batch; what the step needs beside them.
-      peak: bytes on a device at the worst moment.
-      hbm: bytes of a device; None where the kind is unknown.
-      rows: examples of the global batch on a device.
-      flops: analytic FLOPs of a step and device, without rematerialised passes.
-      peak_flops: bfloat16 FLOP/s of a device.
-      seconds: of compilation, lowering included.
+      unit: what JAX calls a device, "chip" or "core".
+      devices: number of those in the slice.
+      rows: examples per device.
+      arguments: bytes of state and batch per device.
+      temporaries: further bytes per device that the step needs.
+      peak: bytes per device at the worst moment.
+      hbm: memory of a device in bytes; None where the kind is unknown.
+      flops: the model's FLOPs per step and device (`training.flops`).
+      peak_flops: bfloat16 FLOP/s of a device; None where the kind is unknown.
+      seconds: time of lowering and compilation.
     """
 
     topology: str
@@ -61,36 +65,37 @@ class Compiled:
 
     @property
     def fits(self) -> bool:
-        """Whether the peak stays within a device's memory."""
+        """Return True if the peak is within a device's memory, or that is unknown."""
         return self.hbm is None or self.peak <= self.hbm
 
 
 def compile_for(
     config: ConfigDict, workdir: str, *, topology: str = "", step_time: float = 0.0
 ) -> None:
-    """Compiles the step of `config` for a TPU slice and prints what it takes.
+    """Compile the step of `config` for a TPU slice and print what it takes.
 
     Args:
       config: a recipe; its data need not be present.
       workdir: unused; nothing is written.
       topology: such as `v5e:16x16`.
-      step_time: seconds a step, to print the utilisation that they would mean; 0 for none.
+      step_time: seconds per step, from which a utilisation is printed; 0 for none.
 
     Raises:
-      UserError: no such slice, a configuration that cannot work on it, or a step that does not fit into its memory.
+      UserError: the slice does not exist, the configuration cannot work on it, or the step does not fit into its
+        memory.
     """
     del workdir
     if not topology:
         raise UserError(f"--mode=compile needs --topology, such as {EXAMPLES}")
     if not 0 <= step_time < math.inf:
-        raise UserError(f"--step_time={step_time}: give seconds a step")
+        raise UserError(f"--step_time={step_time}: give seconds per step")
     config = complete(config)
     compiled = compile_step(config, topology)
     print_text(report(compiled, step_time))
     if not compiled.fits:
         raise UserError(
-            f"--topology={topology}: the step takes {info.format_bytes(compiled.peak)} of a {compiled.unit}'s "
-            f"{info.format_bytes(compiled.hbm or 0)}; {mends(config, compiled.devices)}"
+            f"--topology={topology}: the step takes {format_bytes(compiled.peak)} of a {compiled.unit}'s "
+            f"{format_bytes(compiled.hbm or 0)}; {memory_hints(config, compiled.devices)}"
         )
 
 
@@ -99,8 +104,8 @@ _OUT_OF_MEMORY = re.compile(
 )
 
 
-def mends(config: ConfigDict, devices: int) -> str:
-    """What makes a step smaller, of what the configuration does not do yet."""
+def memory_hints(config: ConfigDict, devices: int) -> str:
+    """Suggest settings that lower the memory of a step and are not in use yet."""
     ways = [
         "config.train.accumulate=2"
         if config.train.accumulate == 1
@@ -116,10 +121,10 @@ def mends(config: ConfigDict, devices: int) -> str:
 
 
 def compile_step(config: ConfigDict, topology: str) -> Compiled:
-    """Compiles the step of a complete configuration.
+    """Compile the step of a complete configuration.
 
     Raises:
-      UserError: as `compile_for`; where the compiler itself runs out of the chip's memory, with its figures.
+      UserError: as `compile_for`; if the compiler itself runs out of the chip's memory, with its figures.
     """
     devices = slice_devices(topology)
     layout = experiment.check_shapes(config, devices)
@@ -141,14 +146,14 @@ def compile_step(config: ConfigDict, topology: str) -> Compiled:
             raise
         needed, there = (figure for figure in used.groups() if figure)
         raise UserError(
-            f"--topology={topology}: the step takes {needed}iB of the {there}iB that a {unit(devices[0])} leaves to it;"
-            f" {mends(config, len(devices))}"
+            f"--topology={topology}: the step takes {needed}iB of the {there}iB that a"
+            f" {device_unit(devices[0])} leaves to it; {memory_hints(config, len(devices))}"
         ) from error
     seconds = time.monotonic() - start
     memory = program.memory_analysis()
     return Compiled(
         topology=topology,
-        unit=unit(devices[0]),
+        unit=device_unit(devices[0]),
         devices=len(devices),
         mesh=dict(layout.mesh.shape),
         batch_size=config.train.batch_size,
@@ -170,7 +175,7 @@ def compile_step(config: ConfigDict, topology: str) -> Compiled:
 
 
 def _compile(lowered: jax.stages.Lowered) -> tuple[Any, str]:
-    """The program, and its HLO as the compiler itself writes it: jaxlib can't read that of every newer libtpu."""
+    """Return the program and its HLO as dumped by the compiler: jaxlib cannot read every newer libtpu's."""
     with tempfile.TemporaryDirectory() as folder:
         program = lowered.compile(
             compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
@@ -180,42 +185,42 @@ def _compile(lowered: jax.stages.Lowered) -> tuple[Any, str]:
 
 
 def report(compiled: Compiled, step_time: float = 0.0) -> str:
-    """What `compile_for` prints."""
+    """Return the text that `compile_for` prints."""
     c = compiled
     axes = ", ".join(f"{axis} {size}" for axis, size in c.mesh.items())
     share = (
-        f" of {info.format_bytes(c.hbm)}: {c.peak / c.hbm:.0%}"
+        f" of {format_bytes(c.hbm)}: {c.peak / c.hbm:.0%}"
         if c.hbm
         else f"; the {c.unit}'s memory is not known"
     )
     lines = [
         f"slice           {c.topology}: {c.devices} {c.unit}s; mesh {axes}",
-        f"global batch    {c.batch_size:,}, {c.rows:,} a {c.unit}",
+        f"global batch    {c.batch_size:,}, {c.rows:,} per {c.unit}",
         f"parameters      {format_quantity(c.parameters, '')}",
-        f"state and batch {info.format_bytes(c.arguments)} a {c.unit}",
-        f"temporaries     {info.format_bytes(c.temporaries)} a {c.unit}",
-        f"peak            {info.format_bytes(c.peak)} a {c.unit}{share}"
+        f"state and batch {format_bytes(c.arguments)} per {c.unit}",
+        f"temporaries     {format_bytes(c.temporaries)} per {c.unit}",
+        f"peak            {format_bytes(c.peak)} per {c.unit}{share}"
         f"{'' if c.fits else '  DOES NOT FIT'}",
-        f"compute         {format_quantity(c.flops, 'FLOP')} a step and {c.unit}, without rematerialised passes",
+        f"compute         {format_quantity(c.flops, 'FLOP')} per step and {c.unit}, without rematerialised passes",
     ]
     if c.peak_flops:
         best = c.flops / c.peak_flops
         lines.append(
-            f"                {best:.3g} s a step at the peak of {format_quantity(c.peak_flops, 'FLOP/s')}"
+            f"                {best:.3g} s per step at the peak of {format_quantity(c.peak_flops, 'FLOP/s')}"
         )
         if step_time:
-            lines.append(f"                MFU {best / step_time:.1%} at {step_time:g} s a step")
+            lines.append(f"                MFU {best / step_time:.1%} at {step_time:g} s per step")
     lines += [
         f"compiled in     {c.seconds:.0f} s",
         "",
-        f"collectives of a step, bytes of their results on a {c.unit}:",
+        f"collectives per step, bytes of their results per {c.unit}:",
         collective_table(c.collectives),
     ]
     return "\n".join(lines)
 
 
 def collective_table(collectives: Sequence[hlo.Collective]) -> str:
-    """A row a kind and purpose: instructions, how often they run, bytes a step."""
+    """Return one row per kind and purpose: instructions, how often they run, bytes per step."""
     rows: dict[tuple[str, str], list[int]] = {}
     for one in collectives:
         row = rows.setdefault((one.kind, purpose(one)), [0, 0, 0])
@@ -223,26 +228,25 @@ def collective_table(collectives: Sequence[hlo.Collective]) -> str:
         row[1] += one.runs
         row[2] += one.runs * one.bytes
     table: list[Sequence[Any]] = [
-        (kind, what, f"{count:,}", f"{runs:,}", info.format_bytes(size))
+        (kind, what, f"{count:,}", f"{runs:,}", format_bytes(size))
         for (kind, what), (count, runs, size) in sorted(rows.items())
     ]
-    return info.format_table(("kind", "purpose", "in the program", "a step", "bytes"), table)
+    return format_table(("kind", "purpose", "in the program", "per step", "bytes"), table)
 
 
 def purpose(collective: hlo.Collective) -> str:
-    """What a collective is for, by the operation that it comes from."""
+    """Return the purpose of a collective, judged by the operation that it comes from."""
     source, kind = collective.source, collective.kind
-    passed_on = source.endswith(
-        "ppermute"
-    )  # by a ring, which mirrors, too, where it is of two devices
+    # A ring of two devices mirrors, too.
+    passed_on = source.endswith("ppermute")
     if "partner_exchange" in source or (collective.mirrors and not passed_on):
         return "mixing partners"
     if "pair_sums" in source:
         return "contrastive loss"
     if kind == "collective-permute":
-        # The compiler reduces and scatters the gradient of a weight in a ring, piece by piece of its own product.
+        # The compiler reduces and scatters a weight's gradient around a ring, piece by piece of its own product.
         of_weights = re.search(r"transpose\(.*/dot_general$", source)
-        return "gradients" if of_weights and collective.passes_on else "resharding"
+        return "gradients" if of_weights and collective.is_ring_step else "resharding"
     if kind == "all-gather" and ("gather_parameters" in source or "state.params" in source):
         return "parameters"
     if kind in ("all-reduce", "reduce-scatter") and "transpose(" in source:

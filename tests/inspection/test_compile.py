@@ -7,9 +7,10 @@ import pytest
 
 from timix_jax.config import complete, default_config
 from timix_jax.errors import UserError
-from timix_jax.inspection import compile_mode, topology
+from timix_jax.inspection import compile as compiling
+from timix_jax.inspection import topology
 from timix_jax.inspection.hlo import Collective
-from timix_jax.training import flops
+from timix_jax.runtime import devices as kinds
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (Linux x86-64 only)"
@@ -37,9 +38,9 @@ def small_config():
 @pytest.fixture(scope="module")
 def compiled_and_lowered():
     with pytest.MonkeyPatch.context() as patch:
-        lowered, compile_ = [], compile_mode._compile
-        patch.setattr(compile_mode, "_compile", lambda low: lowered.append(low) or compile_(low))
-        compiled = compile_mode.compile_step(complete(small_config()), "v5e:2x2")
+        lowered, compile_ = [], compiling._compile
+        patch.setattr(compiling, "_compile", lambda low: lowered.append(low) or compile_(low))
+        compiled = compiling.compile_step(complete(small_config()), "v5e:2x2")
     return compiled, lowered[0].as_text()
 
 
@@ -62,37 +63,37 @@ def test_memory_and_flops_of_a_chip(compiled):
 
 
 def test_layers_are_gathered_and_partners_exchanged(compiled):
-    purposes = [(one.kind, compile_mode.purpose(one)) for one in compiled.collectives]
+    purposes = [(one.kind, compiling.purpose(one)) for one in compiled.collectives]
     assert ("all-gather", "parameters") in purposes
     assert ("collective-permute", "mixing partners") in purposes
     assert ("collective-permute", "resharding") not in purposes
     in_the_loop = [
         one.runs
         for one in compiled.collectives
-        if compile_mode.purpose(one) == "parameters" and "blocks" in one.source
+        if compiling.purpose(one) == "parameters" and "blocks" in one.source
     ]
     assert 2 in in_the_loop  # once a layer
 
 
 def test_every_exchange_of_the_ring_is_counted(compiled_and_lowered):
     compiled, lowered = compiled_and_lowered
-    ring = [c for c in compiled.collectives if compile_mode.purpose(c) == "contrastive loss"]
+    ring = [c for c in compiled.collectives if compiling.purpose(c) == "contrastive loss"]
     permutes = [one for one in ring if one.kind == "collective-permute"]
     assert len(permutes) == lowered.count("stablehlo.collective_permute") > 1
     assert {one.runs for one in permutes} == {3}  # of four devices
-    assert all(one.passes_on for one in permutes)
+    assert all(one.is_ring_step for one in permutes)
 
 
 def test_a_ring_of_two_devices_is_no_exchange_of_partners():
     source = "jit(train_step)/jvp(pair_sums)/shard_map/while/body/closed_call/ppermute"
     one = Collective("collective-permute", 64, 1, source, ((0, 1), (1, 0)))
-    assert compile_mode.purpose(one) == "contrastive loss"
+    assert compiling.purpose(one) == "contrastive loss"
     exchange = one._replace(source="jit(train_step)/transpose(jvp(pair_sums))/shard_map")
-    assert compile_mode.purpose(exchange) == "mixing partners"
+    assert compiling.purpose(exchange) == "mixing partners"
 
 
-def test_report_names_what_a_person_looks_for(compiled):
-    text = compile_mode.report(compiled, step_time=0.01)
+def test_report(compiled):
+    text = compiling.report(compiled, step_time=0.01)
     for words in (
         "v5e:2x2: 4 chips",
         "temporaries",
@@ -104,7 +105,7 @@ def test_report_names_what_a_person_looks_for(compiled):
         assert words in text.replace("16 GiB", "16.0 GiB")
 
 
-def test_a_step_that_does_not_fit_says_so_with_the_mend():
+def test_a_step_that_does_not_fit_is_refused_with_hints():
     config = small_config()
     config.model.image.size = 1024
     config.model.remat = "none"
@@ -112,20 +113,20 @@ def test_a_step_that_does_not_fit_says_so_with_the_mend():
     with pytest.raises(
         UserError, match=r"v5e:2x2: the step takes .*iB of the .*iB .* config.train.batch_size"
     ):
-        compile_mode.compile_for(config, "", topology="v5e:2x2")
+        compiling.compile_for(config, "", topology="v5e:2x2")
 
 
 @pytest.mark.parametrize("name", ["", "v5e:3x77", "v99:2x2", "v5e:0x2", "v5e"])
 def test_slices_that_do_not_exist(name):
     with pytest.raises(UserError, match=r"--topology.*such as v5e:4x4"):
-        compile_mode.compile_for(small_config(), "", topology=name)
+        compiling.compile_for(small_config(), "", topology=name)
 
 
 def test_batches_are_checked_against_the_slice():
     config = small_config()
     config.train.batch_size = 6
     with pytest.raises(UserError, match=r"config.train.batch_size=6.*4 devices"):
-        compile_mode.compile_for(config, "", topology="v5e:2x2")
+        compiling.compile_for(config, "", topology="v5e:2x2")
 
 
 @pytest.mark.parametrize(
@@ -136,58 +137,58 @@ def test_batches_are_checked_against_the_slice():
         ("tpu7x:2x2x1", 8, 192 / 2, 2307 / 2, "core"),
     ],
 )
-def test_what_a_device_of_a_slice_is_and_has(name, number, gib, tflops, unit):
+def test_devices_of_a_slice(name, number, gib, tflops, unit):
     devices = topology.slice_devices(name)
     assert len(devices) == number
-    assert topology.hbm_bytes(devices[0]) == gib * 2**30
-    assert flops.peak_flops(devices[0]) == tflops * 1e12
-    assert topology.unit(devices[0]) == unit
+    assert kinds.hbm_bytes(devices[0]) == gib * 2**30
+    assert kinds.peak_flops(devices[0]) == tflops * 1e12
+    assert kinds.device_unit(devices[0]) == unit
 
 
-def test_a_report_speaks_of_what_a_device_is(compiled):
-    text = compile_mode.report(dataclasses.replace(compiled, unit="core"))
+def test_a_report_names_the_unit(compiled):
+    text = compiling.report(dataclasses.replace(compiled, unit="core"))
     assert "4 cores" in text
     assert "chip" not in text
 
 
-def test_what_makes_a_step_smaller_names_what_is_not_done_yet():
+def test_memory_hints_name_what_is_not_set_yet():
     config = complete(small_config())
-    assert "method" not in compile_mode.mends(config, 4)
-    assert "remat" not in compile_mode.mends(config, 4)
-    assert "config.mesh.fsdp=4" in compile_mode.mends(config, 4)
+    assert "method" not in compiling.memory_hints(config, 4)
+    assert "remat" not in compiling.memory_hints(config, 4)
+    assert "config.mesh.fsdp=4" in compiling.memory_hints(config, 4)
     config.contrastive.method, config.model.remat, config.mesh.fsdp = "dense", "none", 1
-    said = compile_mode.mends(config, 1)
+    said = compiling.memory_hints(config, 1)
     assert "config.contrastive.method='ring'" in said
     assert "config.model.remat='full'" in said
     assert "fsdp" not in said
 
 
-def test_a_chip_that_is_not_in_the_tables_is_said_to_be_unknown(compiled):
+def test_unknown_memory_of_a_chip(compiled):
     unknown = dataclasses.replace(compiled, hbm=None, peak_flops=None)
-    assert "memory is not known" in compile_mode.report(unknown)
+    assert "memory is not known" in compiling.report(unknown)
 
 
-def test_examples_on_a_chip_are_those_that_it_holds(compiled):
-    assert "64, 16 a chip" in compile_mode.report(compiled)
+def test_examples_per_chip(compiled):
+    assert "64, 16 per chip" in compiling.report(compiled)
     assert compiled.rows == 16
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
-def test_a_step_takes_a_time(seconds):
+def test_step_time_is_positive_and_finite(seconds):
     with pytest.raises(UserError, match="--step_time="):
-        compile_mode.compile_for(small_config(), "", topology="v5e:2x2", step_time=seconds)
+        compiling.compile_for(small_config(), "", topology="v5e:2x2", step_time=seconds)
 
 
-def test_a_weights_gradient_that_goes_round_is_told_from_resharding():
+def test_ring_reductions_of_gradients_are_told_from_resharding():
     ring = ((0, 1), (1, 2), (2, 3), (3, 0))
     source = (
         "jit(train_step)/transpose(jvp(TextTransformer))/blocks/while/body/Block/mlp/up/dot_general"
     )
     one = Collective("collective-permute", 64, 12, source, ring)
-    assert compile_mode.purpose(one) == "gradients"
+    assert compiling.purpose(one) == "gradients"
     for other in (
         one._replace(pairs=((0, 2), (1, 3), (2, 0), (3, 1))),
         one._replace(source="jit(train_step)/jvp(TextTransformer)/mlp/up/dot_general"),
         one._replace(source="jit(train_step)/transpose(jvp(TextTransformer))/concatenate"),
     ):
-        assert compile_mode.purpose(other) == "resharding"
+        assert compiling.purpose(other) == "resharding"

@@ -1,10 +1,10 @@
-"""What devices could do, by their names."""
+"""Peaks of devices by the names of their kinds."""
 
 import types
 
 import pytest
 
-from timix_jax.training.flops import peak_flops
+from timix_jax.runtime.devices import peak_flops
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,59 @@
+"""What accelerators can do: peak FLOP/s and memory by kind of device."""
+
+import jax
+
+GIB = 2**30
+
+# Dense bfloat16 FLOP/s of one JAX device, from vendors' data sheets, by the start of device_kind.
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,  # JAX's name for v5p; after "TPU v5 lite"
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "TPU7x": 1153.5e12,  # half a chip: each of its two cores is a device
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200 NVL": 835e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA B200": 2250e12,
+}
+
+# HBM of one device, from Google's data sheets, by the start of device_kind.
+HBM_BYTES = {
+    "TPU v4": 32 * GIB,
+    "TPU v5 lite": 16 * GIB,
+    "TPU v5": 95 * GIB,  # JAX's name for v5p; after "TPU v5 lite"
+    "TPU v6 lite": 32 * GIB,
+    "TPU7x": 96 * GIB,  # half a chip: each of its two cores is a device with half of the memory
+}
+
+
+def peak_flops(device: jax.Device, given_tflops: float = 0.0) -> float | None:
+    """Return the peak FLOP/s of one device, the denominator of its utilisation.
+
+    Args:
+      device: any JAX device.
+      given_tflops: the user's own figure in TFLOP/s per device, such as that of float32; 0 for the
+        table's, which is bfloat16.
+
+    Returns:
+      None for kinds missing from the table (all CPUs), unless a figure is given.
+    """
+    if given_tflops:
+        return given_tflops * 1e12
+    return next((f for kind, f in PEAK_FLOPS.items() if device.device_kind.startswith(kind)), None)
+
+
+def hbm_bytes(device: jax.Device) -> int | None:
+    """Return the bytes of HBM of one device; None for kinds missing from the table."""
+    return next((b for kind, b in HBM_BYTES.items() if device.device_kind.startswith(kind)), None)
+
+
+def device_unit(device: jax.Device) -> str:
+    """Return what a device is: "chip", or "core" where each core of a chip is a device, as on TPU7x."""
+    return "core" if device.device_kind.startswith("TPU7x") else "chip"
