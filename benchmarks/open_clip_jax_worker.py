@@ -26,7 +26,6 @@ from timix_jax.models.text import TextShape
 from timix_jax.models.vit import VitShape
 from timix_jax.objectives.contrastive import Contrastive
 from timix_jax.optim.optimizer import make_optimizer
-from timix_jax.training.build.optimizer import STACKED
 from timix_jax.training.flops import count_flops
 from timix_jax.training.state import TrainState
 from timix_jax.training.step import TrainStep, make_train_step
@@ -72,7 +71,15 @@ def make_step(
     params = jax.tree.map(jnp.asarray, timix_tree(named, sizes)) | {"patch_predictor": predictor}
     rate = lambda step: jnp.full((), LEARNING_RATE)
     optimizer = make_optimizer(
-        params, schedule=rate, weight_decay=WEIGHT_DECAY, clip_norm=CLIP_NORM, stacked=STACKED
+        params,
+        model.parameter_axes(),
+        schedule=rate,
+        name="adamw",
+        b1=0.9,
+        b2=0.999,
+        weight_decay=WEIGHT_DECAY,
+        clip_norm=CLIP_NORM,
+        lr_scales=(),
     )
     step = make_train_step(model, [Contrastive()], optimizer, schedule=rate, ema_decay=0.0, seed=0)
     return step, TrainState(jnp.zeros((), jnp.int32), params, None, optimizer.init(params))

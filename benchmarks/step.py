@@ -149,9 +149,9 @@ def measure(
     model = experiment.build_model(config, vocab_size=config.data.vocab_size, pad_id=0)
     rate = schedule.warmup_cosine(1e-4, TOTAL_STEPS, 1, 0.0, 0.0)
     params = jax.eval_shape(model.init, jax.random.key(0))
-    optimizer = experiment.build_optimizer(config, params, rate)
+    optimizer = experiment.build_optimizer(config, params, model.parameter_axes(), rate)
     batch = jax.device_put(random_batch(config, np.random.default_rng(0)))
-    create = functools.partial(train_state.create, model, optimizer, (), ema=config.optim.ema > 0)
+    create = functools.partial(train_state.create, model, optimizer, ema=config.optim.ema > 0)
     # All cases share one state: it is large and the same for all.
     state = [jax.jit(create)(jax.random.key(0))]
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objective_runs import mixed_batch
 from analytic_flops import patch_embed_flops
+from objective_runs import mixed_batch
 from tiny_model import GRID, make_batch, make_forward, make_params, tiny_model
 
 from timix_jax.errors import UserError

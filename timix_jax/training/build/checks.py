@@ -7,16 +7,16 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from timix_jax.optim import schedule
 from timix_jax.data.images.augment import Augment
 from timix_jax.errors import UserError, located
 from timix_jax.evaluators import evaluator_class
+from timix_jax.mixing.fraction import select_rows
+from timix_jax.optim import schedule
+from timix_jax.parallel.layout import Layout
+from timix_jax.parallel.mesh import batch_shards, check_batch_size
 from timix_jax.training.build.data import uses_regions
 from timix_jax.training.build.losses import build_pair_loss, check_teacher, check_weights
 from timix_jax.training.build.model import abstract_params, build_layout, build_model
-from timix_jax.mixing.fraction import select_rows
-from timix_jax.parallel.layout import Layout
-from timix_jax.parallel.mesh import batch_shards, check_batch_size
 
 # Of a training whose data are not there: they decide how many steps an epoch or a percent has.
 NOMINAL_EXAMPLES, NOMINAL_STEPS = 1_000_000, 100_000

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ml_collections import ConfigDict
 
-from timix_jax.distributed import processes
 from timix_jax.data.records.schema import CorruptExample
 from timix_jax.data.sources import Source, open_source
 from timix_jax.data.tokenizers import TRAINED, Tokenizer, load_tokenizer, train_tokenizer
+from timix_jax.distributed import processes
 from timix_jax.errors import UserError, located
 
 # Threads, each with so many examples at a time: it waits for a server where the data are remote.

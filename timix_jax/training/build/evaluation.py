@@ -1,7 +1,5 @@
 """`config.eval` as arguments: the evaluation sets and their evaluators."""
 
-import dataclasses
-
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 

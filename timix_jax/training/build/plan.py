@@ -11,9 +11,16 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from timix_jax.optim import schedule
-from timix_jax.training import state as state
 from timix_jax.errors import UserError, located
+from timix_jax.models.protocols import ImageTextModel
+from timix_jax.objectives import Objective
+from timix_jax.objectives.base import boundaries, objectives_at
+from timix_jax.optim import schedule
+from timix_jax.optim.schedule import Schedule
+from timix_jax.parallel.layout import Layout
+from timix_jax.parallel.sharding import with_shardings
+from timix_jax.runtime import devices
+from timix_jax.training import state as state
 from timix_jax.training.build.batch import abstract_batch
 from timix_jax.training.build.checks import NOMINAL_STEPS, check_settings, nominal_steps
 from timix_jax.training.build.losses import (
@@ -23,13 +30,6 @@ from timix_jax.training.build.losses import (
 from timix_jax.training.build.model import abstract_params, build_model
 from timix_jax.training.build.optimizer import build_optimizer
 from timix_jax.training.build.steps import Steps
-from timix_jax.models.protocols import ImageTextModel
-from timix_jax.objectives import Objective
-from timix_jax.objectives.base import boundaries, objectives_at
-from timix_jax.parallel.layout import Layout
-from timix_jax.optim.schedule import Schedule
-from timix_jax.parallel.sharding import with_shardings
-from timix_jax.runtime import devices
 from timix_jax.training.flops import StepFlops
 from timix_jax.training.step import jit_train_step, make_train_step
 

@@ -9,14 +9,17 @@ from typing import Any
 from absl import logging
 from ml_collections import ConfigDict
 
-from timix_jax.optim import schedule
 from timix_jax.data.images.augment import Augment
 from timix_jax.data.loading.loader_processes import default_process_count
 from timix_jax.data.loading.pipeline import make_train_iterator
+from timix_jax.data.loading.train_iterator import TrainIterator
 from timix_jax.data.sources import Source
 from timix_jax.data.tokenizers import Tokenizer
-from timix_jax.data.loading.train_iterator import TrainIterator
 from timix_jax.errors import located
+from timix_jax.objectives import Objective
+from timix_jax.objectives.mixed import MixedContrastive
+from timix_jax.optim import schedule
+from timix_jax.parallel.mesh import own_rows
 from timix_jax.training.build.checks import check_shapes
 from timix_jax.training.build.data import (
     build_tokenizer,
@@ -26,9 +29,6 @@ from timix_jax.training.build.data import (
 )
 from timix_jax.training.build.losses import check_objectives
 from timix_jax.training.build.plan import Plan, build_plan, build_schedule, training_steps
-from timix_jax.objectives import Objective
-from timix_jax.objectives.mixed import MixedContrastive
-from timix_jax.parallel.mesh import own_rows
 
 
 @dataclasses.dataclass(frozen=True)
