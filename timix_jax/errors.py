@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-FAULT_CODE, MISTAKE_CODE = 1, 2
+RUNTIME_ERROR_CODE, USER_ERROR_CODE = 1, 2
 
 
 class UserError(ValueError):
@@ -13,7 +13,7 @@ class UserError(ValueError):
     `ValueError`.
     """
 
-    exit_code = MISTAKE_CODE
+    exit_code = USER_ERROR_CODE
 
 
 class RunError(UserError):
@@ -22,11 +22,11 @@ class RunError(UserError):
     The launchers restart a run after its exit code, but not after that of other UserErrors.
     """
 
-    exit_code = FAULT_CODE
+    exit_code = RUNTIME_ERROR_CODE
 
 
 @contextlib.contextmanager
-def unwritable(kind: type[UserError], what: object, fix: str) -> Iterator[None]:
+def reraise_write_errors(kind: type[UserError], what: object, fix: str) -> Iterator[None]:
     """Turn an OSError within the context into an error that names `what` cannot be written, the cause, and the fix."""
     try:
         yield
@@ -35,10 +35,10 @@ def unwritable(kind: type[UserError], what: object, fix: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def located(place: str) -> Iterator[None]:
+def error_prefix(place: str) -> Iterator[None]:
     """Prefix the messages of UserErrors raised within the context with `place`, unless they already name their field.
 
-    Constructors know their arguments but not the configuration: `with located("config.augment."): ...` turns
+    Constructors know their arguments but not the configuration: `with error_prefix("config.augment."): ...` turns
     "crop_min=2: ..." into "config.augment.crop_min=2: ...".
     """
     try:

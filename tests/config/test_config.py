@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from timix_jax.config import complete, default_config, default_of, flatten, schema
-from timix_jax.errors import UserError, located
+from timix_jax.errors import UserError, error_prefix
 from timix_jax.mixing import MIXERS
 from timix_jax.objectives import OBJECTIVES
 
@@ -173,9 +173,9 @@ def test_a_registered_mixer_and_objective_have_a_configuration(monkeypatch):
         complete(recipe(loss__colour__bin=4))
 
 
-def test_errors_are_located_once():
+def test_errors_are_prefixed_once():
     def refuse(message):
-        with located("config.augment."):
+        with error_prefix("config.augment."):
             raise UserError(message)
 
     with pytest.raises(UserError, match=r"^config\.augment\.crop_min=2$"):

@@ -11,7 +11,7 @@ import pytest
 from repository import ROOT
 
 from timix_jax.distributed import cluster
-from timix_jax.errors import FAULT_CODE, MISTAKE_CODE, RunError, UserError
+from timix_jax.errors import RUNTIME_ERROR_CODE, USER_ERROR_CODE, RunError, UserError
 
 NO_CLUSTER = ValueError("coordinator_address should be defined.")
 
@@ -66,7 +66,7 @@ def test_required_cluster_is_missing(joined):
     said = "--distributed=on: the other processes cannot be joined"
     with pytest.raises(UserError, match=said) as caught:
         cluster.join("on")
-    assert caught.value.exit_code == MISTAKE_CODE
+    assert caught.value.exit_code == USER_ERROR_CODE
 
 
 def test_cluster_that_cannot_be_joined_is_never_ignored(joined):
@@ -81,7 +81,7 @@ def test_timeout_in_a_cluster_is_a_runtime_error(monkeypatch, capfd):
     monkeypatch.setattr(cluster.os, "_exit", lambda code: (codes.append(code), ended.set()))
     monkeypatch.setattr(jax.distributed, "initialize", lambda **timeouts: ended.wait(30))
     cluster.join("on", connect_timeout_s=1)
-    assert codes == [FAULT_CODE]
+    assert codes == [RUNTIME_ERROR_CODE]
     assert (
         "not all processes of the cluster came within --connect_timeout=1 s"
         in capfd.readouterr().err
@@ -111,7 +111,7 @@ def test_off_with_a_coordinator(joined):
 def test_malformed_coordinator(joined, coordinator):
     with pytest.raises(UserError, match=rf"^--coordinator={coordinator}: give HOST:PORT") as caught:
         cluster.join("auto", coordinator=coordinator, processes=2)
-    assert caught.value.exit_code == MISTAKE_CODE
+    assert caught.value.exit_code == USER_ERROR_CODE
     assert not joined
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 from lookup_model import GreySource, LookupModel, inputs_of, make_mesh
-from timix_jax.data.record_schema import Region
 
+from timix_jax.data.records.schema import Region
 from timix_jax.errors import UserError
 from timix_jax.evaluators import EVALUATORS, build_evaluator
 from timix_jax.models.protocols import ImageTextModel

@@ -21,7 +21,7 @@ from timix_jax.data.sources import local_copy, open_source
 from timix_jax.data.sources.records import RecordSource
 from timix_jax.data.sources.synthetic import open_synthetic
 from timix_jax.data.tokenizers import load_tokenizer
-from timix_jax.errors import MISTAKE_CODE, RunError, UserError
+from timix_jax.errors import USER_ERROR_CODE, RunError, UserError
 from timix_jax.reporting.metrics import MetricsWriter
 from timix_jax.reporting.plots.curves import read_curves
 from timix_jax.runtime import remote
@@ -286,7 +286,7 @@ def test_bucket_that_cannot_be_read_is_one_line(store):
     store.refuse = "GET"
     with pytest.raises(UserError, match=r"cannot be read \(Forbidden") as forbidden:
         evaluate_checkpoint(tiny_config(2), "gs://bucket/run")
-    assert missing.value.exit_code == forbidden.value.exit_code == MISTAKE_CODE
+    assert missing.value.exit_code == forbidden.value.exit_code == USER_ERROR_CODE
 
 
 def test_bucket_that_may_answer_later(monkeypatch):

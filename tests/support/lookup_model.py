@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
-from timix_jax.data.record_schema import Record, Region
 
+from timix_jax.data.records.schema import Record, Region
 from timix_jax.evaluators import EvaluationInputs
 from timix_jax.models.protocols import ImageFeatures, ImageTextModel, TextFeatures
 

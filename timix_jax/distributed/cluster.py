@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from timix_jax.errors import FAULT_CODE, RunError, UserError
+from timix_jax.errors import RUNTIME_ERROR_CODE, RunError, UserError
 
 MODES = ("auto", "on", "off")
 _SPARE_S = 30
@@ -134,7 +134,7 @@ def _time_limit(seconds: float, message: str) -> Iterator[None]:
 
     def give_up() -> None:
         print(f"error: {message}", file=sys.stderr, flush=True)
-        os._exit(FAULT_CODE)
+        os._exit(RUNTIME_ERROR_CODE)
 
     timer = threading.Timer(seconds, give_up)
     timer.daemon = True

@@ -17,7 +17,7 @@ import jax
 from absl import logging
 
 from timix_jax.distributed import processes
-from timix_jax.errors import FAULT_CODE, MISTAKE_CODE, UserError
+from timix_jax.errors import RUNTIME_ERROR_CODE, USER_ERROR_CODE, UserError
 from timix_jax.runtime.log import print_error
 
 _KEY = "timix/failed"
@@ -59,9 +59,11 @@ def shared_fate() -> Iterator[None]:
         if not isinstance(error, UserError):
             cause = f"{type(error).__name__}: {cause[:300]}"
         print_error(cause, jax.process_index())
-        code = error.exit_code if isinstance(error, UserError) else FAULT_CODE
-        if announced is not None and announced[1] == MISTAKE_CODE:
-            code = MISTAKE_CODE  # this error may be its consequence, and a restart would not help
+        code = error.exit_code if isinstance(error, UserError) else RUNTIME_ERROR_CODE
+        if announced is not None and announced[1] == USER_ERROR_CODE:
+            code = (
+                USER_ERROR_CODE  # this error may be its consequence, and a restart would not help
+            )
         _leave(store, code, cause)
     finally:
         _leaving.set()

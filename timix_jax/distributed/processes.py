@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
-from timix_jax.errors import MISTAKE_CODE, RunError, UserError
+from timix_jax.errors import USER_ERROR_CODE, RunError, UserError
 
 _POLL_S = 5  # Ctrl-C cannot interrupt a blocking read
 _REMIND_S = 60
@@ -89,7 +89,7 @@ def from_first(compute: Callable[[], Any], *, timeout_s: float = 3600) -> Any:
         try:
             answer = {"value": compute()}
         except (UserError, OSError) as error:  # sent, as the others would wait for it
-            user_error = isinstance(error, UserError) and error.exit_code == MISTAKE_CODE
+            user_error = isinstance(error, UserError) and error.exit_code == USER_ERROR_CODE
             answer = {"error": str(error), "user_error": user_error}
         text = json.dumps(answer)
         store().key_value_set(key, text)

@@ -12,7 +12,7 @@ from etils import epath
 from timix_jax.distributed import processes
 from timix_jax.errors import UserError
 from timix_jax.runtime.remote import is_remote
-from timix_jax.runtime.workdir import refused_where_it_cannot_be_written
+from timix_jax.runtime.workdir import reraise_workdir_write_errors
 
 LOCK_FILE = ".lock"
 _WAIT_S = 20  # a run that was asked to stop may still be saving
@@ -31,7 +31,7 @@ def only_run(workdir: epath.PathLike, *, wait_s: float | None = None) -> Iterato
         return
     # The open file holds the lock: the system releases it however the process ends.
     path = Path(workdir) / LOCK_FILE
-    with refused_where_it_cannot_be_written(epath.Path(workdir)):
+    with reraise_workdir_write_errors(epath.Path(workdir)):
         file = path.open("w")
     with file:
         _lock(file.fileno(), workdir, time.monotonic() + (_WAIT_S if wait_s is None else wait_s))

@@ -13,7 +13,7 @@ from timix_jax.errors import UserError
 from timix_jax.runtime.workdir import (
     check_folder,
     config_differences,
-    refused_where_it_cannot_be_written,
+    reraise_workdir_write_errors,
 )
 
 _POLL_S = 0.5
@@ -37,7 +37,7 @@ def check_shared(workdir: epath.PathLike, *, timeout_s: float = 20) -> None:
     def leave_mark() -> str:
         name = f".shared-{secrets.token_hex(8)}"
         check_folder(folder)
-        with refused_where_it_cannot_be_written(folder):
+        with reraise_workdir_write_errors(folder):
             missing = folder
             while not missing.exists():
                 created.append(missing)

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from timix_jax.distributed import processes
-from timix_jax.errors import RunError, unwritable
+from timix_jax.errors import RunError, reraise_write_errors
 from timix_jax.reporting.peak_memory import DEVICE_MEMORY, HOST_MEMORY
 from timix_jax.runtime.atomic_write import atomic_write_text
 from timix_jax.runtime.remote import Mirror, as_path, is_remote
@@ -75,7 +75,7 @@ def over_processes(own: Mapping[str, float]) -> tuple[dict[str, float], int | No
 
 def reraise_write_errors(path: epath.Path) -> contextlib.AbstractContextManager[None]:
     """Turn an OSError inside into the RunError that names the file."""
-    return unwritable(
+    return reraise_write_errors(
         RunError, path, "free space or fix what it says, and the same command resumes"
     )
 

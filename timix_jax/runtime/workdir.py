@@ -16,7 +16,7 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from timix_jax.errors import UserError, unwritable
+from timix_jax.errors import UserError, reraise_write_errors
 from timix_jax.runtime.atomic_write import atomic_write_text
 from timix_jax.runtime.remote import as_path, is_remote
 
@@ -83,9 +83,9 @@ def check_folder(workdir: epath.Path) -> None:
         raise UserError(f"--workdir={workdir} is a file: choose a folder")
 
 
-def refused_where_it_cannot_be_written(workdir: epath.Path) -> AbstractContextManager[None]:
+def reraise_workdir_write_errors(workdir: epath.Path) -> AbstractContextManager[None]:
     """Turn an OSError within the context into a UserError that names the folder."""
-    return unwritable(UserError, f"--workdir={workdir}", "choose another --workdir")
+    return reraise_write_errors(UserError, f"--workdir={workdir}", "choose another --workdir")
 
 
 def open_workdir(
@@ -111,7 +111,7 @@ def open_workdir(
     check_folder(workdir)
     path = workdir / CONFIG_FILE
     if not path.exists():
-        with refused_where_it_cannot_be_written(workdir):
+        with reraise_workdir_write_errors(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
             atomic_write_text(path, json.dumps(dict(config), indent=2, ensure_ascii=False) + "\n")
         return False

@@ -13,7 +13,7 @@ from timix_jax.config import complete, flatten
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.distributed import processes
 from timix_jax.distributed.shared_folder import check_same_config, check_shared
-from timix_jax.errors import UserError, located
+from timix_jax.errors import UserError, error_prefix
 from timix_jax.evaluators import Evaluator
 from timix_jax.parallel.sharding import with_shardings
 from timix_jax.pretrained.compatibility import check_same_model
@@ -87,7 +87,7 @@ def evaluate_checkpoint(config: ConfigDict, workdir: str) -> dict[str, float]:
 
 def _evaluate(config: ConfigDict, path: epath.Path, part: str, watch: Phases) -> list[Measured]:
     with watch(phases.OPEN):
-        with located(f"checkpoint {path}: "):
+        with error_prefix(f"checkpoint {path}: "):
             tokenizer = Tokenizer.from_json(checkpointing.read_meta(path)["tokenizer"])
         layout = experiment.build_layout(config)
         model = experiment.build_model(
@@ -101,7 +101,7 @@ def _evaluate(config: ConfigDict, path: epath.Path, part: str, watch: Phases) ->
         )
     with watch(phases.INITIAL_STATE) as phase:
         abstract = jax.eval_shape(model.init, jax.random.key(0))
-        with located("config.mesh: "):
+        with error_prefix("config.mesh: "):
             shardings = layout.shardings(abstract)
         abstract = with_shardings(abstract, shardings)
         params = checkpointing.restore_params(path, abstract, part=part)

@@ -12,7 +12,7 @@ from timix_jax.config import MUTABLE_FIELDS, flatten
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.distributed import processes
 from timix_jax.distributed.shared_folder import check_same_config, check_shared
-from timix_jax.errors import UserError, located
+from timix_jax.errors import UserError, error_prefix
 from timix_jax.evaluators import Evaluator
 from timix_jax.pretrained import check_init_from
 from timix_jax.reporting.profiling import Window, check_window
@@ -43,14 +43,14 @@ def open_run(
     check_shared(folder)
     has_started, stored_tokenizer = processes.from_first(lambda: _read_folder(folder, flat))
     tokenizer_file = folder / workdirs.TOKENIZER_FILE
-    with located(f"{tokenizer_file}: "):
+    with error_prefix(f"{tokenizer_file}: "):
         tokenizer = Tokenizer.from_json(stored_tokenizer) if stored_tokenizer else None
     run = experiment.build(config, tokenizer=tokenizer)
     evaluators = experiment.build_evaluators(config, run.model, run.tokenizer, run.mesh)
     check_window(window, run.total_steps, folder)
     run.train_iterator(0).close()  # raises what the input pipeline has to refuse
     if config.init_from and not has_started:
-        with located("config.init_from: "):
+        with error_prefix("config.init_from: "):
             check_init_from(
                 config.init_from,
                 run.abstract_state.params,

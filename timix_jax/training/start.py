@@ -10,7 +10,7 @@ from absl import logging
 
 from timix_jax.checkpointing import Checkpointer
 from timix_jax.data.sources import describe_sources
-from timix_jax.errors import UserError, located
+from timix_jax.errors import UserError, error_prefix
 from timix_jax.parallel.mesh import batch_shards
 from timix_jax.parallel.sharding import with_shardings
 from timix_jax.pretrained import load_params
@@ -28,7 +28,7 @@ def initial_state(run: Experiment, checkpointer: Checkpointer) -> tuple[TrainSta
     3. Fresh parameters from `config.seed`.
     """
     abstract = run.abstract_state
-    with located("config.mesh: "):
+    with error_prefix("config.mesh: "):
         shardings = run.layout.shardings(abstract)
     step = checkpointer.latest_valid()
     if step is not None:

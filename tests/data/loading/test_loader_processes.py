@@ -25,7 +25,7 @@ from listed_sources import (
 )
 
 from timix_jax.data.loading.corrupt_examples import CorruptExamples
-from timix_jax.errors import MISTAKE_CODE, RunError, UserError
+from timix_jax.errors import USER_ERROR_CODE, RunError, UserError
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_unexpected_error_keeps_its_name_and_traceback(open_train, capfd):
 def test_user_error_keeps_its_type(open_train):
     with pytest.raises(UserError, match="photos: 8 examples in a row are corrupt") as caught:
         next(open_train([flat_source(8, "photos", bad=range(8))]))
-    assert caught.value.exit_code == MISTAKE_CODE
+    assert caught.value.exit_code == USER_ERROR_CODE
 
 
 def test_unpicklable_source_is_reported(open_train):

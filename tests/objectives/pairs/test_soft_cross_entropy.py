@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from target_matrices import hard, pred
 
 from timix_jax.mixing.partners import flip
-from timix_jax.mixing.targets import hard, pred
 from timix_jax.objectives.pairs.soft_cross_entropy import soft_contrastive, symmetric_contrastive
 
 B = 6

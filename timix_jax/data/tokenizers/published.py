@@ -9,7 +9,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from timix_jax.data.tokenizers.tokenizer import Tokenizer
 from timix_jax.data.tokenizers.training import TRAINED, bert_tokenizer
-from timix_jax.errors import UserError, located
+from timix_jax.errors import UserError, error_prefix
 from timix_jax.runtime.remote import as_path
 
 _CLIP_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -45,14 +45,14 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer:
         ) from error
     # The key "model" alone proves nothing: it is also a word in CLIP's vocabulary.
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
-        with located(f"vocabulary {path}: "):
+        with error_prefix(f"vocabulary {path}: "):
             return Tokenizer.from_json(json.dumps(content))
     merges = path.with_name("merges.txt")
     if not isinstance(content, dict) or not merges.is_file():
         raise UserError(
             f"vocabulary {path} is not a tokenizer.json and has no merges.txt next to it"
         )
-    with located(f"vocabulary {path}: "):
+    with error_prefix(f"vocabulary {path}: "):
         return Tokenizer(_load_bpe(path, merges, content))
 
 

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from timix_jax.data.images.augment import Augment
-from timix_jax.errors import UserError, located
+from timix_jax.errors import UserError, error_prefix
 from timix_jax.evaluators import evaluator_class
 from timix_jax.mixing.fraction import select_rows
 from timix_jax.optim import schedule
@@ -41,9 +41,9 @@ def check_settings(config: ConfigDict) -> None:
         *((f"{name}.every", config[name].every) for name in ("log", "eval", "checkpoint")),
     ):
         to_steps(value, field=f"config.{field}")
-    with located("config.augment."):
+    with error_prefix("config.augment."):
         Augment(**config.augment.to_dict())
-    with located("config.eval.evaluators: "):
+    with error_prefix("config.eval.evaluators: "):
         for name in config.eval.evaluators:
             evaluator_class(name)
 
@@ -60,7 +60,7 @@ def check_shapes(config: ConfigDict, devices: Sequence[jax.Device] | None = None
     model = build_model(config, vocab_size=1, pad_id=0)
     params = abstract_params(model)
     layout = layout.with_axes(model.parameter_axes())
-    with located("config.mesh: "):
+    with error_prefix("config.mesh: "):
         layout.shardings(params)
     check_weights(config)
     check_teacher(config)

@@ -10,7 +10,7 @@ from timix_jax.data.records.schema import CorruptExample
 from timix_jax.data.sources import Source, open_source
 from timix_jax.data.tokenizers import TRAINED, Tokenizer, load_tokenizer, train_tokenizer
 from timix_jax.distributed import processes
-from timix_jax.errors import UserError, located
+from timix_jax.errors import UserError, error_prefix
 
 # Threads, each with so many examples at a time: it waits for a server where the data are remote.
 _READERS, _PART = 64, 16
@@ -26,7 +26,7 @@ def open_training_sources(config: ConfigDict) -> tuple[Source, ...]:
             "config.data.train=() names no data; give --config.data.train=\"('records:DIR',)\" "
             "(python -m timix_jax.data.prepare makes DIR) or \"('tfds:NAME',)\""
         )
-    with located("config.data.train: "):
+    with error_prefix("config.data.train: "):
         sources = tuple(open_source(spec) for spec in specs)
     for spec, source in zip(specs, sources, strict=True):
         if len(source) == 0:
@@ -43,12 +43,12 @@ def build_tokenizer(config: ConfigDict, sources: tuple[Source, ...]) -> Tokenize
     """Trains `wordpiece` or `bpe` on the captions at hand, or loads a file."""
     kind = config.data.tokenizer
     if kind not in TRAINED:
-        with located(f"config.data.tokenizer={kind!r}: "):
+        with error_prefix(f"config.data.tokenizer={kind!r}: "):
             return load_tokenizer(kind)
 
     def train() -> str:
         captions = _captions(sources)
-        with located("config.data."):
+        with error_prefix("config.data."):
             return train_tokenizer(captions, kind=kind, vocab_size=config.data.vocab_size).to_json()
 
     return Tokenizer.from_json(processes.from_first(train, timeout_s=_TRAIN_S))

@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 
 from timix_jax.data.sources import open_source
 from timix_jax.data.tokenizers import Tokenizer
-from timix_jax.errors import UserError, located
+from timix_jax.errors import UserError, error_prefix
 from timix_jax.evaluators import EvaluationInputs, Evaluator, build_evaluator, evaluator_class
 from timix_jax.models.protocols import ImageTextModel
 
@@ -22,7 +22,7 @@ def build_evaluators(
             raise UserError(
                 f"config.eval.sets: {entry!r}; write NAME=SOURCE, each name once and without '/', ':' or '?'"
             )
-        with located("config.eval.sets: "):
+        with error_prefix("config.eval.sets: "):
             source = open_source(spec)
         if len(source) == 0:
             raise UserError(f"config.eval.sets: {entry!r} is empty")
@@ -36,7 +36,7 @@ def build_evaluators(
             batch_size=config.eval.batch_size,
             max_regions=config.regions.max_regions,
         )
-        with located(f"config.eval, {name}: "):
+        with error_prefix(f"config.eval, {name}: "):
             built[name] = [
                 build_evaluator(kind, inputs, **config.eval.options[kind].to_dict())
                 for kind in config.eval.evaluators

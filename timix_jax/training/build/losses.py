@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from timix_jax.errors import UserError, located
+from timix_jax.errors import UserError, error_prefix
 from timix_jax.mixing import Mixer, build_mixer
 from timix_jax.models.protocols import ImageTextModel
 from timix_jax.objectives import Objective, build_objective, objectives_at
@@ -21,7 +21,7 @@ from timix_jax.parallel.layout import Layout
 def build_pair_loss(config: ConfigDict, layout: Layout | None) -> PairLoss:
     """Return the loss over all image-text pairs of `config.contrastive`, on the mesh of `layout`."""
     c = config.contrastive
-    with located("config."):
+    with error_prefix("config."):
         reduction = PairReduction(c.method, c.chunk, layout.mesh if layout else None)
         return PairLoss(loss_kind(c.loss), reduction)
 
@@ -47,7 +47,7 @@ def build_objectives(
             else value
             for key, value in settings.items()
         }
-        with located("config.loss."):
+        with error_prefix("config.loss."):
             objectives.append(build_objective(name, pairs=pairs, **arguments))
     if mix is not None:
         objectives.append(mix)
@@ -72,7 +72,7 @@ def _build_mix(
         name: c[name]
         for name in ("weight", "target", "beta", "label_smoothing", "placement", "fraction")
     }
-    with located("config."):
+    with error_prefix("config."):
         return build_objective(
             "mix",
             mixer=mixer,
@@ -88,7 +88,7 @@ def _build_mixer(config: ConfigDict, model: ImageTextModel, shards: int) -> Mixe
     name, options = config.mix.mixer, {}
     if name in config.mix.options:
         options = config.mix.options[name].to_dict()
-    with located(f"config.mix.options.{name}: " if options else "config.mix.mixer: "):
+    with error_prefix(f"config.mix.options.{name}: " if options else "config.mix.mixer: "):
         return build_mixer(name, grid=model.grid, shards=shards, **options)
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from timix_jax.errors import UserError, located
+from timix_jax.errors import UserError, error_prefix
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.text import TextShape
 from timix_jax.models.vit import VitShape
@@ -29,7 +29,7 @@ def build_model(
     if m.dtype not in ("float32", "bfloat16"):
         raise UserError(f"config.model.dtype={m.dtype!r} is unknown; use 'float32' or 'bfloat16'")
     v, t = m.image, m.text
-    with located("config."):
+    with error_prefix("config."):
         model = DualEncoder(
             image=VitShape(v.size, v.patch, v.width, v.depth, v.heads, v.mlp_dim, v.stem),
             text=TextShape(vocab_size, t.max_tokens, t.width, t.depth, t.heads, t.mlp_dim),
@@ -71,7 +71,7 @@ def build_layout(config: ConfigDict, devices: Sequence[jax.Device] | None = None
         (pattern, tuple(tuple(axis) if isinstance(axis, list) else axis for axis in axes))
         for pattern, axes in m.rules
     )
-    with located("config."):
+    with error_prefix("config."):
         mesh = make_mesh(
             None if devices is None else list(devices), data=m.data, fsdp=m.fsdp, tensor=m.tensor
         )
@@ -80,5 +80,5 @@ def build_layout(config: ConfigDict, devices: Sequence[jax.Device] | None = None
 
 def abstract_params(model: DualEncoder) -> Any:
     """The shapes and dtypes of the parameters."""
-    with located("config."):
+    with error_prefix("config."):
         return jax.eval_shape(model.init, jax.random.key(0))

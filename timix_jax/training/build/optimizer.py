@@ -5,7 +5,7 @@ from typing import Any
 import optax
 from ml_collections import ConfigDict
 
-from timix_jax.errors import UserError, located
+from timix_jax.errors import UserError, error_prefix
 from timix_jax.optim.optimizer import make_optimizer
 from timix_jax.optim.schedule import Schedule
 
@@ -23,7 +23,7 @@ def build_optimizer(
                 f"config.optim.lr_scales={o.lr_scales}: {entry!r} is not (pattern, factor); "
                 "write (('image/.*', 0.1),)"
             )
-    with located("config.optim."):
+    with error_prefix("config.optim."):
         return make_optimizer(
             params,
             axes,

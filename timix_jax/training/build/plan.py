@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from timix_jax.errors import UserError, located
+from timix_jax.errors import UserError, error_prefix
 from timix_jax.models.protocols import ImageTextModel
 from timix_jax.objectives import Objective
 from timix_jax.objectives.base import boundaries, objectives_at
@@ -168,7 +168,7 @@ def build_schedule(config: ConfigDict, total_steps: int, to_steps: Callable[...,
     """The learning rate of `config.optim` over a training of so many steps."""
     o = config.optim
     warmup = to_steps(o.warmup, field="config.optim.warmup")
-    with located("config.optim."):
+    with error_prefix("config.optim."):
         return schedule.warmup_cosine(o.lr, total_steps, warmup, o.start_lr, o.end_lr)
 
 

@@ -15,7 +15,7 @@ from timix_jax.data.loading.pipeline import make_train_iterator
 from timix_jax.data.loading.train_iterator import TrainIterator
 from timix_jax.data.sources import Source
 from timix_jax.data.tokenizers import Tokenizer
-from timix_jax.errors import located
+from timix_jax.errors import error_prefix
 from timix_jax.objectives import Objective
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.optim import schedule
@@ -59,9 +59,9 @@ class Experiment(Plan):
 
     def _batches(self, start_step: int, num_processes: int) -> TrainIterator:
         c = self.config
-        with located("config.augment."):
+        with error_prefix("config.augment."):
             augment = Augment(**c.augment.to_dict())
-        with located("config.data, config.train: "):
+        with error_prefix("config.data, config.train: "):
             return make_train_iterator(
                 self.sources,
                 c.data.weights or None,
