@@ -73,7 +73,7 @@ def over_processes(own: Mapping[str, float]) -> tuple[dict[str, float], int | No
     return {**own, **combined}, slowest
 
 
-def reraise_write_errors(path: epath.Path) -> contextlib.AbstractContextManager[None]:
+def reraise_file_errors(path: epath.Path) -> contextlib.AbstractContextManager[None]:
     """Turn an OSError inside into the RunError that names the file."""
     return reraise_write_errors(
         RunError, path, "free space or fix what it says, and the same command resumes"
@@ -108,7 +108,7 @@ class MetricsWriter:
         folder = as_path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
         self._path = path = folder / METRICS_FILE
-        with reraise_write_errors(path):
+        with reraise_file_errors(path):
             truncate_jsonl(path, first_step)
         self._first_step, self._logged = first_step, _names_at(path, first_step)
         if is_remote(folder):
@@ -162,7 +162,7 @@ class MetricsWriter:
     @contextlib.contextmanager
     def _closed_on_failure(self, path: epath.Path) -> Iterator[None]:
         try:
-            with reraise_write_errors(path):
+            with reraise_file_errors(path):
                 yield
         except RunError:
             self._close_files()
@@ -212,6 +212,6 @@ def write_results(path: str | os.PathLike[str], results: Mapping[str, Any]) -> N
     numbers = {name: json_number(name, value) for name, value in results.items()}
     text = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
     target = as_path(path)
-    with reraise_write_errors(target):
+    with reraise_file_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_text(target, text)
