@@ -146,7 +146,8 @@ def test_additional_objectives_are_off():
     for name, settings in default_config().loss.items():
         assert settings.weight == (1.0 if name == "itc" else 0.0)
         fields = {f.name for f in dataclasses.fields(OBJECTIVES[name])}
-        assert set(settings) == fields - {"pairs"}  # of config.contrastive
+        # Set by the builder: whose images, which target, which time, and config.contrastive.
+        assert set(settings) == fields - {"view", "target", "starts_at", "ends_at", "pairs"}
 
 
 @dataclasses.dataclass(frozen=True)
