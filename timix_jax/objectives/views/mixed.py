@@ -100,6 +100,11 @@ class MixedView(View):
     def _inputs(self, mixed: Mixed, sample: Sample, rows: np.ndarray | None) -> Inputs:
         mixer = self.mixer
         assert mixer is not None
+        if mixer.space == "none" and not (mixed.image is None and mixed.kept is None):
+            raise ValueError(
+                f"{type(mixer).__name__} changes what the image tower reads (Mixed.image or Mixed.kept) in spite of"
+                " space='none', so that a clean pass would be taken for it; declare space='patches' or 'pixels'"
+            )
         pixels = mixer.space == "pixels"
         pooled = (
             (lambda image, text: mixer.mix_features(mixed, image, text))
