@@ -24,9 +24,9 @@ from tiny_run import metrics, tiny_config
 from timix_jax.mixing import MIXERS, Sample
 from timix_jax.objectives.pairs.kinds import KINDS
 from timix_jax.objectives.pairs.loss import PairLoss
-from timix_jax.objectives.pairs.pair_sweep import DENSE, PairReduction
 from timix_jax.objectives.pairs.shares import Shares
 from timix_jax.objectives.pairs.similarities import Similarities
+from timix_jax.objectives.pairs.sweep import DENSE, PairReduction
 from timix_jax.objectives.pairs.targets import build_target
 from timix_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from timix_jax.training.train import train_and_evaluate

@@ -108,7 +108,7 @@ def test_scores_without_a_clean_pass_run_blocks_only():
 def test_undeclared_features_are_refused():
     params, batch = make_params(MODEL), make_batch(BATCH)
     forward = make_forward(MODEL, (RunningMean(),), params, batch, 0)
-    with pytest.raises(ValueError, match="not declared by `reads`"):
+    with pytest.raises(ValueError, match="was not declared by `reads`"):
         forward.image()
     with pytest.raises(ValueError, match="no objective of this step has a view 'mixed'"):
         forward.view("mixed")

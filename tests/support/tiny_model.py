@@ -10,7 +10,7 @@ import numpy as np
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.text import TextShape
 from timix_jax.models.vit import VitShape
-from timix_jax.objectives.base import run_forward
+from timix_jax.objectives.base import prepare_forward
 
 GRID, PATCH, TOKENS, VOCABULARY = 4, 4, 6, 30
 
@@ -81,7 +81,7 @@ def make_batch(batch=8, region_images=4, max_regions=3, seed=0):
 
 
 def make_forward(model, objectives, params, batch, step, teacher=None, seed=3):
-    return run_forward(
+    return prepare_forward(
         model,
         objectives,
         params,

@@ -13,7 +13,7 @@ from timix_jax.mixing import Sample
 from timix_jax.mixing.partners import Paired
 from timix_jax.mixing.windows import patchify, unpatchify
 from timix_jax.models.protocols import ImageTextModel
-from timix_jax.objectives.base import run_forward
+from timix_jax.objectives.base import prepare_forward
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.reporting.plots.pictures import mixing_sheet
 
@@ -57,7 +57,7 @@ def draw_mixing_sheet(
 
     @jax.jit
     def mix(params: Any, batch: dict[str, Any]) -> Any:
-        forward = run_forward(
+        forward = prepare_forward(
             model,
             (objective,),
             params,

@@ -9,7 +9,7 @@ import optax
 
 from timix_jax.models.protocols import ImageTextModel
 from timix_jax.objectives import Forward, Objective
-from timix_jax.objectives.base import run_forward
+from timix_jax.objectives.base import prepare_forward
 from timix_jax.optim.optimizer import ema_update, global_norm
 from timix_jax.optim.schedule import Schedule
 from timix_jax.parallel.layout import Layout
@@ -53,7 +53,7 @@ def make_train_step(
         seed_key = jax.random.key(seed)
 
         def loss_fn(params: Any) -> tuple[jax.Array, tuple[Metrics, dict[str, Any]]]:
-            forward = run_forward(
+            forward = prepare_forward(
                 model,
                 objectives,
                 params,

@@ -11,10 +11,10 @@ from timix_jax.errors import UserError
 from timix_jax.mixing.partners import ANY_PARTNERS, Partners
 from timix_jax.objectives.pairs.kinds import KINDS, loss_kind
 from timix_jax.objectives.pairs.loss import PairLoss
-from timix_jax.objectives.pairs.pair_sweep import DENSE, PairReduction
 from timix_jax.objectives.pairs.shares import Shares
 from timix_jax.objectives.pairs.similarities import Similarities
 from timix_jax.objectives.pairs.soft_cross_entropy import sigmoid_contrastive
+from timix_jax.objectives.pairs.sweep import DENSE, PairReduction
 from timix_jax.objectives.pairs.targets import build_target
 from timix_jax.parallel.mesh import batch_sharding, make_mesh
 

@@ -17,7 +17,7 @@ from timix_jax.objectives import build_objective
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.objectives.pairs.kinds import KINDS
 from timix_jax.objectives.pairs.loss import PairLoss
-from timix_jax.objectives.pairs.pair_sweep import DENSE, PairReduction
+from timix_jax.objectives.pairs.sweep import DENSE, PairReduction
 from timix_jax.objectives.score_sources import build_score_source
 from timix_jax.parallel.layout import Layout
 from timix_jax.parallel.mesh import make_mesh, put_batch, replicated

@@ -8,9 +8,9 @@ from target_matrices import hard, matrices, pred, pred_shared
 
 from timix_jax.mixing.partners import ANY_PARTNERS, derangement, flip
 from timix_jax.objectives.pairs.kinds import KINDS
-from timix_jax.objectives.pairs.pair_sweep import PairReduction
 from timix_jax.objectives.pairs.shares import Shares
 from timix_jax.objectives.pairs.similarities import Similarities
+from timix_jax.objectives.pairs.sweep import PairReduction
 from timix_jax.objectives.pairs.targets import build_target
 
 B = 6

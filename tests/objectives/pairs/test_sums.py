@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from timix_jax.errors import UserError
-from timix_jax.objectives.pairs.pair_sums import pair_attention, pair_logsumexp, pair_softplus
-from timix_jax.objectives.pairs.pair_sweep import PairReduction
+from timix_jax.objectives.pairs.sums import pair_attention, pair_logsumexp, pair_softplus
+from timix_jax.objectives.pairs.sweep import PairReduction
 from timix_jax.parallel.mesh import make_mesh
 
 pytestmark = pytest.mark.usefixtures("fast_compilation")
