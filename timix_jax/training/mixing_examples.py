@@ -1,4 +1,4 @@
-"""The mixing sheet of a model: its scores, its windows, and the images that it is trained on."""
+"""The mixing sheet: a model's patch scores, windows and mixed images."""
 
 import dataclasses
 import os
@@ -44,7 +44,7 @@ def draw_mixing_sheet(
       title: heading.
 
     Returns:
-      False, without a file, for a mixer without windows (Mixup, CutMix).
+      False for a mixer without windows (Mixup, CutMix), for which no file is written.
     """
     # One process draws, with its own rows: nothing may lie on the devices of the others.
     model = model.on_one_device()
@@ -71,7 +71,7 @@ def draw_mixing_sheet(
             return None
         if scores is None:
             scores = jnp.zeros(forward.patches().shape[:2])
-        # The same windows over again on the pixels: the mixer is a pure function of key, shapes and scores.
+        # The mixer is a pure function of key, shapes and scores, so on pixels it finds the same windows.
         pixels = forward.pixels()
         patch = pixels.shape[1] // model.grid
         sample = Sample(patchify(pixels, patch), batch["tokens"], scores)
