@@ -46,7 +46,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def batch():
-    """Captions end with [SEP]."""
+    """Return a batch whose captions end with [SEP]."""
     batch = {name: value for name, value in make_batch(BATCH).items() if name != "regions"}
     last = np.sum(batch["tokens"] != 0, axis=1) - 1
     batch["tokens"][np.arange(BATCH), last] = SEPARATOR
@@ -63,7 +63,7 @@ def test_settings_appear_in_the_configuration():
 
 
 def join_by_hand(batch, partner):
-    """Pixels and captions of rows joined with their partners'; a row that is its own partner stays clean."""
+    """Join pixels and captions of rows with their partners'; a row that is its own partner stays clean."""
     images, tokens = pixels(batch["image"]).copy(), np.array(batch["tokens"])
     for k, other in enumerate(partner):
         if other == k:
@@ -155,7 +155,7 @@ def test_pooled_features_of_both_sides(params, batch):
 
 
 def test_kept_patches(params, batch):
-    """The tower sees the kept patches and nothing of the others."""
+    """The image tower sees only the kept patches."""
     value, _, grads, (how, _) = run(mixed("kept_patches"), params, batch, 0)
     assert how.kept.shape == (BATCH, GRID**2 // 2)
     eye = np.eye(BATCH, dtype=np.float32)
@@ -182,7 +182,7 @@ def test_kept_patches(params, batch):
 
 @pytest.mark.parametrize("mixer", [SwappedWords, KeptPatches])
 def test_images_of_a_mixer_that_declares_none_are_refused(params, batch, monkeypatch, mixer):
-    """The clean pass would answer for them, and they would be lost without a word."""
+    """A shared clean pass would silently ignore them."""
 
     class Undeclared(mixer):
         space = "none"

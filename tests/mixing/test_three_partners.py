@@ -50,7 +50,7 @@ def batch():
 
 
 def quadrants_by_hand(images):
-    """Pixels of four quadrants, one from each of the next three rows."""
+    """Return pixels with one quadrant from each of the next three rows."""
     mixed_images = images.copy()
     half = GRID // 2 * PATCH
     for k in range(len(images)):
@@ -62,7 +62,7 @@ def quadrants_by_hand(images):
 
 
 def shares_by_hand(count, own=0.4, others=(0.35, 0.25, 0.15)):
-    """A (B, B)."""
+    """Return the matrix of shares A (B, B)."""
     A = np.zeros((count, count))
     for k, scale in enumerate(np.linspace(0.8, 1.2, count)):
         A[k, k] += scale * own
@@ -72,7 +72,7 @@ def shares_by_hand(count, own=0.4, others=(0.35, 0.25, 0.15)):
 
 
 def quadrant_targets(count, logits, beta):
-    """β·A + (1−β)·A·U and the other direction, whose rows add to 1."""
+    """Return β·A + (1−β)·A·U, and the target of the other direction, whose rows add to 1."""
     A = shares_by_hand(count)
     U, Q = reference.softmax(logits), reference.softmax(logits.T)
     normalised = lambda rows: rows / rows.sum(axis=1, keepdims=True)
@@ -147,7 +147,7 @@ def test_three_partners_dense_gather_and_ring(kind):
 
 
 def pair_losses_by_hand(kind, sides):
-    """Losses of the targets "hard" and "blend" in float64."""
+    """Return the losses of the targets "hard" and "blend" in float64."""
     image, unmixed, text = sides
     bias = -1.5
     S, clean = image @ text.T / 0.2, unmixed @ text.T / 0.2

@@ -1,4 +1,4 @@
-"""Each distinct pass of a step runs once, whoever reads it; an objective's own state travels with the run."""
+"""Each distinct pass of a step runs once; an objective's state is trained, saved and resumed."""
 
 import dataclasses
 import shutil
@@ -36,10 +36,10 @@ class NearTeacher(Objective):
 
 @dataclasses.dataclass(frozen=True)
 class RunningMean(Objective):
-    """Pulls captions to the running mean of their embeddings, which is the objective's own state.
+    """Pulls captions towards the running mean of their embeddings, which is the objective's state.
 
     Attributes:
-      decay: of the running mean.
+      decay: decay of the running mean.
     """
 
     decay: float = 0.5
@@ -76,7 +76,7 @@ def traced_passes(objectives, *, teacher=True):
 
 
 def test_each_distinct_pass_runs_once():
-    """The predictor's scores and the target's reference come from the clean pass, whole and for half of the rows."""
+    """Scores and reference of the mixed half of the batch come from the clean pass."""
     objectives = (
         build_objective("itc", alpha=0.4),
         NearTeacher(),

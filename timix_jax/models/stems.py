@@ -54,7 +54,7 @@ class HierarchicalStem(nn.Module):
 
 
 def _join_cells(x: Array, side: int) -> Array:
-    """Map (B, N, S, S, K) to (B, N, S/side, S/side, side·side·K); a cell's values are in (row, column, channel) order."""
+    """Map (B, N, S, S, K) to (B, N, S/side, S/side, side·side·K); values of a cell in (row, column, channel) order."""
     b, n, size, _, channels = x.shape
     cells = size // side
     x = x.reshape(b, n, cells, side, cells, side, channels).transpose(0, 1, 2, 4, 3, 5, 6)

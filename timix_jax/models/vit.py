@@ -28,7 +28,7 @@ VIT_SIZES = {
 
 
 class VitShape(NamedTuple):
-    """Shape of a ViT: `image_size` H and `patch` P in pixels, grid g = H/P, N = g² patches; `stem` is one of `STEMS`."""
+    """Shape of a ViT: `image_size` H and `patch` P in pixels, grid g = H/P, N = g² patches; `stem` of `STEMS`."""
 
     image_size: int
     patch: int

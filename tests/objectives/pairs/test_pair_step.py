@@ -1,4 +1,4 @@
-"""Whole training steps with a tiled loss on eight devices against the dense loss on one."""
+"""Training steps with a tiled loss on eight devices compared with the dense loss on one."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ FRACTION = 0.75  # 12 mixed rows on 8 devices
 
 
 def one_step(kind, reduction, mesh, mixed):
-    """Metrics, and parameters after a step of plain gradient descent: their change is the gradient."""
+    """Return metrics and parameters after one step of gradient descent, which moves them by the gradient."""
     model = tiny_model(logit_bias_init=-1.0 if kind == "sigmoid" else None)
     pairs = PairLoss(KINDS[kind], reduction)
     objectives = [build_objective("itc", pairs=pairs)]
