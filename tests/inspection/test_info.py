@@ -79,7 +79,7 @@ def test_memory_of_one_device():
 def test_memory_of_a_sharded_state():
     mesh = make_mesh(data=2, fsdp=4)
     shardings = infer_shardings(PARAMS, mesh, declared={}, small=100)
-    # The kernel alone is cut: 256 float32 over 4 devices.
+    # Only the kernel is split: 256 float32 over 4 devices.
     assert tree_bytes(PARAMS, shardings) == 1268 - 1024 + 256
     batch = {"image": jnp.zeros((8, 4, 4, 3), jnp.uint8)}
     estimate = memory_estimate(

@@ -1,4 +1,4 @@
-"""Mixing by a patch predictor that nothing trains is said aloud."""
+"""A warning for mixing with the scores of an untrained patch predictor."""
 
 import logging
 

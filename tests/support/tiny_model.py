@@ -10,14 +10,14 @@ import numpy as np
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.text import TextShape
 from timix_jax.models.vit import VitShape
-from timix_jax.objectives.base import run_forward
+from timix_jax.objectives.base import prepare_forward
 
 GRID, PATCH, TOKENS, VOCABULARY = 4, 4, 6, 30
 
 
 @contextlib.contextmanager
 def compiler_settings(**more) -> Iterator[None]:
-    """Compiling is what the tests' time goes to: no optimisations for what runs a few times."""
+    """Turn off compiler optimisations: compiling takes most of the tests' time."""
     settings = {"jax_disable_most_optimizations": True, **more}
     before = {name: jax.config.values[name] for name in settings}
     for name, value in settings.items():
@@ -38,7 +38,7 @@ def tiny_model(stem="linear", **options) -> DualEncoder:
 
 
 def make_params(model, seed=0):
-    """Weights large enough that every score, embedding and gradient differs."""
+    """Return weights large enough that every score, embedding and gradient differs."""
     params = jax.jit(model.init)(jax.random.key(seed))
     rng = np.random.default_rng(seed)
     noisy = jax.tree.map(
@@ -81,7 +81,7 @@ def make_batch(batch=8, region_images=4, max_regions=3, seed=0):
 
 
 def make_forward(model, objectives, params, batch, step, teacher=None, seed=3):
-    return run_forward(
+    return prepare_forward(
         model,
         objectives,
         params,
@@ -93,6 +93,6 @@ def make_forward(model, objectives, params, batch, step, teacher=None, seed=3):
 
 
 def encode_site(model, params, patches):
-    """Patch tokens (B, N, C) at the predictor's site."""
+    """Return the patch tokens (B, N, C) that the predictor reads."""
     tokens = model.encode_blocks(params, patches, (model.tpp_layer,))[model.tpp_layer]
     return model.patch_tokens(tokens)

@@ -25,12 +25,12 @@ from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.text import TextShape
 from timix_jax.models.vit import VitShape
 from timix_jax.objectives import Feature, Objective, Term, build_objective
-from timix_jax.objectives.base import run_forward
+from timix_jax.objectives.base import prepare_forward
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.objectives.pairs.kinds import KINDS
 from timix_jax.objectives.pairs.loss import PairLoss
-from timix_jax.objectives.pairs.pair_sweep import PairReduction
 from timix_jax.objectives.pairs.similarities import Similarities
+from timix_jax.objectives.pairs.sweep import PairReduction
 from timix_jax.objectives.score_sources import build_score_source
 from timix_jax.parallel.device_batches import put_batch
 from timix_jax.training import build as experiment
@@ -83,7 +83,7 @@ def loss_flops(*objectives, model=MODEL, **sizes):
 
     def loss(p, batch):
         step, key = jnp.int32(0), jax.random.key(0)
-        forward = run_forward(model, objectives, p, batch, teacher=p, step=step, seed_key=key)
+        forward = prepare_forward(model, objectives, p, batch, teacher=p, step=step, seed_key=key)
         return total_loss(objectives, forward)
 
     params = jax.eval_shape(model.init, jax.random.key(0))

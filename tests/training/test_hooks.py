@@ -1,4 +1,4 @@
-"""What happens between two steps, and in which order, without a training."""
+"""The hooks between two steps, and their order, without a training run."""
 
 import contextlib
 import types
@@ -48,7 +48,7 @@ def test_a_run_leaves_when_asked_but_not_after_its_last_step():
 
 
 class Events(list):
-    """What was done, in order, by the stand-ins for the collaborators of the hooks."""
+    """Record the calls that the stand-ins for the hooks' collaborators receive, in order."""
 
     def noted(self, name, result=None):
         return lambda *args, **options: self.append(name) or result

@@ -1,4 +1,4 @@
-"""Whole training steps with a tiled loss on eight devices against the dense loss on one."""
+"""Training steps with a tiled loss on eight devices compared with the dense loss on one."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ from timix_jax.objectives import build_objective
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.objectives.pairs.kinds import KINDS
 from timix_jax.objectives.pairs.loss import PairLoss
-from timix_jax.objectives.pairs.pair_sweep import DENSE, PairReduction
+from timix_jax.objectives.pairs.sweep import DENSE, PairReduction
 from timix_jax.objectives.score_sources import build_score_source
 from timix_jax.parallel.layout import Layout
 from timix_jax.parallel.mesh import make_mesh, put_batch, replicated
@@ -31,7 +31,7 @@ FRACTION = 0.75  # 12 mixed rows on 8 devices
 
 
 def one_step(kind, reduction, mesh, mixed):
-    """Metrics, and parameters after a step of plain gradient descent: their change is the gradient."""
+    """Return metrics and parameters after one step of gradient descent, which moves them by the gradient."""
     model = tiny_model(logit_bias_init=-1.0 if kind == "sigmoid" else None)
     pairs = PairLoss(KINDS[kind], reduction)
     objectives = [build_objective("itc", pairs=pairs)]

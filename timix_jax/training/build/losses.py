@@ -11,7 +11,7 @@ from timix_jax.models.protocols import ImageTextModel
 from timix_jax.objectives import Objective, build_objective, objectives_at
 from timix_jax.objectives.pairs.kinds import loss_kind
 from timix_jax.objectives.pairs.loss import PairLoss
-from timix_jax.objectives.pairs.pair_sweep import PairReduction
+from timix_jax.objectives.pairs.sweep import PairReduction
 from timix_jax.objectives.pairs.targets import Hard
 from timix_jax.objectives.score_sources import build_score_source
 from timix_jax.objectives.views.mixed import ReplacingView, placement
@@ -36,7 +36,7 @@ def build_objectives(
     """
     pairs = build_pair_loss(config, layout)
     mix = _build_mix(config, model, pairs, to_steps)
-    replaces = mix is not None and not placement(config.mix.placement).beside
+    replaces = mix is not None and placement(config.mix.placement).replaces_clean
     objectives: list[Objective] = []
     for name, settings in config.loss.items():
         if settings.weight == 0 or (replaces and name == "itc"):
