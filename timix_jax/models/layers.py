@@ -1,6 +1,7 @@
-"""GELU, softmax, attention and a product as XLA runs them fast on CPUs.
+"""Functions that layers are made of: unit norm, and GELU, softmax, attention and a product that XLA runs fast on CPUs.
 
-Each is mathematically what `jax` and `flax` offer, in a form measured against PyTorch (benchmarks/open_clip_step.py).
+The latter compute what their namesakes in `jax` and `flax` do, in a form measured against PyTorch
+(benchmarks/open_clip_step.py).
 """
 
 import math
@@ -13,6 +14,12 @@ from jax import lax
 Array = jax.Array
 
 MASKED = -1e30  # as a logit: no weight, and no NaN where a whole row is masked
+
+
+def unit_norm(x: Array) -> Array:
+    """L2-normalise the last axis in float32, or in float64 for float64 inputs."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x * lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)
 
 
 @jax.custom_vjp
