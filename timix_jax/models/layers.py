@@ -1,7 +1,6 @@
-"""Functions that layers are made of: unit norm, and GELU, softmax, attention and a product that XLA runs fast on CPUs.
+"""GELU, softmax, attention and a product as XLA runs them fast on CPUs.
 
-The latter compute what their namesakes in `jax` and `flax` do, in a form measured against PyTorch
-(benchmarks/open_clip_step.py).
+Each is mathematically what `jax` and `flax` offer, in a form measured against PyTorch (benchmarks/open_clip_step.py).
 """
 
 import math
@@ -14,12 +13,6 @@ from jax import lax
 Array = jax.Array
 
 MASKED = -1e30  # as a logit: no weight, and no NaN where a whole row is masked
-
-
-def unit_norm(x: Array) -> Array:
-    """L2-normalise the last axis in float32, or in float64 for float64 inputs."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return x * lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)
 
 
 @jax.custom_vjp
@@ -143,3 +136,9 @@ _widening_product = jax.custom_vjp(
     nondiff_argnums=(2,),
 )
 _widening_product.defvjp(_widening_product_forward, _widening_product_backward)
+
+
+def unit_norm(x: Array) -> Array:
+    """L2-normalise the last axis in float32 or wider."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x * lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)
