@@ -1,11 +1,12 @@
 """The configuration: its schema with defaults, and its check against typos and wrong types.
 
-The defaults of mixers, evaluators and additional objectives come from the fields of their classes, so that
+The defaults of mixers, evaluators, additional objectives and models come from the fields of their classes, so that
 registering one also gives it its configuration.
 """
 
 import dataclasses
 import difflib
+from collections.abc import Collection
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -15,6 +16,7 @@ from timix_jax.data.images.augment import Augment
 from timix_jax.errors import UserError
 from timix_jax.evaluators import EVALUATORS
 from timix_jax.mixing import MIXERS
+from timix_jax.models import MODELS, RUN_FIELDS
 from timix_jax.objectives import OBJECTIVES
 from timix_jax.parallel.sharding import SMALL
 
@@ -83,6 +85,7 @@ def default_config() -> ConfigDict:
         },
         "augment": _fields(Augment),
         "model": {
+            "name": "dual_encoder",
             "embed_dim": 256,
             "tpp_layer": 5,
             "temperature": 0.07,
@@ -110,6 +113,12 @@ def default_config() -> ConfigDict:
                 "heads": 12,
                 "mlp_dim": 3072,
                 "pre_norm": False,
+            },
+            # The dual encoder's are the fields above.
+            "options": {
+                name: _fields(kind, without=RUN_FIELDS)
+                for name, kind in MODELS.items()
+                if name != "dual_encoder"
             },
         },
         "contrastive": {"loss": "softmax", "method": "dense", "chunk": 1024},
@@ -156,12 +165,14 @@ def default_config() -> ConfigDict:
     return ConfigDict(config).lock()
 
 
-def _fields(kind: type) -> dict[str, Any]:
+def _fields(kind: type, without: Collection[str] = ()) -> dict[str, Any]:
     """Return the configured fields of a registered dataclass with their defaults; durations may be text."""
     return {
         f.name: f"{f.default} steps" if is_duration(f.name) else f.default
         for f in dataclasses.fields(kind)
-        if f.metadata.get("configured", True) and f.default is not dataclasses.MISSING
+        if f.metadata.get("configured", True)
+        and f.default is not dataclasses.MISSING
+        and f.name not in without
     }
 
 

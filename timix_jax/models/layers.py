@@ -137,3 +137,9 @@ _widening_product = jax.custom_vjp(
     nondiff_argnums=(2,),
 )
 _widening_product.defvjp(_widening_product_forward, _widening_product_backward)
+
+
+def unit_norm(x: Array) -> Array:
+    """L2-normalise the last axis in float32 or wider."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x * lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)

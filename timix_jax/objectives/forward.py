@@ -149,12 +149,12 @@ class Forward:
         return (image, text) if mix is None else mix(image, text)
 
     def _block(self, feature: Feature, block: int) -> Array:
+        tower = require(self.model, BlockTokens, f"block {block} of the image tower")
         whole = self._pass(feature)
         if whole in self._whole:
             return self._image(whole).blocks[block]
 
         def run() -> Mapping[int, Array]:
-            tower = require(self.model, BlockTokens, f"block {block} of the image tower")
             params, patches = self._tower_inputs(whole)
             return tower.encode_blocks(params, patches, self._blocks_of(whole))
 

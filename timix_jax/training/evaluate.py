@@ -93,7 +93,7 @@ def _evaluate(config: ConfigDict, path: epath.Path, part: str, watch: Phases) ->
         model = experiment.build_model(
             config, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id, layout=layout
         )
-        layout = model.layout or layout  # with the model's declared axes
+        layout = layout.with_axes(model.parameter_axes())
         evaluators = experiment.build_evaluators(config, model, tokenizer, layout.mesh)
     if not evaluators:
         raise UserError(

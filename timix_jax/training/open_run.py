@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from timix_jax import checkpointing
 from timix_jax.checkpointing import step_folders
-from timix_jax.config import MUTABLE_FIELDS, flatten
+from timix_jax.config import MUTABLE_FIELDS, default_config, flatten
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.distributed import processes
 from timix_jax.distributed.shared_folder import check_same_config, check_shared
@@ -60,10 +60,16 @@ def open_run(
     # Wait for all processes: an error on another one must leave the folder untouched too.
     processes.gather("built", timeout_s=_BUILD_TIMEOUT_S)
     if processes.is_first():
-        workdirs.open_workdir(folder, flat, ignore=MUTABLE_FIELDS)
+        _open_workdir(folder, flat)
         if not tokenizer_file.exists() or not tokenizer_file.read_text():
             atomic_write_text(tokenizer_file, run.tokenizer.to_json())
     return run, evaluators
+
+
+def _open_workdir(folder: epath.Path, config: Mapping[str, Any]) -> None:
+    # A run of an earlier version lacks fields added since; their defaults are what it did.
+    defaults = flatten(default_config())
+    workdirs.open_workdir(folder, config, ignore=MUTABLE_FIELDS, defaults=defaults)
 
 
 def _read_folder(folder: epath.Path, config: Mapping[str, Any]) -> tuple[bool, str]:
@@ -73,7 +79,7 @@ def _read_folder(folder: epath.Path, config: Mapping[str, Any]) -> tuple[bool, s
       UserError: that run has another configuration.
     """
     if (folder / workdirs.CONFIG_FILE).exists():
-        workdirs.open_workdir(folder, config, ignore=MUTABLE_FIELDS)
+        _open_workdir(folder, config)
     elif not _is_resumable(folder, config):
         return False, ""
     file = folder / workdirs.TOKENIZER_FILE
@@ -88,7 +94,8 @@ def _is_resumable(folder: epath.Path, config: Mapping[str, Any]) -> bool:
     meta = _newest_meta(folder)
     if meta is None:
         return False
-    if differences := workdirs.config_differences(meta["config"], config, MUTABLE_FIELDS):
+    defaults = flatten(default_config())
+    if differences := workdirs.config_differences(meta["config"], config, MUTABLE_FIELDS, defaults):
         raise UserError(
             f"the checkpoints in --workdir={folder} belong to a run with another configuration"
             f" ({'; '.join(differences[:5])}): choose another --workdir, or set the fields back"

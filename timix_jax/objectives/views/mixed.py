@@ -94,7 +94,7 @@ class MixedView(View):
         tokens = forward.batch["tokens"]
         if rows is not None:
             image, tokens = take_rows(image, rows), take_rows(tokens, rows)
-        sample = Sample(image, tokens, scores, getattr(forward.model, "pad_id", 0))
+        sample = Sample(image, tokens, scores, forward.model.pad_id)
         return mixer(forward.stream("mix"), sample), sample
 
     def _inputs(self, mixed: Mixed, sample: Sample, rows: np.ndarray | None) -> Inputs:
