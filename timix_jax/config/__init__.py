@@ -1,6 +1,7 @@
 """The configuration: its schema and defaults, the values of its fields, and the errors of the command line.
 
-May import the packages whose registries and settings it lists: data, evaluators, mixing, objectives, parallel.
+May import the packages whose registries and defaults it lists: checkpointing, data, evaluators, mixing, models,
+objectives, parallel, reporting; not training.
 """
 
 from timix_jax.config.schema import MUTABLE_FIELDS, complete, default_config, default_of, flatten

@@ -1,22 +1,32 @@
-"""The configuration: its schema with defaults, and its check against typos and wrong types.
+"""The schema of the configuration with its defaults, and the checks against typos and wrong types.
 
-The defaults of mixers, evaluators and additional objectives come from the fields of their classes, so that
-registering one also gives it its configuration.
+A default that a class or function has as well is taken from there. The fields of mixers, evaluators and objectives are
+those of their classes, so that registering one also gives it its configuration.
 """
 
 import dataclasses
 import difflib
-from typing import Any
+import inspect
+from collections.abc import Callable
+from typing import Any, get_type_hints
 
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from timix_jax.checkpointing import Checkpointer
 from timix_jax.config.field_values import converted, is_duration
 from timix_jax.data.images.augment import Augment
+from timix_jax.data.loading.pipeline import make_train_iterator
 from timix_jax.errors import UserError
 from timix_jax.evaluators import EVALUATORS
 from timix_jax.mixing import MIXERS
+from timix_jax.models import MODELS
 from timix_jax.objectives import OBJECTIVES
-from timix_jax.parallel.sharding import SMALL
+from timix_jax.objectives.pairs.loss import PairLoss
+from timix_jax.objectives.pairs.pair_sweep import PairReduction
+from timix_jax.parallel.layout import Layout
+from timix_jax.parallel.mesh import make_mesh
+from timix_jax.reporting.metrics import MetricsWriter
 
 # Fields that may change between a run and its resumption.
 MUTABLE_FIELDS = (
@@ -34,7 +44,7 @@ MUTABLE_FIELDS = (
     "contrastive.chunk",
 )
 
-# Fields that are checked at once since they are used late or by several: smallest value.
+# Smallest values of fields that are used late or in several places, and are therefore checked here.
 _AT_LEAST = {
     "seed": 0,
     "data.threads": 1,
@@ -69,29 +79,27 @@ _AT_LEAST = {
 
 
 def default_config() -> ConfigDict:
-    """Every field with its default; a recipe in configs/ overrides and comments them."""
+    """Return every field with its default; a recipe in configs/ overrides and comments them."""
+    dual_encoder = MODELS["dual_encoder"]
+    image_shape = get_type_hints(dual_encoder)["image"]
     config: dict[str, Any] = {
         "seed": 0,
         "init_from": "",
         "data": {
             "train": (),
             "weights": (),
-            "threads": 4,
-            "processes": 0,
+            **_defaults(make_train_iterator, threads="num_threads", processes="num_processes"),
             "tokenizer": "wordpiece",
             "vocab_size": 8192,
         },
         "augment": _fields(Augment),
         "model": {
-            "embed_dim": 256,
-            "tpp_layer": 5,
-            "temperature": 0.07,
-            "temperature_range": (0.001, 0.5),
-            "logit_bias": -10.0,  # start of the learned bias; there is one with the sigmoid loss only
-            "act": "gelu",
-            "dtype": "float32",
-            "scan": True,
-            "remat": "none",
+            **_defaults(dual_encoder, "embed_dim", "tpp_layer", temperature="temperature_init"),
+            **_defaults(dual_encoder, "temperature_range"),
+            "logit_bias": -10.0,  # initial value of the learned bias, which only the sigmoid loss has
+            **_defaults(dual_encoder, "act"),
+            "dtype": jnp.dtype(_default(dual_encoder, "dtype")).name,
+            **_defaults(dual_encoder, "scan", "remat"),
             "image": {
                 "size": 256,
                 "patch": 16,
@@ -99,9 +107,8 @@ def default_config() -> ConfigDict:
                 "depth": 12,
                 "heads": 12,
                 "mlp_dim": 3072,
-                "pool": "cls",
-                "patch_dropout": 0.0,
-                "stem": "linear",
+                **_defaults(dual_encoder, "pool", "patch_dropout"),
+                **_defaults(image_shape, "stem"),
             },
             "text": {
                 "max_tokens": 40,
@@ -109,10 +116,10 @@ def default_config() -> ConfigDict:
                 "depth": 12,
                 "heads": 12,
                 "mlp_dim": 3072,
-                "pre_norm": False,
+                **_defaults(dual_encoder, pre_norm="text_pre_norm"),
             },
         },
-        "contrastive": {"loss": "softmax", "method": "dense", "chunk": 1024},
+        "contrastive": {"loss": PairLoss.kind.name, **_defaults(PairReduction, "method", "chunk")},
         "mix": {
             "mixer": "none",
             "options": {name: _fields(kind) for name, kind in MIXERS.items() if kind},
@@ -125,7 +132,11 @@ def default_config() -> ConfigDict:
             for name, kind in OBJECTIVES.items()
             if name != "mix"
         },
-        "regions": {"batch_size": 0, "max_regions": 5, "max_tokens": 0},
+        "regions": {
+            **_defaults(make_train_iterator, batch_size="region_batch_size"),
+            **_defaults(make_train_iterator, "max_regions"),
+            "max_tokens": 0,
+        },
         "optim": {
             "name": "adamw",
             "lr": 1e-4,
@@ -140,9 +151,16 @@ def default_config() -> ConfigDict:
             "ema": 0.0,
         },
         "train": {"batch_size": 1024, "duration": "30 epochs", "accumulate": 1},
-        "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "rules": (), "small": SMALL},
-        "checkpoint": {"every": "10%", "keep_last": 2, "keep_every": 0},
-        "log": {"every": "50 steps", "tensorboard": True, "peak_tflops": 0.0},
+        "mesh": {
+            **_defaults(make_mesh, "data", "fsdp", "tensor"),
+            **_defaults(Layout, "rules", "small"),
+        },
+        "checkpoint": {"every": "10%", **_defaults(Checkpointer, "keep_last"), "keep_every": 0},
+        "log": {
+            "every": "50 steps",
+            **_defaults(MetricsWriter, "tensorboard"),
+            "peak_tflops": 0.0,
+        },
         "eval": {
             "sets": (),
             "evaluators": ("retrieval", "patch_text"),
@@ -156,6 +174,22 @@ def default_config() -> ConfigDict:
     return ConfigDict(config).lock()
 
 
+def _defaults(function: Callable[..., Any], *same: str, **renamed: str) -> dict[str, Any]:
+    """Return the defaults of some arguments, by the names of their fields.
+
+    Args:
+      function: a function or class.
+      *same: arguments whose fields have the same name.
+      **renamed: field → argument.
+    """
+    fields = {name: name for name in same} | renamed
+    return {field: _default(function, name) for field, name in fields.items()}
+
+
+def _default(function: Callable[..., Any], argument: str) -> Any:
+    return inspect.signature(function).parameters[argument].default
+
+
 def _fields(kind: type) -> dict[str, Any]:
     """Return the configured fields of a registered dataclass with their defaults; durations may be text."""
     return {
@@ -166,10 +200,11 @@ def _fields(kind: type) -> dict[str, Any]:
 
 
 def complete(config: ConfigDict) -> ConfigDict:
-    """The configuration with defaults filled in, locked.
+    """Return the configuration with defaults filled in, locked.
 
     Raises:
-      UserError: a field that does not exist (with the nearest that does), or a value of another type or out of range.
+      UserError: a field that does not exist (the message suggests the nearest), or a value of another type or out
+        of range.
     """
     if not isinstance(config, ConfigDict):
         raise UserError(f"the recipe's get_config() returned {config!r}; return a ConfigDict")
@@ -195,16 +230,16 @@ def _check_ranges(config: ConfigDict) -> None:
 
 
 def default_of(field: str, given: str | None) -> Any:
-    """The default of the field `a.b.c`, for which the command line gives `given`.
+    """Return the default of the field `a.b.c`, for which the command line gives `given`.
 
     Raises:
-      UserError: there is no such field (the message has the nearest that does), or it is a section.
+      UserError: the field does not exist (the message suggests the nearest), or is a section.
     """
     target: Any = default_config()
     path = ""
     for name in field.split("."):
         if not isinstance(target, ConfigDict):
-            raise UserError(f"config.{field}={given}: config.{path} is no section")
+            raise UserError(f"config.{field}={given}: config.{path} is not a section")
         _check_known(name, target, path, given)
         target, path = target[name], f"{path}.{name}" if path else name
     if isinstance(target, ConfigDict):
@@ -238,7 +273,7 @@ def _check_known(name: str, section: ConfigDict, path: str, value: Any) -> None:
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:
-    """`{"optim.lr": 1e-4, ...}`; tuples become lists, as JSON has them."""
+    """Return `{"optim.lr": 1e-4, ...}`; tuples become lists, as in JSON."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, ConfigDict):

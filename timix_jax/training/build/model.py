@@ -1,8 +1,9 @@
-"""`config.model` and `config.mesh` as arguments."""
+"""`config.model`: the model and the shapes of its parameters."""
+
+from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +11,69 @@ from ml_collections import ConfigDict
 
 from timix_jax.errors import UserError, error_prefix
 from timix_jax.models.dual_encoder import DualEncoder
+from timix_jax.models.protocols import ImageTextModel
 from timix_jax.models.text import TextShape
+from timix_jax.models.transformer import Remat
 from timix_jax.models.vit import VitShape
 from timix_jax.parallel.layout import Layout
-from timix_jax.parallel.mesh import make_mesh
+
+if TYPE_CHECKING:
+    from timix_jax.training.build.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSettings:
+    """`config.model.image`: the image tower; `size` and `patch` in pixels."""
+
+    size: int
+    patch: int
+    width: int
+    depth: int
+    heads: int
+    mlp_dim: int
+    pool: Literal["cls", "gap"]
+    patch_dropout: float
+    stem: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSettings:
+    """`config.model.text`: the text tower."""
+
+    max_tokens: int
+    width: int
+    depth: int
+    heads: int
+    mlp_dim: int
+    pre_norm: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """`config.model`; `temperature` and `logit_bias` are initial values of learned parameters."""
+
+    embed_dim: int
+    tpp_layer: int
+    temperature: float
+    temperature_range: tuple[float, float]
+    logit_bias: float
+    act: str
+    dtype: str
+    scan: bool
+    remat: Remat
+    image: ImageSettings
+    text: TextSettings
+
+    @classmethod
+    def read(cls, config: ConfigDict) -> ModelSettings:
+        """Read the group."""
+        fields = config.model.to_dict()
+        image, text = ImageSettings(**fields.pop("image")), TextSettings(**fields.pop("text"))
+        return cls(image=image, text=text, **fields)
 
 
 def build_model(
-    config: ConfigDict, *, vocab_size: int, pad_id: int, layout: Layout | None = None
+    config: Settings, *, vocab_size: int, pad_id: int, layout: Layout | None = None
 ) -> DualEncoder:
     """Build the model of `config.model`, with a learned bias for the sigmoid loss.
 
@@ -40,7 +96,7 @@ def build_model(
             text_pre_norm=t.pre_norm,
             pad_id=pad_id,
             temperature_init=m.temperature,
-            temperature_range=tuple(m.temperature_range),
+            temperature_range=m.temperature_range,
             logit_bias_init=m.logit_bias if config.contrastive.loss == "sigmoid" else None,
             act=m.act,
             dtype=jnp.dtype(m.dtype),
@@ -53,32 +109,7 @@ def build_model(
         return dataclasses.replace(model, layout=layout.with_axes(model.parameter_axes()))
 
 
-def build_layout(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Layout:
-    """Build the mesh and the sharding rules of `config.mesh` over all devices, or those given."""
-    m = config.mesh
-    for rule in m.rules:
-        if not (
-            isinstance(rule, (tuple, list))
-            and len(rule) == 2
-            and isinstance(rule[0], str)
-            and isinstance(rule[1], (tuple, list))
-        ):
-            raise UserError(
-                f"config.mesh.rules: {rule!r} is not (pattern, axes); write "
-                "(('mlp/up/kernel', (None, 'fsdp', 'tensor')),)"
-            )
-    rules = tuple(
-        (pattern, tuple(tuple(axis) if isinstance(axis, list) else axis for axis in axes))
-        for pattern, axes in m.rules
-    )
-    with error_prefix("config."):
-        mesh = make_mesh(
-            None if devices is None else list(devices), data=m.data, fsdp=m.fsdp, tensor=m.tensor
-        )
-    return Layout(mesh, rules, m.small)
-
-
-def abstract_params(model: DualEncoder) -> Any:
-    """The shapes and dtypes of the parameters."""
+def abstract_params(model: ImageTextModel) -> Any:
+    """Return the shapes and dtypes of the parameters."""
     with error_prefix("config."):
         return jax.eval_shape(model.init, jax.random.key(0))
