@@ -4,6 +4,7 @@ May import the packages whose registries and defaults it lists: checkpointing, d
 objectives, parallel, reporting; not training.
 """
 
-from timix_jax.config.schema import MUTABLE_FIELDS, complete, default_config, default_of, flatten
+from timix_jax.config.checks import complete, default_of, flatten
+from timix_jax.config.schema import MUTABLE_FIELDS, default_config
 
 __all__ = ["MUTABLE_FIELDS", "complete", "default_config", "default_of", "flatten"]

@@ -13,7 +13,7 @@ from types import FrameType
 
 import ml_collections
 
-from timix_jax.config.schema import default_of
+from timix_jax.config.checks import default_of
 from timix_jax.errors import UserError
 
 _LIBRARIES = (Path(ml_collections.__file__).parent, Path(__file__).parents[1])

@@ -36,7 +36,7 @@ def print_info(config: ConfigDict, workdir: str) -> None:
 
 
 def describe(settings: Settings, workdir: str) -> str:
-    """Return the text of `print_info` for settings."""
+    """Return the text that `print_info` prints."""
     vocab_size, origin = vocabulary(settings)
     layout = experiment.check_shapes(settings)
     plan = experiment.nominal_plan(settings, layout, vocab_size=vocab_size)
