@@ -128,7 +128,7 @@ class Bench:
         config = ConfigDict(config)
         config.train.duration = f"{total_steps} steps"
         config.eval.every = config.checkpoint.every = "0 steps"
-        self.run = experiment.build(config)
+        self.run = experiment.build(experiment.read_settings(config))
         self._folder = folder
         with Checkpointer(folder / "none") as checkpointer:
             self._state, _ = initial_state(self.run, checkpointer)

@@ -93,7 +93,7 @@ class Weights(Evaluator):
 
 
 def step_flops(config):
-    return experiment.build(complete(config)).step_flops()
+    return experiment.build(experiment.read_settings(config)).step_flops()
 
 
 def test_four_extensions_in_one_run(tmp_path, monkeypatch, capsys):

@@ -63,7 +63,7 @@ def test_step_cases_do_what_their_names_say(recipe):
     from timix_jax.training import build as experiment
 
     config = recipes.small_config()
-    model = experiment.build_model(config, vocab_size=8, pad_id=0)
+    model = experiment.build_model(experiment.read_settings(config), vocab_size=8, pad_id=0)
     terms = {
         case.name: sorted(o.name for o in step.case_objectives(config, model, case))
         for case in step.CASES

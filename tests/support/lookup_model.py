@@ -103,4 +103,5 @@ def inputs_of(source, mesh, batch_size=8, model=None):
         image_size=8,
         max_tokens=4,
         batch_size=batch_size,
+        max_regions=5,
     )

@@ -19,7 +19,6 @@ from analytic_flops import (
 from jax.sharding import AxisType, PartitionSpec
 from tiny_run import tiny_config
 
-from timix_jax.config import complete
 from timix_jax.mixing import build_mixer
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.text import TextShape
@@ -384,7 +383,7 @@ class TestModel:
 
 
 def plan_of(**fields):
-    return experiment.build(complete(tiny_config(10, **fields)))
+    return experiment.build(experiment.read_settings(tiny_config(10, **fields)))
 
 
 class TestPlan:

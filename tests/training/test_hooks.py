@@ -8,9 +8,9 @@ import pytest
 from etils import epath
 from tiny_run import tiny_config
 
-from timix_jax.config import complete
 from timix_jax.errors import UserError
 from timix_jax.training import train
+from timix_jax.training.build import read_settings
 from timix_jax.training.hooks import Moment
 from timix_jax.training.hooks.finite_check import FiniteCheck
 from timix_jax.training.hooks.leave import Leave
@@ -55,7 +55,7 @@ class Events(list):
 
     def hooks(self, folder, *, preempted_at=None):
         run = types.SimpleNamespace(
-            config=complete(tiny_config(10)),
+            settings=read_settings(tiny_config(10)),
             every={"log": 1, "eval": 2, "checkpoint": 2},
             mesh=types.SimpleNamespace(local_devices=[], shape={"data": 1, "fsdp": 1}),
             tokenizer=types.SimpleNamespace(to_json=lambda: "{}"),

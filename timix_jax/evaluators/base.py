@@ -37,7 +37,7 @@ class EvaluationInputs:
     image_size: int
     max_tokens: int
     batch_size: int
-    max_regions: int = 5
+    max_regions: int
 
 
 @dataclasses.dataclass(frozen=True)

@@ -97,16 +97,18 @@ def test_a_configuration_reaches_every_loss_over_pairs():
     config.mix.mixer = "timix"
     config.mix.options.timix.within_shard = True
     mesh = make_mesh(data=2, fsdp=4)
-    model = experiment.build_model(config, vocab_size=9, pad_id=0, layout=Layout(mesh))
-    itc, mix = experiment.build_objectives(config, model, Layout(mesh), lambda value, field: 0)
+    settings = experiment.read_settings(config)
+    model = experiment.build_model(settings, vocab_size=9, pad_id=0, layout=Layout(mesh))
+    itc, mix = experiment.build_objectives(settings, model, Layout(mesh), lambda value, field: 0)
     assert itc.pairs == mix.pairs == PairLoss(KINDS["sigmoid"], PairReduction("ring", 7, mesh))
     assert mix.mixer.partners == Partners("flip", 8)
     assert jax.eval_shape(model.init, jax.random.key(0))["logit_bias"].shape == ()
     config.contrastive.loss = "softmax"
-    model = experiment.build_model(config, vocab_size=9, pad_id=0)
+    model = experiment.build_model(experiment.read_settings(config), vocab_size=9, pad_id=0)
     assert "logit_bias" not in jax.eval_shape(model.init, jax.random.key(0))
     for field, value in (("loss", "hinge"), ("method", "star")):
         config.contrastive.update(loss="softmax", method="dense")
         config.contrastive[field] = value
+        settings = experiment.read_settings(config)
         with pytest.raises(UserError, match=rf"config\.contrastive\.{field}='{value}' is unknown"):
-            experiment.build_objectives(config, model, Layout(mesh), lambda value, field: 0)
+            experiment.build_objectives(settings, model, Layout(mesh), lambda value, field: 0)
