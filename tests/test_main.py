@@ -172,7 +172,10 @@ REFUSED = {
         ["config.init_from", "nowhere", "no complete checkpoint"],
     ),
     "nothing to evaluate": (["--mode=eval"], ["runs/tiny", "no complete checkpoint"]),
-    "crop": (["--config.augment.crop_min=1.5"], ["config.augment.crop_min=1.5", "0 to 1"]),
+    "crop": (
+        ["--config.augment.crop_min=1.5"],
+        ["config.augment.crop_min=1.5", "above 0 and at most 1"],
+    ),
     "operations": (["--config.augment.magnitude=11"], ["config.augment.magnitude=11", "10"]),
     "weights": (["--config.data.weights=1,2"], ["weights=(1, 2)", "1 sources"]),
     "clip": (["--config.optim.clip_norm=-1"], ["config.optim.clip_norm=-1"]),
