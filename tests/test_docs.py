@@ -15,10 +15,10 @@ from repository import ROOT
 from tiny_model import compiler_settings, make_batch
 from tiny_run import metrics, tiny_config
 
-from timix_jax.config import MUTABLE_FIELDS, complete, default_config, flatten
+from timix_jax.config import MUTABLE_FIELDS, default_config, flatten
 from timix_jax.models.protocols import ImageTextModel, PatchPredicting, require
 from timix_jax.objectives.pairs.soft_cross_entropy import symmetric_contrastive
-from timix_jax.training.build import build_model
+from timix_jax.training.build import build_model, read_settings
 from timix_jax.training.train import train_and_evaluate
 
 PAGES = [
@@ -249,9 +249,9 @@ def test_example_of_a_source_names_what_is_missing(registered, tmp_path):
 
 def test_example_of_a_model(registered):
     """The model follows the protocol, and one step of gradient descent lowers its loss."""
-    config = complete(tiny_config(2, model__name="bag_of_words"))
+    config = tiny_config(2, model__name="bag_of_words")
     config.model.options.bag_of_words.patch = 4
-    model = build_model(config, vocab_size=30, pad_id=0)
+    model = build_model(read_settings(config), vocab_size=30, pad_id=0)
     assert model == registered["BagOfWords"](image_size=16, vocab_size=30, patch=4, embed_dim=8)
     assert isinstance(model, ImageTextModel)
     batch = make_batch()

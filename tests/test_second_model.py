@@ -15,7 +15,7 @@ from tiny_model import compiler_settings
 from tiny_run import arrays, assert_close_weights, assert_same_run, metrics, tiny_config
 
 import timix_jax
-from timix_jax.config import complete, default_config, flatten
+from timix_jax.config import default_config
 from timix_jax.errors import UserError
 from timix_jax.inspection import info
 from timix_jax.inspection.compile import compile_step
@@ -26,6 +26,7 @@ from timix_jax.parallel.paths import path_names
 from timix_jax.pretrained import check_init_from, load_params
 from timix_jax.training import build as experiment
 from timix_jax.training import train
+from timix_jax.training.build import read_settings
 from timix_jax.training.evaluate import evaluate_checkpoint
 from timix_jax.training.hooks.log import Log
 from timix_jax.training.open_run import open_run
@@ -81,7 +82,7 @@ def test_options_are_the_fields_of_the_class():
     options = default_config().model.options
     assert options.to_dict() == {"conv": {"patch": 4, "width": 16, "kernel": 3}}
     assert not set(options.conv) & set(RUN_FIELDS)
-    model = experiment.build_model(complete(conv_config()), vocab_size=50, pad_id=7)
+    model = experiment.build_model(read_settings(conv_config()), vocab_size=50, pad_id=7)
     assert model == conv_model.ConvModel(
         image_size=16, vocab_size=50, pad_id=7, embed_dim=8, kernel=5, dtype=np.dtype("float32")
     )
@@ -131,7 +132,7 @@ def test_one_device_gives_the_same_losses(whole, tmp_path, monkeypatch, no_pictu
     monkeypatch.setattr(
         experiment.checks, "build_layout", lambda config, _: build_layout(config, jax.devices()[:1])
     )
-    assert experiment.check_shapes(complete(conv_config())).mesh.size == 1
+    assert experiment.check_shapes(read_settings(conv_config())).mesh.size == 1
     train_and_evaluate(conv_config(eval__sets=()), str(tmp_path))
     for one, eight in zip(logged(tmp_path), logged(whole[0]), strict=True):
         for name in ("loss", "loss/itc", "loss/mix", "lambda", "window", "grad_norm"):
@@ -148,7 +149,7 @@ def test_mixed_images_in_the_place_of_clean_ones(tmp_path, no_pictures):
 
 
 def test_axes_decide_on_sharding_and_decay():
-    config = complete(conv_config(**WITH_TENSOR))
+    config = read_settings(conv_config(**WITH_TENSOR))
     plan = experiment.nominal_plan(config, experiment.check_shapes(config), vocab_size=64)
     shardings = dict(path_names(plan.layout.shardings(plan.abstract_state)))
     expected = {
@@ -184,7 +185,7 @@ def test_compiles_for_a_tpu():
     config = conv_config(
         mesh__fsdp=2, mesh__tensor=2, mesh__small=16, model__dtype="bfloat16", mix__score="random"
     )
-    compiled = compile_step(complete(config), "v5e:2x2")
+    compiled = compile_step(read_settings(config), "v5e:2x2")
     assert (compiled.devices, compiled.mesh) == (4, {"data": 1, "fsdp": 2, "tensor": 2})
     assert compiled.fits
     assert compiled.collectives
@@ -235,21 +236,22 @@ def test_what_it_lacks_is_refused_by_name(overrides, message, tmp_path):
 
 def test_a_run_of_a_version_without_the_field_resumes(tmp_path):
     """It had the defaults of the fields that its config.json lacks."""
-    config = complete(tiny_config(2))
-    older = {field: value for field, value in flatten(config).items() if field != "model.name"}
+    config = tiny_config(2)
+    flat = read_settings(config).flat
+    older = {field: value for field, value in flat.items() if field != "model.name"}
     (tmp_path / "config.json").write_text(json.dumps(older))
-    run, _ = open_run(config, epath.Path(tmp_path))
-    assert run.config.model.name == "dual_encoder"
+    run, _ = open_run(read_settings(config), epath.Path(tmp_path))
+    assert run.settings.model.name == "dual_encoder"
     assert json.loads((tmp_path / "config.json").read_text()) == older
     config.model.name = "conv"
     with pytest.raises(UserError, match=r'model.name: "dual_encoder" there, "conv" now'):
-        open_run(config, epath.Path(tmp_path))
+        open_run(read_settings(config), epath.Path(tmp_path))
 
 
 def test_weights_without_position_embeddings_initialise_another_run(whole):
     workdir, _ = whole
-    run = experiment.build(complete(conv_config()))
-    config, tokenizer = flatten(run.config), (workdir / "tokenizer.json").read_text()
+    run = experiment.build(read_settings(conv_config()))
+    config, tokenizer = dict(run.settings.flat), (workdir / "tokenizer.json").read_text()
     check_init_from(workdir, run.abstract_state.params, tokenizer=tokenizer, config=config)
     fresh = jax.jit(run.model.init)(jax.random.key(1))
     loaded = jax.tree.leaves(load_params(workdir, fresh))

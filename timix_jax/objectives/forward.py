@@ -94,7 +94,7 @@ class Forward:
             return Inputs(images=self.batch["image"], tokens=self.batch["tokens"])
         if name not in self._views:
             raise ValueError(f"no objective of this step has a view {name!r}")
-        return self._once(("view", name), lambda: self._views[name].make(self))
+        return self.once(("view", name), lambda: self._views[name].make(self))
 
     def pixels(self, view: str = CLEAN) -> Array:
         """Return the images of a view as float pixels (n, H, W, 3) in -1..1."""
@@ -108,8 +108,8 @@ class Forward:
         inputs = self.view(view)
         if inputs.images is not None:
             images = inputs.images
-            embed = lambda: self.model.embed_patches(self._weights(teacher), images)
-            return self._once(("patches", view, teacher), embed)
+            embed = lambda: self.model.embed_patches(self.weights(teacher), images)
+            return self.once(("patches", view, teacher), embed)
         if inputs.patches is None:
             clean = self.patches(CLEAN, teacher=teacher)
             return clean if inputs.rows is None else take_rows(clean, inputs.rows)
@@ -138,8 +138,8 @@ class Forward:
         tokens = self.view(view).tokens
         if tokens is None:
             feature, tokens = feature._replace(view=CLEAN), self.batch["tokens"]
-        encode = lambda: self.model.encode_text(self._weights(teacher), tokens)
-        features = self._once(("text", feature.view, teacher), encode)
+        encode = lambda: self.model.encode_text(self.weights(teacher), tokens)
+        features = self.once(("text", feature.view, teacher), encode)
         return self._rows_of(view, feature, features)
 
     def embeddings(self, view: str = CLEAN) -> tuple[Array, Array]:
@@ -147,6 +147,22 @@ class Forward:
         image, text = self.image(view).embedding, self.text(view).embedding
         mix = self.view(view).mix_embeddings
         return (image, text) if mix is None else mix(image, text)
+
+    def weights(self, teacher: bool = False) -> Any:
+        """Return the parameters of the student, or of the teacher as constants, for passes beyond the two towers."""
+        if not teacher:
+            return self.params
+        if self._teacher is None:
+            raise UserError(
+                "an objective reads the teacher: set optim.ema above 0 (the paper: 0.995)"
+            )
+        return jax.lax.stop_gradient(self._teacher)
+
+    def once(self, key: Hashable, run: Callable[[], T]) -> T:
+        """Return `run()` of the first call with this key: a pass that several objectives share, such as a fusion."""
+        if key not in self._done:
+            self._done[key] = run()
+        return self._done[key]
 
     def _block(self, feature: Feature, block: int) -> Array:
         tower = require(self.model, BlockTokens, f"block {block} of the image tower")
@@ -158,7 +174,7 @@ class Forward:
             params, patches = self._tower_inputs(whole)
             return tower.encode_blocks(params, patches, self._blocks_of(whole))
 
-        return self._once(("blocks", whole), run)[block]
+        return self.once(("blocks", whole), run)[block]
 
     def _image(self, feature: Feature) -> ImageFeatures:
         whole = self._pass(feature)
@@ -174,11 +190,11 @@ class Forward:
                 params, patches, kept=kept, blocks=self._blocks_of(whole)
             )
 
-        return self._once(("image", whole), run)
+        return self.once(("image", whole), run)
 
     def _tower_inputs(self, whole: Feature) -> tuple[Any, Array]:
         """Return parameters and patches, as constants if no reader of the pass asks for a gradient."""
-        inputs = self._weights(whole.teacher), self.patches(whole.view, teacher=whole.teacher)
+        inputs = self.weights(whole.teacher), self.patches(whole.view, teacher=whole.teacher)
         gradient = any(
             f.gradient for f in self._declared if f.tower == "image" and self._pass(f) == whole
         )
@@ -217,17 +233,3 @@ class Forward:
             if f.tower == "image" and f.block is not None and self._pass(f) == whole
         }
         return tuple(sorted(blocks))
-
-    def _weights(self, teacher: bool) -> Any:
-        if not teacher:
-            return self.params
-        if self._teacher is None:
-            raise UserError(
-                "an objective reads the teacher: set optim.ema above 0 (the paper: 0.995)"
-            )
-        return jax.lax.stop_gradient(self._teacher)
-
-    def _once(self, key: Hashable, run: Callable[[], T]) -> T:
-        if key not in self._done:
-            self._done[key] = run()
-        return self._done[key]

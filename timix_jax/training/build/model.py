@@ -87,7 +87,7 @@ def build_model(
     """Build the model of `config.model`, with a learned bias for the sigmoid loss.
 
     Args:
-      config: a complete configuration.
+      config: from `read_settings`.
       vocab_size, pad_id: the tokenizer's.
       layout: the mesh and its rules, to which the model's declared axes are added; None for one device.
 
