@@ -15,8 +15,6 @@ from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.text import TextShape
 from timix_jax.models.vit import VitShape
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 MODEL = DualEncoder(
     VitShape(24, 4, 16, 4, 2, 32), TextShape(30, 8, 12, 2, 2, 24), embed_dim=10, tpp_layer=1
 )

@@ -21,8 +21,6 @@ from timix_jax.parallel.mesh import make_mesh, put_batch
 from timix_jax.parallel.paths import path_names
 from timix_jax.training.step import total_loss
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 SCANNED, UNROLLED = (("scan", True),), (("scan", False),)
 THINNED = (*SCANNED, ("patch_dropout", 0.4))
 STEMMED = (*SCANNED, ("stem", "hierarchical"))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.text import TextShape
@@ -17,14 +18,19 @@ GRID, PATCH, TOKENS, VOCABULARY = 4, 4, 6, 30
 
 @contextlib.contextmanager
 def compiler_settings(**more) -> Iterator[None]:
-    """Compiling is what the tests' time goes to: no optimisations for what runs a few times."""
+    """Compile without optimisations, and with further settings of `jax.config`."""
     settings = {"jax_disable_most_optimizations": True, **more}
     before = {name: jax.config.values[name] for name in settings}
+    _set(settings)
+    yield
+    _set(before)
+
+
+def _set(settings: dict) -> None:
     for name, value in settings.items():
         jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+    if "jax_compilation_cache_dir" in settings:
+        compilation_cache.reset_cache()  # otherwise the first folder stays in use
 
 
 def tiny_model(stem="linear", **options) -> DualEncoder:

@@ -6,7 +6,6 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from tiny_model import compiler_settings
 from tiny_run import arrays, assert_same_run, copy_run, tiny_config
 
 from timix_jax.config import complete
@@ -87,12 +86,8 @@ def fields(placement):
 def whole(placement, tmp_path_factory):
     """A run whose mixing ends after its third step of five."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    with compiler_settings(
-        jax_compilation_cache_dir=str(tmp_path_factory.mktemp("xla")),
-        jax_persistent_cache_min_compile_time_secs=0.0,
-    ):
-        train_and_evaluate(tiny_config(STEPS, **fields(placement)), str(folder))
-        yield folder
+    train_and_evaluate(tiny_config(STEPS, **fields(placement)), str(folder))
+    return folder
 
 
 def test_numbers_are_those_of_one_program_in_which_mixing_weighs_nothing(whole, placement):
