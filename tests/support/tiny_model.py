@@ -1,6 +1,7 @@
 """A dual encoder of a few thousand weights, and a batch for it."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 
 import jax
@@ -44,12 +45,15 @@ def tiny_model(stem="linear", **options) -> DualEncoder:
 
 
 def make_params(model, seed=0):
-    """Weights large enough that every score, embedding and gradient differs."""
-    params = jax.jit(model.init)(jax.random.key(seed))
+    """Return weights so large that every score, embedding and gradient differs."""
+    return jax.tree.map(jnp.asarray, _drawn_params(model, seed))
+
+
+@functools.cache
+def _drawn_params(model, seed):
+    params = jax.tree.map(np.asarray, jax.jit(model.init)(jax.random.key(seed)))
     rng = np.random.default_rng(seed)
-    noisy = jax.tree.map(
-        lambda p: p + jnp.asarray(0.2 * rng.standard_normal(p.shape), p.dtype), params
-    )
+    noisy = jax.tree.map(lambda p: p + (0.2 * rng.standard_normal(p.shape)).astype(p.dtype), params)
     return {**noisy, "log_temperature": params["log_temperature"]}
 
 
