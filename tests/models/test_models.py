@@ -24,7 +24,7 @@ MODEL = DualEncoder(
 def params():
     # Larger than the initial scale, so that attention is far from uniform.
     noise = lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape)
-    return jax.tree.map(noise, jax.jit(MODEL.init)(jax.random.key(0)))
+    return jax.jit(lambda key: jax.tree.map(noise, MODEL.init(key)))(jax.random.key(0))
 
 
 @pytest.fixture

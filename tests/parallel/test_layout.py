@@ -74,8 +74,8 @@ def agree(got, want):
 @pytest.mark.parametrize(
     ("sizes", "parts", "score", "target", "options"),
     [
-        ((4, 1, 1), 1, "tpp", "hard", SCANNED),
-        ((1, 4, 1), 1, "tpp", "hard", SCANNED),
+        pytest.param((4, 1, 1), 1, "tpp", "hard", SCANNED, marks=pytest.mark.slow),
+        pytest.param((1, 4, 1), 1, "tpp", "hard", SCANNED, marks=pytest.mark.slow),
         ((2, 2, 2), 1, "tpp", "hard", SCANNED),
         ((1, 1, 2), 1, "attention", "pred", UNROLLED),
         ((1, 2, 1), 2, "attention", "pred", UNROLLED),

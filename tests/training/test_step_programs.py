@@ -123,6 +123,7 @@ def test_numbers_are_those_of_one_program_in_which_mixing_weighs_nothing(whole, 
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_resumed_before_at_and_behind_the_end_is_uninterrupted(whole, placement, tmp_path):
     for stopped_at in (2, 4) if placement == "extra" else (3,):
         folder = copy_run(whole, tmp_path / f"resumed-{stopped_at}")
