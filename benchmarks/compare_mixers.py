@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/comparison"))
     args, overrides = parser.parse_known_args(argv)
     if args.parallel > 1 and not args.steps:
-        parser.error("--parallel: runs beside others tell no time; give --steps")
+        parser.error("--parallel: runs that share the machine cannot be timed; give --steps")
 
     comparison = Comparison(args.config, overrides, args.out)
     methods: dict[str, dict[str, Any]] = {}
@@ -180,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             steps = max(2, round(args.seconds / seconds))
             methods[method] = {"steps": steps, "pace_step_seconds": seconds}
             print(
-                f"{method}: {1e3 * seconds:.0f} ms a step, {steps} in {args.seconds:g} s",
+                f"{method}: {1e3 * seconds:.0f} ms per step, {steps} in {args.seconds:g} s",
                 flush=True,
             )
     # Seed by seed, so that changes on the machine affect all methods.

@@ -94,10 +94,10 @@ def measure(row: Row) -> dict[str, Any]:
     import jax
 
     jax.config.update("jax_platforms", "cpu")
-    from timix_jax.config import complete
     from timix_jax.inspection import compile as compiling
+    from timix_jax.training.build import read_settings
 
-    compiled = compiling.compile_step(complete(row_config(row)), row.topology)
+    compiled = compiling.compile_step(read_settings(row_config(row)), row.topology)
     collectives: dict[str, list[int]] = {}
     for one in compiled.collectives:
         sums = collectives.setdefault(f"{one.kind}, {compiling.purpose(one)}", [0, 0])

@@ -25,9 +25,9 @@ from timix_jax.mixing import Sample, build_mixer
 from timix_jax.mixing.partners import Partners
 from timix_jax.objectives.pairs.kinds import KINDS
 from timix_jax.objectives.pairs.loss import PairLoss
-from timix_jax.objectives.pairs.pair_sweep import Method, PairReduction
 from timix_jax.objectives.pairs.shares import Shares
 from timix_jax.objectives.pairs.similarities import Similarities
+from timix_jax.objectives.pairs.sweep import Method, PairReduction
 from timix_jax.objectives.pairs.targets import Pred
 from timix_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 

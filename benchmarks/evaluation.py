@@ -49,7 +49,7 @@ def evaluation_seconds(
     config: ConfigDict, *, pairs: int, repeats: int, clock: Clock
 ) -> dict[str, list[float]]:
     """Return `forward` and `evaluation` → seconds over `pairs` pairs in each repetition."""
-    run = experiment.build(config)
+    run = experiment.build(experiment.read_settings(config))
     size, length = config.model.image.size, config.model.text.max_tokens
     rows = divisible(config.eval.batch_size, run.mesh)
     evaluator = RetrievalEvaluator(
@@ -61,6 +61,7 @@ def evaluation_seconds(
             image_size=size,
             max_tokens=length,
             batch_size=config.eval.batch_size,
+            max_regions=config.regions.max_regions,
         )
     )
     params = jax.device_put(jax.jit(run.model.init)(jax.random.key(0)), replicated(run.mesh))

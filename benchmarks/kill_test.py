@@ -3,8 +3,8 @@
     python -m benchmarks.kill_test --kills=20 --processes=2 --seed=0
 
 Kills fall into the start, into the steps and into the saves, in a random order; with several processes all of them or
-one at random, and the others must then end by themselves. Whenever the run has come to its end it is compared, bit for
-bit, with one that was never disturbed, and begun anew until all kills are done. Exits with 1 at the first difference.
+one at random, and the others must then end by themselves. A run that reaches its end is compared, bit for bit, with
+one that was never disturbed, and started again until all kills are done. Exits with 1 at the first difference.
 The tests' small model and helpers are used, so run it from the repository.
 """
 

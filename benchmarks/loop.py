@@ -7,7 +7,7 @@
 loop: `training.loop.Loop` with its pipeline, log and watchdog next to the same compiled step on a batch that
 stays on the device; in turn, within one run. On a CPU the pipeline takes what it needs from the step:
 the second row is the loop without, with a batch from memory.
-save: steps while a checkpoint is written beside those before and after it.
+save: steps while a checkpoint is written, compared with those before and after it.
 """
 
 import argparse
@@ -128,7 +128,7 @@ class Bench:
         config = ConfigDict(config)
         config.train.duration = f"{total_steps} steps"
         config.eval.every = config.checkpoint.every = "0 steps"
-        self.run = experiment.build(config)
+        self.run = experiment.build(experiment.read_settings(config))
         self._folder = folder
         with Checkpointer(folder / "none") as checkpointer:
             self._state, _ = initial_state(self.run, checkpointer)

@@ -62,7 +62,7 @@ def build(sizes: Architecture, *, scan: bool = False, dtype: str = "float32") ->
 def make_step(
     model: DualEncoder, named: Mapping[str, np.ndarray], sizes: Architecture
 ) -> tuple[TrainStep, TrainState]:
-    """Build the training step of the contrastive loss alone, and its state with open_clip's weights.
+    """Build the training step of the contrastive loss, without other losses, and its state with open_clip's weights.
 
     The patch predictor stays in the tree: without the losses that use it, it costs no more than its AdamW update.
     """

@@ -2,7 +2,7 @@
 
     pip install torch open_clip_torch    # into any environment; see --torch_python of benchmarks.open_clip_step
 
-Where torchvision is missing, or does not load beside the installed torch, an empty stand-in takes its place:
+Where torchvision is missing, or does not load with the installed torch, an empty stand-in takes its place:
 open_clip imports it for its image transforms and its ResNet alone, and neither is used here.
 """
 

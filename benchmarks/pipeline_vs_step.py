@@ -28,7 +28,7 @@ WARM_UP_BATCHES = 4
 
 def measure(config: ConfigDict, *, seconds: float, repeats: int) -> dict[str, list[float]]:
     """Return `pipeline` and `step` → seconds per batch in each repetition."""
-    run = experiment.build(config)
+    run = experiment.build(experiment.read_settings(config))
     state = jax.jit(run.create_state, out_shardings=run.layout.shardings(run.abstract_state))(
         jax.random.key(config.seed)
     )

@@ -126,10 +126,11 @@ def case_objectives(config: ConfigDict, model: ImageTextModel, case: Case) -> li
     """Build the objectives of `config` with the fields of the case."""
     changed = ConfigDict(config)
     changed.update_from_flattened_dict(case.fields)
+    settings = experiment.read_settings(changed)
     to_steps = functools.partial(
         schedule.steps, batch_size=1, examples=TOTAL_STEPS, total_steps=TOTAL_STEPS
     )
-    objectives = experiment.build_objectives(changed, model, None, to_steps)
+    objectives = experiment.build_objectives(settings, model, None, to_steps)
     return [*objectives, SecondView()] if case.second_view else objectives
 
 
@@ -146,10 +147,11 @@ def measure(
     config: ConfigDict, cases: Sequence[Case], *, steps: int, repeats: int, clock: Clock
 ) -> dict[str, list[float]]:
     """Return case → seconds per step in each repetition."""
-    model = experiment.build_model(config, vocab_size=config.data.vocab_size, pad_id=0)
+    settings = experiment.read_settings(config)
+    model = experiment.build_model(settings, vocab_size=settings.data.vocab_size, pad_id=0)
     rate = schedule.warmup_cosine(1e-4, TOTAL_STEPS, 1, 0.0, 0.0)
     params = jax.eval_shape(model.init, jax.random.key(0))
-    optimizer = experiment.build_optimizer(config, params, model.parameter_axes(), rate)
+    optimizer = experiment.build_optimizer(settings.optim, params, model.parameter_axes(), rate)
     batch = jax.device_put(random_batch(config, np.random.default_rng(0)))
     create = functools.partial(train_state.create, model, optimizer, ema=config.optim.ema > 0)
     # All cases share one state: it is large and the same for all.

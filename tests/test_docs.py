@@ -15,9 +15,10 @@ from repository import ROOT
 from tiny_model import compiler_settings, make_batch
 from tiny_run import metrics, tiny_config
 
-from timix_jax.config import MUTABLE_FIELDS, default_config, flatten
+from timix_jax.config import MUTABLE_FIELDS, complete, default_config, flatten
 from timix_jax.models.protocols import ImageTextModel, PatchPredicting, require
 from timix_jax.objectives.pairs.soft_cross_entropy import symmetric_contrastive
+from timix_jax.training.build import build_model
 from timix_jax.training.train import train_and_evaluate
 
 PAGES = [
@@ -191,6 +192,8 @@ def run(registered, tmp_path_factory):
     images = write_folder(folder / "images", 24)
     config = tiny_config(2)
     config.loss.pta.weight = 0.0
+    config.model.name = "bag_of_words"
+    config.model.options.bag_of_words.patch = 4
     config.mix.mixer = "lower_part"
     config.mix.options.lower_part.share = 0.25
     config.loss.uniformity.weight = 0.1
@@ -205,7 +208,7 @@ def run(registered, tmp_path_factory):
 
 
 def test_examples_of_extensions_in_one_run(run):
-    """Training reads the source, mixes and sums the losses, and the evaluator measures it."""
+    """The model trains on the source, mixed images and the summed losses, and the evaluator measures it."""
     results = json.loads((run / "runs" / "demo" / "results.json").read_text())
     assert results["val/unfound"] == 0.0  # with as many neighbours as images each is found
     assert "val/i2t_r1" in results
@@ -246,7 +249,10 @@ def test_example_of_a_source_names_what_is_missing(registered, tmp_path):
 
 def test_example_of_a_model(registered):
     """The model follows the protocol, and one step of gradient descent lowers its loss."""
-    model = registered["BagOfWords"](image_size=16, vocab_size=30, patch=4, embed_dim=8)
+    config = complete(tiny_config(2, model__name="bag_of_words"))
+    config.model.options.bag_of_words.patch = 4
+    model = build_model(config, vocab_size=30, pad_id=0)
+    assert model == registered["BagOfWords"](image_size=16, vocab_size=30, patch=4, embed_dim=8)
     assert isinstance(model, ImageTextModel)
     batch = make_batch()
     params = jax.jit(model.init)(jax.random.key(0))

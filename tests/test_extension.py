@@ -28,7 +28,7 @@ from timix_jax.training.train import train_and_evaluate
 
 @dataclasses.dataclass(frozen=True)
 class Halves:
-    """The lower part of each image comes from its partner."""
+    """A mixer: the lower part of each image comes from its partner."""
 
     grid: int
     share: float = 0.5
@@ -51,7 +51,7 @@ class Halves:
 
 @dataclasses.dataclass(frozen=True)
 class Smallness(Objective):
-    """Pulls the mean embedding of captions to zero; reads a block of the image tower too, for nothing."""
+    """An objective: pulls the mean embedding of captions to zero. It also reads a block, without using it."""
 
     power: float = 2.0
 
@@ -68,7 +68,7 @@ class Smallness(Objective):
 
 
 def open_bright(argument: str = "", *, examples: int = 32):
-    """A source: synthetic examples under another name."""
+    """Open a source: synthetic examples under another name."""
     source = open_synthetic(examples=examples, size=16, captions=2, regions=2)
     source.name = f"bright:{argument}"
     return source
@@ -76,7 +76,7 @@ def open_bright(argument: str = "", *, examples: int = 32):
 
 @dataclasses.dataclass(frozen=True)
 class Weights(Evaluator):
-    """The share of weights above a threshold."""
+    """An evaluator: the share of weights above a threshold."""
 
     threshold: float = 0.0
 
@@ -92,7 +92,7 @@ class Weights(Evaluator):
 
 
 def step_flops(config):
-    return experiment.build(complete(config)).step_flops()
+    return experiment.build(experiment.read_settings(config)).step_flops()
 
 
 def test_four_extensions_in_one_run(tmp_path, monkeypatch, capsys):
@@ -114,7 +114,7 @@ def test_settings_of_an_evaluator(monkeypatch):
 
 
 def test_panel_of_an_evaluator(tmp_path, monkeypatch):
-    """One that is registered gets its panel in the curves; what no evaluator names is not drawn."""
+    """The curves draw an evaluator's panel only while it is registered."""
     log = tmp_path / "metrics.jsonl"
     log.write_text("".join(f'{{"step": {s}, "loss": 1, "val/above": 0.5}}\n' for s in (1, 2)))
     training_curves(log, tmp_path / "without.png", "run")
@@ -152,5 +152,5 @@ def run_with_extensions(tmp_path, monkeypatch):
         assert np.isclose(line["loss"], total + 0.5 * line["loss/smallness"], rtol=1e-5)
     assert results["val/above"] == 0.0
     assert "other/i2t_r1" in results
-    assert "other/above" not in results  # that set has no 12 examples
+    assert "other/above" not in results  # that set does not have 12 examples
     assert json.loads((tmp_path / "results.json").read_text()) == results

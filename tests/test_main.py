@@ -40,7 +40,7 @@ REFUSED = {
     ),
     "fraction of no image": (
         ["--config.mix.mixer=random_window", "--config.mix.fraction=0.1"],
-        ["config.mix.fraction=0.1", "not two of 8 images", "at least 0.25"],
+        ["config.mix.fraction=0.1", "fewer than two of 8 images", "at least 0.25"],
     ),
     "no partner on the device": (
         [

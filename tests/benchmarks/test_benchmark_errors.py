@@ -19,7 +19,7 @@ MISTAKES = {
 
 
 def refusal(name, arguments, monkeypatch, capsys):
-    """What a benchmark writes to standard error when it ends with a mistake's exit code."""
+    """Return a benchmark's standard error when it exits with the code of a user error."""
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     monkeypatch.delitem(sys.modules, f"benchmarks.{name}", raising=False)  # it runs as the program

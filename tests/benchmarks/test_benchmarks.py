@@ -31,7 +31,7 @@ def test_step_cases_do_what_their_names_say(recipe):
     from timix_jax.training import build as experiment
 
     config = recipes.small_config()
-    model = experiment.build_model(config, vocab_size=8, pad_id=0)
+    model = experiment.build_model(experiment.read_settings(config), vocab_size=8, pad_id=0)
     terms = {
         case.name: sorted(o.name for o in step.case_objectives(config, model, case))
         for case in step.CASES
@@ -192,7 +192,7 @@ def test_comparison_is_of_equal_time_and_goes_on_where_it_was(
     compare_mixers.main([*arguments, "--seeds", "2"])
     head, *body = rows(capsys.readouterr().out)
     assert head[:3] == ["method", "steps", "training, s"]
-    # 10 s at 160 and at 80 images a second, 8 a step.
+    # 10 s at 160 and at 80 images per second, 8 per step.
     steps = {row[0]: row[1] for row in body}
     assert steps == {"none": "200", "none + PTA": "200", "random_window": "200", "timix": "100"}
     assert {row[2] for row in body} == {"10.0 ± 0.0"}

@@ -10,6 +10,7 @@ from timix_jax.config import complete, default_config, default_of, flatten, sche
 from timix_jax.errors import UserError, error_prefix
 from timix_jax.mixing import MIXERS
 from timix_jax.objectives import OBJECTIVES
+from timix_jax.objectives.base import INTERNAL
 
 
 def recipe(**fields):
@@ -125,7 +126,7 @@ def test_the_default_of_a_field():
     assert default_of("optim.lr", "x") == 1e-4
     with pytest.raises(UserError, match=r"config.optim.lrr='3': .* did you mean 'lr'"):
         default_of("optim.lrr", "3")
-    with pytest.raises(UserError, match=r"config.optim.lr.x=3: config.optim.lr is no section"):
+    with pytest.raises(UserError, match=r"config.optim.lr.x=3: config.optim.lr is not a section"):
         default_of("optim.lr.x", "3")
     with pytest.raises(UserError, match=r"config.mesh=3 is a section; .* data, fsdp, .*tensor"):
         default_of("mesh", "3")
@@ -145,8 +146,9 @@ def test_options_of_mixers_are_their_fields():
 def test_additional_objectives_are_off():
     for name, settings in default_config().loss.items():
         assert settings.weight == (1.0 if name == "itc" else 0.0)
-        fields = {f.name for f in dataclasses.fields(OBJECTIVES[name])}
-        assert set(settings) == fields - {"pairs"}  # of config.contrastive
+        fields = dataclasses.fields(OBJECTIVES[name])
+        assert set(settings) == {f.name for f in fields if f.metadata != INTERNAL}
+        assert not set(settings) & {"pairs", "view", "target", "starts_at", "ends_at"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,10 +33,10 @@ def load(path):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_each_recipe_is_complete_and_its_model_can_be_built(path):
     module = load(path)
-    config = complete(module.get_config())
-    model = experiment.build_model(config, vocab_size=1000, pad_id=0)
+    settings = experiment.read_settings(module.get_config())
+    model = experiment.build_model(settings, vocab_size=1000, pad_id=0)
     assert experiment.abstract_params(model)
-    assert experiment.build_objectives(config, model, lambda value, field: 0)
+    assert experiment.build_objectives(settings, model, None, lambda value, field: 0)
     assert module.__doc__.strip()
 
 
@@ -90,8 +90,8 @@ def test_vitb16_takes_a_real_step(tmp_path, monkeypatch):
     config.train.duration = "4 steps"
     config.optim.warmup = "1 step"
     one_device = Layout(make_mesh(jax.devices()[:1]))
-    monkeypatch.setattr(experiment.checks, "build_layout", lambda config, devices: one_device)
-    run = experiment.build(complete(config))
+    monkeypatch.setattr(experiment.checks, "build_layout", lambda mesh, devices: one_device)
+    run = experiment.build(experiment.read_settings(config))
     towers = parameters_by_tower(run.abstract_state.params)
     assert 85e6 < towers["image"] < 88e6
     assert 108e6 < towers["text"] < 111e6

@@ -1,4 +1,4 @@
-"""What an evaluator needs of a model, stated by its class."""
+"""Abilities that an evaluator's class requires of a model."""
 
 import pytest
 from lookup_model import GreySource, LookupModel, inputs_of, make_mesh

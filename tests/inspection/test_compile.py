@@ -5,12 +5,13 @@ import importlib.util
 
 import pytest
 
-from timix_jax.config import complete, default_config
+from timix_jax.config import default_config
 from timix_jax.errors import UserError
 from timix_jax.inspection import compile as compiling
 from timix_jax.inspection import topology
 from timix_jax.inspection.hlo import Collective
 from timix_jax.runtime import devices as kinds
+from timix_jax.training.build import read_settings
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (Linux x86-64 only)"
@@ -40,7 +41,7 @@ def compiled_and_lowered():
     with pytest.MonkeyPatch.context() as patch:
         lowered, compile_ = [], compiling._compile
         patch.setattr(compiling, "_compile", lambda low: lowered.append(low) or compile_(low))
-        compiled = compiling.compile_step(complete(small_config()), "v5e:2x2")
+        compiled = compiling.compile_step(read_settings(small_config()), "v5e:2x2")
     return compiled, lowered[0].as_text()
 
 
@@ -158,12 +159,13 @@ def test_a_report_names_the_unit(compiled):
 
 
 def test_memory_hints_name_what_is_not_set_yet():
-    config = complete(small_config())
-    assert "method" not in compiling.memory_hints(config, 4)
-    assert "remat" not in compiling.memory_hints(config, 4)
-    assert "config.mesh.fsdp=4" in compiling.memory_hints(config, 4)
+    config = small_config()
+    hints = compiling.memory_hints(read_settings(config), 4)
+    assert "method" not in hints
+    assert "remat" not in hints
+    assert "config.mesh.fsdp=4" in hints
     config.contrastive.method, config.model.remat, config.mesh.fsdp = "dense", "none", 1
-    said = compiling.memory_hints(config, 1)
+    said = compiling.memory_hints(read_settings(config), 1)
     assert "config.contrastive.method='ring'" in said
     assert "config.model.remat='full'" in said
     assert "fsdp" not in said

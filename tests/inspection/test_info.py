@@ -10,7 +10,6 @@ import pytest
 from command_line import ROOT, start
 from tiny_run import tiny_config
 
-from timix_jax.config import complete
 from timix_jax.inspection import info
 from timix_jax.inspection.tables import (
     format_bytes,
@@ -25,6 +24,7 @@ from timix_jax.inspection.tables import (
 )
 from timix_jax.parallel.mesh import batch_sharding, make_mesh
 from timix_jax.parallel.sharding import infer_shardings
+from timix_jax.training.build import read_settings
 
 PARAMS = {
     "image": {
@@ -79,7 +79,7 @@ def test_memory_of_one_device():
 def test_memory_of_a_sharded_state():
     mesh = make_mesh(data=2, fsdp=4)
     shardings = infer_shardings(PARAMS, mesh, declared={}, small=100)
-    # The kernel alone is cut: 256 float32 over 4 devices.
+    # Only the kernel is split: 256 float32 over 4 devices.
     assert tree_bytes(PARAMS, shardings) == 1268 - 1024 + 256
     batch = {"image": jnp.zeros((8, 4, 4, 3), jnp.uint8)}
     estimate = memory_estimate(
@@ -172,8 +172,8 @@ def test_info_refuses_a_training_of_nothing(refused):
 
 def test_info_does_not_take_a_nominal_epoch_for_the_length_of_the_data():
     """A warm-up of more steps than one epoch of the nominal million."""
-    config = complete(tiny_config(2, train__duration="1 epochs", optim__warmup="100000 steps"))
-    assert "FLOP per step" in info.describe(config, "x")
+    config = tiny_config(2, train__duration="1 epochs", optim__warmup="100000 steps")
+    assert "FLOP per step" in info.describe(read_settings(config), "x")
 
 
 def test_info_is_printed_by_the_first_process_only(monkeypatch, capsys):

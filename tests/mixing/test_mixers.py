@@ -1,4 +1,4 @@
-"""The mixers, the registry and mixing a part of the batch."""
+"""Mixers, their registry, and mixing of a part of the batch."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ KEY = jax.random.key(11)
 
 
 def numbered(batch, dtype=jnp.float32):
-    """Tokens that tell their image and their place."""
+    """Return tokens whose values identify image and position."""
     rows = jnp.arange(batch)[:, None, None] * 1000 + jnp.arange(N)[None, :, None]
     return jnp.broadcast_to(rows, (batch, N, 2)).astype(dtype)
 
@@ -51,7 +51,7 @@ def test_each_mixer(name, partner, batch):
     np.testing.assert_array_equal(mixed.lam[itself], 1)
     np.testing.assert_array_equal(mixed.image[itself], inputs[itself])
     assert (mixed.lam[~itself] < 1).all()
-    if name != "mixup":  # λ is the share of one's own content
+    if name != "mixup":  # λ is the share of a row's own content
         own_share = np.asarray(mixed.image == inputs).reshape(batch, -1).mean(axis=1)
         np.testing.assert_allclose(own_share, mixed.lam, rtol=1e-5)
     np.testing.assert_array_equal(mix(KEY, Sample(inputs, scores=scores)).image, mixed.image)
@@ -59,7 +59,7 @@ def test_each_mixer(name, partner, batch):
 
 
 @pytest.mark.parametrize("mixer", [TiMix(GRID), RandomWindow(GRID)])
-def test_windows_say_what_was_pasted(mixer):
+def test_windows_describe_the_paste(mixer):
     scores = jax.random.normal(jax.random.key(1), (4, N))
     mixed = mixer(KEY, Sample(numbered(4), scores=scores))
     side = int(mixed.window)
@@ -132,7 +132,7 @@ def test_cutmix_is_one_box_at_one_place():
 
 
 @pytest.mark.parametrize("mixer", [CutMix(alpha=1.0), Mixup(alpha=1.0)])
-def test_beta_law(mixer):
+def test_beta_distribution(mixer):
     inputs = jnp.zeros((2, 30, 30, 1))
     keys = jax.random.split(jax.random.key(3), 500)
     lam = jax.jit(jax.vmap(lambda key: mixer(key, Sample(inputs)).lam[0]))(keys)

@@ -1,4 +1,4 @@
-"""The released code's numbers (float64): mixed images, targets and losses, to 1e-9 relative."""
+"""Mixed images, targets and losses match the released code's float64 values to a relative 1e-9."""
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ def test_mixed_images(name):
 @pytest.mark.parametrize("name", CASES)
 def test_predicted_target_and_its_loss(name):
     values, _, _, partner, lam = case(name)
-    # U = softmax of any logits that differ from log U by a constant a row.
+    # U = softmax of any logits that differ from log U by a constant per row.
     logits = jnp.log(jnp.asarray(values["U"])) + jnp.arange(len(lam))[:, None]
     i2t, t2i = pred_shared(lam, partner, logits)
     close(i2t, values["soft"])

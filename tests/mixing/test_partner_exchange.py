@@ -1,4 +1,4 @@
-"""What goes between devices when rows are mixed: the compiled step's collectives, and nothing but the partner."""
+"""Collectives of the compiled mixers: devices exchange partners and nothing else."""
 
 import re
 
@@ -24,14 +24,14 @@ def sharding():
 
 
 def collectives(function, sharding, *shapes):
-    """(shape on a device, kind) of each collective, but for those of the windows' places."""
+    """Return (shape on a device, kind) of each collective, except those of the windows' positions."""
     arguments = [jax.ShapeDtypeStruct(s, jnp.float32, sharding=sharding) for s in shapes]
     text = jax.jit(function, out_shardings=sharding).lower(*arguments).compile().as_text()
     return [found for found in COLLECTIVE.findall(text) if not COORDINATES.match(found[0])]
 
 
 def exchanged(name, sharding, **options):
-    """Collectives of mixing and of its gradient with respect to the patches."""
+    """Return the collectives of mixing and of its gradient with respect to the patches."""
     mixer = build_mixer(name, grid=GRID, shards=8, **options)
 
     def gradient(patches, scores):
@@ -70,16 +70,18 @@ def test_evenly_spaced_rows_are_taken_where_they_are(sharding):
 
 
 @pytest.mark.parametrize("partner", ["flip", "derangement"])
-def test_within_shards_the_mixed_rows_are_those_of_each_part_alone(partner):
+def test_within_shards_each_part_is_mixed_by_itself(partner):
     rng = np.random.default_rng(0)
     patches = jnp.float32(rng.normal(size=(12, GRID**2, WIDTH)))
     scores = jnp.float32(rng.normal(size=(12, GRID**2)))
     mixer = build_mixer("timix", grid=GRID, shards=3, within_shard=True, partner=partner)
     mixed = mixer(jax.random.key(1), Sample(patches, scores=scores))
     assert np.any(mixed.image != patches)
-    alone = build_mixer("timix", grid=GRID, partner="derangement")  # right for any π
+    whole_batch = build_mixer("timix", grid=GRID, partner="derangement")  # correct for any π
     for part in range(3):
         rows = slice(4 * part, 4 * part + 4)
-        want = alone.mix(patches[rows], scores[rows], mixed.partner[rows] - 4 * part, mixed.window)
+        want = whole_batch.mix(
+            patches[rows], scores[rows], mixed.partner[rows] - 4 * part, mixed.window
+        )
         np.testing.assert_array_equal(mixed.image[rows], want.image)
         np.testing.assert_array_equal(mixed.lam[rows], want.lam)

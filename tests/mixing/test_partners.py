@@ -1,4 +1,4 @@
-"""Pairings: who is mixed with whom."""
+"""Pairing rules, and the exchange of values between partners."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from timix_jax.errors import UserError
 from timix_jax.mixing.partners import Partners, derangement, flip
 
 
-def test_flip_is_an_involution_with_a_lonely_middle():
+def test_flip_is_an_involution_whose_odd_middle_is_its_own_partner():
     assert flip(4).tolist() == [3, 2, 1, 0]
     assert flip(5).tolist() == [4, 3, 2, 1, 0]
     np.testing.assert_array_equal(flip(6)[flip(6)], np.arange(6))
@@ -77,7 +77,7 @@ def test_unknown_rule_and_shards_that_do_not_fit():
         Partners("flip", 4).draw(jax.random.key(0), 10)
 
 
-def test_a_known_partner_that_the_flip_would_not_follow_is_refused():
+def test_concrete_partners_that_the_flip_would_not_follow_are_refused():
     flip_rule = Partners("flip")
     flip_rule.check(flip(4))
     Partners("flip", 2).check(jnp.array([1, 0, 3, 2]))

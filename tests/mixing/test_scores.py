@@ -44,8 +44,8 @@ def test_from_similarity_and_attention():
     np.testing.assert_allclose(scores.from_attention(attention), zscore(attention), atol=1e-3)
 
 
-def test_scores_of_double_precision_stay_so(x64):
-    """The released code's are: rounding them could make another window the extreme one."""
+def test_float64_scores_stay_float64(x64):
+    """As in the released code: rounding could make another window the extreme one."""
     rng = np.random.default_rng(4)
     values = rng.normal(size=(3, 49))
     logp = jax.nn.log_softmax(jnp.asarray(rng.normal(size=(3, 49, 2))))
@@ -59,7 +59,7 @@ def test_scores_of_double_precision_stay_so(x64):
         np.testing.assert_allclose(got, expected, rtol=1e-9)
 
 
-def test_random_is_standard_normal_and_by_key():
+def test_random_is_standard_normal_and_depends_on_the_key():
     first, again, other = (scores.random(jax.random.key(seed), 40, 100) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
@@ -69,7 +69,7 @@ def test_random_is_standard_normal_and_by_key():
 
 
 def test_from_boxes_is_the_largest_share_covered():
-    """Against a count of fine pixels."""
+    """Compare with a count of fine pixels."""
     rng = np.random.default_rng(3)
     grid, fine = 4, 25
     corners = np.sort(rng.integers(0, grid * fine + 1, (3, 2, 2, 2)), axis=2) / (grid * fine)

@@ -24,12 +24,12 @@ RHO = 0.5  # correlation of a patch with its own component of the text
 
 
 def information(patches):
-    """Nats between `patches` Gaussian pairs of correlation RHO."""
+    """Return the mutual information in nats of `patches` Gaussian pairs with correlation RHO."""
     return -patches / 2 * np.log(1 - RHO**2)
 
 
 def bound(logits, lam):
-    """log(N−1) − L_mix, the mean over batches and its standard error."""
+    """Return log(N−1) − L_mix: the mean over batches and its standard error."""
     target, _ = hard(jnp.full(BATCH, lam), flip(BATCH))
     losses = -jnp.sum(target * jax.nn.log_softmax(logits, axis=-1), axis=-1).mean(axis=-1)
     values = np.log(BATCH - 1) - np.asarray(losses, np.float64)
@@ -37,7 +37,7 @@ def bound(logits, lam):
 
 
 def gaussian_pairs(key):
-    """Texts and images (batch, N): one text component a patch."""
+    """Return texts and images (batch, N), with one text component per patch."""
     text_key, noise_key = jax.random.split(key)
     texts = jax.random.normal(text_key, (BATCH, N))
     noise = jax.random.normal(noise_key, (BATCH, N))
@@ -45,13 +45,13 @@ def gaussian_pairs(key):
 
 
 def log_ratio(patch, component):
-    """log p(patch | component) / p(patch), elementwise."""
+    """Return log p(patch | component) / p(patch), elementwise."""
     variance = 1 - RHO**2
     return -0.5 * jnp.log(variance) - (patch - RHO * component) ** 2 / (2 * variance) + patch**2 / 2
 
 
 def fixed_window_logits(key, critic):
-    """Mixed images × texts for windows at fixed, different places (text-independent)."""
+    """Return similarities of mixed images and texts, for windows at fixed places (text-independent)."""
     texts, images = gaussian_pairs(key)
     low = jnp.broadcast_to(jnp.array([0, 1], jnp.int32), (BATCH, 2))
     high = jnp.broadcast_to(jnp.array([2, 2], jnp.int32), (BATCH, 2))
@@ -142,7 +142,7 @@ def leaking_logits(key, mixer):
 
 @pytest.mark.parametrize("aware", [False, True])
 def test_t3_slack_is_real_and_bounded(aware):
-    """With I(X; T) = 0 text-aware windows alone let the loss fall below log(N−1)."""
+    """With I(X; T) = 0 only text-aware windows let the loss fall below log(N−1)."""
     mixer = TiMix(GRID, 0.5, 0.5) if aware else RandomWindow(GRID, 0.5, 0.5)
     keys = jax.random.split(jax.random.key(2), BATCHES)
     step = jax.jit(lambda key: leaking_logits(key, mixer))

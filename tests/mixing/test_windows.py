@@ -1,4 +1,4 @@
-"""Windows and pasting against loops, pixels, several devices and a dense form's gradient."""
+"""Windows and pasting compared with loops, pixels, several devices and the gradient of a dense form."""
 
 import chex
 import jax
@@ -110,7 +110,7 @@ def test_paste_equals_a_loop_for_every_size(dtype):
 
 
 def test_paste_gradient_is_that_of_a_dense_form():
-    """The dense form multiplies by a 0/1 matrix of where each token came from."""
+    """The dense form multiplies by a 0/1 matrix of each token's origin."""
     rng = np.random.default_rng(2)
     tokens, others, weights = (
         jnp.asarray(rng.normal(size=(3, GRID * GRID, 2)), jnp.float32) for _ in range(3)
@@ -142,7 +142,7 @@ def test_patchify_puts_patches_row_by_row_and_is_undone():
 
 
 def test_pasting_tokens_equals_pasting_pixels():
-    """Convolving mixed pixels = mixing the outputs of the strided convolution, to the bit."""
+    """Convolving mixed pixels equals mixing the outputs of the strided convolution, bit for bit."""
     patch, grid, batch = 4, 5, 6
     rng = np.random.default_rng(3)
     images = jnp.asarray(rng.normal(size=(batch, grid * patch, grid * patch, 3)), jnp.float32)

@@ -1,4 +1,4 @@
-"""With JAX set to float64, what is computed for float64 inputs is right to 1e-12, not to float32's 1e-7."""
+"""In JAX's x64 mode, results for float64 inputs are accurate to 1e-12, not to float32's 1e-7."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ RNG = np.random.default_rng(3)
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
 @pytest.mark.parametrize("lambda_by", ["area", "mass"])
 def test_lambda_has_the_precision_of_the_scores(dtype, lambda_by):
-    """Scores decide, whatever the images are: photographs are bytes."""
+    """The scores determine the dtype; the images are bytes."""
     grid, r, batch = 7, 3, 4
     inputs = jnp.asarray(RNG.integers(0, 255, (batch, grid * grid, 3)).astype(dtype))
     relevance = RNG.normal(size=(batch, grid * grid))

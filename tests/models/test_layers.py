@@ -1,4 +1,4 @@
-"""The layers in their fast forms against the textbook forms: values and gradients."""
+"""Fast layers compared with their textbook forms: values and gradients."""
 
 import jax
 import jax.numpy as jnp

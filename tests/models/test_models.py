@@ -1,4 +1,4 @@
-"""The dual encoder: layouts, sites, masks, and mixing at patch level against pixel level."""
+"""The dual encoder: layouts, blocks, masks, and mixing of patches compared with mixing of pixels."""
 
 import dataclasses
 
@@ -98,7 +98,7 @@ def test_padding_does_not_change_a_caption(params):
 
 
 def test_cls_attention_is_the_derivative_of_the_last_block(params, images):
-    """With values v·p_t the attention output is linear in the probabilities: read them off by perturbation."""
+    """The attention output is linear in the probabilities, so perturbed values reveal them."""
     patches = MODEL.embed_patches(params, images)
     tokens = MODEL.encode_blocks(params, patches, (2,))[2]
     scores = MODEL.cls_attention(params, tokens)

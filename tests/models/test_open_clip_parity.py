@@ -1,4 +1,4 @@
-"""The dual encoder against open_clip's CLIP with the same weights: features, gradients, updates."""
+"""The dual encoder compared with open_clip's CLIP for the same weights: features, gradients, updates."""
 
 import importlib.util
 
@@ -32,7 +32,7 @@ def sizes():
 
 @pytest.fixture(scope="module")
 def reference(sizes):
-    """open_clip's model, its weights moved well away from their small initial scale, and a batch."""
+    """Return open_clip's model with weights far from their small initial scale, and a batch."""
     import torch
 
     from benchmarks.open_clip_model import build, tensors
@@ -57,7 +57,7 @@ def ours(sizes, reference):
 
 
 def close(actual, expected):
-    """To float32 accuracy, by the largest entry of each array."""
+    """Compare to float32 accuracy, relative to the largest entry of each array."""
     jax.tree.map(
         lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-4, atol=2e-5 * np.abs(e).max()),
         actual,
@@ -106,7 +106,7 @@ def test_loss_and_gradient_are_open_clips(sizes, reference, ours):
     value, gradient = jax.jit(jax.value_and_grad(loss))(params)
     np.testing.assert_allclose(value, expected.item(), rtol=1e-5)
     theirs = timix_tree(named_arrays(clip, gradients=True), sizes, gradients=True)
-    # The key's offset cancels in the softmax: its gradient is rounding alone.
+    # The key's offset cancels in the softmax: its gradient is only rounding error.
     for tree in (gradient, theirs):
         for tower in ("image", "text"):
             bias = tree[tower]["blocks"]["layers"]["attention"]["qkv"]["bias"]
@@ -115,7 +115,7 @@ def test_loss_and_gradient_are_open_clips(sizes, reference, ours):
 
 
 def test_training_steps_are_pytorchs(sizes, reference):
-    """Clipping, AdamW, decay and its exceptions: losses and norms over some steps."""
+    """Clipping, AdamW, weight decay and its exceptions give the same losses and norms over some steps."""
     from benchmarks import open_clip_jax_worker, open_clip_model
 
     clip, batch, tensors = reference

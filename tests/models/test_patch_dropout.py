@@ -1,4 +1,4 @@
-"""Patch dropout: which patches stay, what the tower makes of them, and what still sees them all."""
+"""Patch dropout: which patches stay, how the tower encodes them, and which readers still see all of them."""
 
 import dataclasses
 
@@ -26,7 +26,7 @@ def test_count(patches, rate, count):
     assert draw_kept(jax.random.key(0), 3, patches, rate).shape == (3, count)
 
 
-def test_every_subset_is_as_likely():
+def test_all_subsets_are_equally_likely():
     kept = np.sort(draw_kept(jax.random.key(0), 6000, 4, 0.5), axis=1)
     subsets, counts = np.unique(kept, axis=0, return_counts=True)
     assert [tuple(s) for s in subsets] == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
@@ -36,7 +36,7 @@ def test_every_subset_is_as_likely():
 
 @pytest.mark.parametrize("pool", ["cls", "gap"])
 def test_the_tower_is_that_of_a_smaller_image(pool):
-    """What stays, at its own positions, is all there is: equal to a 2 x 2 model that has those positions."""
+    """The kept patches of one corner give the same result as a 2 x 2 model with their positions."""
     model = tiny_model(pool=pool)
     params = make_params(model)
     patches = model.embed_patches(params, make_batch()["image"])
@@ -59,7 +59,7 @@ def test_order_does_not_matter_and_all_patches_are_the_whole_image():
     np.testing.assert_allclose(got, model.encode_image(params, patches).embedding, atol=1e-6)
 
 
-def test_a_step_draws_anew_and_the_same_again():
+def test_each_step_draws_other_patches_reproducibly():
     model = tiny_model(patch_dropout=0.5)
     params = make_params(model)
     batch = make_batch()
@@ -92,7 +92,7 @@ def test_scores_see_every_patch(score, placement):
 
 
 @pytest.mark.parametrize("placement", ["extra", "replace"])
-def test_the_mixed_view_is_thinned_by_a_draw_of_its_own(placement):
+def test_the_mixed_view_draws_its_own_patches(placement):
     batch, model = make_batch(), tiny_model(patch_dropout=0.5)
     params = make_params(model)
     mix = MixedContrastive(
@@ -113,6 +113,6 @@ def test_the_mixed_view_is_thinned_by_a_draw_of_its_own(placement):
     assert value != pytest.approx(loss("patch_dropout"), rel=1e-3)
 
 
-def test_rates_that_are_no_share_are_refused():
+def test_rates_outside_zero_to_one_are_refused():
     with pytest.raises(UserError, match=r"model\.image\.patch_dropout=1\.0 is not a share"):
         tiny_model(patch_dropout=1.0)

@@ -1,4 +1,4 @@
-"""The text-aware patch predictor against the released code's values, in double precision."""
+"""The text-aware patch predictor compared with values of the released code, in double precision."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ GOLDEN = np.load(FIXTURES / "timix_golden.npz")
 
 
 def golden_params() -> dict:
-    """Torch layouts (out, in) to ours (in, out)."""
+    """Convert Torch's layouts (out, in) to ours (in, out)."""
     dense = lambda name: {
         "kernel": GOLDEN[f"tpp_w_{name}.weight"].T,
         "bias": GOLDEN[f"tpp_w_{name}.bias"],

@@ -1,4 +1,4 @@
-"""The hierarchical stem: the convolutions that it stands for, one patch at a time, its cost, its errors."""
+"""The hierarchical stem: equivalent convolutions, independence of patches, cost, errors."""
 
 import dataclasses
 import functools
@@ -36,7 +36,7 @@ def pixels_of(model, count=3):
 
 
 def as_convolutions(params, x, stages):
-    """The whole image through convolutions whose stride is their size."""
+    """Apply convolutions whose stride equals their size to the whole image."""
     for number, (side, channels) in enumerate(stages, 1):
         p = params[f"embed{number}"]
         kernel = p["kernel"].reshape(side, side, x.shape[-1], channels)

@@ -1,4 +1,4 @@
-"""The loss of mixed images against the method in NumPy loops, on a real (tiny) model."""
+"""The loss of mixed images on a tiny model, compared with the method in NumPy loops."""
 
 import dataclasses
 
@@ -46,7 +46,7 @@ def batch():
 
 
 def check_against_pixels(objective, params, batch, step, gamma=1.0):
-    """Value and gradient of the loss from images that the reference mixes."""
+    """Compare value and gradient with the loss of images that the reference mixes; return the window's side."""
     value, log, grads, (how, scores) = run(objective, params, batch, step)
     r = int(how.window)
     low, high = reference.windows(np.asarray(scores), r)
@@ -87,7 +87,7 @@ def check_against_pixels(objective, params, batch, step, gamma=1.0):
     ids=lambda options: options["target"],
 )
 def test_mixed_loss_is_that_of_pixel_mixed_images(params, batch, options):
-    """Scores and targets are constants in the reference's gradient, so neither may leak any."""
+    """Scores and targets are constants in the reference, so no gradient may flow through them."""
     objective = mixed(**options)
     sides = {check_against_pixels(objective, params, batch, step) for step in range(5)}
     assert len(sides) > 1
@@ -105,7 +105,7 @@ def test_ramp_and_until(params, batch):
         assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads))
 
 
-def test_a_fraction_is_a_batch_of_its_own(params, batch):
+def test_a_fraction_is_a_separate_batch(params, batch):
     rows = [0, 2, 4, 6]
     part = {name: value[rows] for name, value in batch.items()}
     whole = mixed(target="pred")
@@ -157,7 +157,7 @@ def test_replace_without_mixing_is_the_plain_loss(params, batch):
 
 
 def expected_scores(params, batch, name):
-    """(B, N) from whole passes, by the definitions; None for random ones."""
+    """Compute scores (B, N) from whole passes by their definitions; None for random scores."""
     patches = MODEL.embed_patches(params, batch["image"])
     text = MODEL.encode_text(params, batch["tokens"])
     if name == "tpp":
@@ -196,7 +196,7 @@ def test_scores_agree_between_placements(params, batch):
         for name in SCORES:
             extra = mixed(score=name)
             replace = dataclasses.replace(extra, placement="replace")
-            # A further objective that needs the clean pass must not change what the scores read.
+            # Another objective that needs the clean pass must not change the scores.
             found[name] = of(extra), of(replace), of(build_objective("itc"), replace)
         return found
 

@@ -1,4 +1,4 @@
-"""The objectives of clean images against the method in NumPy loops, on a real (tiny) model."""
+"""The objectives of clean images on a tiny model, compared with the method in NumPy loops."""
 
 from types import SimpleNamespace
 
@@ -132,7 +132,7 @@ def test_patch_text_alignment(params, full):
 
 
 def check_reach_of_alignment(grads):
-    """Predictor, stem, blocks up to the site and text encoder learn; nothing behind them does."""
+    """Predictor, stem, blocks up to the predictor's and text encoder get a gradient, later parts none."""
     largest = lambda tree: max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
     blocks = grads["image"]["blocks"]["layers"]
     for layer in range(3):

@@ -1,4 +1,4 @@
-"""Patch labels against integer arithmetic on pixels, at patch borders above all."""
+"""Patch labels compared with integer arithmetic on pixels, especially at patch borders."""
 
 from fractions import Fraction
 
@@ -11,7 +11,7 @@ from timix_jax.objectives.patch_labels import patch_labels
 
 
 def reference(x: int, y: int, w: int, h: int, side: tuple[int, int], grid: int) -> np.ndarray:
-    """Paper §2 in exact arithmetic: a patch is 1 iff the open box overlaps its open square."""
+    """docs/method.md §2 in exact arithmetic: a patch is 1 iff the open box overlaps its open square."""
     width, height = side
     labels = np.zeros((grid, grid), bool)
     for row in range(grid):

@@ -38,7 +38,7 @@ def make_evaluator(source, devices=1, max_regions=5):
 
 
 def make_case():
-    """11 images with 0 to 7 regions, drawn on patch borders; labels (regions, 16) by hand."""
+    """Return 11 images with 0 to 7 regions on patch borders, and labels (regions, 16) by hand."""
     rng = np.random.default_rng(0)
     regions, labels, pairs = [], [], []
     for image in range(11):
@@ -90,7 +90,7 @@ def test_known_scores(devices):
     assert got["pointing_chance"] == pytest.approx(labels.mean())
 
 
-def test_regions_a_row_do_not_matter():
+def test_regions_per_row_do_not_matter():
     source, params, _, _ = make_case()
     expected = make_evaluator(source).run(params)
     assert make_evaluator(source, max_regions=2).run(params) == pytest.approx(expected)
@@ -133,7 +133,7 @@ def test_source_without_boxes_is_refused():
         make_evaluator(GreySource([[0]]))
 
 
-def test_real_model_scores_each_region_as_alone():
+def test_real_model_scores_regions_independently():
     model = DualEncoder(
         VitShape(16, 4, 16, 1, 2, 32), TextShape(20, 6, 16, 1, 2, 32), embed_dim=8, tpp_layer=0
     )
@@ -149,7 +149,7 @@ def test_real_model_scores_each_region_as_alone():
     boxes = np.tile(np.array([0, 0, 0.5, 0.25], np.float32), (2, 2, 1))
 
     @jax.jit
-    def alone(image, tokens):
+    def one_region(image, tokens):
         patches = model.embed_patches(params, image[None])
         text = model.encode_text(params, tokens[None])
         logp = model.patch_logp(params, encode_site(model, params, patches), text.cls)
@@ -162,7 +162,7 @@ def test_real_model_scores_each_region_as_alone():
     got = jitted(params, images, tokens, boxes)
     assert got.predictor.shape == got.similarity.shape == got.labels.shape == (4, 16)
     for row, (b, r) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
-        predictor, cosine = alone(images[b], tokens[b, r])
+        predictor, cosine = one_region(images[b], tokens[b, r])
         np.testing.assert_allclose(got.predictor[row], predictor, rtol=1e-4)
         np.testing.assert_allclose(got.similarity[row], cosine, atol=1e-5)
         assert np.flatnonzero(got.labels[row]).tolist() == [0, 1]

@@ -1,11 +1,10 @@
-"""Mixing by a patch predictor that nothing trains is said aloud."""
+"""A warning for mixing with the scores of an untrained patch predictor."""
 
 import logging
 
 import pytest
 from tiny_run import tiny_config
 
-from timix_jax.config import complete
 from timix_jax.training import build as experiment
 
 
@@ -22,5 +21,5 @@ from timix_jax.training import build as experiment
 )
 def test_untrained_scores_are_named(caplog, fields, warned):
     with caplog.at_level(logging.WARNING, logger="absl"):
-        experiment.build(complete(tiny_config(2, **fields)))
+        experiment.build(experiment.read_settings(tiny_config(2, **fields)))
     assert any("nothing trains the patch predictor" in line for line in caplog.messages) == warned

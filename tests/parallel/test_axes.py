@@ -1,4 +1,4 @@
-"""Declared axes: those of the dual encoder against a reference by name, and those of a module with other names."""
+"""Declared axes of the dual encoder, compared with a reference by name, and of a module with other names."""
 
 import functools
 
@@ -35,7 +35,7 @@ SETTINGS = {
 
 @functools.cache
 def traced(number):
-    """Shapes and axes of the parameters of a model, and its state with Muon's moments."""
+    """Return shapes and axes of a model's parameters, and its state with Muon's moments."""
     model = tiny_model(**MODELS[number])
     shapes, axes = jax.eval_shape(model.init, jax.random.key(0)), model.parameter_axes()
     optimizer = make_optimizer(shapes, axes, **SETTINGS, name="muon", weight_decay=0.1)
@@ -81,7 +81,7 @@ def test_layouts_are_hashable_and_equal_by_their_axes():
 
 
 class Mixer(nn.Module):
-    """No name in here is one of the dual encoder's."""
+    """A module that shares no parameter name with the dual encoder."""
 
     @nn.compact
     def __call__(self, x):
@@ -93,7 +93,7 @@ class Mixer(nn.Module):
 
 
 def boxed_mixers(key):
-    """A Mixer outside and three in a stack, all in boxes."""
+    """Return one Mixer and a stack of three, all boxed."""
     one = lambda k: Mixer().init(k, jnp.zeros((1, 16)))["params"]
     return {"outer": one(key), "tower": mark_stacked(jax.vmap(one)(jax.random.split(key, 3)))}
 
@@ -118,7 +118,7 @@ def test_undeclared_parameters_get_empty_axes():
     assert axes_of(boxed) == {"plain": Axes(), "layers": {"plain": Axes(stacked=True)}}
 
 
-def test_parameters_of_other_names_lie_as_declared_and_so_do_their_moments(mixers):
+def test_parameters_with_other_names_are_sharded_as_declared_and_so_are_their_moments(mixers):
     params, axes = mixers
     layout = Layout(make_mesh(data=2, fsdp=2, tensor=2), small=1).with_axes(axes)
     optimizer = make_optimizer(params, axes, **SETTINGS, name="muon", weight_decay=0.1)
@@ -134,7 +134,7 @@ def test_parameters_of_other_names_lie_as_declared_and_so_do_their_moments(mixer
     assert {specs[name] for name in gauges} == {PartitionSpec(None, None, "fsdp")}
 
 
-def test_parameters_of_other_names_are_decayed_and_orthogonalised_as_declared(mixers):
+def test_parameters_with_other_names_are_decayed_and_orthogonalised_as_declared(mixers):
     params, axes = mixers
     mask = decay_mask(params, axes)
     assert mask == {

@@ -28,7 +28,7 @@ SMALL = 64  # so that the tiny model's matrices are split too
 
 
 def laid_out(layout, **options):
-    """The tiny model on a layout that knows its axes."""
+    """Return the tiny model on a layout with its axes."""
     model = tiny_model(**options)
     return dataclasses.replace(model, layout=layout.with_axes(model.parameter_axes()))
 

@@ -1,4 +1,4 @@
-"""What the files hold after writing, resuming and failing."""
+"""Contents of the files after writing, resuming and failing."""
 
 import json
 import pathlib

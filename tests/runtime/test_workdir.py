@@ -27,6 +27,16 @@ def test_first_start_writes_the_config_and_a_second_finds_it(tmp_path):
     assert (folder / "config.json").stat().st_mtime_ns == before
 
 
+def test_fields_that_the_stored_config_lacks_had_their_defaults(tmp_path):
+    workdir.open_workdir(tmp_path, CONFIG)
+    defaults = {"lr": 5.0, "added": (1, 2)}
+    assert workdir.open_workdir(tmp_path, {**CONFIG, "added": (1, 2)}, defaults=defaults)
+    with pytest.raises(UserError, match=r"\(added: \[1, 2\] there, \[3\] now\)"):
+        workdir.open_workdir(tmp_path, {**CONFIG, "added": (3,)}, defaults=defaults)
+    with pytest.raises(UserError, match=r"\(added: absent there, \[1, 2\] now\)"):
+        workdir.open_workdir(tmp_path, {**CONFIG, "added": (1, 2)})
+
+
 def test_another_config_is_refused_with_both_values_and_changes_nothing(tmp_path):
     workdir.open_workdir(tmp_path, CONFIG)
     before = (tmp_path / "config.json").read_bytes()

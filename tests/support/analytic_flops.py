@@ -1,4 +1,4 @@
-"""Matrix products of a dual encoder from its shapes alone: the reference for the count in the jaxpr."""
+"""Matrix products of a dual encoder, computed from its shapes: the reference for the count in the jaxpr."""
 
 import dataclasses
 from collections.abc import Iterable

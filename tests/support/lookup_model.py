@@ -1,6 +1,6 @@
-"""A model that looks its outputs up: image k is a solid grey of value k, caption "k" is token k.
+"""A model that looks up its outputs: image k is solid grey of value k, caption "k" is token k.
 
-An evaluator's figures follow from the tables.
+The tables determine an evaluator's results.
 """
 
 import io
@@ -55,7 +55,7 @@ class LookupModel(ImageTextModel):
 
 
 class NumberTokenizer:
-    """The caption "7" becomes 1 7 2."""
+    """Encodes the caption "7" as 1 7 2."""
 
     def encode(self, texts: Sequence[str], max_tokens: int) -> np.ndarray:
         ids = np.zeros((len(texts), max_tokens), np.int32)
@@ -65,7 +65,7 @@ class NumberTokenizer:
 
 
 class GreySource:
-    """Image k is grey k; `captions[k]` and `regions[k]` belong to it."""
+    """Source whose image k is grey k, with `captions[k]` and `regions[k]`."""
 
     name = "grey:"
 
@@ -103,4 +103,5 @@ def inputs_of(source, mesh, batch_size=8, model=None):
         image_size=8,
         max_tokens=4,
         batch_size=batch_size,
+        max_regions=5,
     )

@@ -1,4 +1,4 @@
-"""The method in plain NumPy loops, float64: an independent account of what METHOD.md asks for."""
+"""The method in plain NumPy loops, float64: an independent implementation of docs/method.md."""
 
 import math
 
@@ -15,7 +15,7 @@ def softmax(rows):
 
 
 def cross_entropy(target, logits):
-    """Mean over rows of −Σ target · log softmax."""
+    """Return the mean over rows of −Σ target · log softmax."""
     total = 0.0
     for goal, row in zip(np.asarray(target), softmax(logits), strict=True):
         total -= sum(t * math.log(p) for t, p in zip(goal, row, strict=True))
@@ -32,7 +32,7 @@ def z_score(rows):
 
 
 def window_sums(score, r):
-    """score (g, g) to {(row, column): sum} in row-major order."""
+    """Map score (g, g) to {(row, column): sum} in row-major order."""
     last = len(score) - r + 1
     return {
         (i, j): sum(score[i + a][j + b] for a in range(r) for b in range(r))
@@ -42,7 +42,7 @@ def window_sums(score, r):
 
 
 def windows(scores, r):
-    """scores (B, N) to lists of the least and the most relevant windows; the first one on ties."""
+    """Return lists of the least and the most relevant windows of scores (B, N); ties go to the first."""
     side = math.isqrt(scores.shape[1])
     low, high = [], []
     for row in np.asarray(scores, np.float64):
@@ -53,7 +53,7 @@ def windows(scores, r):
 
 
 def mix_images(images, scores, r, partner, patch):
-    """Window lo_k of image k is overwritten by window hi_π(k) of image π(k), pixel by pixel."""
+    """Overwrite window lo_k of image k with window hi_π(k) of image π(k), pixel by pixel."""
     low, high = windows(scores, r)
     mixed = np.array(images)
     side = r * patch
@@ -69,7 +69,7 @@ def mix_images(images, scores, r, partner, patch):
 
 
 def hard_targets(lam, partner):
-    """(i2t, t2i): the shares of the captions in each image, and the transpose with rows of sum 1."""
+    """Return (i2t, t2i): the shares of captions in each image, and the transpose with rows that sum to 1."""
     count = len(partner)
     i2t = np.zeros((count, count))
     for k in range(count):
@@ -101,7 +101,7 @@ def targets(name, lam, partner, clean_logits, beta=0.5):
 
 
 def patch_labels(box, grid):
-    """x0, y0, x1, y1 as fractions to (N,) 0/1: every patch that the box overlaps, at least one."""
+    """Return (N,) 0/1 labels of the patches that a box (fractions x0, y0, x1, y1) overlaps, at least one."""
     x0, y0, x1, y1 = (float(v) * grid for v in box)
     labels = np.zeros((grid, grid), int)
     rows = range(max(math.floor(y0), 0), min(math.ceil(y1), grid))

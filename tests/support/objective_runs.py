@@ -1,4 +1,4 @@
-"""An objective on a real (tiny) model, and what its loss and gradient are held against."""
+"""Run an objective on a tiny model, and compute reference losses and gradients."""
 
 import functools
 
@@ -25,7 +25,7 @@ def mixed(name="timix", score="tpp", **options):
 
 @functools.partial(jax.jit, static_argnums=0)
 def run(objective, params, batch, step, teacher=None):
-    """Loss, log, gradient, mixed batch (or None) and its scores."""
+    """Return loss, log, gradient, and the mixed batch with its scores (or None)."""
 
     def loss(params):
         forward = make_forward(MODEL, (objective,), params, batch, step, teacher)
@@ -38,7 +38,7 @@ def run(objective, params, batch, step, teacher=None):
 
 
 def mixed_batch(forward):
-    """The mixed batch, and the scores (B, N) that chose its windows (zeros without)."""
+    """Return the mixed batch, and the scores (B, N) that chose its windows (zeros if there are none)."""
     view = forward.view("mixed")
     scores = jnp.zeros(forward.patches().shape[:2]) if view.scores is None else view.scores
     return view.mixed, scores
@@ -46,7 +46,7 @@ def mixed_batch(forward):
 
 @jax.jit
 def embeddings(params, images, tokens):
-    """Image and caption embeddings and τ; uint8 or float pixels."""
+    """Return image and caption embeddings and τ, for uint8 or float pixels."""
     image = MODEL.encode_image(params, MODEL.embed_patches(params, images)).embedding
     return image, MODEL.encode_text(params, tokens).embedding, MODEL.temperature(params)
 
@@ -58,7 +58,7 @@ def clean_logits(params, batch):
 
 @jax.jit
 def gradient_with_targets(params, images, tokens, i2t, t2i):
-    """Gradient of ½[CE + CE] for given images and constant targets."""
+    """Return the gradient of ½[CE + CE] for given images and constant targets."""
 
     def loss(params):
         image, text, tau = embeddings(params, images, tokens)

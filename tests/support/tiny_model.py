@@ -12,7 +12,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.text import TextShape
 from timix_jax.models.vit import VitShape
-from timix_jax.objectives.base import run_forward
+from timix_jax.objectives.base import prepare_forward
 
 GRID, PATCH, TOKENS, VOCABULARY = 4, 4, 6, 30
 
@@ -91,7 +91,7 @@ def make_batch(batch=8, region_images=4, max_regions=3, seed=0):
 
 
 def make_forward(model, objectives, params, batch, step, teacher=None, seed=3):
-    return run_forward(
+    return prepare_forward(
         model,
         objectives,
         params,
@@ -103,6 +103,6 @@ def make_forward(model, objectives, params, batch, step, teacher=None, seed=3):
 
 
 def encode_site(model, params, patches):
-    """Patch tokens (B, N, C) at the predictor's site."""
+    """Return the patch tokens (B, N, C) that the predictor reads."""
     tokens = model.encode_blocks(params, patches, (model.tpp_layer,))[model.tpp_layer]
     return model.patch_tokens(tokens)

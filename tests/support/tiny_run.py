@@ -1,4 +1,4 @@
-"""A whole run of a few steps on synthetic data, and how two runs are compared."""
+"""A run of a few steps on synthetic data, and comparisons of two runs."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from timix_jax.checkpointing import find_checkpoint, restore_params
 from timix_jax.config import default_config
 
-# What a clock and the machine decide.
+# Metrics that depend on the clock and the machine.
 SPEED = (
     *("images_per_s", "images_per_s_device", "data_wait", "mfu"),
     *("host_memory_peak_gib", "device_memory_peak_gib"),
@@ -19,7 +19,7 @@ SPEED = (
 
 
 def tiny_config(steps: int = 6, **overrides) -> ConfigDict:
-    """TiMix, alignment and a moving average on a grid of 4 × 4; `overrides` are dotted fields."""
+    """Return TiMix with alignment and a moving average on a 4 × 4 grid; `overrides` are fields with `__` for a dot."""
     c = default_config()
     c.data.train = ("synthetic:?examples=48&size=16&captions=2&regions=2",)
     c.data.vocab_size = 64
@@ -47,7 +47,7 @@ def tiny_config(steps: int = 6, **overrides) -> ConfigDict:
 
 
 def write_config(path: Path, **overrides) -> Path:
-    """The same as a recipe's file."""
+    """Write `tiny_config` as a recipe."""
     arguments = ", ".join(f"{name}={value!r}" for name, value in overrides.items())
     path.write_text(
         "from tiny_run import tiny_config\n\n\n"
@@ -57,13 +57,13 @@ def write_config(path: Path, **overrides) -> Path:
 
 
 def arrays(workdir: Path, step: int, part: str = "params") -> list[np.ndarray]:
-    """The leaves of a checkpoint."""
+    """Return the leaves of one part of a checkpoint."""
     path = find_checkpoint(workdir / "checkpoints" / f"{step:08d}")
     return jax.tree.leaves(restore_params(path, part=part))
 
 
 def metrics(workdir: Path) -> list[dict]:
-    """The lines of metrics.jsonl without what a clock or the machine decides."""
+    """Return the lines of metrics.jsonl without metrics that depend on the clock or the machine."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in SPEED} for line in lines]
 
@@ -74,7 +74,7 @@ def assert_same_run(
     step: int,
     parts: tuple[str, ...] = ("params", "ema_params", "opt_state"),
 ) -> None:
-    """All state, all logged numbers and the results are equal, bit for bit."""
+    """Assert that state, logged numbers and results are equal, bit for bit."""
     for part in parts:
         for a, b in zip(arrays(one, step, part), arrays(other, step, part), strict=True):
             np.testing.assert_array_equal(a, b)
@@ -85,16 +85,16 @@ def assert_same_run(
 def assert_close_weights(
     one: Path, other: Path, step: int, part: str = "params", *, atol: float
 ) -> None:
-    """The weights of this part of the state are equal but for the order of sums."""
+    """Assert that a part of the state is equal up to the order of sums."""
     for a, b in zip(arrays(one, step, part), arrays(other, step, part), strict=True):
         if a.ndim == 4 and a.shape[1] == 3:
-            # A bias of the keys moves no attention weight: its gradient is rounding alone, of which Adam makes whole
-            # steps. (layers, 3, heads, channels), the keys second.
+            # The bias of the keys does not change attention: its gradient is rounding error, which Adam scales up to
+            # whole steps. The shape is (layers, 3, heads, channels), with the keys second.
             a, b = np.delete(a, 1, axis=1), np.delete(b, 1, axis=1)
         np.testing.assert_allclose(a, b, atol=atol)
 
 
 def copy_run(run: Path, target: Path) -> Path:
-    """A copy to be tampered with."""
+    """Copy a run, so that a test can tamper with it."""
     shutil.copytree(run, target)
     return target

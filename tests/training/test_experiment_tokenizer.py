@@ -7,17 +7,17 @@ import pytest
 from listed_sources import ListSource, flat_source
 from tiny_run import tiny_config
 
-from timix_jax.config import complete
 from timix_jax.errors import UserError
+from timix_jax.training.build import read_settings
 from timix_jax.training.build.data import build_tokenizer
 
-CONFIG = complete(tiny_config(1, data__vocab_size=64, data__tokenizer="wordpiece"))
+DATA = read_settings(tiny_config(1, data__vocab_size=64, data__tokenizer="wordpiece")).data
 
 
 def test_unreadable_examples_are_left_out():
     readable = flat_source(3, captions=("a lemon", "two skis"))
     holes = ListSource([None, *readable.records, None])
-    assert build_tokenizer(CONFIG, (holes,)) == build_tokenizer(CONFIG, (readable,))
+    assert build_tokenizer(DATA, (holes,)) == build_tokenizer(DATA, (readable,))
 
 
 def test_many_examples_are_asked_for_at_once():
@@ -36,7 +36,7 @@ def test_many_examples_are_asked_for_at_once():
             return super().__getitem__(index)
 
     bucket = Bucket(readable.records)
-    assert build_tokenizer(CONFIG, (bucket,)) == build_tokenizer(CONFIG, (readable,))
+    assert build_tokenizer(DATA, (bucket,)) == build_tokenizer(DATA, (readable,))
     assert at_once[1] > 16
 
 
@@ -49,4 +49,4 @@ def test_many_examples_are_asked_for_at_once():
 )
 def test_data_without_a_word(source, words):
     with pytest.raises(UserError, match=rf"^config\.data\.train: {words}; prepare the data again$"):
-        build_tokenizer(CONFIG, (source,))
+        build_tokenizer(DATA, (source,))

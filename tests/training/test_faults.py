@@ -93,7 +93,7 @@ def small_disk(tmp_path):
 def test_a_disk_that_fills_up_while_saving(whole, shards, small_disk, monkeypatch):
     workdir, filler = small_disk / "run", small_disk / "filler"
     checkpointers = []
-    make = train.Checkpointer
+    make = train.open_checkpointer
 
     def noted(*args, **options):
         checkpointers.append(make(*args, **options))
@@ -106,7 +106,7 @@ def test_a_disk_that_fills_up_while_saving(whole, shards, small_disk, monkeypatc
         filler.write_bytes(bytes(free - 6 * 4096))  # room for lines, not for a state
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "Checkpointer", noted)
+        patch.setattr(train, "open_checkpointer", noted)
         after_log(patch, 3, fill)
         with pytest.raises(RunError) as caught:
             train_and_evaluate(config_of(shards), str(workdir))

@@ -22,12 +22,12 @@ from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.text import TextShape
 from timix_jax.models.vit import VitShape
 from timix_jax.objectives import Feature, Objective, Term, build_objective
-from timix_jax.objectives.base import run_forward
+from timix_jax.objectives.base import prepare_forward
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.objectives.pairs.kinds import KINDS
 from timix_jax.objectives.pairs.loss import PairLoss
-from timix_jax.objectives.pairs.pair_sweep import PairReduction
 from timix_jax.objectives.pairs.similarities import Similarities
+from timix_jax.objectives.pairs.sweep import PairReduction
 from timix_jax.objectives.score_sources import build_score_source
 from timix_jax.training.flops import StepFlops, count_flops
 from timix_jax.training.step import total_loss
@@ -76,7 +76,7 @@ def loss_flops(*objectives, model=MODEL, **sizes):
 
     def loss(p, batch):
         step, key = jnp.int32(0), jax.random.key(0)
-        forward = run_forward(model, objectives, p, batch, teacher=p, step=step, seed_key=key)
+        forward = prepare_forward(model, objectives, p, batch, teacher=p, step=step, seed_key=key)
         return total_loss(objectives, forward)
 
     params = jax.eval_shape(model.init, jax.random.key(0))

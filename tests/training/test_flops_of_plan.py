@@ -4,7 +4,6 @@ import jax
 import pytest
 from tiny_run import tiny_config
 
-from timix_jax.config import complete
 from timix_jax.parallel.device_batches import put_batch
 from timix_jax.training import build as experiment
 from timix_jax.training import step as step_module
@@ -12,7 +11,7 @@ from timix_jax.training.programs import run_programs
 
 
 def plan_of(**fields):
-    return experiment.build(complete(tiny_config(10, **fields)))
+    return experiment.build(experiment.read_settings(tiny_config(10, **fields)))
 
 
 def counting(function, calls):

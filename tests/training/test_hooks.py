@@ -1,4 +1,4 @@
-"""What happens between two steps, and in which order, without a training."""
+"""The hooks between two steps, and their order, without a training run."""
 
 import contextlib
 import types
@@ -8,9 +8,9 @@ import pytest
 from etils import epath
 from tiny_run import tiny_config
 
-from timix_jax.config import complete
 from timix_jax.errors import UserError
 from timix_jax.training import train
+from timix_jax.training.build import read_settings
 from timix_jax.training.hooks import Moment
 from timix_jax.training.hooks.finite_check import FiniteCheck
 from timix_jax.training.hooks.leave import Leave
@@ -48,14 +48,14 @@ def test_a_run_leaves_when_asked_but_not_after_its_last_step():
 
 
 class Events(list):
-    """What was done, in order, by the stand-ins for the collaborators of the hooks."""
+    """Record the calls that the stand-ins for the hooks' collaborators receive, in order."""
 
     def noted(self, name, result=None):
         return lambda *args, **options: self.append(name) or result
 
     def hooks(self, folder, *, preempted_at=None):
         run = types.SimpleNamespace(
-            config=complete(tiny_config(10)),
+            settings=read_settings(tiny_config(10)),
             every={"log": 1, "eval": 2, "checkpoint": 2},
             mesh=types.SimpleNamespace(local_devices=[], shape={"data": 1, "fsdp": 1}),
             tokenizer=types.SimpleNamespace(to_json=lambda: "{}"),

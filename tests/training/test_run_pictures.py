@@ -10,14 +10,15 @@ from etils import epath
 from PIL import Image
 from tiny_run import tiny_config
 
-from timix_jax.config import complete
 from timix_jax.training import build as experiment
 from timix_jax.training import pictures as run_pictures
 
 
 @pytest.fixture(scope="module")
 def run_and_params():
-    run = experiment.build(complete(tiny_config(2, train__batch_size=16, pictures__examples=3)))
+    run = experiment.build(
+        experiment.read_settings(tiny_config(2, train__batch_size=16, pictures__examples=3))
+    )
     model = dataclasses.replace(run.model, layout=None)
     return run, jax.tree.map(np.asarray, model.init(jax.random.key(0)))
 

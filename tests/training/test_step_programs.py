@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from tiny_run import arrays, assert_same_run, copy_run, tiny_config
 
-from timix_jax.config import complete
 from timix_jax.parallel.mesh import put_batch
 from timix_jax.training import build as experiment
 from timix_jax.training.programs import StepPrograms, run_programs
@@ -92,7 +91,7 @@ def whole(placement, tmp_path_factory):
 
 def test_numbers_are_those_of_one_program_in_which_mixing_weighs_nothing(whole, placement):
     """γ is 0 after the end: the step with all objectives is the reference."""
-    run = experiment.build(complete(tiny_config(STEPS, **fields(placement))))
+    run = experiment.build(experiment.read_settings(tiny_config(STEPS, **fields(placement))))
     step = make_train_step(
         run.model,
         run.objectives,
@@ -139,7 +138,7 @@ def test_the_program_behind_the_end_holds_no_mixed_view(placement):
     # One size of window: the sums over windows of a traced size are a switch over sizes.
     size = {"mix__options__timix__low": 0.5, "mix__options__timix__high": 0.5}
     config = FIELDS | {"mix__placement": placement, **size}
-    run = experiment.build(complete(tiny_config(STEPS, **config)))
+    run = experiment.build(experiment.read_settings(tiny_config(STEPS, **config)))
     programs = run_programs(run)
     batch = run.first_batch()
     batch.pop("example_id")
@@ -150,7 +149,9 @@ def test_the_program_behind_the_end_holds_no_mixed_view(placement):
         text = program.lower(run.abstract_state, on_devices).as_text()
         products.append(text.count("dot_general"))
         conditionals.append(text.count("stablehlo.case") + text.count("stablehlo.if"))
-    plain = experiment.build(complete(tiny_config(STEPS, **config | {"mix__mixer": "none"})))
+    plain = experiment.build(
+        experiment.read_settings(tiny_config(STEPS, **config | {"mix__mixer": "none"}))
+    )
     text = run_programs(plain).at(0)[0].lower(plain.abstract_state, on_devices).as_text()
     assert products[0] > products[1] == text.count("dot_general")
     # jnp.diagonal of the plain loss lowers to some of its own, on the platform.

@@ -19,7 +19,6 @@ from tiny_run import (
 )
 
 from timix_jax.checkpointing import Checkpointer
-from timix_jax.config import complete
 from timix_jax.data.tokenizers import Tokenizer, train_tokenizer
 from timix_jax.errors import UserError
 from timix_jax.pretrained.position_embeddings import interpolate_grid
@@ -76,7 +75,7 @@ def test_speed_and_memory_are_logged(whole):
     workdir, _ = whole
     raw = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     logged = [line for line in raw if "loss" in line]
-    run = experiment.build(complete(tiny_config(STEPS)))
+    run = experiment.build(experiment.read_settings(tiny_config(STEPS)))
     for before, line in itertools.pairwise(logged):
         assert line["images_per_s_device"] == pytest.approx(line["images_per_s"] / 8)
         # The given peak is 1 GFLOP/s on each of 8 devices; a step has 16 images.
@@ -163,7 +162,7 @@ def test_not_finite_stops_and_keeps_the_last_good_state(whole, tmp_path, monkeyp
     assert str(workdir / "nonfinite-4.json") in str(caught.value)
     assert record["step"] == 4
     assert len(record["example_ids"]) == 16
-    iterator = experiment.build(complete(tiny_config(STEPS))).train_iterator(4)
+    iterator = experiment.build(experiment.read_settings(tiny_config(STEPS))).train_iterator(4)
     assert record["example_ids"] == next(iterator)["example_id"].tolist()
     iterator.close()
     with Checkpointer(workdir / "checkpoints") as checkpointer:
@@ -189,7 +188,7 @@ def test_weights_of_another_run_on_another_grid(whole, tmp_path):
         model__image__size=24,
         data__tokenizer=str(whole[0] / "tokenizer.json"),
     )
-    run = experiment.build(complete(config))
+    run = experiment.build(experiment.read_settings(config))
     with Checkpointer(tmp_path / "checkpoints") as checkpointer:
         state, resumed = start.initial_state(run, checkpointer)
     assert not resumed

@@ -150,7 +150,7 @@ def check_same(one, other):
     leaves = lambda run: jax.tree_util.tree_leaves_with_path(run[1][2])
     for (path, a), (_, b) in zip(leaves(one), leaves(other), strict=True):
         if "qkv" in str(path) and "bias" in str(path):
-            # Softmax does not see the keys' bias: its gradient is rounding alone, and Adam makes whole steps of it.
+            # Softmax does not see the keys' bias: its gradient is rounding error, which Adam scales up to whole steps.
             a, b = np.delete(a, 1, axis=1), np.delete(b, 1, axis=1)
         np.testing.assert_allclose(b, a, atol=1e-4, err_msg=str(path))
 

@@ -6,7 +6,6 @@ import pytest
 from tiny_run import tiny_config
 
 from timix_jax.checkpointing import Checkpointer
-from timix_jax.config import complete
 from timix_jax.training import build as experiment
 from timix_jax.training import start
 from timix_jax.training.train import train_and_evaluate
@@ -24,7 +23,7 @@ def started(tmp_path_factory):
 
 @pytest.mark.parametrize(("tensor", "warned"), [(1, False), (2, True)])
 def test_fewer_shards_are_named(started, caplog, tensor, warned):
-    run = experiment.build(complete(tiny_config(1, **WITHIN, mesh__tensor=tensor)))
+    run = experiment.build(experiment.read_settings(tiny_config(1, **WITHIN, mesh__tensor=tensor)))
     with Checkpointer(started / "checkpoints") as checkpointer, caplog.at_level(logging.WARNING):
         _, resumed = start.initial_state(run, checkpointer)
     assert resumed

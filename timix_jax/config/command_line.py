@@ -1,6 +1,6 @@
-"""Why the command line or a recipe could not be read, in one line.
+"""One-line errors for a command line or recipe that cannot be read.
 
-absl and ml_collections raise errors of many kinds; those of a recipe name neither the field's path nor the line.
+absl and ml_collections raise errors of many kinds, which name neither the path of the field nor the line of the recipe.
 """
 
 import ast
@@ -13,7 +13,7 @@ from types import FrameType
 
 import ml_collections
 
-from timix_jax.config.schema import default_of
+from timix_jax.config.checks import default_of
 from timix_jax.errors import UserError
 
 _LIBRARIES = (Path(ml_collections.__file__).parent, Path(__file__).parents[1])
@@ -23,10 +23,10 @@ _UNKNOWN_KEY = re.compile(r'Key "(\w+)" does not exist')
 
 
 def flag_error(error: Exception, argv: Sequence[str]) -> UserError:
-    """The UserError that names the flag or the recipe's line, and what is wrong there.
+    """Return a UserError that names the flag or the line of the recipe, and what is wrong there.
 
     Args:
-      error: raised while the flags were parsed.
+      error: raised by parsing the flags.
       argv: the command line, program name first.
     """
     path = recipe_path(argv)
@@ -34,7 +34,7 @@ def flag_error(error: Exception, argv: Sequence[str]) -> UserError:
         return UserError(f"--config={path}: there is no such file; try --config=configs/demo.py")
     if path and str(error).endswith("has no attribute 'get_config'"):
         return UserError(f"--config={path} defines no get_config(); configs/demo.py shows how")
-    # The deepest of the chained errors that passed through the recipe is the one that it caused.
+    # Of the chained errors, the deepest one that passed through the recipe is its own.
     for cause in reversed(_chain(error)):
         place = _place_in_recipe(cause, path)
         if place is not None:
@@ -57,7 +57,7 @@ def flag_error(error: Exception, argv: Sequence[str]) -> UserError:
 
 
 def check_given_once(argv: Sequence[str]) -> None:
-    """Raises a UserError for a tuple that is given twice: ml_collections would join the two."""
+    """Raise a UserError for a tuple that is given twice, because ml_collections would join the two."""
     fields = [
         m["field"] for m in map(_OVERRIDE.fullmatch, argv[1:]) if m and m["value"] is not None
     ]
@@ -81,7 +81,7 @@ def _is_literal(value: str | None) -> bool:
 
 
 def recipe_path(argv: Sequence[str]) -> str:
-    """The value of `--config`, without the part after a colon; empty where it is missing."""
+    """Return the value of `--config` without the part after a colon; empty if it is missing."""
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
         flag, equals, value = argument.partition("=")
         if flag in ("--config", "-config"):
@@ -97,8 +97,8 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _place_in_recipe(error: BaseException, path: str) -> str | None:
-    """`configs/demo.py:12: the line` where the recipe, or one that it imports, raised the error."""
-    # The value of a flag is no file.
+    """Return `configs/demo.py:12: the line` where the recipe, or one that it imports, raised the error."""
+    # A value given on the command line is compiled under the name "<...>".
     if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith("<"):
         return f"{error.filename}:{error.lineno}: {(error.text or '').strip()}"
     frames = list(traceback.walk_tb(error.__traceback__))
@@ -122,10 +122,10 @@ def _is_library(frame: FrameType) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """The error's message on one line."""
+    """Return the error's message on one line."""
     text = str(error)
     unknown = _UNKNOWN_KEY.search(text)
-    if unknown:  # ConfigDict goes on with a list of all fields
+    if unknown:  # ConfigDict's own message continues with a list of all fields
         close = re.search(r'Did you mean "(\w+)"', text)
         return f"there is no field {unknown[1]!r}" + (
             f"; did you mean {close[1]!r}?" if close else ""

@@ -1,13 +1,13 @@
-"""A value that is given for a field of the configuration, checked and in the field's type."""
+"""Check a value given for a field of the configuration and convert it to the field's type."""
 
 import math
 from typing import Any
 
 from timix_jax.errors import UserError
 
-_LARGEST_INT = 2**31 - 1  # what a 32-bit index, key or duration can hold
+_LARGEST_INT = 2**31 - 1  # the limit of 32-bit indices, keys and durations
 
-# What the items of a tuple are, and how many where that is fixed; the field's own default shows none.
+# Field → types of its items and their number (None for any), which the default of the field does not show.
 _ITEMS: dict[str, tuple[tuple[type, ...], int | None]] = {
     "data.train": ((str,), None),
     "data.weights": ((int, float), None),
@@ -20,16 +20,16 @@ _ITEMS: dict[str, tuple[tuple[type, ...], int | None]] = {
 
 
 def is_duration(field: str) -> bool:
-    """Whether the field holds a time in steps, examples, epochs or percent, by its name."""
+    """Return True if the field, by its name, holds a time in steps, examples, epochs or percent."""
     name = field.split(".")[-1]
     return name in ("every", "warmup", "ramp", "until", "duration") or name.endswith("_steps")
 
 
 def converted(value: Any, default: Any, field: str) -> Any:
-    """`value` in the type of the field, whose `default` shows it; durations take numbers and text.
+    """Return `value` in the type of the field's `default`; durations may be numbers or text.
 
     Raises:
-      UserError: another type, not finite, too large, or an item of a tuple that is wrong.
+      UserError: a value of another type, not finite or too large, or a tuple with a wrong item.
     """
     duration = is_duration(field)
     if duration:

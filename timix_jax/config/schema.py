@@ -1,22 +1,30 @@
-"""The configuration: its schema with defaults, and its check against typos and wrong types.
+"""The schema of the configuration: every field with its default.
 
-The defaults of mixers, evaluators and additional objectives come from the fields of their classes, so that
-registering one also gives it its configuration.
+A default that a class or function has as well is taken from there. The fields of mixers, evaluators, objectives
+and models are those of their classes, so that registering one also gives it its configuration.
 """
 
 import dataclasses
-import difflib
-from typing import Any
+import inspect
+from collections.abc import Callable, Collection
+from typing import Any, get_type_hints
 
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from timix_jax.config.field_values import converted, is_duration
+from timix_jax.checkpointing import Checkpointer
+from timix_jax.config.field_values import is_duration
 from timix_jax.data.images.augment import Augment
-from timix_jax.errors import UserError
+from timix_jax.data.loading.pipeline import make_train_iterator
 from timix_jax.evaluators import EVALUATORS
 from timix_jax.mixing import MIXERS
+from timix_jax.models import MODELS, RUN_FIELDS
 from timix_jax.objectives import OBJECTIVES
-from timix_jax.parallel.sharding import SMALL
+from timix_jax.objectives.pairs.loss import PairLoss
+from timix_jax.objectives.pairs.sweep import PairReduction
+from timix_jax.parallel.layout import Layout
+from timix_jax.parallel.mesh import make_mesh
+from timix_jax.reporting.metrics import MetricsWriter
 
 # Fields that may change between a run and its resumption.
 MUTABLE_FIELDS = (
@@ -34,64 +42,30 @@ MUTABLE_FIELDS = (
     "contrastive.chunk",
 )
 
-# Fields that are checked at once since they are used late or by several: smallest value.
-_AT_LEAST = {
-    "seed": 0,
-    "data.threads": 1,
-    "data.processes": -1,
-    "data.vocab_size": 64,
-    "model.embed_dim": 1,
-    "model.image.size": 1,
-    "model.image.patch": 1,
-    "model.image.width": 1,
-    "model.image.depth": 1,
-    "model.image.heads": 1,
-    "model.image.mlp_dim": 1,
-    "model.text.max_tokens": 3,  # [CLS], a word, [SEP]
-    "model.text.width": 1,
-    "model.text.depth": 1,
-    "model.text.heads": 1,
-    "model.text.mlp_dim": 1,
-    "contrastive.chunk": 1,
-    "mix.weight": 0,
-    "regions.batch_size": 0,
-    "regions.max_regions": 1,
-    "regions.max_tokens": 0,
-    "train.batch_size": 1,
-    "train.accumulate": 1,
-    "mesh.small": 1,
-    "checkpoint.keep_last": 1,
-    "checkpoint.keep_every": 0,
-    "log.peak_tflops": 0,
-    "eval.batch_size": 1,
-    "pictures.examples": 1,
-}
-
 
 def default_config() -> ConfigDict:
-    """Every field with its default; a recipe in configs/ overrides and comments them."""
+    """Return every field with its default; a recipe in configs/ overrides and comments them."""
+    dual_encoder = MODELS["dual_encoder"]
+    image_shape = get_type_hints(dual_encoder)["image"]
     config: dict[str, Any] = {
         "seed": 0,
         "init_from": "",
         "data": {
             "train": (),
             "weights": (),
-            "threads": 4,
-            "processes": 0,
+            **_defaults(make_train_iterator, threads="num_threads", processes="num_processes"),
             "tokenizer": "wordpiece",
             "vocab_size": 8192,
         },
         "augment": _fields(Augment),
         "model": {
-            "embed_dim": 256,
-            "tpp_layer": 5,
-            "temperature": 0.07,
-            "temperature_range": (0.001, 0.5),
-            "logit_bias": -10.0,  # start of the learned bias; there is one with the sigmoid loss only
-            "act": "gelu",
-            "dtype": "float32",
-            "scan": True,
-            "remat": "none",
+            "name": "dual_encoder",
+            **_defaults(dual_encoder, "embed_dim", "tpp_layer", temperature="temperature_init"),
+            **_defaults(dual_encoder, "temperature_range"),
+            "logit_bias": -10.0,  # initial value of the learned bias, which only the sigmoid loss has
+            **_defaults(dual_encoder, "act"),
+            "dtype": jnp.dtype(_default(dual_encoder, "dtype")).name,
+            **_defaults(dual_encoder, "scan", "remat"),
             "image": {
                 "size": 256,
                 "patch": 16,
@@ -99,9 +73,8 @@ def default_config() -> ConfigDict:
                 "depth": 12,
                 "heads": 12,
                 "mlp_dim": 3072,
-                "pool": "cls",
-                "patch_dropout": 0.0,
-                "stem": "linear",
+                **_defaults(dual_encoder, "pool", "patch_dropout"),
+                **_defaults(image_shape, "stem"),
             },
             "text": {
                 "max_tokens": 40,
@@ -109,10 +82,16 @@ def default_config() -> ConfigDict:
                 "depth": 12,
                 "heads": 12,
                 "mlp_dim": 3072,
-                "pre_norm": False,
+                **_defaults(dual_encoder, pre_norm="text_pre_norm"),
+            },
+            # The dual encoder's are the fields above.
+            "options": {
+                name: _fields(kind, without=RUN_FIELDS)
+                for name, kind in MODELS.items()
+                if name != "dual_encoder"
             },
         },
-        "contrastive": {"loss": "softmax", "method": "dense", "chunk": 1024},
+        "contrastive": {"loss": PairLoss.kind.name, **_defaults(PairReduction, "method", "chunk")},
         "mix": {
             "mixer": "none",
             "options": {name: _fields(kind) for name, kind in MIXERS.items() if kind},
@@ -125,7 +104,11 @@ def default_config() -> ConfigDict:
             for name, kind in OBJECTIVES.items()
             if name != "mix"
         },
-        "regions": {"batch_size": 0, "max_regions": 5, "max_tokens": 0},
+        "regions": {
+            **_defaults(make_train_iterator, batch_size="region_batch_size"),
+            **_defaults(make_train_iterator, "max_regions"),
+            "max_tokens": 0,
+        },
         "optim": {
             "name": "adamw",
             "lr": 1e-4,
@@ -140,9 +123,16 @@ def default_config() -> ConfigDict:
             "ema": 0.0,
         },
         "train": {"batch_size": 1024, "duration": "30 epochs", "accumulate": 1},
-        "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "rules": (), "small": SMALL},
-        "checkpoint": {"every": "10%", "keep_last": 2, "keep_every": 0},
-        "log": {"every": "50 steps", "tensorboard": True, "peak_tflops": 0.0},
+        "mesh": {
+            **_defaults(make_mesh, "data", "fsdp", "tensor"),
+            **_defaults(Layout, "rules", "small"),
+        },
+        "checkpoint": {"every": "10%", **_defaults(Checkpointer, "keep_last"), "keep_every": 0},
+        "log": {
+            "every": "50 steps",
+            **_defaults(MetricsWriter, "tensorboard"),
+            "peak_tflops": 0.0,
+        },
         "eval": {
             "sets": (),
             "evaluators": ("retrieval", "patch_text"),
@@ -156,97 +146,28 @@ def default_config() -> ConfigDict:
     return ConfigDict(config).lock()
 
 
-def _fields(kind: type) -> dict[str, Any]:
+def _defaults(function: Callable[..., Any], *same: str, **renamed: str) -> dict[str, Any]:
+    """Return the defaults of some arguments, by the names of their fields.
+
+    Args:
+      function: a function or class.
+      *same: arguments whose fields have the same name.
+      **renamed: field → argument.
+    """
+    fields = {name: name for name in same} | renamed
+    return {field: _default(function, name) for field, name in fields.items()}
+
+
+def _default(function: Callable[..., Any], argument: str) -> Any:
+    return inspect.signature(function).parameters[argument].default
+
+
+def _fields(kind: type, without: Collection[str] = ()) -> dict[str, Any]:
     """Return the configured fields of a registered dataclass with their defaults; durations may be text."""
     return {
         f.name: f"{f.default} steps" if is_duration(f.name) else f.default
         for f in dataclasses.fields(kind)
-        if f.metadata.get("configured", True) and f.default is not dataclasses.MISSING
+        if f.metadata.get("configured", True)
+        and f.default is not dataclasses.MISSING
+        and f.name not in without
     }
-
-
-def complete(config: ConfigDict) -> ConfigDict:
-    """The configuration with defaults filled in, locked.
-
-    Raises:
-      UserError: a field that does not exist (with the nearest that does), or a value of another type or out of range.
-    """
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"the recipe's get_config() returned {config!r}; return a ConfigDict")
-    full = default_config().unlock()
-    _override(full, config, "")
-    _check_ranges(full)
-    return full.lock()
-
-
-def _check_ranges(config: ConfigDict) -> None:
-    for field, value in flatten(config).items():
-        smallest = (
-            0 if field.startswith("loss.") and field.endswith(".weight") else _AT_LEAST.get(field)
-        )
-        if smallest is not None and not value >= smallest:  # NaN too
-            raise UserError(f"config.{field}={value!r}: give at least {smallest}")
-    low, high = config.model.temperature_range
-    if not 0 < low <= config.model.temperature <= high:
-        raise UserError(
-            f"config.model.temperature={config.model.temperature}: must lie within "
-            f"config.model.temperature_range={config.model.temperature_range}, above 0"
-        )
-
-
-def default_of(field: str, given: str | None) -> Any:
-    """The default of the field `a.b.c`, for which the command line gives `given`.
-
-    Raises:
-      UserError: there is no such field (the message has the nearest that does), or it is a section.
-    """
-    target: Any = default_config()
-    path = ""
-    for name in field.split("."):
-        if not isinstance(target, ConfigDict):
-            raise UserError(f"config.{field}={given}: config.{path} is no section")
-        _check_known(name, target, path, given)
-        target, path = target[name], f"{path}.{name}" if path else name
-    if isinstance(target, ConfigDict):
-        raise UserError(
-            f"config.{field}={given} is a section; give its fields: {', '.join(target)}"
-        )
-    return target
-
-
-def _override(target: ConfigDict, given: ConfigDict, path: str) -> None:
-    for name, value in given.items():
-        field = f"{path}.{name}" if path else name
-        _check_known(name, target, path, value)
-        old = target[name]
-        if isinstance(old, ConfigDict):
-            if not hasattr(value, "items"):
-                raise UserError(f"config.{field}={value!r} is a section; give its fields")
-            _override(old, ConfigDict(value), field)
-        else:
-            target[name] = converted(value, old, field)
-
-
-def _check_known(name: str, section: ConfigDict, path: str, value: Any) -> None:
-    if name in section:
-        return
-    field = f"{path}.{name}" if path else name
-    close = difflib.get_close_matches(name, list(section), n=1)
-    known = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(section)}"
-    shown = value.to_dict() if isinstance(value, ConfigDict) else value
-    raise UserError(f"config.{field}={shown!r}: there is no such field; {known}")
-
-
-def flatten(config: ConfigDict) -> dict[str, Any]:
-    """`{"optim.lr": 1e-4, ...}`; tuples become lists, as JSON has them."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            flat |= {f"{name}.{key}": v for key, v in flatten(value).items()}
-        else:
-            flat[name] = _plain(value)
-    return flat
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value

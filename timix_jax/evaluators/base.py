@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationInputs:
-    """What every evaluator is given: a model, a data source, and how to read the source.
+    """Inputs of every evaluator: a model, a data source, and how to read the source.
 
     Attributes:
       model: the pure functions of the model.
@@ -37,7 +37,7 @@ class EvaluationInputs:
     image_size: int
     max_tokens: int
     batch_size: int
-    max_regions: int = 5
+    max_regions: int
 
 
 @dataclasses.dataclass(frozen=True)

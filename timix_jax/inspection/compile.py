@@ -15,7 +15,6 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from timix_jax.config import complete
 from timix_jax.errors import UserError
 from timix_jax.inspection import hlo
 from timix_jax.inspection.info import vocabulary
@@ -27,6 +26,7 @@ from timix_jax.reporting.progress import format_quantity
 from timix_jax.runtime.devices import device_unit, hbm_bytes
 from timix_jax.runtime.log import print_text
 from timix_jax.training import build as experiment
+from timix_jax.training.build import Settings, read_settings
 from timix_jax.training.programs import run_programs
 
 
@@ -89,13 +89,13 @@ def compile_for(
         raise UserError(f"--mode=compile needs --topology, such as {EXAMPLES}")
     if not 0 <= step_time < math.inf:
         raise UserError(f"--step_time={step_time}: give seconds per step")
-    config = complete(config)
-    compiled = compile_step(config, topology)
+    settings = read_settings(config)
+    compiled = compile_step(settings, topology)
     print_text(report(compiled, step_time))
     if not compiled.fits:
         raise UserError(
             f"--topology={topology}: the step takes {format_bytes(compiled.peak)} of a {compiled.unit}'s "
-            f"{format_bytes(compiled.hbm or 0)}; {memory_hints(config, compiled.devices)}"
+            f"{format_bytes(compiled.hbm or 0)}; {memory_hints(settings, compiled.devices)}"
         )
 
 
@@ -104,36 +104,36 @@ _OUT_OF_MEMORY = re.compile(
 )
 
 
-def memory_hints(config: ConfigDict, devices: int) -> str:
+def memory_hints(settings: Settings, devices: int) -> str:
     """Suggest settings that lower the memory of a step and are not in use yet."""
     ways = [
         "config.train.accumulate=2"
-        if config.train.accumulate == 1
+        if settings.train.accumulate == 1
         else "a higher config.train.accumulate"
     ]
-    if config.model.remat != "full":
+    if settings.model.remat != "full":
         ways.append("config.model.remat='full'")
-    if config.contrastive.method == "dense":
+    if settings.contrastive.method == "dense":
         ways.append("config.contrastive.method='ring'")
-    if config.mesh.fsdp < devices:
+    if settings.mesh.fsdp < devices:
         ways.append(f"config.mesh.fsdp={devices}")
     return f"lower config.train.batch_size, or set {', or '.join(ways)}"
 
 
-def compile_step(config: ConfigDict, topology: str) -> Compiled:
-    """Compile the step of a complete configuration.
+def compile_step(settings: Settings, topology: str) -> Compiled:
+    """Compile the step of a configuration.
 
     Raises:
       UserError: as `compile_for`; if the compiler itself runs out of the chip's memory, with its figures.
     """
     devices = slice_devices(topology)
-    layout = experiment.check_shapes(config, devices)
-    vocab_size, _ = vocabulary(config)
-    plan = experiment.nominal_plan(config, layout, vocab_size=vocab_size)
+    layout = experiment.check_shapes(settings, devices)
+    vocab_size, _ = vocabulary(settings)
+    plan = experiment.nominal_plan(settings, layout, vocab_size=vocab_size)
     state = with_shardings(plan.abstract_state, layout.shardings(plan.abstract_state))
     batch = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout.batch),
-        experiment.abstract_batch(config),
+        experiment.abstract_batch(settings),
     )
     step, _ = run_programs(plan).at(0)
     start = time.monotonic()
@@ -147,7 +147,7 @@ def compile_step(config: ConfigDict, topology: str) -> Compiled:
         needed, there = (figure for figure in used.groups() if figure)
         raise UserError(
             f"--topology={topology}: the step takes {needed}iB of the {there}iB that a"
-            f" {device_unit(devices[0])} leaves to it; {memory_hints(config, len(devices))}"
+            f" {device_unit(devices[0])} leaves to it; {memory_hints(settings, len(devices))}"
         ) from error
     seconds = time.monotonic() - start
     memory = program.memory_analysis()
@@ -156,8 +156,8 @@ def compile_step(config: ConfigDict, topology: str) -> Compiled:
         unit=device_unit(devices[0]),
         devices=len(devices),
         mesh=dict(layout.mesh.shape),
-        batch_size=config.train.batch_size,
-        rows=config.train.batch_size // batch_shards(layout.mesh),
+        batch_size=plan.batch_size,
+        rows=plan.batch_size // batch_shards(layout.mesh),
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,

@@ -3,10 +3,9 @@
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from timix_jax.config import complete, default_config, flatten
+from timix_jax.config import default_config, flatten
 from timix_jax.data.tokenizers import TRAINED, Tokenizer, load_tokenizer
 from timix_jax.distributed import processes
 from timix_jax.errors import UserError
@@ -16,7 +15,7 @@ from timix_jax.parallel.paths import path_names
 from timix_jax.reporting.progress import format_quantity
 from timix_jax.runtime.log import print_text
 from timix_jax.training import build as experiment
-from timix_jax.training.build import Plan
+from timix_jax.training.build import Plan, Settings, read_settings
 
 BERT_VOCABULARY = 30522  # assumed where the vocabulary file is missing
 
@@ -31,19 +30,19 @@ def print_info(config: ConfigDict, workdir: str) -> None:
     Raises:
       UserError: as in training, except for missing data.
     """
-    text = describe(complete(config), workdir)
+    text = describe(read_settings(config), workdir)
     if processes.is_first():
         print_text(text)
 
 
-def describe(config: ConfigDict, workdir: str) -> str:
-    """Return the text of `print_info` for a complete configuration."""
-    vocab_size, origin = vocabulary(config)
-    layout = experiment.check_shapes(config)
-    plan = experiment.nominal_plan(config, layout, vocab_size=vocab_size)
+def describe(settings: Settings, workdir: str) -> str:
+    """Return the text that `print_info` prints."""
+    vocab_size, origin = vocabulary(settings)
+    layout = experiment.check_shapes(settings)
+    plan = experiment.nominal_plan(settings, layout, vocab_size=vocab_size)
     mesh, state = plan.mesh, plan.abstract_state
     shardings = layout.shardings(state)
-    batch = experiment.abstract_batch(config)
+    batch = experiment.abstract_batch(settings)
     estimate = tables.memory_estimate(
         params=state.params,
         opt_state=state.opt_state,
@@ -57,9 +56,9 @@ def describe(config: ConfigDict, workdir: str) -> str:
         },
     )
     sections = {
-        "configuration (* differs from the default)": configuration_lines(config),
+        "configuration (* differs from the default)": configuration_lines(settings),
         "run": f"workdir     {workdir}\nvocabulary  {vocab_size:,} ({origin})",
-        "devices": _devices(config, mesh),
+        "devices": _devices(plan),
         "parameters": tables.parameter_table(state.params),
         "sharding of parameters, moments and averages": sharding_table(state, shardings),
         "memory": tables.memory_table(estimate),
@@ -69,11 +68,14 @@ def describe(config: ConfigDict, workdir: str) -> str:
     return "\n\n".join(f"== {title}\n{text}" for title, text in sections.items())
 
 
-def vocabulary(config: ConfigDict) -> tuple[int, str]:
+def vocabulary(settings: Settings) -> tuple[int, str]:
     """Return the number of token ids, as far as known without the data, and where the number comes from."""
-    kind = config.data.tokenizer
+    kind = settings.data.tokenizer
     if kind in TRAINED:
-        return config.data.vocab_size, "config.data.vocab_size; fewer where the captions have fewer"
+        return (
+            settings.data.vocab_size,
+            "config.data.vocab_size; fewer where the captions have fewer",
+        )
     try:
         tokenizer: Tokenizer = load_tokenizer(kind)
     except UserError as error:
@@ -81,11 +83,11 @@ def vocabulary(config: ConfigDict) -> tuple[int, str]:
     return tokenizer.vocab_size, kind
 
 
-def configuration_lines(config: ConfigDict) -> str:
+def configuration_lines(settings: Settings) -> str:
     """Return one line per field; fields that differ from the schema's default are marked and show it."""
     default = flatten(default_config())
     lines = []
-    for field, value in flatten(config).items():
+    for field, value in settings.flat.items():
         differs = value != default[field]
         note = f"   (default {default[field]!r})" if differs else ""
         lines.append(f"{'*' if differs else ' '} {field} = {value!r}{note}")
@@ -113,15 +115,16 @@ def sharding_table(state: Any, shardings: Any) -> str:
     )
 
 
-def _devices(config: ConfigDict, mesh: Mesh) -> str:
+def _devices(plan: Plan) -> str:
+    mesh, batch_size = plan.mesh, plan.batch_size
     devices = list(mesh.devices.flat)
     processes = len({device.process_index for device in devices})
     axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    each = config.train.batch_size // batch_shards(mesh)
+    each = batch_size // batch_shards(mesh)
     return (
         f"{len(devices)} × {devices[0].device_kind} in {processes} process(es)\n"
         f"mesh: {axes}\n"
-        f"global batch {config.train.batch_size:,}, {each:,} on each device"
+        f"global batch {batch_size:,}, {each:,} on each device"
     )
 
 

@@ -1,6 +1,7 @@
-"""Mixing on the device, under jit: windows, partners, targets, scores, TiMix and its rivals.
+"""Mixing on the device, under jit: TiMix, its rivals, and their windows, partners and patch scores.
 
-A new mixer is one file with a frozen dataclass that follows `base.Mixer`, and one line in `MIXERS`.
+A new mixer is one file with a frozen dataclass that follows `base.Mixer`, and one line in `MIXERS`; its fields become
+`config.mix.options.NAME`. Imports errors only.
 """
 
 import dataclasses
@@ -36,17 +37,16 @@ MIXERS: dict[str, type | None] = {
 
 
 def build_mixer(name: str, /, *, grid: int, shards: int = 1, **options: Any) -> Mixer | None:
-    """The mixer called `name`, or None for "none".
+    """Build the mixer with this name; "none" gives None.
 
     Args:
       name: a key of `MIXERS`.
-      grid: patches a side; passed on to the mixers that are aligned with patches.
-      shards: devices that the batch lies on; passed on to the mixers that can pair within them.
+      grid: patches per side, for mixers with a field `grid`.
+      shards: number of devices that hold the batch, for mixers with a field `shards`.
       **options: fields of the mixer's class, such as `low=0.35` or `alpha=1.0`.
 
     Raises:
-      UserError: an unknown name or option (the message names the valid ones), or a value out of
-        range.
+      UserError: the name or an option is unknown (the message lists the valid ones), or a value is out of range.
 
     **Example:**
 

@@ -1,4 +1,4 @@
-"""What a mixer takes and gives."""
+"""The interface of a mixer: its input, its result, and helpers that mixers share."""
 
 import functools
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
@@ -12,14 +12,14 @@ Space = Literal["patches", "pixels", "none"]
 
 
 class Sample(NamedTuple):
-    """What a mixer is given: one global batch of pairs.
+    """One global batch of image-text pairs, the input of a mixer.
 
     Attributes:
-      image: patches (B, N, C) before position embeddings, or pixels (B, H, W, 3) float in -1..1, by the mixer's
-        `space`.
-      tokens: (B, T) int32 captions, [CLS] first, [SEP] last, then padding with `pad_id`; None where a caller has none.
-      scores: (B, N) float, the higher, the more relevant to the caption; None unless the mixer needs them.
-      pad_id: the id of padding.
+      image: patches (B, N, C) before position embeddings or, if the mixer's `space` is "pixels", pixels (B, H, W, 3),
+        float in -1..1.
+      tokens: (B, T) int32 captions: [CLS], words, [SEP], then `pad_id`; None if the caller has no captions.
+      scores: (B, N) float, higher for patches that matter more to the caption; None unless the mixer needs them.
+      pad_id: token id of padding.
     """
 
     image: jax.Array
@@ -29,21 +29,21 @@ class Sample(NamedTuple):
 
 
 class Mixed(NamedTuple):
-    """A mixed batch: what has changed, and what it shows of whose caption.
+    """A mixed batch: the changed inputs, and the share of each caption in each image.
 
-    A mixer with one partner gives `partner` as (B,), one with K partners as (B, K); `partner_weight` has that shape.
+    With one partner per row, `partner` and `partner_weight` are (B,); with K partners per row they are (B, K).
 
     Attributes:
-      image: patches (B, N, C) or pixels (B, H, W, 3), as given; None where images stay as they are.
-      partner: int32 (B,) or (B, K), π: row k took content from row π(k); π(k) = k means that it took none.
-      lam: (B,) float32 (float64 for float64 inputs or scores), λ: the weight of the row's own caption.
-      partner_weight: weight of the partner's caption, or of each partner's; None for 1 − λ. The weights of a row
-        need not add to 1.
-      tokens: (B, T) int32 mixed captions, which the mixed images are then compared with; None where captions stay.
-      kept: int32 (B, K) the patches that the image tower reads, each at its own position; None for all of them (or
-        those that patch dropout leaves).
+      image: mixed patches (B, N, C) or pixels (B, H, W, 3), like `Sample.image`; None if images do not change.
+      partner: int32 (B,) or (B, K), π: row k took content from row π(k); if π(k) = k it took none.
+      lam: (B,) float32 (float64 for float64 inputs or scores), λ, the weight of each row's own caption.
+      partner_weight: weight of each partner's caption; None for 1 − λ, with one partner only. A row's weights need not
+        add to 1.
+      tokens: (B, T) int32 mixed captions, which the mixed images are compared with; None if captions do not change.
+      kept: int32 (B, K) the patches that the image tower reads, each at its own position; None for all of them, or
+        those that patch dropout keeps. Needs the space "patches" or "pixels".
       low: (B, 2) int32, row and column (in patches) of the window that was overwritten, or None.
-      high: (B, 2) int32, each row's own best window; `high[partner]` is what was pasted; or None.
+      high: (B, 2) int32, each row's most relevant window, or None; `high[partner]` was pasted.
       window: int32 (), the side of the windows in patches, or None.
     """
 
@@ -59,10 +59,10 @@ class Mixed(NamedTuple):
 
 
 class Mixer(Protocol):
-    """A pure function of a key and a batch; implemented by frozen dataclasses of settings.
+    """A pure function of a key and a batch; an implementation is a frozen dataclass of its settings.
 
-    Its fields become `config.mix.options.NAME`. A mixer of pooled features has a method
-    `mix_features(mixed, image, text)` too (`MixesFeatures`).
+    Its fields become `config.mix.options.NAME`; fields called `grid` and `shards` are filled in by `build_mixer`. A
+    mixer of pooled embeddings also has a method `mix_features(mixed, image, text)` (`MixesFeatures`).
     """
 
     @property
@@ -71,13 +71,16 @@ class Mixer(Protocol):
 
     @property
     def space(self) -> Space:
-        """What it changes of images: "patches" (outputs of the stem), "pixels", or "none" (it is given patches)."""
+        """Form of images that it changes: "patches" (the stem's outputs), "pixels", or "none".
+
+        With "none" it still receives patches, and the pass of the clean images is reused.
+        """
 
     @property
     def partners(self) -> Partners:
-        """The rule that makes `Mixed.partner`, by which the loss exchanges values between partners.
+        """The rule that made `Mixed.partner`; the loss uses it to exchange values between partners.
 
-        `partners.ANY_PARTNERS` is right for any π.
+        `partners.ANY_PARTNERS` is correct for any π.
         """
 
     def __call__(self, key: jax.Array, sample: Sample) -> Mixed:
@@ -86,34 +89,34 @@ class Mixer(Protocol):
 
 @runtime_checkable
 class MixesFeatures(Protocol):
-    """A mixer that changes the towers' outputs, too."""
+    """A mixer that changes the towers' embeddings."""
 
     def mix_features(
         self, mixed: Mixed, image: jax.Array, text: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Mix the embeddings (B, D) of images and of captions, unit norm both before and after."""
+        """Mix the embeddings (B, D) of images and captions; inputs and results have unit norm."""
 
 
 def lambda_dtype(*inputs: jax.Array) -> jnp.dtype:
-    """Type of λ: float32; float64 where an input is, or for integers where JAX is set to it."""
+    """Return the dtype of λ: float32, or float64 if an input is float64 (or an integer under JAX's x64 mode)."""
     floating = [x.dtype for x in inputs if jnp.issubdtype(x.dtype, jnp.floating)]
     return functools.reduce(jnp.promote_types, floating or [jnp.result_type(float)], jnp.float32)
 
 
 def area_lambda(r: jax.Array | int, grid: int, partner: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """λ = 1 − r²/g², (B,), the share that stays (docs/method.md §3); 1 where a row is its own partner."""
+    """Return λ = 1 − r²/g² (B,), the share that stays (docs/method.md §3); 1 if a row is its own partner."""
     pasted = jnp.square(jnp.asarray(r, dtype) / grid)
     return jnp.where(is_self_partner(partner), jnp.ones((), dtype), 1 - pasted)
 
 
 def pasted_window(low: jax.Array, high_of_partner: jax.Array, partner: jax.Array) -> jax.Array:
-    """The window to paste from, (B, 2).
+    """Return the window to paste from, (B, 2).
 
-    A row that is its own partner copies its low window onto itself, so that it stays whole.
+    A row that is its own partner pastes its low window onto itself, so it does not change.
     """
     return jnp.where(is_self_partner(partner)[:, None], low, high_of_partner)
 
 
 def is_self_partner(partner: jax.Array) -> jax.Array:
-    """(B,) bool: the rows that are their own partner, which stay whole with λ = 1."""
+    """Return (B,) bool: True for rows that are their own partner, which do not change and have λ = 1."""
     return partner == jnp.arange(partner.shape[0], dtype=partner.dtype)

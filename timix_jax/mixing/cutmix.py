@@ -12,12 +12,12 @@ from timix_jax.mixing.beta import BetaPaired
 
 @dataclasses.dataclass(frozen=True)
 class CutMix(BetaPaired):
-    """One box a batch: its area drawn from Beta(α, α), its centre uniform, clipped at the edges."""
+    """One box per batch: area from Beta(α, α), uniform centre, clipped at the edges."""
 
     space: ClassVar[Space] = "pixels"
 
     def __call__(self, key: jax.Array, sample: Sample) -> Mixed:
-        """Mix (B, H, W, 3) pixels of any dtype, λ = share that stays; scores are not used."""
+        """Mix (B, H, W, 3) pixels of any dtype, where λ is the share that stays; ignore scores."""
         inputs = sample.image
         batch, height, width, _ = inputs.shape
         share_key, row_key, column_key, partner_key = jax.random.split(key, 4)
@@ -37,7 +37,7 @@ class CutMix(BetaPaired):
 
 
 def _inside(key: jax.Array, size: int, share: jax.Array) -> jax.Array:
-    """(size,) bool: `share`·size elements round a uniform centre, clipped at both ends."""
+    """Return (size,) bool: True for `share`·size elements around a uniform centre, clipped at both ends."""
     index = jnp.arange(size, dtype=jnp.int32)
     length = jnp.floor(share * size).astype(jnp.int32)
     first = jax.random.randint(key, (), 0, size, dtype=jnp.int32) - length // 2

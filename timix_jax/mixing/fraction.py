@@ -1,4 +1,4 @@
-"""Mixing only a part of the batch (`mix.fraction`)."""
+"""Mix only a part of the batch (`mix.fraction`)."""
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +9,13 @@ from timix_jax.mixing.base import Mixed, Sample
 
 
 def select_rows(batch: int, fraction: float) -> np.ndarray:
-    """Indices of the rows to mix, int (n,), n = round(fraction·batch).
+    """Return the indices of the rows to mix, int (n,) with n = round(fraction·batch).
 
-    At least one row unless the fraction is 0. Evenly spaced, so that every device has an equal
-    share of them; static, so that a shorter second forward pass is possible.
+    At least one row unless the fraction is 0. Evenly spaced, so that every device has an equal share; static, so that
+    the second forward pass can be shorter.
 
     Raises:
-      UserError: a fraction outside 0…1.
+      UserError: the fraction is not between 0 and 1.
     """
     if not 0.0 <= fraction <= 1.0:
         raise UserError(f"mix.fraction={fraction} must lie between 0 and 1")
@@ -24,10 +24,10 @@ def select_rows(batch: int, fraction: float) -> np.ndarray:
 
 
 def take_rows(values: jax.Array, rows: np.ndarray) -> jax.Array:
-    """`values[rows]` for rows of `select_rows`.
+    """Return `values[rows]` for rows from `select_rows`.
 
-    Where they are every n-th row, it is written so that each device takes its own; a gather by
-    indices would make the compiler sum the whole batch over the devices.
+    If they are every n-th row, a reshape lets each device take its own rows; the compiler would implement a gather by
+    indices as a sum of the whole batch over devices.
     """
     every = len(values) // len(rows)
     if every * len(rows) != len(values):
@@ -36,13 +36,13 @@ def take_rows(values: jax.Array, rows: np.ndarray) -> jax.Array:
 
 
 def keep_clean(mixed: Mixed, sample: Sample, selected: jax.Array) -> Mixed:
-    """Put the unselected rows back: clean images and captions, λ = 1, each its own partner.
+    """Restore the rows that are not selected: clean images and captions, λ = 1, each its own partner.
 
-    A list of kept patches stays as it is: a row that keeps all patches would have another shape.
+    A list of kept patches does not change: a row that keeps all patches would have another shape.
 
     Args:
       mixed: the whole batch mixed.
-      sample: the batch before.
+      sample: the batch before mixing.
       selected: (B,) bool, may be traced; False rows stay clean.
     """
 
@@ -63,5 +63,7 @@ def keep_clean(mixed: Mixed, sample: Sample, selected: jax.Array) -> Mixed:
 
 def _given(tokens: jax.Array | None) -> jax.Array:
     if tokens is None:
-        raise ValueError("a mixer that changes captions is given them: Sample.tokens is None")
+        raise ValueError(
+            "the mixer returned tokens but Sample.tokens is None; give the sample its captions"
+        )
     return tokens

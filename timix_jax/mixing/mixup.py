@@ -12,16 +12,15 @@ from timix_jax.mixing.beta import BetaPaired
 
 @dataclasses.dataclass(frozen=True)
 class Mixup(BetaPaired):
-    """λ·x + (1−λ)·x[π] with one λ ~ Beta(α, α) a batch.
+    """λ·x + (1−λ)·x[π] with one λ ~ Beta(α, α) per batch.
 
-    Pixels are mixed: the mean of two patches' embeddings is the embedding of their mean with a
-    linear stem only.
+    It mixes pixels, because only a linear stem maps the mean of two patches to the mean of their embeddings.
     """
 
     space: ClassVar[Space] = "pixels"
 
     def __call__(self, key: jax.Array, sample: Sample) -> Mixed:
-        """Mix (B, H, W, 3) floating-point pixels; scores are not used."""
+        """Mix (B, H, W, 3) floating-point pixels; ignore scores."""
         inputs = sample.image
         batch = inputs.shape[0]
         weight_key, partner_key = jax.random.split(key)

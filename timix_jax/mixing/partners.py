@@ -1,4 +1,4 @@
-"""Who is mixed with whom, over the global batch (docs/method.md §3; never per process: §6, point 1)."""
+"""Pairing of rows over the global batch, never per process (docs/method.md §3 and §6, point 1)."""
 
 import dataclasses
 from typing import Literal, get_args
@@ -13,12 +13,12 @@ Pairing = Literal["flip", "derangement"]
 
 
 def flip(batch: int) -> jax.Array:
-    """π(k) = B−1−k, int32 (B,), an involution; an odd batch's middle is its own partner."""
+    """Return π(k) = B−1−k, int32 (B,), an involution; the middle row of an odd batch is its own partner."""
     return jnp.arange(batch - 1, -1, -1, dtype=jnp.int32)
 
 
 def derangement(key: jax.Array, batch: int) -> jax.Array:
-    """A random cyclic permutation, int32 (B,): no row is its own partner if B > 1, odd or even.
+    """Draw a random cyclic permutation, int32 (B,): for B > 1 no row is its own partner.
 
     Not an involution: image k carries caption π(k), while caption k is carried by image π⁻¹(k).
     """
@@ -28,19 +28,18 @@ def derangement(key: jax.Array, batch: int) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Partners:
-    """A rule of pairing, and how values go from partner to partner by it.
+    """A pairing rule, and the exchange of values between partners.
+
+    Written as a reversal, the flip of the whole batch costs one permutation between devices. A derangement is a gather
+    by computed indices, for which the compiler collects or sums the whole batch on every device.
 
     Attributes:
-      rule: "flip", or a random "derangement", whose `take` and `give` are right for any π.
-      shards: the batch is cut into so many equal runs of rows, and rows are paired within theirs.
-        With as many as there are devices, nothing goes between devices; 1 = the whole batch.
-
-    Between devices the flip of the whole batch is one permutation, as it is written as a reversal. A
-    gather by computed indices makes the compiler collect or sum the whole batch on every device:
-    that is what a derangement costs there.
+      rule: "flip", or a random "derangement", whose `take` and `give` are correct for any π.
+      shards: number of equal runs of rows, each paired within itself; 1 pairs the whole batch. With one run per device,
+        devices exchange nothing.
 
     Raises:
-      UserError: an unknown rule, or shards below 1.
+      UserError: the rule is unknown, or shards is below 1.
     """
 
     rule: Pairing = "flip"
@@ -55,10 +54,10 @@ class Partners:
             raise UserError(f"mixing within shards={self.shards}: give at least 1")
 
     def draw(self, key: jax.Array, batch: int) -> jax.Array:
-        """Partner of each row, int32 (B,); `key` is used by the random rule only."""
+        """Draw the partner of each row, int32 (B,); only the random rule uses `key`."""
         if self.shards == 1:
             return flip(batch) if self.rule == "flip" else derangement(key, batch)
-        rows = self._rows_a_shard(batch)
+        rows = self._rows_per_shard(batch)
         if self.rule == "flip":
             partner = jnp.broadcast_to(flip(rows), (self.shards, rows))
         else:
@@ -67,19 +66,21 @@ class Partners:
         return (partner + self._first(rows)).reshape(batch)
 
     def check(self, partner: jax.Array) -> None:
-        """Raises a UserError for a known π that `take` would not follow: the flip knows one only."""
+        """Raise a UserError if π is concrete and `take` would not follow it, as the flip follows only one π."""
         if self.rule != "flip" or isinstance(partner, jax.core.Tracer):
             return
         ruled = self.draw(jax.random.key(0), len(partner))
         if not np.array_equal(partner, ruled):
             raise UserError(
                 f"partners {np.asarray(partner).tolist()} are not those of partner='flip'; use 'derangement', which"
-                " follows any"
+                " follows any partners"
             )
 
     def take(self, values: jax.Array, partner: jax.Array) -> jax.Array:
-        """`values[partner]` along the batch axis."""
-        with jax.named_scope("partner_exchange"):  # how --mode=compile tells it from resharding
+        """Return `values[partner]` along the batch axis."""
+        with jax.named_scope(
+            "partner_exchange"
+        ):  # by which --mode=compile tells it from resharding
             return self._take(values, partner)
 
     def _take(self, values: jax.Array, partner: jax.Array) -> jax.Array:
@@ -91,7 +92,7 @@ class Partners:
         return jax.vmap(lambda values, partner: values[partner])(cut, local).reshape(values.shape)
 
     def give(self, values: jax.Array, partner: jax.Array) -> jax.Array:
-        """The transpose of `take`: row j gets the sum of the values of the rows that it partners."""
+        """Apply the transpose of `take`: row j receives the sum of the values of all rows whose partner is j."""
         if self.rule == "flip":
             return self.take(values, partner)
         if self.shards == 1:
@@ -102,17 +103,17 @@ class Partners:
         return given.reshape(values.shape)
 
     def _cut(self, values: jax.Array) -> jax.Array:
-        return values.reshape(self.shards, self._rows_a_shard(len(values)), *values.shape[1:])
+        return values.reshape(self.shards, self._rows_per_shard(len(values)), *values.shape[1:])
 
     def _local(self, partner: jax.Array) -> jax.Array:
         cut = self._cut(partner)
         return cut - self._first(cut.shape[1])
 
     def _first(self, rows: int) -> jax.Array:
-        """The first row of each shard, int32 (shards, 1)."""
+        """Return the first row of each shard, int32 (shards, 1)."""
         return rows * jnp.arange(self.shards, dtype=jnp.int32)[:, None]
 
-    def _rows_a_shard(self, batch: int) -> int:
+    def _rows_per_shard(self, batch: int) -> int:
         if batch % self.shards:
             raise UserError(
                 f"within_shard=True: {batch} mixed rows don't divide over {self.shards} shards; change "
@@ -121,8 +122,8 @@ class Partners:
         return batch // self.shards
 
 
-# For a π of unknown making.
 ANY_PARTNERS = Partners("derangement")
+"""Exchanges values correctly for any π, however it was made."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,10 +131,10 @@ class Paired:
     """The fields of a mixer that pairs rows.
 
     Attributes:
-      partner: rule of pairing.
-      within_shard: pair rows of one device only, so that no patches go between devices. Then which
-        rows can meet depends on the number of devices, and so do the numbers.
-      shards: devices that the batch lies on, for `within_shard`.
+      partner: pairing rule.
+      within_shard: pair only rows of the same device, so that devices exchange no patches. The pairs, and so all
+        numbers, then depend on the number of devices.
+      shards: number of devices that hold the batch, for `within_shard`.
     """
 
     partner: Pairing = "flip"
@@ -141,10 +142,10 @@ class Paired:
     shards: int = dataclasses.field(default=1, metadata={"configured": False})
 
     def __post_init__(self) -> None:
-        """Checks the rule."""
+        """Check the rule."""
         _ = self.partners
 
     @property
     def partners(self) -> Partners:
-        """The rule over the whole batch or within each shard of it."""
+        """The rule, over the whole batch or within each shard."""
         return Partners(self.partner, self.shards if self.within_shard else 1)

@@ -1,4 +1,4 @@
-"""Aligned CutMix: TiMix's windows and λ, at random places. What TiMix must beat."""
+"""Aligned CutMix: TiMix's windows and λ at random places, the baseline that TiMix must beat."""
 
 import dataclasses
 from typing import ClassVar
@@ -13,15 +13,15 @@ from timix_jax.mixing.windows import draw_window, paste_windows, window_bounds
 
 @dataclasses.dataclass(frozen=True)
 class RandomWindow(Paired):
-    """Uniformly placed patch-aligned windows of one size in target and partner, drawn separately.
+    """Patch-aligned windows of one size at uniform places, drawn independently for target and partner.
 
     Attributes:
-      grid: patches a side, g.
+      grid: patches per side, g.
       low, high: smallest and largest side of the window, as shares of the image's side.
-      partner, within_shard, shards: who is paired with whom (`partners.Paired`).
+      partner, within_shard, shards: how rows are paired (`partners.Paired`).
 
     Raises:
-      UserError: a setting out of range.
+      UserError: a setting is out of range.
     """
 
     grid: int
@@ -36,7 +36,7 @@ class RandomWindow(Paired):
         super().__post_init__()
 
     def __call__(self, key: jax.Array, sample: Sample) -> Mixed:
-        """Mix (B, N, C) patches; scores are not used."""
+        """Mix (B, N, C) patches; ignore scores."""
         inputs = sample.image
         batch = inputs.shape[0]
         window_key, partner_key, low_key, high_key = jax.random.split(key, 4)

@@ -1,4 +1,4 @@
-"""λ by what the caption speaks of, instead of by area (docs/method.md §4)."""
+"""λ from the relevance of the mixed patches to their captions, instead of from area (docs/method.md §4)."""
 
 import jax
 import jax.numpy as jnp
@@ -18,23 +18,21 @@ def relevance_mass_lambda(
     grid: int,
     partners: Partners = ANY_PARTNERS,
 ) -> jax.Array:
-    """λ_k = kept mass of the target / (kept mass of the target + pasted mass of the partner).
+    """Return λ_k = kept mass of the target / (kept mass of the target + pasted mass of the partner).
 
-    Scores are standardised and so may be negative: the mass of a patch is the softmax of the
-    scores over the patches of its own image, which is positive and adds to one, whatever the
-    source of the scores.
+    Standardised scores may be negative. The mass of a patch is therefore the softmax of the scores over its image,
+    which is positive and adds to 1 for any source of scores.
 
     Args:
       scores: (B, N) relevance.
-      low, high: (B, 2) int32, each row's overwritten and best windows.
+      low, high: (B, 2) int32, each row's overwritten window and most relevant window.
       partner: (B,) int32 π.
       r: int32 (), side of the windows.
-      grid: patches a side.
-      partners: how π was made; a flip spares a gather between devices. Any π is right with the
-        default.
+      grid: patches per side.
+      partners: the rule that made π; the default is correct for any π, and a flip avoids a gather between devices.
 
     Returns:
-      (B,) in [0, 1]; 1 where the row is its own partner.
+      (B,) in [0, 1]; 1 if the row is its own partner.
     """
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
     mass = jax.nn.softmax(lax.stop_gradient(scores), axis=1)

@@ -1,8 +1,8 @@
-"""How relevant is each patch to the caption: the sources of the scores (docs/method.md §2).
+"""Scores of how relevant each patch is to the caption (docs/method.md §2).
 
-Every function gives (B, N), float32 (float64 for float64 inputs), the higher the more relevant,
-row-major over the grid, without a gradient. Learned scores are standardised over the patches of an
-image: windows don't depend on that, λ by relevance mass does.
+Every function returns (B, N), float32 (float64 for float64 inputs), higher for more relevant patches, row-major over
+the grid, without a gradient. Learned scores are standardised over the patches of an image, which does not change the
+windows but does change λ from relevance mass.
 """
 
 import jax
@@ -11,61 +11,61 @@ from jax import lax
 
 
 def standardise(logp1: jax.Array, eps: float = 1e-6) -> jax.Array:
-    """z-score over the last axis with ddof = 1, in the input's type but float32 at least.
+    """Return the z-score over the last axis with ddof = 1, in the input's dtype but at least float32.
 
-    The deviation is taken as eps where it is smaller, so that a constant row gives zeros and not
-    NaN (docs/method.md §6, point 9), and every other row its z-score exactly. No gradient flows.
+    The standard deviation is at least eps, so that a constant row gives zeros instead of NaN (docs/method.md §6,
+    point 9); other rows get their exact z-score. No gradient flows.
     """
     values = lax.stop_gradient(logp1.astype(jnp.promote_types(logp1.dtype, jnp.float32)))
-    if values.shape[-1] == 1:  # no deviation is defined
+    if values.shape[-1] == 1:  # its deviation is undefined
         return jnp.zeros_like(values)
     centred = values - values.mean(axis=-1, keepdims=True)
     return centred / jnp.maximum(values.std(axis=-1, ddof=1, keepdims=True), eps)
 
 
 def from_logp(logp: jax.Array) -> jax.Array:
-    """Patch predictor: z-score of log p₁ (not of p₁) from its output (B, N, 2) (docs/method.md §1)."""
+    """Return the z-score of log p₁ (not of p₁) from the patch predictor's output (B, N, 2) (docs/method.md §1)."""
     return _constant(standardise(logp[..., 1]))
 
 
 def from_similarity(patch_embeddings: jax.Array, text: jax.Array) -> jax.Array:
-    """Cosine of projected patches (B, N, D) and texts (B, D), all of unit norm, standardised."""
+    """Return the standardised cosines of projected patches (B, N, D) and texts (B, D), all of unit norm."""
     similarity = jnp.einsum(
         "bnd,bd->bn",
         patch_embeddings,
         text,
-        precision=lax.Precision.HIGHEST,  # windows that nearly tie are to be the same on every device
+        precision=lax.Precision.HIGHEST,  # the same windows on every device, even if they nearly tie
         preferred_element_type=jnp.promote_types(text.dtype, jnp.float32),
     )
     return _constant(standardise(similarity))
 
 
 def from_attention(cls_attention: jax.Array) -> jax.Array:
-    """Attention (B, N) of [CLS] to the patches, mean over heads, standardised: SMMix's scores."""
+    """Standardise the attention (B, N) of [CLS] to the patches, the scores of SMMix."""
     return _constant(standardise(cls_attention))
 
 
 def random(key: jax.Array, batch: int, patches: int) -> jax.Array:
-    """Independent standard normal scores (batch, patches)."""
+    """Draw independent standard normal scores (batch, patches)."""
     return jax.random.normal(key, (batch, patches), jnp.float32)
 
 
 def from_boxes(boxes: jax.Array, mask: jax.Array, grid: int) -> jax.Array:
-    """Oracle: the share of each patch that the box covering most of it covers, in [0, 1].
+    """Return the share of each patch, in [0, 1], that its best-covering box covers: the oracle.
 
-    Not standardised, so that whole patches tie exactly. An image without boxes scores 0
-    everywhere, and both its windows are the first position.
+    Not standardised, so that fully covered patches tie exactly. An image without boxes scores 0 everywhere, and both
+    its windows are at the first position.
 
     Args:
       boxes: (B, M, 4) x0, y0, x1, y1 as fractions of the image.
-      mask: (B, M) bool, false for padding.
-      grid: patches a side.
+      mask: (B, M) bool, False for padding.
+      grid: patches per side.
     """
     boxes = boxes.astype(jnp.promote_types(boxes.dtype, jnp.float32))
     edges = jnp.arange(grid, dtype=boxes.dtype)
 
     def covered(first: jax.Array, last: jax.Array) -> jax.Array:
-        """(B, M, g): the share of each column (or row) of patches between two coordinates."""
+        """Return the share (B, M, g) of each column (or row) of patches between two coordinates."""
         first, last = first[..., None] * grid, last[..., None] * grid
         return jnp.clip(jnp.minimum(last, edges + 1) - jnp.maximum(first, edges), 0, 1)
 
@@ -77,5 +77,5 @@ def from_boxes(boxes: jax.Array, mask: jax.Array, grid: int) -> jax.Array:
 
 
 def _constant(scores: jax.Array) -> jax.Array:
-    """Without a gradient, float32 at least: windows that nearly tie in float64 are to stay as they are."""
+    """Stop the gradient and widen to float32; float64 stays, as rounding could change windows that nearly tie."""
     return lax.stop_gradient(scores).astype(jnp.promote_types(scores.dtype, jnp.float32))

@@ -1,4 +1,4 @@
-"""TiMix: the target's least relevant window takes the partner's most relevant one (docs/method.md §3)."""
+"""TiMix: the partner's most relevant window overwrites the target's least relevant one (docs/method.md §3)."""
 
 import dataclasses
 from typing import ClassVar, Literal
@@ -15,16 +15,16 @@ from timix_jax.mixing.windows import draw_window, extreme_windows, paste_windows
 
 @dataclasses.dataclass(frozen=True)
 class TiMix(Paired):
-    """Text-aware mixing of the patch convolution's outputs; the same as mixing pixels.
+    """Text-aware mixing of patch embeddings, which equals mixing pixels.
 
     Attributes:
-      grid: patches a side, g.
+      grid: patches per side, g.
       low, high: smallest and largest side of the window, as shares of the image's side.
-      partner, within_shard, shards: who is paired with whom (`partners.Paired`).
-      lambda_by: what λ measures: the "area" that stays, or the relevance "mass" that stays.
+      partner, within_shard, shards: how rows are paired (`partners.Paired`).
+      lambda_by: quantity whose remaining share is λ: "area", or relevance "mass".
 
     Raises:
-      UserError: a setting out of range.
+      UserError: a setting is out of range.
 
     **Example:**
 
@@ -49,8 +49,8 @@ class TiMix(Paired):
         """Draw one window size and the partners, then `mix`.
 
         Args:
-          key: of the global batch.
-          sample: with patches of any dtype, and scores.
+          key: key of the global batch.
+          sample: patches of any dtype, and scores.
         """
         if sample.scores is None:
             raise UserError("TiMix needs patch scores: set config.mix.score, or use random_window")
@@ -62,11 +62,13 @@ class TiMix(Paired):
     def mix(
         self, inputs: jax.Array, scores: jax.Array, partner: jax.Array, r: jax.Array | int
     ) -> Mixed:
-        """The deterministic part: partners (B,) by this mixer's rule and side r () given.
+        """Mix with given partners (B,), which follow this mixer's rule, and side r ().
+
+        Traced partners and sides are not checked.
 
         Raises:
-          UserError: partners that are not of the rule "flip".
-          ValueError: a side outside this mixer's bounds. Neither is noticed while tracing.
+          UserError: the partners do not follow the rule "flip".
+          ValueError: the side is outside this mixer's bounds.
         """
         bounds = window_bounds(self.grid, self.low, self.high)
         self.partners.check(partner)

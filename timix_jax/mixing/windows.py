@@ -1,8 +1,7 @@
 """Square windows of patches: draw their size, find the extreme ones, paste between images.
 
-Everything keeps static shapes while the window's side `r` is traced, so a new size never
-recompiles, and every operation is per row of the batch, so the numbers don't depend on the number
-of devices.
+Shapes are static although the window's side `r` is traced, so a new size never recompiles. Every operation is per row
+of the batch, so results do not depend on the number of devices.
 """
 
 import math
@@ -17,14 +16,14 @@ from timix_jax.errors import UserError
 
 
 def window_bounds(grid: int, low: float = 0.35, high: float = 0.75) -> tuple[int, int]:
-    """Smallest and largest window side, ⌊low·g⌋ and ⌊high·g⌋, kept within 1…g (docs/method.md §3).
+    """Return the smallest and largest window side, ⌊low·g⌋ and ⌊high·g⌋ clipped to 1…g (docs/method.md §3).
 
     Args:
-      grid: patches a side, g.
+      grid: patches per side, g.
       low, high: shares of the side, 0 < low <= high <= 1.
 
     Raises:
-      UserError: the shares are out of order or out of range.
+      UserError: the shares are in the wrong order or out of range.
     """
     if not 0.0 < low <= high <= 1.0:
         raise UserError(
@@ -37,7 +36,7 @@ def window_bounds(grid: int, low: float = 0.35, high: float = 0.75) -> tuple[int
 
 
 def draw_window(key: jax.Array, grid: int, low: float = 0.35, high: float = 0.75) -> jax.Array:
-    """One side a global batch, int32 (), uniform over ⌊low·g⌋…⌊high·g⌋ inclusive (docs/method.md §3)."""
+    """Draw the batch's window side, int32 (), uniform over ⌊low·g⌋…⌊high·g⌋ inclusive (docs/method.md §3)."""
     smallest, largest = window_bounds(grid, low, high)
     return jax.random.randint(key, (), smallest, largest + 1, dtype=jnp.int32)
 
@@ -45,22 +44,22 @@ def draw_window(key: jax.Array, grid: int, low: float = 0.35, high: float = 0.75
 def extreme_windows(
     scores: jax.Array, r: jax.Array | int, grid: int, sizes: tuple[int, int]
 ) -> tuple[jax.Array, jax.Array]:
-    """The windows with the smallest and the largest sum of scores, stride 1 (docs/method.md §3).
+    """Find the windows with the smallest and the largest sum of scores, stride 1 (docs/method.md §3).
 
-    On ties the first in row-major order. One reduce_window a size, chosen by lax.switch:
-    differences of cumulative sums would cancel in float32 and flip windows that nearly tie.
+    Ties go to the first window in row-major order. lax.switch chooses one reduce_window per size: differences of
+    cumulative sums would cancel in float32 and swap windows that nearly tie.
 
     Args:
       scores: (B, N) relevance of the patches, row-major over the grid.
       r: int32 (), the side, within `sizes`.
-      grid: patches a side, N = grid².
-      sizes: smallest and largest side that r takes, as from `window_bounds`.
+      grid: patches per side, N = grid².
+      sizes: smallest and largest possible r, from `window_bounds`.
 
     Returns:
       (low, high), each (B, 2) int32: row and column of the first patch.
 
     Raises:
-      ValueError: scores of another shape, or a side known while tracing that is outside `sizes`.
+      ValueError: the scores do not fill the grid, or a concrete side is outside `sizes`.
     """
     batch, patches = scores.shape
     if patches != grid * grid:
@@ -90,7 +89,7 @@ def extreme_windows(
 
 
 def window_mask(first: jax.Array, r: jax.Array | int, grid: int) -> jax.Array:
-    """(B, N) bool, true inside the r × r window that begins at `first` (B, 2)."""
+    """Return (B, N) bool, True inside the r × r window whose first patch is `first` (B, 2)."""
     return _offsets(first, r, grid)[2]
 
 
@@ -102,19 +101,19 @@ def paste_windows(
     r: jax.Array | int,
     grid: int,
 ) -> jax.Array:
-    """Overwrite each row's window `low` by its partner's best window (docs/method.md §3).
+    """Overwrite each row's window `low` with its partner's most relevant window (docs/method.md §3).
 
-    Nothing is resized. Differentiable in both token arguments (reverse mode): the gradient is the
-    same gather run backwards, without a scatter.
+    Nothing is resized. Differentiable in both token arguments (reverse mode); the gradient is the inverse gather, not a
+    scatter.
 
     Args:
-      tokens, partner_tokens: (B, N, C), any dtype; row k of the second is the partner of row k.
+      tokens, partner_tokens: (B, N, C), any dtype; row k of the second belongs to the partner of row k.
       low, high_of_partner: (B, 2) int32, first row and column of the two windows.
-      r: int32 (), the side, may be traced.
-      grid: patches a side, N = grid².
+      r: int32 (), the side; may be traced.
+      grid: patches per side, N = grid².
 
     Returns:
-      (B, N, C), the dtype of `tokens`.
+      (B, N, C) in the dtype of `tokens`.
     """
     return _paste(tokens, partner_tokens, low, high_of_partner, jnp.asarray(r, jnp.int32), grid)
 
@@ -122,7 +121,7 @@ def paste_windows(
 def _offsets(
     first: jax.Array, r: jax.Array | int, grid: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Row and column within the window (each (B, N)) of every patch, and whether it lies inside."""
+    """Return every patch's row and column within the window, and True if it lies inside, each (B, N)."""
     index = jnp.arange(grid * grid, dtype=jnp.int32)
     row = index // grid - first[:, :1]
     column = index % grid - first[:, 1:]
@@ -133,7 +132,7 @@ def _offsets(
 def _shift(
     values: jax.Array, source: jax.Array, destination: jax.Array, r: jax.Array, grid: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Values (B, N, C) with window `source` moved to `destination`, and the latter's mask."""
+    """Return the values (B, N, C) with window `source` moved to `destination`, and the mask of the destination."""
     row, column, inside = _offsets(destination, r, grid)
     index = (row + source[:, :1]) * grid + column + source[:, 1:]
     index = jnp.where(inside, index, 0)  # outside the window the value is not used
@@ -179,7 +178,7 @@ _paste.defvjp(_paste_forward, _paste_backward)
 
 
 def patchify(images: jax.Array, patch: int) -> jax.Array:
-    """(B, H, W, 3) pixels to (B, N, P·P·3) patches, row-major: windows then paste pixels."""
+    """Cut pixels (B, H, W, 3) into row-major patches (B, N, P·P·3), whose windows can be pasted like embeddings."""
     batch, height, width, channels = images.shape
     rows, columns = height // patch, width // patch
     if rows * patch != height or columns * patch != width:
@@ -189,7 +188,7 @@ def patchify(images: jax.Array, patch: int) -> jax.Array:
 
 
 def unpatchify(patches: jax.Array, patch: int) -> jax.Array:
-    """The inverse of `patchify` for a square image: (B, N, P·P·c) to (B, H, H, c)."""
+    """Invert `patchify` for square images: (B, N, P·P·c) to (B, H, H, c)."""
     batch, count, width = patches.shape
     grid = math.isqrt(count)
     channels = width // (patch * patch)

@@ -1,1 +1,35 @@
-"""Models as pure functions over parameter trees; Flax stays inside this package."""
+"""Models as pure functions over parameter trees, and the registry that names them.
+
+A new model is one file with a frozen dataclass that follows `protocols.ImageTextModel`, and one line in `MODELS`. Its
+fields become `config.model.options.NAME`, except those in `RUN_FIELDS`. The rest of the package knows models by their
+protocols alone. May import parallel and errors; the only package with Flax layers.
+"""
+
+import dataclasses
+
+from timix_jax.errors import UserError
+from timix_jax.models.dual_encoder import DualEncoder
+from timix_jax.models.protocols import ImageTextModel
+
+__all__ = ["MODELS", "RUN_FIELDS", "field_names", "model_class"]
+
+MODELS: dict[str, type[ImageTextModel]] = {"dual_encoder": DualEncoder}
+
+RUN_FIELDS = (
+    *("image_size", "max_tokens", "vocab_size", "pad_id", "embed_dim"),
+    *("temperature_init", "temperature_range", "logit_bias_init"),
+    *("patch_dropout", "tpp_layer", "act", "dtype", "scan", "remat", "microbatches", "layout"),
+)
+"""Fields that a run provides to the models that have them; they are not options."""
+
+
+def model_class(name: str) -> type[ImageTextModel]:
+    """Return the class of the model called `name`; a UserError lists the known ones."""
+    if name not in MODELS:
+        raise UserError(f"model.name={name!r} is unknown; use one of {', '.join(MODELS)}")
+    return MODELS[name]
+
+
+def field_names(kind: type) -> set[str]:
+    """Return the names of a model's constructor arguments."""
+    return {f.name for f in dataclasses.fields(kind) if f.init}

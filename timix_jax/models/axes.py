@@ -12,7 +12,7 @@ from timix_jax.parallel.axes import Axes
 
 
 class Declared(struct.PyTreeNode, meta.AxisMetadata[Any]):
-    """A fresh parameter in a box with its axes; Flax opens the box wherever a module reads the parameter."""
+    """A fresh parameter boxed with its axes; Flax unboxes it wherever a module reads the parameter."""
 
     value: Any
     axes: Axes = struct.field(pytree_node=False)
@@ -37,7 +37,7 @@ class Declared(struct.PyTreeNode, meta.AxisMetadata[Any]):
 
 
 def declare(init: Callable[..., Any], axes: Axes) -> Callable[..., Any]:
-    """The initialiser `init` of a parameter with these axes.
+    """Wrap an initialiser so that its parameter carries these axes.
 
     **Example:** `nn.Dense(64, kernel_init=declare(init, Axes(tensor=-1, muon=((-2,), (-1,)))))`
     """
@@ -59,12 +59,12 @@ def mark_stacked(boxed: Any) -> Any:
 
 
 def unbox(boxed: Any) -> Any:
-    """The bare parameters of a fresh tree."""
+    """Return the bare parameters of a fresh tree."""
     return meta.unbox(boxed)
 
 
 def axes_of(boxed: Any) -> Any:
-    """The `Axes` of each parameter of a fresh tree (or of its shapes); `Axes()` where none are declared."""
+    """Return the `Axes` of each parameter of a fresh tree (or of its shapes); `Axes()` if none are declared."""
     return jax.tree.map(lambda leaf: leaf.axes if _is_box(leaf) else Axes(), boxed, is_leaf=_is_box)
 
 

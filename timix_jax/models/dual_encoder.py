@@ -1,4 +1,4 @@
-"""The dual encoder (image tower, text tower, patch predictor) as pure functions over one parameter tree."""
+"""The dual encoder: image tower, text tower and patch predictor as pure functions over one parameter tree."""
 
 import dataclasses
 import functools
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from timix_jax.errors import UserError
 from timix_jax.models.axes import axes_of, unbox
+from timix_jax.models.layers import unit_norm
 from timix_jax.models.microbatches import in_microbatches
 from timix_jax.models.patch_dropout import draw_kept
 from timix_jax.models.patch_predictor import PatchPredictor
@@ -26,26 +27,33 @@ from timix_jax.parallel.layout import Layout
 Array = jax.Array
 
 
-def unit_norm(x: Array) -> Array:
-    """L2-normalises the last axis in float32 (float64 stays)."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)
-
-
 @dataclass(frozen=True)
 class DualEncoder(ImageTextModel):
-    """CLIP-like model with the text-aware patch predictor at ViT block `tpp_layer` (0-based).
+    """CLIP-like model with a text-aware patch predictor (docs/method.md §1).
 
-    With a `layout` the parameters may lie cut over the mesh and are gathered where they are used. With
-    `microbatches` above 1 the towers run over that many parts of the batch, one after the other, and keep the
-    activations of none: the loss sees all embeddings at once, and its gradient is that of the whole batch.
+    Attributes:
+      image: shape of the ViT.
+      text: shape of the text transformer.
+      embed_dim: width D of the shared space.
+      tpp_layer: 0-based ViT block whose patch tokens the predictor reads.
+      pool: the image's vector: the [CLS] token, or the mean of the patches.
+      patch_dropout: share of the patches that training passes leave out (`draw_kept`); scores, patch labels and
+        evaluations see all patches.
+      text_pre_norm: norm before each sublayer of the text tower; False for BERT's order.
+      pad_id: token that pads captions.
+      temperature_init: τ at the start.
+      temperature_range: τ is clamped to this range after each update.
+      logit_bias_init: start of the learned bias that the sigmoid loss needs; None for no bias.
+      act: activation of the MLPs.
+      dtype: of the computation; parameters are float32.
+      scan: run the blocks as one compiled loop.
+      remat: what the backward pass recomputes.
+      layout: the mesh over which parameters are split; they are gathered where they are used. None for one device.
+      microbatches: number of parts of the batch that pass through the towers one after the other. No part's
+        activations are kept, and the gradient is that of the whole batch, since the loss sees all embeddings at once.
 
-    `patch_dropout` is the share of patches that training passes leave out (`draw_kept`); scores, patch labels and
-    evaluations see all patches.
+    **Example:**
 
-    `logit_bias_init` adds the learned bias that the sigmoid loss needs; None = there is none.
-
-    Example:
       model = DualEncoder(VitShape(64, 8, 128, 4, 4, 512), TextShape(1000, 16, 128, 2, 4, 512))
       params = model.init(jax.random.key(0))
       image = model.encode_image(params, model.embed_patches(params, images))
@@ -72,7 +80,7 @@ class DualEncoder(ImageTextModel):
     microbatches: int = 1
 
     def __post_init__(self) -> None:
-        """Refuses shapes that cannot work, before anything is compiled."""
+        """Refuse shapes that cannot work before anything is compiled."""
         v, t = self.image, self.text
         if v.image_size % v.patch:
             raise UserError(
@@ -107,7 +115,7 @@ class DualEncoder(ImageTextModel):
 
     @property
     def grid(self) -> int:
-        """g, patches a side."""
+        """g, patches per side."""
         return self.image.grid
 
     @property
@@ -140,7 +148,7 @@ class DualEncoder(ImageTextModel):
     def _apply(
         self, part: str, module: nn.Module, params: Params, *args: Any, **options: Any
     ) -> Any:
-        """Applies a module to `params[part]`; the layers of its blocks are gathered by the blocks themselves."""
+        """Apply a module to `params[part]`; a stack of blocks gathers its own layers."""
         own = params[part]
         if self.layout is not None:
             outside = {name: leaf for name, leaf in own.items() if name != "blocks"}
@@ -151,11 +159,11 @@ class DualEncoder(ImageTextModel):
         return in_microbatches(function, *arrays, count=self.microbatches, layout=self.layout)
 
     def init(self, key: Array) -> Params:
-        """Fresh float32 parameters: {image, text, patch_predictor, log_temperature}, logit_bias if there is one."""
+        """Return fresh float32 parameters: image, text, patch_predictor, log_temperature, and logit_bias if used."""
         return unbox(self._declared_init(key))
 
     def parameter_axes(self) -> Any:
-        """The declared `Axes` of each parameter, in a tree of the parameters' structure."""
+        """Return the declared `Axes` of each parameter, in a tree with the structure of the parameters."""
         model = dataclasses.replace(self, layout=None)
         return axes_of(jax.eval_shape(model._declared_init, jax.random.key(0)))
 
@@ -175,12 +183,12 @@ class DualEncoder(ImageTextModel):
         }
 
     def embed_patches(self, params: Params, images: Array) -> Array:
-        """Images (B, H, H, 3), uint8 or float -1..1, to patch embeddings (B, N, C) before positions."""
+        """Turn images (B, H, H, 3), uint8 or float in -1..1, into patch embeddings (B, N, C) without positions."""
         embed = functools.partial(self._apply, "image", self._vit, params, method="embed_patches")
         return self._split(embed, images)
 
     def draw_kept(self, key: Array, batch: int) -> Array | None:
-        """The patches that a training pass of `batch` images keeps, int32 (B, K); None without patch dropout."""
+        """Draw the patches that a training pass keeps: int32 (B, K), or None without patch dropout."""
         if not self.patch_dropout:
             return None
         return draw_kept(key, batch, self.grid**2, self.patch_dropout)
@@ -195,7 +203,7 @@ class DualEncoder(ImageTextModel):
     ) -> ImageFeatures:
         """Run patch embeddings (B, N, C), or only those of `kept` (B, K), through the whole tower.
 
-        `blocks` also returns all tokens after those blocks, as of `encode_blocks`.
+        The features hold all tokens after each of `blocks`, as `encode_blocks` returns them.
         """
 
         def encode(*arrays: Array) -> ImageFeatures:
@@ -213,7 +221,7 @@ class DualEncoder(ImageTextModel):
         return self._split(lambda x: run(x, blocks=tuple(blocks), method="run_blocks"), patches)
 
     def patch_tokens(self, tokens: Array) -> Array:
-        """Drops the CLS token, if the tower has one."""
+        """Drop the [CLS] token if the tower has one."""
         return tokens[:, 1:] if self.pool == "cls" else tokens
 
     def encode_text(self, params: Params, tokens: Array) -> TextFeatures:
@@ -226,14 +234,14 @@ class DualEncoder(ImageTextModel):
         return self._split(encode, tokens)
 
     def patch_logp(self, params: Params, site: Array, cls: Array) -> Array:
-        """The patch predictor: site (B, N, C), cls (B, Ct) to log-probabilities (B, N, 2) (docs/method.md §1)."""
+        """Map patch tokens (B, N, C) and caption vectors (B, Ct) to log-probabilities (B, N, 2) (docs/method.md §1)."""
         predict = functools.partial(
             self._apply, "patch_predictor", PatchPredictor(self.dtype), params
         )
         return self._split(predict, site, cls)
 
     def project_patches(self, params: Params, patches: Array) -> Array:
-        """Final patch tokens (B, N, C) in the shared space, (B, N, D) unit norm."""
+        """Project final patch tokens (B, N, C) into the shared space, (B, N, D) of unit norm."""
         return unit_norm(self._apply("image", self._vit, params, patches, method="project"))
 
     @property
@@ -243,7 +251,7 @@ class DualEncoder(ImageTextModel):
 
     @property
     def attention_input(self) -> int:
-        """The block before the last, whose tokens `cls_attention` reads.
+        """The last block but one, whose tokens `cls_attention` reads.
 
         Raises:
           UserError: the tower has no [CLS] token.
@@ -262,15 +270,15 @@ class DualEncoder(ImageTextModel):
         return cls_attention(last, tokens, heads=self.image.heads)
 
     def temperature(self, params: Params) -> Array:
-        """τ, a float32 scalar."""
+        """Return τ, a float32 scalar."""
         return jnp.exp(params["log_temperature"])
 
     def logit_bias(self, params: Params) -> Array | None:
-        """What is added to similarities over τ, a float32 scalar; None for a model without."""
+        """Return the learned bias of the logits, a float32 scalar; None for a model without one."""
         return params["logit_bias"] if self.logit_bias_init is not None else None
 
     def for_evaluation(self) -> "DualEncoder":
-        """Return the model without microbatches: an evaluation keeps no activations."""
+        """Return the model without microbatches, since an evaluation keeps no activations."""
         return dataclasses.replace(self, microbatches=1)
 
     def on_one_device(self) -> "DualEncoder":
@@ -278,6 +286,6 @@ class DualEncoder(ImageTextModel):
         return dataclasses.replace(self, layout=None, microbatches=1)
 
     def constrain(self, params: Params) -> Params:
-        """Clamps τ into its range; called after each update so that its gradient never dies."""
+        """Clamp τ to its range after each update, so that its gradient does not vanish."""
         low, high = (math.log(t) for t in self.temperature_range)
         return {**params, "log_temperature": jnp.clip(params["log_temperature"], low, high)}

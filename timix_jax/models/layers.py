@@ -1,6 +1,7 @@
-"""GELU, softmax, attention and a product as XLA runs them fast on CPUs.
+"""GELU, softmax, attention and a matrix product in forms that XLA runs fast on CPUs.
 
-Each is mathematically what `jax` and `flax` offer, in a form measured against PyTorch (benchmarks/open_clip_step.py).
+Each is mathematically the same as its counterpart in `jax` or `flax`; benchmarks/open_clip_step.py compares them with
+PyTorch.
 """
 
 import math
@@ -12,15 +13,15 @@ from jax import lax
 
 Array = jax.Array
 
-MASKED = -1e30  # as a logit: no weight, and no NaN where a whole row is masked
+MASKED = -1e30  # logit without weight; finite, so that a fully masked row gives no NaN
 
 
 @jax.custom_vjp
 def gelu(x: Array) -> Array:
-    """Exact GELU, x·Φ(x), by erf; computed in float32 at least, in the dtype of x.
+    """Compute exact GELU, x·Φ(x), with erf in float32 or wider; the result has the dtype of x.
 
-    `jax.nn.gelu` goes through erfc, four times the time on CPUs, and keeps three arrays for the backward pass where
-    this keeps its input.
+    `jax.nn.gelu` uses erfc, which takes four times as long on CPUs, and saves three arrays for the backward pass
+    instead of the input.
     """
     wide = _widened(x)
     return (wide * _normal_cdf(wide)).astype(x.dtype)
@@ -49,10 +50,10 @@ def _normal_cdf(x: Array) -> Array:
 
 @jax.custom_vjp
 def softmax(logits: Array) -> Array:
-    """Over the last axis, computed in float32 at least, in the type of the logits before and after.
+    """Compute softmax over the last axis in float32 or wider; the result has the dtype of the logits.
 
-    Its gradient needs only the rounded weights. The derivative of a plain softmax would keep float32 ones, the
-    largest array of a block, beside them.
+    The gradient needs only the rounded weights. The derivative of a plain softmax would also save the float32 weights,
+    the largest array of a block.
     """
     wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     return jax.nn.softmax(wide).astype(logits.dtype)
@@ -74,14 +75,14 @@ softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
 def attend(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:
-    """Scaled dot-product attention of all heads.
+    """Apply scaled dot-product attention in all heads.
 
-    Heads go before tokens explicitly: left to the products, XLA transposes the (T, T) matrices on CPUs instead, at
-    twice the time.
+    Moving heads before tokens explicitly halves the time on CPUs, where XLA would otherwise transpose the (T, T)
+    matrices.
 
     Args:
       query, key, value: (B, T, heads, D), all of one dtype.
-      mask: (B, T) bool, False for keys that nobody attends to, or None.
+      mask: (B, T) bool, False for keys that are not attended to, or None.
 
     Returns:
       (B, T, heads, D) in that dtype.
@@ -99,14 +100,14 @@ def widening_dot_general(
     precision: Any = None,
     preferred_element_type: Any = None,
 ) -> Array:
-    """`lax.dot_general` of a dense layer, (...,C) by (C,F...), whose F exceeds C; for flax's `dot_general`.
+    """Compute the product of a dense layer, (..., C) by (C, F...) with F > C; for flax's argument `dot_general`.
 
-    The gradient of the kernel is written so that XLA on CPUs transposes the narrow input instead of the wide
-    cotangent, at half the time.
+    The kernel's gradient is written so that XLA on CPUs transposes the narrow input instead of the wide cotangent, in
+    half the time.
     """
     if dimension_numbers != (((lhs.ndim - 1,), (0,)), ((), ())):
-        raise ValueError(f"not the product of a dense layer: {dimension_numbers}")
-    del preferred_element_type  # flax gives none
+        raise ValueError(f"{dimension_numbers} is not the product of a dense layer")
+    del preferred_element_type  # flax passes none
     return _widening_product(lhs, rhs, precision)
 
 
@@ -136,3 +137,9 @@ _widening_product = jax.custom_vjp(
     nondiff_argnums=(2,),
 )
 _widening_product.defvjp(_widening_product_forward, _widening_product_backward)
+
+
+def unit_norm(x: Array) -> Array:
+    """L2-normalise the last axis in float32 or wider."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x * lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)

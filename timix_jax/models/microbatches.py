@@ -1,4 +1,4 @@
-"""A large batch through a tower in parts, without keeping the activations of any (cached features)."""
+"""Run a large batch through a tower in parts without saving activations (gradient caching)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,17 +14,20 @@ Array = jax.Array
 def in_microbatches(
     function: Callable[..., Any], *arrays: Array, count: int, layout: Layout | None
 ) -> Any:
-    """`function(*arrays)` over `count` parts of the rows, one after the other.
+    """Compute `function(*arrays)` in `count` parts of the rows, one after another.
 
-    The results are those of the whole batch, so that a contrastive loss keeps all its negatives. Backwards each part
-    is computed anew, and the gradients of what `function` closes over, the parameters, are summed: they are those
-    of the whole batch, at the memory of one part and one more forward pass.
+    The results are those of the whole batch, so a contrastive loss keeps all its negatives. The backward pass
+    recomputes each part and sums the gradients of the parameters that `function` closes over: they equal those of the
+    whole batch, for the memory of one part and the time of one more forward pass.
 
     Args:
-      function: of arrays (b,...), row by row; gives a tree of arrays (b,...).
-      arrays: each (B,...).
-      count: number of parts; must divide B, and B/count the devices.
-      layout: where the rows lie; None for a single device.
+      function: maps arrays (b, ...) row by row to a tree of arrays (b, ...).
+      *arrays: each (B, ...).
+      count: number of parts; divides B, and the number of devices divides B/count.
+      layout: how rows are split over devices; None for a single device.
+
+    Returns:
+      A tree of arrays (B, ...).
     """
     if count == 1:
         return function(*arrays)
@@ -33,7 +36,7 @@ def in_microbatches(
         raise UserError(f"{rows} rows do not divide into config.train.accumulate={count} parts")
 
     def split(x: Array) -> Array:
-        # Part i has the rows i, i + count, ...: each device cuts its own rows, and nothing is sent.
+        # Part i has the rows i, i + count, ...: each device splits its own rows and sends nothing.
         parts = x.reshape(rows // count, count, *x.shape[1:]).swapaxes(0, 1)
         return parts if layout is None else layout.constrain_batch(parts, axis=1)
 

@@ -1,4 +1,4 @@
-"""Text-aware patch predictor (TPP, paper §1 of the method): is this patch spoken of by the caption?"""
+"""Text-aware patch predictor (TPP, docs/method.md §1): does the caption mention this patch?"""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ Array = jax.Array
 
 
 class PatchPredictor(nn.Module):
-    """Scores each patch against a text vector.
+    """Classifies each patch given a text vector.
 
     u = GELU(W1·LN(h) + b1)
     z = [ u[..., :C/2] ; mean_N u[..., C/2:] ; c ]
@@ -25,16 +25,16 @@ class PatchPredictor(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array, c: Array) -> Array:
-        """Patch tokens h (B, N, C) and text vectors c (B, Ct) to log-probabilities (B, N, 2), float32.
+        """Map patch tokens h (B, N, C) and text vectors c (B, Ct) to float32 log-probabilities (B, N, 2).
 
-        Class 1 means "the text speaks of this patch".
+        Class 1 means that the text mentions the patch.
         """
         width = h.shape[-1]
         half = width // 2
         dense = lambda features, name: nn.Dense(
             features, kernel_init=kernel_init, dtype=self.dtype, name=name
         )
-        # In two passes: E[x²] − E[x]² loses the variance of tokens whose mean is large beside it.
+        # Two passes: E[x²] − E[x]² loses a variance that is small compared with the mean.
         norm = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, dtype=self.dtype, name="norm")
         u = gelu(dense(width, "in")(norm(h)))
         context = jnp.concatenate([u[..., half:].mean(axis=1), c.astype(u.dtype)], axis=-1)

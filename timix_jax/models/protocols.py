@@ -1,8 +1,8 @@
-"""What the rest of the package knows of a model: protocols, and the named features that its towers return.
+"""Protocols: all that other packages know about a model, and the named features that its towers return.
 
-Every model follows `ImageTextModel`. What only some models can do is a protocol of its own, which objectives, score
-sources and evaluators ask for by `require`: a model without it is refused by name. Room for fusion encoders and
-decoders is left the same way: one more protocol beside these.
+Every model follows `ImageTextModel`. An ability that only some models have is a protocol of its own, which objectives,
+score sources and evaluators ask for through `require`; a model that lacks it is refused by name. A fusion encoder or a
+decoder is one more such protocol.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 import jax
 
 from timix_jax.errors import UserError
+from timix_jax.parallel.axes import Axes
 
 Array = jax.Array
 Params = Any
@@ -18,13 +19,13 @@ T = TypeVar("T")
 
 
 class ImageFeatures(NamedTuple):
-    """What an image tower returns for B images.
+    """Output of an image tower for B images.
 
     Attributes:
       embedding: (B, D) float32, unit norm.
-      tokens: (B, T, C) every token after the final norm, those before the patches included.
-      patches: (B, N, C) the patch tokens of `tokens`; with patch dropout only the K kept ones.
-      blocks: block (0-based) -> (B, T, C) every token after it, for the blocks that were asked for.
+      tokens: (B, T, C) final tokens, including those that precede the patches, such as [CLS].
+      patches: (B, N, C) the patches among `tokens`; with patch dropout only the K kept ones.
+      blocks: block (0-based) → (B, T, C) all tokens after it, for each requested block.
     """
 
     embedding: Array
@@ -34,12 +35,12 @@ class ImageFeatures(NamedTuple):
 
 
 class TextFeatures(NamedTuple):
-    """What a text tower returns for B captions.
+    """Output of a text tower for B captions.
 
     Attributes:
       embedding: (B, D) float32, unit norm.
-      cls: (B, C) the caption's vector, unprojected and unnormalised.
-      tokens: (B, T, C) the last hidden state of every token.
+      cls: (B, C) one vector per caption, before projection and normalisation.
+      tokens: (B, T, C) last hidden states.
       mask: (B, T) bool, False for padding.
     """
 
@@ -51,21 +52,27 @@ class TextFeatures(NamedTuple):
 
 @runtime_checkable
 class ImageTextModel(Protocol):
-    """A model that puts images and captions into one space, as pure functions over a tree of parameters.
+    """A model that embeds images and captions in one space: pure functions over a tree of parameters.
 
-    A class that inherits from the protocol gets the defaults of `patch_dropout`, `draw_kept`, `logit_bias`,
-    `constrain`, `for_evaluation` and `on_one_device`.
+    A class that inherits from the protocol gets defaults for `pad_id`, `patch_dropout`, `parameter_axes`, `draw_kept`,
+    `logit_bias`, `constrain`, `for_evaluation` and `on_one_device`. A dataclass field that stands for one of the
+    properties needs a default value: without one, the inherited property would be taken for it.
     """
 
     @property
     def grid(self) -> int:
-        """g, patches per side: what mixing takes as one unit, N = g²."""
+        """g, patches per side; mixing exchanges whole patches, of which an image has N = g²."""
         ...
 
     @property
     def embed_dim(self) -> int:
         """D, the width of the shared space."""
         ...
+
+    @property
+    def pad_id(self) -> int:
+        """Token that pads captions."""
+        return 0
 
     @property
     def patch_dropout(self) -> float:
@@ -76,12 +83,23 @@ class ImageTextModel(Protocol):
         """Return fresh float32 parameters, a nested dict."""
         ...
 
+    def parameter_axes(self) -> Any:
+        """Return the `Axes` of each parameter, in a tree with the structure of the parameters.
+
+        By default nothing is split over `tensor`, Muon takes no parameter, and those with two dimensions or more decay.
+        Declare axes where a parameter is made, with `models.axes.declare`.
+        """
+        return jax.tree.map(lambda _: Axes(), jax.eval_shape(self.init, jax.random.key(0)))
+
     def embed_patches(self, params: Params, images: Array) -> Array:
-        """Turn images (B, H, H, 3), uint8 or float in -1..1, into patches (B, N, C) that can be mixed."""
+        """Turn images (B, H, H, 3), uint8 or float in -1..1, into patches (B, N, C), row-major.
+
+        A patch depends on its own pixels only, so that exchanging patches exchanges content.
+        """
         ...
 
     def draw_kept(self, key: Array, batch: int) -> Array | None:
-        """Draw the patches that a training pass keeps, int32 (B, K); None without patch dropout."""
+        """Draw the patches that a training pass keeps: int32 (B, K), or None without patch dropout."""
         return None
 
     def encode_image(
@@ -92,7 +110,15 @@ class ImageTextModel(Protocol):
         kept: Array | None = None,
         blocks: Sequence[int] = (),
     ) -> ImageFeatures:
-        """Run patches (B, N, C), or only those of `kept` (B, K), through the whole image tower."""
+        """Run patches (B, N, C) through the whole image tower.
+
+        Args:
+          kept: int32 (B, K) the patches that the tower reads, each at its own position; None for all of them.
+          blocks: blocks whose tokens to return as well; empty for a model without `BlockTokens`.
+
+        Raises:
+          UserError: the tower needs whole images, and a mixer or patch dropout gives `kept`.
+        """
         ...
 
     def encode_text(self, params: Params, tokens: Array) -> TextFeatures:
@@ -104,11 +130,11 @@ class ImageTextModel(Protocol):
         ...
 
     def logit_bias(self, params: Params) -> Array | None:
-        """Return what is added to similarities over τ (SigLIP), or None."""
+        """Return the learned bias of the logits, a float32 scalar (SigLIP); None for a model without one."""
         return None
 
     def constrain(self, params: Params) -> Params:
-        """Project updated parameters back into their allowed ranges; called after each update."""
+        """Project parameters back into their allowed ranges; called after each update."""
         return params
 
     def for_evaluation(self) -> Self:
@@ -116,7 +142,7 @@ class ImageTextModel(Protocol):
         return self
 
     def on_one_device(self) -> Self:
-        """Return the same functions for parameters that lie whole on one device."""
+        """Return the same functions for parameters that are whole on one device."""
         return self
 
 
@@ -132,7 +158,7 @@ class BlockTokens(Protocol):
     def encode_blocks(
         self, params: Params, patches: Array, blocks: Sequence[int]
     ) -> Mapping[int, Array]:
-        """Return every token (B, T, C) after each of `blocks` (-1: before the first); later blocks do not run."""
+        """Return all tokens (B, T, C) after each of `blocks` (-1: before the first); later blocks do not run."""
         ...
 
     def patch_tokens(self, tokens: Array) -> Array:
@@ -146,7 +172,7 @@ class PatchPredicting(BlockTokens, Protocol):
 
     @property
     def tpp_layer(self) -> int:
-        """Block whose patch tokens the predictor reads, 0-based."""
+        """0-based block whose patch tokens the predictor reads."""
         ...
 
     def patch_logp(self, params: Params, site: Array, cls: Array) -> Array:
@@ -156,30 +182,30 @@ class PatchPredicting(BlockTokens, Protocol):
 
 @runtime_checkable
 class PatchProjecting(Protocol):
-    """A model that can put single patches into the shared space."""
+    """A model that can embed single patches in the shared space."""
 
     def project_patches(self, params: Params, patches: Array) -> Array:
-        """Project final patch tokens (B, N, C) to unit norm (B, N, D)."""
+        """Project final patch tokens (B, N, C) into the shared space, (B, N, D) of unit norm."""
         ...
 
 
 @runtime_checkable
 class ClsAttending(BlockTokens, Protocol):
-    """A model with a [CLS] token whose attention to the patches can be read."""
+    """A model whose [CLS] token attends to the patches."""
 
     @property
     def attention_input(self) -> int:
-        """Block whose tokens `cls_attention` reads; -1 for the input of the first."""
+        """Block whose tokens `cls_attention` reads; -1 for the input of the first block."""
         ...
 
     def cls_attention(self, params: Params, tokens: Array) -> Array:
-        """Return the attention (B, N) of [CLS] to the patches, the mean over heads."""
+        """Return the attention (B, N) of [CLS] to the patches, averaged over heads."""
         ...
 
 
 ABILITIES: dict[type, str] = {
-    ImageTextModel: "the functions of an image-text model",
-    BlockTokens: "blocks of an image tower (encode_blocks)",
+    ImageTextModel: "an image-text model",
+    BlockTokens: "an image tower with blocks (encode_blocks)",
     PatchPredicting: "a patch predictor (patch_logp)",
     PatchProjecting: "a projection of single patches (project_patches)",
     ClsAttending: "[CLS] attention (cls_attention)",
@@ -187,19 +213,19 @@ ABILITIES: dict[type, str] = {
 
 
 def require(model: Any, ability: type[T], reader: str) -> T:
-    """Return the model as one that has the ability.
+    """Return the model, known to have an ability.
 
     Args:
       model: any model.
       ability: a protocol of this module.
-      reader: what needs it, as the user knows it, such as `mix.score='tpp'`.
+      reader: the setting that needs it, as the user wrote it, such as `mix.score='tpp'`.
 
     Raises:
       UserError: the model lacks it.
     """
     if not isinstance(model, ability):
         raise UserError(
-            f"{reader} needs {ABILITIES[ability]}, which {type(model).__name__} lacks; choose another"
-            " setting, or another config.model.name"
+            f"{reader} needs {ABILITIES[ability]}, which {type(model).__name__} lacks: change it, or choose another"
+            " config.model.name"
         )
     return model

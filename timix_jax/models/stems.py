@@ -1,4 +1,7 @@
-"""From a patch's pixels to its embedding. No stem reads pixels of two patches: mixing embeddings is mixing pixels."""
+"""Stems: from a patch's pixels to its embedding.
+
+No stem reads pixels of two patches, so mixing embeddings equals mixing pixels.
+"""
 
 from typing import Any
 
@@ -14,19 +17,19 @@ STEMS = ("linear", "hierarchical")
 
 
 def stem_stages(patch: int, width: int) -> tuple[tuple[int, int], ...]:
-    """(side, channels) of the hierarchical stem's stages: cells of side·side values are joined into one of channels.
+    """Return (side, channels) of the hierarchical stem's stages: each joins side·side cells into one with `channels`.
 
-    The first stage makes each patch of `patch` pixels a square of 4·4 cells, the other two halve its side.
+    The first stage turns a patch into 4·4 cells; the other two halve the side of that square.
     """
     return (patch // 4, width // 4), (2, width // 2), (2, width)
 
 
 class HierarchicalStem(nn.Module):
-    """Three small layers with LayerNorm and GELU between them, in place of the one patch convolution.
+    """Three small layers with LayerNorm and GELU between them, in place of the patch convolution.
 
-    After the hMLP stem of Touvron et al. 2022, "Three things everyone should know about Vision Transformers" (§5),
-    with channels that double where theirs stay. What a linear stem leaves to the first blocks, edges and spots of
-    colour wherever they lie in a patch, is found here at a tenth of a block's cost.
+    It follows the hMLP stem of Touvron et al. 2022, "Three things everyone should know about Vision Transformers" (§5),
+    but doubles the channels from stage to stage. At a tenth of a block's cost it detects edges and spots of colour
+    anywhere in a patch, which a linear stem leaves to the first blocks.
     """
 
     patch: int
@@ -36,7 +39,7 @@ class HierarchicalStem(nn.Module):
 
     @nn.compact
     def __call__(self, pixels: Array) -> Array:
-        """Pixels (B, N, P, P, 3) of N patches to embeddings (B, N, C)."""
+        """Map pixels (B, N, P, P, 3) of N patches to embeddings (B, N, C)."""
         x = pixels
         stages = stem_stages(self.patch, self.width)
         for number, (side, channels) in enumerate(stages, 1):
@@ -51,7 +54,7 @@ class HierarchicalStem(nn.Module):
 
 
 def _join_cells(x: Array, side: int) -> Array:
-    """(B, N, S, S, K) to (B, N, S/side, S/side, side·side·K), a cell's values in (row, column, channel) order."""
+    """Map (B, N, S, S, K) to (B, N, S/side, S/side, side·side·K); values of a cell in (row, column, channel) order."""
     b, n, size, _, channels = x.shape
     cells = size // side
     x = x.reshape(b, n, cells, side, cells, side, channels).transpose(0, 1, 2, 4, 3, 5, 6)

@@ -15,7 +15,7 @@ Array = jax.Array
 
 
 class TextShape(NamedTuple):
-    """Shape of the text encoder; `max_tokens` T counts [CLS] and [SEP]."""
+    """Shape of the text encoder; `max_tokens` T includes [CLS] and [SEP]."""
 
     vocab_size: int
     max_tokens: int
@@ -26,9 +26,9 @@ class TextShape(NamedTuple):
 
 
 class TextTransformer(nn.Module):
-    """Word and position embeddings, a norm, bidirectional blocks; [CLS] is the text vector.
+    """Word and position embeddings, a norm and bidirectional blocks; [CLS] is the text vector.
 
-    `pre_norm=False` is BERT's own order (and lets its weights load); `True` trains more easily from scratch.
+    `pre_norm=False` is BERT's order and fits its weights; `True` trains more easily from scratch.
     """
 
     shape: TextShape

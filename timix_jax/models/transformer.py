@@ -1,4 +1,4 @@
-"""Transformer blocks and their stack: one parameter layout, scanned or unrolled."""
+"""Transformer blocks and a stack of them, scanned or unrolled with the same parameters."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -15,12 +15,12 @@ from timix_jax.parallel.layout import Layout
 Remat = Literal["none", "dots", "full"]
 Array = jax.Array
 
-# By fan-in: a fixed 0.02, right at width 768, keeps the small widths of CPU runs on a plateau for epochs.
+# Scaled by fan-in: a fixed 0.02 suits width 768, but keeps small models on a plateau for epochs.
 kernel_init = nn.initializers.lecun_normal()
 bias_init = nn.initializers.zeros_init()
 
-# Heads and hidden units are split over the mesh axis `tensor`: a block then needs one sum over that axis in attention
-# and one in the MLP.
+# Splitting heads and hidden units over the mesh axis `tensor` costs a block one sum over that axis in attention and one
+# in the MLP.
 _QKV = Axes(tensor=-2, muon=((-4,), (-2, -1)), unit="heads")  # (C, 3, heads, C/heads)
 _QKV_BIAS = Axes(tensor=-2, decay=False, unit="heads")  # (3, heads, C/heads)
 _OUT = Axes(tensor=-3, muon=((-3, -2), (-1,)), unit="heads")  # (heads, C/heads, C)
@@ -30,7 +30,7 @@ _DOWN = Axes(tensor=-2, muon=((-2,), (-1,)), unit="hidden units")
 
 
 def activation(name: str) -> Callable[[Array], Array]:
-    """`gelu` (exact, what ViT and BERT checkpoints expect) or `gelu_tanh`."""
+    """Return the activation `gelu` (exact, as ViT and BERT checkpoints expect) or `gelu_tanh`."""
     if name not in ("gelu", "gelu_tanh"):
         raise UserError(f"model.act={name!r} is unknown; use 'gelu' or 'gelu_tanh'")
     return gelu if name == "gelu" else jax.nn.gelu
@@ -44,7 +44,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, mask: Array | None) -> Array:
-        """x (B, T, C); mask (B, T) bool, False = padding. Returns (B, T, C)."""
+        """Map tokens (B, T, C) to (B, T, C); mask (B, T) bool is False for padding."""
         width = x.shape[-1]
         qkv = nn.DenseGeneral(
             (3, self.heads, width // self.heads),
@@ -73,7 +73,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """x (...,C) to (...,C)."""
+        """Map (..., C) to (..., C)."""
         y = nn.Dense(
             self.hidden,
             kernel_init=declare(kernel_init, _UP),
@@ -100,7 +100,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, mask: Array | None = None) -> Array:
-        """x (B, T, C); mask (B, T) bool or None. Returns (B, T, C) in the dtype of x."""
+        """Map tokens (B, T, C) to (B, T, C) of the same dtype; mask (B, T) bool is False for padding, or None."""
         attention = Attention(self.heads, self.dtype, name="attention")
         mlp = Mlp(self.mlp_dim, self.act, self.dtype, name="mlp")
         norm1 = nn.LayerNorm(epsilon=self.eps, dtype=self.dtype, name="norm1")
@@ -126,9 +126,9 @@ def _rematerialise(fn: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
 class Stack(nn.Module):
     """`depth` blocks whose parameters are stacked on a leading layer axis.
 
-    The parameters are the same scanned (compiles once, for deep models) and unrolled (faster on CPU), so a checkpoint
-    does not depend on the choice. With a `layout` each layer's parameters are gathered where it runs, and its
-    activations stay with their examples; `root` is the path of this module in the whole model.
+    Scanned (one compilation for deep models) and unrolled (faster on CPUs) stacks have the same parameters, so a
+    checkpoint does not depend on the choice. With a `layout`, a layer's parameters are gathered when it runs, and its
+    activations stay split by example; `root` is the path of this module in the whole model.
     """
 
     depth: int
@@ -156,12 +156,12 @@ class Stack(nn.Module):
 
         Args:
           x: (B, T, C) tokens.
-          mask: (B, T) bool, False = padding, or None.
+          mask: (B, T) bool, False for padding, or None.
           stop: number of blocks to run.
-          blocks: also return the output of each of these (0-based); -1 = the input of block 0.
+          blocks: blocks (0-based) whose output is also returned; -1 is the input of block 0.
 
         Returns:
-          The last output (B, T, C), and block -> its output (B, T, C).
+          The last output (B, T, C), and a dict from block to its output (B, T, C).
         """
         block = Block(
             self.heads,
@@ -170,7 +170,7 @@ class Stack(nn.Module):
             self.eps,
             self.act,
             self.dtype,
-            parent=None,  # unbound: its parameters live stacked in this module
+            parent=None,  # unbound: this module holds its parameters, stacked
         )
 
         def init_layers(key: Array) -> Any:
@@ -205,7 +205,7 @@ class Stack(nn.Module):
 
         if stop < self.depth:
             layers = jax.tree.map(lambda p: p[:stop], layers)
-        # The last output is at hand anyway.
+        # The scan returns the last output anyway.
         inner = {block: x for block in captured if block != stop - 1}
         if not inner:
             x, _ = jax.lax.scan(lambda y, params: (run(params, y), None), x, layers)
@@ -217,17 +217,17 @@ class Stack(nn.Module):
             y, seen = carry
             index, params = layer
             y = run(params, y)
-            # A select keeps nothing for the backward pass but the predicate.
+            # The backward pass of a select needs only the predicate.
             return (y, {n: jnp.where(index == n, y, old) for n, old in seen.items()}), None
 
         (x, inner), _ = jax.lax.scan(body, (x, inner), (jnp.arange(stop), layers))
         return x, {block: inner.get(block, x) for block in captured}
 
     def _rounded(self, params: Any) -> Any:
-        """A layer's matrices as float32 numbers that bfloat16 holds: the cast after it changes nothing.
+        """Round a layer's float32 matrices to bfloat16 values, so that the later cast changes nothing.
 
-        A bare cast the compiler would move before the loop over layers, and keep a bfloat16 copy of the whole model
-        beside it: 0.34 GB a chip for ViT-B and BERT-base.
+        The compiler would hoist a bare cast out of the loop over layers and keep a bfloat16 copy of the whole model:
+        0.34 GB per chip for ViT-B and BERT-base.
         """
         if not self.scan or self.dtype != jnp.bfloat16:
             return params

@@ -18,7 +18,7 @@ from timix_jax.parallel.layout import Layout
 
 Array = jax.Array
 
-# width, depth, heads, MLP width: the sizes that the field calls Ti, S, B and L.
+# Width, depth, heads and MLP width of the standard sizes.
 VIT_SIZES = {
     "Ti": (192, 12, 3, 768),
     "S": (384, 12, 6, 1536),
@@ -28,7 +28,7 @@ VIT_SIZES = {
 
 
 class VitShape(NamedTuple):
-    """Shape of a ViT. `image_size` H and `patch` P in pixels; grid g = H/P, N = g² patches; `stems`."""
+    """Shape of a ViT: `image_size` H and `patch` P in pixels, grid g = H/P, N = g² patches; `stem` of `STEMS`."""
 
     image_size: int
     patch: int
@@ -40,15 +40,15 @@ class VitShape(NamedTuple):
 
     @property
     def grid(self) -> int:
-        """g, patches a side."""
+        """g, patches per side."""
         return self.image_size // self.patch
 
 
 def sincos_positions(grid: int, width: int) -> Array:
-    """Two-dimensional sine-cosine position embeddings, (1, grid·grid, width) float32, row-major.
+    """Return two-dimensional sine-cosine position embeddings, (1, grid·grid, width) float32, row-major.
 
-    A quarter of the width each: sine and cosine of the row, sine and cosine of the column, at wavelengths from 2π to
-    2π·10,000 patches. Amplitude ½, that of fresh patch embeddings.
+    Sine and cosine of the row and of the column take a quarter of the width each, at wavelengths from 2π to 2π·10,000
+    patches. The amplitude ½ is that of fresh patch embeddings.
     """
     quarter = width // 4
     rates = 1.0 / 10_000.0 ** (np.arange(quarter) / max(quarter - 1, 1))
@@ -61,7 +61,7 @@ def sincos_positions(grid: int, width: int) -> Array:
 
 
 class VisionTransformer(nn.Module):
-    """ViT whose patch embedding can be called apart, since mixing happens between it and the blocks."""
+    """ViT with a separate method for patch embedding, since mixing happens between it and the blocks."""
 
     shape: VitShape
     embed_dim: int
@@ -73,20 +73,20 @@ class VisionTransformer(nn.Module):
     layout: Layout | None = None
 
     def setup(self) -> None:
-        """Declares the parameters; shapes do not depend on the inputs."""
+        """Declare the parameters, whose shapes do not depend on the inputs."""
         s = self.shape
         if self.pool not in ("cls", "gap"):
             raise UserError(f"model.image.pool={self.pool!r} is unknown; use 'cls' or 'gap'")
         self.patch_embed = (
             HierarchicalStem(s.patch, s.width, self.act, self.dtype)
             if s.stem == "hierarchical"
-            # The patch convolution as a matrix product over (row, column, channel): HWIO kernels reshape into it.
+            # The patch convolution as a matrix product over (row, column, channel), into which HWIO kernels reshape.
             else nn.Dense(s.width, kernel_init=kernel_init, dtype=self.dtype)
         )
         if self.pool == "cls":
             cls_init = declare(nn.initializers.normal(0.02), Axes(decay=False))
             self.cls = self.param("cls", cls_init, (1, 1, s.width))
-        # Learned, but started from sines and cosines: neighbours know each other from the first step.
+        # Learned, but starting from sines and cosines, so that neighbours are similar from the first step.
         positions = lambda key: sincos_positions(s.grid, s.width)
         self.pos_embed = self.param("pos_embed", declare(positions, Axes(decay=False)))
         self.blocks = Stack(
@@ -107,11 +107,11 @@ class VisionTransformer(nn.Module):
 
     @property
     def prefix(self) -> int:
-        """Tokens before the patches: 1 with a CLS token, else 0."""
+        """Number of tokens before the patches: 1 with a [CLS] token, else 0."""
         return 1 if self.pool == "cls" else 0
 
     def embed_patches(self, images: Array) -> Array:
-        """Images (B, H, H, 3), uint8 or float -1..1, to the stem's outputs (B, N, C)."""
+        """Map images (B, H, H, 3), uint8 or float in -1..1, to the stem's outputs (B, N, C)."""
         g, p = self.shape.grid, self.shape.patch
         x = normalise_pixels(images)
         b = x.shape[0]
@@ -142,11 +142,11 @@ class VisionTransformer(nn.Module):
     ) -> tuple[Array, Array, Array, dict[int, Array]]:
         """Encode patch embeddings (B, N, C).
 
-        With `kept` (B, K) the blocks see those patches only, each at its own position, and N becomes K.
+        With `kept` (B, K) the blocks see only those patches, each at its own position, and N becomes K.
 
         Returns:
-          The embedding (B, D), the final tokens (B, N+prefix, C), the patches (B, N, C) of them, and the tokens after
-          each of `blocks`.
+          The embedding (B, D), the final tokens (B, N+prefix, C), the patches (B, N, C) among them, and a dict from
+          each of `blocks` to the tokens after it.
         """
         x, captured = self.blocks(self._tokens(patches, kept), blocks=blocks)
         x = self.norm(x)
@@ -155,27 +155,27 @@ class VisionTransformer(nn.Module):
         return self.projection(pooled), x, patch_tokens, captured
 
     def project(self, tokens: Array) -> Array:
-        """Final tokens (...,C) into the shared space (...,D), not normalised."""
+        """Project final tokens (..., C) into the shared space (..., D), without normalising."""
         return self.projection(tokens)
 
     def initialise(self) -> Array:
-        """Touches every parameter once, for `init`."""
+        """Use every parameter once, for `init`."""
         s = self.shape
         return self(self.embed_patches(jnp.zeros((1, s.image_size, s.image_size, 3))))[0]
 
 
 def cls_attention(block_params: Any, tokens: Array, *, heads: int, eps: float = 1e-6) -> Array:
-    """Attention of the CLS token to the patches in one pre-norm block, averaged over heads.
+    """Return the attention of [CLS] to the patches in one pre-norm block, averaged over heads.
 
     Args:
       block_params: parameters of that block (not stacked).
-      tokens: (B, N+1, C) input of the block, CLS first.
+      tokens: (B, N+1, C) input of the block, [CLS] first.
       heads: number of heads.
       eps: epsilon of the block's norm.
 
     Returns:
-      (B, N) float32 (float64 for float64 tokens); rows sum to at most 1 (the CLS token's own share is left out). The
-      score source of SMMix.
+      (B, N) float32 (float64 for float64 tokens), the scores of SMMix; a row sums to less than 1, as the attention of
+      [CLS] to itself is left out.
     """
     norm, qkv = block_params["norm1"], block_params["attention"]["qkv"]
     x = tokens.astype(jnp.promote_types(tokens.dtype, jnp.float32))

@@ -1,8 +1,8 @@
-"""Objectives: the terms of the one summed loss, and the registry that builds them.
+"""Objectives: the terms of the total loss, and the registry that builds them.
 
-A new objective is one file with a frozen dataclass that inherits `base.Objective`, and one line in `OBJECTIVES`; its
-fields become `config.loss.NAME`. `views/` holds what the towers are shown, `pairs/` the loss over all image-text
-pairs. May import models' protocols, mixing, optim.schedule and parallel; not training or data.
+A new objective is one file with a frozen dataclass that inherits from `base.Objective`, and one line in `OBJECTIVES`;
+its fields become `config.loss.NAME`. `views/` holds the inputs that differ from the clean batch, `pairs/` the loss over
+all image-text pairs. May import the protocols of models, mixing, optim.schedule and parallel; not training or data.
 """
 
 import dataclasses
@@ -36,15 +36,15 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 
 def build_objective(name: str, /, *, pairs: PairLoss = DENSE_SOFTMAX, **options: Any) -> Objective:
-    """Return the objective called `name`.
+    """Build the objective with this name.
 
     Args:
       name: a key of `OBJECTIVES`.
-      pairs: the loss over all image-text pairs; passed on to the objectives that have such a field.
-      **options: the other fields of its class.
+      pairs: the loss over all image-text pairs, for objectives with a field `pairs`.
+      **options: the other fields of the class.
 
     Raises:
-      UserError: an unknown name (the message lists the valid ones), or a value out of range.
+      UserError: the name is unknown (the message lists the valid ones), or a value is out of range.
     """
     if name not in OBJECTIVES:
         raise UserError(f"objective {name!r} is unknown; use one of {', '.join(OBJECTIVES)}")

@@ -1,4 +1,4 @@
-"""What an objective is, and what it gives back."""
+"""The interface of an objective: what it declares, and the term it returns."""
 
 import abc
 import dataclasses
@@ -15,16 +15,16 @@ from timix_jax.objectives.views.base import View
 Array = jax.Array
 
 INTERNAL = {"configured": False}
-"""Metadata of a dataclass field that is set by code and is no field of the configuration."""
+"""Metadata of a dataclass field that the code sets and the configuration does not show."""
 
 
 class Term(NamedTuple):
-    """What an objective makes of a step.
+    """An objective's result for one step.
 
     Attributes:
-      loss: unweighted, a float32 scalar.
+      loss: float32 scalar, before the objective's weight.
       log: further scalars for the log.
-      state: its own state after the step, of the structure of `Objective.init_state`; None for one without.
+      state: the objective's state after the step, with the structure of `Objective.init_state`; None if it has none.
     """
 
     loss: Array
@@ -34,13 +34,30 @@ class Term(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective(abc.ABC):
-    """A term of the one summed loss; an implementation is a frozen dataclass of its settings.
+    """A term of the total loss; an implementation is a frozen dataclass of its settings.
+
+    It declares the features that it reads (`reads`) and the views of the batch that they come from (`views`), and
+    computes its loss from a `Forward`, which runs each pass once for all objectives.
 
     Attributes:
       name: key of its loss in the log (`loss/NAME`) and of its state.
-      weight: its factor in the sum.
-      starts_at: first step with it.
-      ends_at: first step without it; None = it lasts. A program is compiled for each set of objectives.
+      weight: its factor in the total loss.
+      starts_at: first step that includes it.
+      ends_at: first step without it; None: it never ends. Each set of active objectives is a program of its own.
+
+    **Example:**
+
+        @dataclasses.dataclass(frozen=True)
+        class SmallTexts(Objective):
+            power: float = 2.0  # config.loss.small_texts.power
+            name: ClassVar[str] = "small_texts"
+
+            def reads(self, model):
+                return [Feature("text")]
+
+            def __call__(self, forward):
+                mean = forward.text().embedding.mean(axis=0)
+                return Term(jnp.sum(jnp.abs(mean) ** self.power))
     """
 
     weight: float = 1.0
@@ -51,55 +68,55 @@ class Objective(abc.ABC):
 
     @property
     def views(self) -> Sequence[View]:
-        """The views that its features name, besides the clean one."""
+        """Views that its features name, apart from the clean batch."""
         return ()
 
     @abc.abstractmethod
     def reads(self, model: ImageTextModel) -> Sequence[Feature]:
-        """Return the features that it reads of a step.
+        """Return every feature that `__call__` reads.
 
         Raises:
-          UserError: the model lacks what it needs.
+          UserError: the model lacks something that the objective needs.
         """
 
     def init_state(self, model: ImageTextModel) -> Any:
-        """Return its own state before the first step, a tree of arrays; None for an objective without."""
+        """Return the objective's initial state, a tree of arrays; None for an objective without state."""
         del model
         return None
 
     @abc.abstractmethod
     def __call__(self, forward: Forward) -> Term:
-        """Return the loss of a step; `forward.state[name]` is its own state."""
+        """Compute the term for one step; `forward.state[self.name]` is the objective's state."""
 
 
 def objectives_at(objectives: Sequence[Objective], step: int) -> list[Objective]:
-    """Return the objectives of a step."""
+    """Return the objectives that are active at a step."""
     return [
         o for o in objectives if o.starts_at <= step and (o.ends_at is None or step < o.ends_at)
     ]
 
 
 def boundaries(objectives: Sequence[Objective]) -> list[int]:
-    """Return the steps, ascending, at which the set of objectives changes."""
+    """Return the steps at which the set of active objectives changes, in ascending order."""
     ends = {o.starts_at for o in objectives} | {o.ends_at for o in objectives}
     return sorted(step for step in ends if step)
 
 
-def run_forward(
+def prepare_forward(
     model: ImageTextModel,
     objectives: Sequence[Objective],
     params: Any,
     batch: Mapping[str, Any],
     **options: Any,
 ) -> Forward:
-    """Return the passes of a step of these objectives, none of which has run yet.
+    """Collect what the objectives declare in a `Forward`; no pass runs yet.
 
     Args:
-      model: the pure functions.
-      objectives: those of the step.
+      model: the model's pure functions.
+      objectives: the active objectives.
       params: the student's parameters.
       batch: the global batch.
-      **options: teacher, step, seed_key and state of `Forward`.
+      **options: `teacher`, `step`, `seed_key` and `state` of `Forward`.
     """
     views = [view for o in objectives for top in o.views for view in _with_parts(top)]
     reads = [f for o in objectives for f in o.reads(model)]

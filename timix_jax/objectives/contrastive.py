@@ -20,13 +20,13 @@ from timix_jax.optim.schedule import linear_ramp
 
 @dataclasses.dataclass(frozen=True)
 class Contrastive(Objective):
-    """Each image against its own caption; with `alpha` > 0 targets lean on the moving-average teacher's predictions.
+    """Each image against its own caption; with `alpha` > 0 the targets include the predictions of the teacher.
 
     Attributes:
       alpha: final weight α of the teacher's prediction in the targets.
       alpha_steps: α ramps 0 → alpha over this many steps.
-      view: whose images are compared; None for the clean batch.
-      target: what the view's images should be similar to, where they show several captions.
+      view: view whose images and captions are compared; None for the clean batch.
+      target: target for a view whose images show several captions.
       pairs: the loss over all pairs: symmetric InfoNCE by default.
     """
 
@@ -45,11 +45,11 @@ class Contrastive(Objective):
 
     @property
     def views(self) -> Sequence[View]:
-        """The view, if it is not the clean one."""
+        """The view, unless it is the clean batch."""
         return () if self.view is None else (self.view,)
 
     def reads(self, model: ImageTextModel) -> Sequence[Feature]:
-        """Return both sides, and with α those of the teacher."""
+        """Return both embeddings, and with α > 0 the teacher's too."""
         del model
         view = CLEAN if self.view is None else self.view.name
         reads = [Feature("image", view), Feature("text", view)]
@@ -58,7 +58,7 @@ class Contrastive(Objective):
         return reads
 
     def __call__(self, forward: Forward) -> Term:
-        """Return the loss and, for a clean batch, its accuracy (both directions, ties count as misses)."""
+        """Return the loss and, for a clean batch, the accuracy (both directions; ties count as misses)."""
         view = CLEAN if self.view is None else self.view.name
         s = similarities(forward, view)
         log: dict[str, Array] = {} if s.bias is None else {"logit_bias": s.bias}
@@ -79,7 +79,7 @@ class Contrastive(Objective):
 
 
 def similarities(forward: Forward, view: str = CLEAN) -> Similarities:
-    """Return the similarities of a view's images with its captions."""
+    """Return the similarities between a view's images and its captions."""
     image, text = forward.embeddings(view)
     model, params = forward.model, forward.params
     return Similarities(image, text, model.temperature(params), model.logit_bias(params))

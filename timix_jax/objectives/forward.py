@@ -1,4 +1,4 @@
-"""The passes of one step: each distinct one runs once, whoever reads it."""
+"""The forward passes of one step: each distinct pass runs once, however many objectives read it."""
 
 from __future__ import annotations
 
@@ -26,17 +26,24 @@ T = TypeVar("T")
 
 
 class Forward:
-    """What objectives see of a step over the global batch; passes run on their first use.
+    """An objective's view of one training step over the global batch; passes run on first use.
 
-    Only features that were declared can be read: the declarations say which blocks a pass has to bring along, and
-    whether it needs a gradient.
+    Only declared features can be read. The declarations determine which blocks a pass returns and whether it needs a
+    gradient, so they must be complete before the first pass runs.
 
     Attributes:
-      model: the pure functions.
+      model: the model's pure functions.
       params: the student's parameters.
-      batch: image uint8 (B, H, W, 3), tokens int32 (B, T); boxes, box_mask, regions where the data has them.
+      batch: image uint8 (B, H, W, 3) and tokens int32 (B, T); boxes, box_mask and regions if the data has them.
       step: int32 scalar, traced.
-      state: name of an objective → its own state (`TrainState.objectives`).
+      state: objective name -> its state (`TrainState.objectives`).
+
+    **Example:**
+
+        image = forward.image().embedding                  # student, clean batch
+        target = forward.image(teacher=True).embedding     # teacher, no gradient
+        text = forward.text("mixed").embedding             # captions of a view
+        tokens = forward.block(5)                          # every token after block 5
     """
 
     def __init__(
@@ -52,13 +59,18 @@ class Forward:
         seed_key: Array,
         state: Mapping[str, Any] | None = None,
     ) -> None:
-        """Runs nothing yet.
+        """Register features and views; run nothing yet.
 
         Args:
-          reads: every feature that will be read (`base.declared`).
-          views: the views that the features name, besides the clean one.
+          model: see the class.
+          params: see the class.
+          batch: see the class.
+          reads: every feature that will be read (`base.prepare_forward` collects them).
+          views: the views that the features name, apart from the clean batch.
           teacher: the moving average of the parameters, or None.
-          seed_key: the run's key; draw from it with `stream`.
+          step: see the class.
+          seed_key: the run's key; objectives draw from it with `stream`.
+          state: see the class.
         """
         self.model, self.params, self.batch, self.step = model, params, batch, step
         self.state = state or {}
@@ -66,7 +78,7 @@ class Forward:
         self._views: dict[str, View] = {}
         for view in views:
             if self._views.setdefault(view.name, view) != view:
-                raise ValueError(f"two different views are called {view.name!r}")
+                raise ValueError(f"two different views have the name {view.name!r}")
         self._done: dict[Hashable, Any] = {}
         declared = set(reads)
         self._whole = {self._pass(f) for f in declared if f.tower == "image" and f.block is None}
@@ -77,7 +89,7 @@ class Forward:
         return rng.stream(self._seed_key, name, self.step)
 
     def view(self, name: str) -> Inputs:
-        """Return what the towers are shown of a view."""
+        """Return the inputs that a view gives to the towers."""
         if name == CLEAN:
             return Inputs(images=self.batch["image"], tokens=self.batch["tokens"])
         if name not in self._views:
@@ -103,7 +115,7 @@ class Forward:
             return clean if inputs.rows is None else take_rows(clean, inputs.rows)
         if teacher:
             raise UserError(
-                f"the view {view!r} is made of the student's patches, which the teacher cannot read; use a mixer of"
+                f"the view {view!r} consists of the student's patches, which the teacher cannot read; use a mixer of"
                 " pixels"
             )
         return inputs.patches
@@ -131,18 +143,18 @@ class Forward:
         return self._rows_of(view, feature, features)
 
     def embeddings(self, view: str = CLEAN) -> tuple[Array, Array]:
-        """Return the student's embeddings (n, D) of a view's images and captions, as they are compared."""
+        """Return the student's embeddings (n, D) of a view's images and captions, after any mixing of embeddings."""
         image, text = self.image(view).embedding, self.text(view).embedding
-        pooled = self.view(view).pooled
-        return (image, text) if pooled is None else pooled(image, text)
+        mix = self.view(view).mix_embeddings
+        return (image, text) if mix is None else mix(image, text)
 
     def _block(self, feature: Feature, block: int) -> Array:
+        tower = require(self.model, BlockTokens, f"block {block} of the image tower")
         whole = self._pass(feature)
         if whole in self._whole:
             return self._image(whole).blocks[block]
 
         def run() -> Mapping[int, Array]:
-            tower = require(self.model, BlockTokens, f"block {block} of the image tower")
             params, patches = self._tower_inputs(whole)
             return tower.encode_blocks(params, patches, self._blocks_of(whole))
 
@@ -165,7 +177,7 @@ class Forward:
         return self._once(("image", whole), run)
 
     def _tower_inputs(self, whole: Feature) -> tuple[Any, Array]:
-        """Return parameters and patches, constant where no reader of the pass asks for a gradient."""
+        """Return parameters and patches, as constants if no reader of the pass asks for a gradient."""
         inputs = self._weights(whole.teacher), self.patches(whole.view, teacher=whole.teacher)
         gradient = any(
             f.gradient for f in self._declared if f.tower == "image" and self._pass(f) == whole
@@ -173,29 +185,29 @@ class Forward:
         return inputs if gradient else jax.lax.stop_gradient(inputs)
 
     def _pass(self, feature: Feature) -> Feature:
-        """Return the pass of the image tower that the feature belongs to."""
+        """Return the pass through the image tower that provides the feature."""
         whole = feature.all_patches or feature.teacher or feature.block is not None
         everything = whole or not self.model.patch_dropout
         return Feature("image", feature.view, feature.teacher, all_patches=everything)
 
     def _resolved(self, feature: Feature) -> Feature:
-        """Return the feature that answers it: a view of clean images takes rows of a clean pass that runs anyway."""
+        """Redirect a view without images of its own to the clean pass, if that runs anyway."""
         view = self._views.get(feature.view)
         clean = feature._replace(view=CLEAN)
-        if feature.tower == "image" and view is not None and not view.own_images:
+        if feature.tower == "image" and view is not None and not view.has_own_images:
             return clean if self._pass(clean) in self._whole else feature
         return feature
 
     def _rows_of(self, view: str, feature: Feature, values: T) -> T:
-        """Return the view's rows of what another view's pass gave."""
+        """Select the view's rows from the outputs of another view's pass."""
         rows = None if feature.view == view else self.view(view).rows
         return values if rows is None else jax.tree.map(lambda x: take_rows(x, rows), values)
 
     def _checked(self, feature: Feature) -> Feature:
-        """Return the resolved feature, if it was declared (with or without a gradient)."""
+        """Resolve a feature, and refuse one that was not declared (with or without a gradient)."""
         found = self._resolved(feature)
         if not {found, found._replace(gradient=False)} & self._declared:
-            raise ValueError(f"{feature} is read and was not declared by `reads`")
+            raise ValueError(f"{feature} was not declared by `reads`; add it there")
         return found
 
     def _blocks_of(self, whole: Feature) -> tuple[int, ...]:
@@ -210,7 +222,9 @@ class Forward:
         if not teacher:
             return self.params
         if self._teacher is None:
-            raise UserError("a teacher is read: set optim.ema above 0 (the paper: 0.995)")
+            raise UserError(
+                "an objective reads the teacher: set optim.ema above 0 (the paper: 0.995)"
+            )
         return jax.lax.stop_gradient(self._teacher)
 
     def _once(self, key: Hashable, run: Callable[[], T]) -> T:

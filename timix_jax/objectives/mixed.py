@@ -25,21 +25,21 @@ from timix_jax.objectives.views.mixed import MixedView, placement
 class MixedContrastive(Objective):
     """L_mix of the mixed images.
 
-    placement="extra": mixed images are a second view beside the clean ones; γ weighs their loss, and with
-    `fraction` f the evenly spaced f·B rows form a batch of their own.
-    placement="replace": mixed images take the place of clean ones in the one contrastive loss; γ·f is then the share of
-    rows that is mixed, the others keep the identity as target.
+    With placement="extra", mixed images come in addition to the clean ones: γ scales their loss, and with
+    `fraction` f < 1 the f·B evenly spaced rows form a separate batch. With placement="replace", mixed images take the
+    place of clean ones in the only contrastive loss: γ·f is the share of rows that is mixed, and the other rows keep
+    the identity as target.
 
     Attributes:
-      mixer: what mixes.
-      score: where the patch scores come from; None for mixers that need none.
-      target: name of what the mixed images should be similar to (`pairs.targets.TARGETS`).
+      mixer: the mixer.
+      score: source of the patch scores; None for mixers without scores.
+      target: target of the mixed images' similarities, a key of `pairs.targets.TARGETS`.
       beta: β of the target "blend".
-      label_smoothing: of the hard part of the target.
-      placement: kind of view (`views.mixed.PLACEMENTS`).
-      fraction: f.
-      ramp: γ grows 0 → 1 over this many steps; from `ends_at` on it is 0.
-      pairs: the loss over all pairs, the same as of the clean batch.
+      label_smoothing: smoothing of the hard part of the target.
+      placement: key of `views.mixed.PLACEMENTS`.
+      fraction: f, share of the batch that is mixed.
+      ramp: steps over which γ grows from 0 to 1; from `ends_at` on γ is 0.
+      pairs: the loss over all pairs, the same as for the clean batch.
     """
 
     mixer: Mixer = dataclasses.field(metadata=INTERNAL)
@@ -55,9 +55,9 @@ class MixedContrastive(Objective):
     name: ClassVar[str] = "mix"
 
     def __post_init__(self) -> None:
-        """Check what cannot work together."""
+        """Check the settings, and that they fit together."""
         target, kind = self._target, placement(self.placement)
-        if not kind.beside and target.reads_reference:
+        if kind.replaces_clean and target.reads_reference:
             raise UserError(
                 f"mix.target={self.target!r} needs the clean similarities, which mix.placement={self.placement!r} "
                 "does not compute; use mix.target='hard' or mix.placement='extra'"
@@ -70,7 +70,7 @@ class MixedContrastive(Objective):
                 f"mix.fraction={self.fraction} is not a share of the batch: use 0 < f <= 1"
             )
         if self.mixer.needs_scores and self.score is None:
-            raise UserError("this mixer needs mix.score, the source of the patch scores")
+            raise UserError("this mixer needs patch scores: set mix.score")
 
     @functools.cached_property
     def _target(self) -> Target:
@@ -78,18 +78,18 @@ class MixedContrastive(Objective):
 
     @functools.cached_property
     def view(self) -> MixedView:
-        """The mixed images."""
+        """The view of mixed images."""
         score = self.score if self.mixer.needs_scores else None
         kind = placement(self.placement)
         return kind(self.mixer, score, self.fraction, self.ramp, self.ends_at)
 
     @property
     def views(self) -> Sequence[View]:
-        """The mixed images."""
+        """The view of mixed images."""
         return (self.view,)
 
     def reads(self, model: ImageTextModel) -> Sequence[Feature]:
-        """Return the view's features, and for a target that reads them those of the clean batch as constants."""
+        """Return the view's features, and those of the clean batch for a target that uses its predictions."""
         del model
         reads = [Feature("image", self.view.name), Feature("text", self.view.name)]
         if self._target.reads_reference:
@@ -98,7 +98,7 @@ class MixedContrastive(Objective):
         return reads
 
     def __call__(self, forward: Forward) -> Term:
-        """Return L_mix (times γ for a view beside the clean one), with λ, γ and the window for the log."""
+        """Return L_mix, scaled by γ next to clean images; log λ, γ and the window."""
         inputs, gamma = forward.view(self.view.name), self.view.gamma(forward.step)
         assert inputs.mixed is not None
         assert inputs.shares is not None
@@ -110,4 +110,4 @@ class MixedContrastive(Objective):
             reference = similarities(forward, self.view.source).constant()
         s = similarities(forward, self.view.name)
         loss = self.pairs.mixed(s, self._target, inputs.shares, reference)
-        return Term(gamma * loss if self.view.beside else loss, log)
+        return Term(loss if self.view.replaces_clean else gamma * loss, log)

@@ -16,7 +16,7 @@ def patch_labels(boxes: jax.Array, grid: int) -> jax.Array:
 
     Args:
       boxes: float (..., 4), x0, y0, x1, y1 as fractions of the image.
-      grid: g, patches a side.
+      grid: g, patches per side.
 
     Returns:
       bool (..., g·g), row-major.

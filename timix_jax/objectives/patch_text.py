@@ -1,4 +1,4 @@
-"""Patch-text alignment (PTA, docs/method.md §2): what trains the patch predictor."""
+"""Patch-text alignment (PTA, docs/method.md §2), which trains the patch predictor."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ from timix_jax.objectives.views.regions import REGIONS, RegionView
 class PatchTextAlignment(Objective):
     """Cross-entropy of the predictor against 0/1 patch labels from boxes.
 
-    The annotated images come as a batch of their own (`batch["regions"]`), each with up to R (text, box) pairs; only
-    ViT blocks 0..tpp_layer run, once per image.
+    The annotated images are a separate batch (`batch["regions"]`), each with up to R (text, box) pairs. Only ViT blocks
+    0..tpp_layer run, once per image.
 
     Attributes:
       full_captions: also label every patch of the main batch's captions 1, as the released code does.
@@ -32,7 +32,7 @@ class PatchTextAlignment(Objective):
     views: ClassVar[Sequence[View]] = (RegionView(),)
 
     def reads(self, model: ImageTextModel) -> Sequence[Feature]:
-        """Return the predictor's block of the annotated images, and their texts."""
+        """Return the tokens of the predictor's block for the annotated images, and their texts."""
         tpp = require(model, PatchPredicting, "config.loss.pta")
         views = (REGIONS, CLEAN) if self.full_captions else (REGIONS,)
         return [
@@ -42,7 +42,7 @@ class PatchTextAlignment(Objective):
         ]
 
     def __call__(self, forward: Forward) -> Term:
-        """Return the mean over the valid regions and all patches; the accuracy of the labels goes to the log."""
+        """Return the mean over all patches of the valid regions; log the accuracy."""
         regions = forward.batch["regions"]
         images, per_image = regions["tokens"].shape[:2]
         logp = _predict(forward, REGIONS, per_image)
@@ -60,7 +60,7 @@ class PatchTextAlignment(Objective):
 
 
 def _predict(forward: Forward, view: str, captions_per_image: int = 1) -> Array:
-    """Return log-probabilities (M, N, 2) of each caption of a view on its image."""
+    """Return the log-probabilities (M, N, 2) of each of a view's captions on its image."""
     model = require(forward.model, PatchPredicting, "config.loss.pta")
     site = model.patch_tokens(forward.block(model.tpp_layer, view))
     if captions_per_image > 1:
@@ -69,12 +69,12 @@ def _predict(forward: Forward, view: str, captions_per_image: int = 1) -> Array:
 
 
 def alignment_sum(logp: Array, labels: Array, valid: Array) -> tuple[Array, Array]:
-    """Return the summed cross-entropy and the number of patches behind it.
+    """Return the summed cross-entropy and the number of patches in it.
 
     Args:
       logp: (M, N, 2) log-probabilities.
       labels: (M, N) 0/1 or bool.
-      valid: (M,) bool; invalid rows count nothing.
+      valid: (M,) bool; invalid rows do not count.
     """
     picked = jnp.where(labels.astype(bool), logp[..., 1], logp[..., 0])
     rows = valid.astype(logp.dtype)

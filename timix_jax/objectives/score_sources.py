@@ -1,7 +1,7 @@
-"""Where the patch scores of a mixer come from (docs/method.md §2).
+"""Sources of the patch scores that mixers read (docs/method.md §2).
 
-A new source is one class here or in a file of its own, and one line in `SCORES`; it is chosen by `config.mix.score`.
-No gradient flows through a source: its features are constants.
+A new source is one class, here or in its own file, and one line in `SCORES`; `config.mix.score` chooses it. No gradient
+flows through a source: it declares its features as constants.
 """
 
 from __future__ import annotations
@@ -31,42 +31,42 @@ Array = jax.Array
 
 
 class ScoreSource(abc.ABC):
-    """How relevant each patch is to the caption."""
+    """Scores the relevance of each patch to the caption."""
 
     name: ClassVar[str]
     trained: ClassVar[str] = ""
-    """Name of the objective without which its scores stay arbitrary; empty for none."""
+    """Name of the objective that trains the scores; empty if they need no training."""
 
     def reads(self, model: ImageTextModel, view: str) -> Sequence[Feature]:
-        """Return what it reads of a view; nothing by default.
+        """Return the features of a view that `__call__` reads; none by default.
 
         Raises:
-          UserError: the model lacks what it needs.
+          UserError: the model lacks something that the source needs.
         """
         del model, view
         return ()
 
     @abc.abstractmethod
     def __call__(self, forward: Forward, view: str) -> Array:
-        """Return scores (n, N) float32, the higher, the more relevant to the caption; no gradient flows."""
+        """Return scores (n, N) float32, higher for patches that matter more to the caption; no gradient flows."""
 
     def __eq__(self, other: object) -> bool:
-        """Sources have no settings."""
+        """Compare classes, since sources have no settings."""
         return type(self) is type(other)
 
     def __hash__(self) -> int:
-        """Hash as `==` compares."""
+        """Hash consistently with `==`."""
         return hash(type(self))
 
 
 class Predictor(ScoreSource):
-    """The trained patch predictor; the tower runs up to its block only."""
+    """The trained patch predictor; the tower runs only up to its block."""
 
     name: ClassVar[str] = "tpp"
     trained: ClassVar[str] = "pta"
 
     def reads(self, model: ImageTextModel, view: str) -> Sequence[Feature]:
-        """Return the predictor's block, and the captions."""
+        """Return the predictor's block and the captions."""
         tpp = require(model, PatchPredicting, "mix.score='tpp'")
         return (
             Feature("image", view, block=tpp.tpp_layer, gradient=False),
@@ -84,12 +84,12 @@ class Predictor(ScoreSource):
 
 
 class Similarity(ScoreSource):
-    """Cosine of the projected patches with the caption."""
+    """Cosine similarity of projected patches and caption."""
 
     name: ClassVar[str] = "similarity"
 
     def reads(self, model: ImageTextModel, view: str) -> Sequence[Feature]:
-        """Return all patches of the whole tower, and the captions."""
+        """Return the patches of the whole tower, and the captions."""
         require(model, PatchProjecting, "mix.score='similarity'")
         return (
             Feature("image", view, all_patches=True, gradient=False),
@@ -139,12 +139,12 @@ class Random(ScoreSource):
 
 
 class Oracle(ScoreSource):
-    """The boxes themselves, for experiments."""
+    """The annotated boxes, as an upper bound for experiments."""
 
     name: ClassVar[str] = "oracle"
 
     def __call__(self, forward: Forward, view: str) -> Array:
-        """Return the share of each patch that a box covers."""
+        """Return the share of each patch that lies in a box."""
         boxes, mask = forward.batch["boxes"], forward.batch["box_mask"]
         rows = forward.view(view).rows
         if rows is not None:
@@ -162,10 +162,10 @@ SCORES: dict[str, type[ScoreSource]] = {
 
 
 def build_score_source(name: str, model: ImageTextModel) -> ScoreSource:
-    """Return the source called `name`, if the model has what it needs.
+    """Return the source with this name, checked against the model.
 
     Raises:
-      UserError: an unknown name, or a model that lacks what the source reads.
+      UserError: the name is unknown, or the model lacks what the source reads.
     """
     if name not in SCORES:
         raise UserError(f"mix.score={name!r} is unknown; use one of {', '.join(SCORES)}")

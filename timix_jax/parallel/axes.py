@@ -1,4 +1,4 @@
-"""What a parameter's dimensions mean for the mesh and the optimiser, and how to find that by path."""
+"""Meaning of a parameter's dimensions for the mesh and the optimiser, and its lookup by path."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -27,14 +27,14 @@ class Axes:
     unit: str = "units"
 
     def __post_init__(self) -> None:
-        """Refuses dimensions counted from the front, which stacking the layers would shift."""
+        """Refuse dimensions counted from the front, which stacking the layers would shift."""
         tensor = () if self.tensor is None else (self.tensor,)
         ins, outs = self.muon or ((), ())
         if any(dimension >= 0 for dimension in (*tensor, *ins, *outs)):
             raise ValueError(f"{self}: count dimensions from the end, -1 being the last")
 
     def decays(self, ndim: int) -> bool:
-        """Whether weight decay applies to a parameter with `ndim` dimensions."""
+        """Return True if weight decay applies to a parameter with `ndim` dimensions."""
         return ndim - self.stacked >= 2 if self.decay is None else self.decay
 
 

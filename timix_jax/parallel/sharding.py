@@ -1,4 +1,4 @@
-"""How parameters and the optimiser's moments lie on the mesh: declared axes, overridden by rules over paths."""
+"""Shardings of parameters and the optimiser's moments: declared axes, overridden by rules over paths."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -39,11 +39,14 @@ def fit_position_embeddings(params: Any, abstract: Any) -> Any:
     """Return `params` with the position embeddings of both towers fitted to the shapes in `abstract`.
 
     The image grid is interpolated. For the text, the first positions are kept; more than were trained cannot be made
-    up.
+    up. Parameters without position embeddings at `image/pos_embed` and `text/pos_embed` stay as they are.
 
     Raises:
       UserError: the text is longer than the one that was trained.
     """
+    towers = [tree.get(name, {}) for tree in (params, abstract) for name in ("image", "text")]
+    if any("pos_embed" not in tower for tower in towers):
+        return params
     image, text = params["image"], params["text"]
     patches = abstract["image"]["pos_embed"].shape[1]
     if image["pos_embed"].shape[1] != patches:

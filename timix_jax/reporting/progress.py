@@ -1,4 +1,4 @@
-"""What a person sees of a running training: a line at each log."""
+"""The progress line that a training run prints at each log."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence

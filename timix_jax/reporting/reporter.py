@@ -12,7 +12,7 @@ from timix_jax.reporting.progress import ProgressPrinter
 
 @dataclasses.dataclass(frozen=True)
 class Reporter:
-    """What the loop and its hooks report to.
+    """Receives the reports of the loop and its hooks.
 
     Attributes:
       writer: numbers, to metrics.jsonl and TensorBoard.

@@ -1,4 +1,4 @@
-"""What accelerators can do: peak FLOP/s and memory by kind of device."""
+"""Peak FLOP/s and memory of accelerators, by kind of device."""
 
 import jax
 
@@ -55,5 +55,5 @@ def hbm_bytes(device: jax.Device) -> int | None:
 
 
 def device_unit(device: jax.Device) -> str:
-    """Return what a device is: "chip", or "core" where each core of a chip is a device, as on TPU7x."""
+    """Return the unit of a device: "chip", or "core" if each core of a chip is a device, as on TPU7x."""
     return "core" if device.device_kind.startswith("TPU7x") else "chip"

@@ -1,4 +1,4 @@
-"""What this process may use of its machine: CPU cores and memory."""
+"""CPU cores and memory of the machine that this process may use."""
 
 import math
 import os

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import Any
 
 from absl import logging
@@ -45,7 +46,10 @@ def free_bytes(path: epath.PathLike) -> int | None:
 
 
 def config_differences(
-    stored: Mapping[str, Any], config: Mapping[str, Any], ignore: tuple[str, ...] = ()
+    stored: Mapping[str, Any],
+    config: Mapping[str, Any],
+    ignore: tuple[str, ...] = (),
+    defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[str]:
     """List the differences of two flat configurations, such as `["lr: 0.1 there, 0.2 now"]`.
 
@@ -53,6 +57,7 @@ def config_differences(
       stored: Dotted field name → value, as read from `config.json`.
       config: The same for the new run; both are compared as JSON (a tuple equals a list).
       ignore: Fields that may differ; `"log"` stands for `log` itself and for every `log.…`.
+      defaults: Values of fields that the stored configuration lacks because they are newer.
     """
 
     def ignored(field: str) -> bool:
@@ -61,11 +66,11 @@ def config_differences(
     def shown(value: Any) -> str:
         return "absent" if value is _ABSENT else json.dumps(value)
 
-    stored, config = json.loads(json.dumps([dict(stored), dict(config)]))
+    stored, config, defaults = json.loads(json.dumps([dict(stored), dict(config), dict(defaults)]))
     fields = [*config, *(field for field in stored if field not in config)]
     differences = []
     for field in fields:
-        old, new = stored.get(field, _ABSENT), config.get(field, _ABSENT)
+        old, new = stored.get(field, defaults.get(field, _ABSENT)), config.get(field, _ABSENT)
         if not ignored(field) and not _same(old, new):
             differences.append(f"{field}: {shown(old)} there, {shown(new)} now")
     return differences
@@ -89,7 +94,11 @@ def reraise_workdir_write_errors(workdir: epath.Path) -> AbstractContextManager[
 
 
 def open_workdir(
-    workdir: epath.PathLike, config: Mapping[str, Any], *, ignore: tuple[str, ...] = ()
+    workdir: epath.PathLike,
+    config: Mapping[str, Any],
+    *,
+    ignore: tuple[str, ...] = (),
+    defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> bool:
     """Prepare the working folder for a run with this configuration.
 
@@ -100,6 +109,7 @@ def open_workdir(
       workdir: The folder, created if it is missing.
       config: Dotted field name → JSON value.
       ignore: Fields that may differ from the stored configuration, see `config_differences`.
+      defaults: Values of fields that the stored configuration lacks, see `config_differences`.
 
     Returns:
       True if a run was already started in the folder.
@@ -115,7 +125,7 @@ def open_workdir(
             workdir.mkdir(parents=True, exist_ok=True)
             atomic_write_text(path, json.dumps(dict(config), indent=2, ensure_ascii=False) + "\n")
         return False
-    differences = config_differences(read_config(workdir), config, ignore)
+    differences = config_differences(read_config(workdir), config, ignore, defaults)
     if differences:
         more = len(differences) - _SHOWN_FIELDS
         listed = "; ".join(differences[:_SHOWN_FIELDS]) + (f"; and {more} more" if more > 0 else "")

@@ -9,7 +9,6 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from timix_jax import checkpointing
-from timix_jax.config import complete, flatten
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.distributed import processes
 from timix_jax.distributed.shared_folder import check_same_config, check_shared
@@ -25,6 +24,7 @@ from timix_jax.runtime.log import print_text
 from timix_jax.runtime.remote import as_path, check_reachable
 from timix_jax.runtime.workdir import absolute
 from timix_jax.training import build as experiment
+from timix_jax.training.build import Settings, evaluated_part, read_settings
 
 
 class Measured(NamedTuple):
@@ -52,28 +52,19 @@ def flat_results(measured: Iterable[Measured]) -> dict[str, float]:
     }
 
 
-def evaluated_part(config: ConfigDict) -> str:
-    """Return the field of the state to evaluate: `params` or, for `eval.weights='ema'`, `ema_params`."""
-    if config.eval.weights not in ("params", "ema"):
-        raise UserError(f"config.eval.weights={config.eval.weights!r}; use 'params' or 'ema'")
-    if config.eval.weights == "ema" and not config.optim.ema:
-        raise UserError("config.eval.weights='ema' needs config.optim.ema above 0")
-    return "ema_params" if config.eval.weights == "ema" else "params"
-
-
 def evaluate_checkpoint(config: ConfigDict, workdir: str) -> dict[str, float]:
     """Evaluate the newest checkpoint in `workdir` (or a step folder) on `config.eval.sets`.
 
     Prints the results and writes them to `WORKDIR/eval-STEP.json`, where the results of other sets stay.
     """
-    config = complete(config)
-    part = evaluated_part(config)
+    settings = read_settings(config)
+    part = evaluated_part(settings)
     check_reachable(as_path(workdir), "--workdir=")
-    check_same_config(flatten(config))
+    check_same_config(settings.flat)
     check_shared(as_path(workdir))
     path = checkpointing.find_checkpoint(workdir)
     with watched_phases() as watch:
-        measured = _evaluate(config, path, part, watch)
+        measured = _evaluate(settings, path, part, watch)
     results = flat_results(measured)
     # A step folder lies in WORKDIR/checkpoints.
     folder = path.parent.parent if absolute(workdir) == path else epath.Path(workdir)
@@ -85,16 +76,16 @@ def evaluate_checkpoint(config: ConfigDict, workdir: str) -> dict[str, float]:
     return results
 
 
-def _evaluate(config: ConfigDict, path: epath.Path, part: str, watch: Phases) -> list[Measured]:
+def _evaluate(settings: Settings, path: epath.Path, part: str, watch: Phases) -> list[Measured]:
     with watch(phases.OPEN):
         with error_prefix(f"checkpoint {path}: "):
             tokenizer = Tokenizer.from_json(checkpointing.read_meta(path)["tokenizer"])
-        layout = experiment.build_layout(config)
+        layout = experiment.build_layout(settings.mesh)
         model = experiment.build_model(
-            config, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id, layout=layout
+            settings, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id, layout=layout
         )
-        layout = model.layout or layout  # with the model's declared axes
-        evaluators = experiment.build_evaluators(config, model, tokenizer, layout.mesh)
+        layout = layout.with_axes(model.parameter_axes())
+        evaluators = experiment.build_evaluators(settings, model, tokenizer, layout.mesh)
     if not evaluators:
         raise UserError(
             "config.eval.sets=() names no data; give --config.eval.sets=\"('NAME=SOURCE',)\""
@@ -106,7 +97,7 @@ def _evaluate(config: ConfigDict, path: epath.Path, part: str, watch: Phases) ->
         abstract = with_shardings(abstract, shardings)
         params = checkpointing.restore_params(path, abstract, part=part)
         phase.detail = f"{part} of {path}"
-        check_same_model(path, flatten(config), to_train=False)
+        check_same_model(path, settings.flat, to_train=False)
     with watch(phases.EVALUATE):
         return run_evaluators(evaluators, params)
 

@@ -1,15 +1,15 @@
 """Floating-point operations of a training step, counted in its jaxpr.
 
 Matrix products and convolutions count, 2 operations per multiply-add; norms, activations and softmaxes do not (a few
-percent at the usual widths). XLA's own count is of no use here: it counts the body of a scan once.
+percent at the usual widths). XLA's own count does not help, because it counts the body of a scan once.
 
-Three kinds of work are told apart by the name stack of each product:
+The name stack of each product tells three kinds of work apart:
 
-* rematerialised: what `jax.checkpoint` repeats in the backward pass, and what a hand-written backward pass repeats
-  under `jax.named_scope("recomputed")`. The tiled contrastive losses do: of their six products over all pairs, three
-  repeat similarities, so that every form of the loss has the three products of the dense one.
+* rematerialised: work that the backward pass repeats, by `jax.checkpoint` or under `jax.named_scope("recomputed")`. Of
+  the six products over all pairs in a tiled contrastive loss, three repeat similarities; without them every form of
+  the loss counts the three products of the dense form.
 * optimizer: everything under `jax.named_scope("optimizer")`, such as Muon's Newton–Schulz iterations.
-* model: the rest, the model's own work. Utilisation (MFU) is of this work.
+* model: the rest. Utilisation (MFU) refers to this work.
 """
 
 import math
@@ -28,7 +28,7 @@ class StepFlops(NamedTuple):
 
     Attributes:
       model: the model's own work, forward and backward.
-      rematerialised: parts of the forward pass that are repeated to save memory.
+      rematerialised: parts of the forward pass that the backward pass repeats to save memory.
       optimizer: the optimiser's products.
     """
 
@@ -38,11 +38,11 @@ class StepFlops(NamedTuple):
 
 
 def count_flops(jaxpr: ClosedJaxpr) -> StepFlops:
-    """Count the products of a jaxpr by kind; those whose results are not used are left out.
+    """Count the products of a jaxpr by kind, without those whose results are unused.
 
     A scan counts once per iteration, a conditional as its most expensive branch. A while loop counts once, as a jaxpr
     does not say how often it runs (`fori_loop` with constant bounds is a scan). Work that shard_map repeats along a
-    mesh axis, none of its inputs being split over it, counts once.
+    mesh axis, because none of its inputs is split over that axis, counts once.
 
     **Example:**
 
@@ -68,7 +68,7 @@ def _count_equation(equation: Any, kind: str) -> StepFlops:
         return StepFlops(**{kind: _dot_flops(equation)})
     if name == "conv_general_dilated":
         return StepFlops(**{kind: _convolution_flops(equation)})
-    # A scan has a Jaxpr, others a ClosedJaxpr, which has the same equations.
+    # A scan holds a Jaxpr, other primitives a ClosedJaxpr; both have equations.
     bodies = [_count(body, kind) for body in jaxprs_in_params(params)]
     if name == "cond":
         return max(bodies, key=sum)
@@ -92,7 +92,7 @@ def _scan_length(params: dict[str, Any]) -> int:
 
 
 def _shards(params: dict[str, Any]) -> int:
-    """Number of different pieces of work in a shard_map, whose body is that of one device."""
+    """Return the number of distinct pieces of work in a shard_map, whose body is that of one device."""
     split: set[str] = set()
     for spec in params["in_specs"]:
         for axes in spec:

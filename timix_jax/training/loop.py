@@ -21,7 +21,7 @@ from timix_jax.training.state import TrainState
 
 
 class Loop:
-    """Takes the steps of a run, and calls every hook after each of them.
+    """Runs the steps of a run, and calls every hook after each of them.
 
     **Example:**
 

@@ -1,4 +1,4 @@
-"""The mixing sheet of a model: its scores, its windows, and the images that it is trained on."""
+"""The mixing sheet: a model's patch scores, windows and mixed images."""
 
 import dataclasses
 import os
@@ -13,7 +13,7 @@ from timix_jax.mixing import Sample
 from timix_jax.mixing.partners import Paired
 from timix_jax.mixing.windows import patchify, unpatchify
 from timix_jax.models.protocols import ImageTextModel
-from timix_jax.objectives.base import run_forward
+from timix_jax.objectives.base import prepare_forward
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.reporting.plots.pictures import mixing_sheet
 
@@ -44,7 +44,7 @@ def draw_mixing_sheet(
       title: heading.
 
     Returns:
-      False, without a file, for a mixer without windows (Mixup, CutMix).
+      False for a mixer without windows (Mixup, CutMix), for which no file is written.
     """
     # One process draws, with its own rows: nothing may lie on the devices of the others.
     model = model.on_one_device()
@@ -57,7 +57,7 @@ def draw_mixing_sheet(
 
     @jax.jit
     def mix(params: Any, batch: dict[str, Any]) -> Any:
-        forward = run_forward(
+        forward = prepare_forward(
             model,
             (objective,),
             params,
@@ -71,7 +71,7 @@ def draw_mixing_sheet(
             return None
         if scores is None:
             scores = jnp.zeros(forward.patches().shape[:2])
-        # The same windows over again on the pixels: the mixer is a pure function of key, shapes and scores.
+        # The mixer is a pure function of key, shapes and scores, so on pixels it finds the same windows.
         pixels = forward.pixels()
         patch = pixels.shape[1] // model.grid
         sample = Sample(patchify(pixels, patch), batch["tokens"], scores)

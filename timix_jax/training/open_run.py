@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
-from ml_collections import ConfigDict
 
 from timix_jax import checkpointing
 from timix_jax.checkpointing import step_folders
-from timix_jax.config import MUTABLE_FIELDS, flatten
+from timix_jax.config import MUTABLE_FIELDS, default_config, flatten
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.distributed import processes
 from timix_jax.distributed.shared_folder import check_same_config, check_shared
@@ -19,51 +18,58 @@ from timix_jax.reporting.profiling import Window, check_window
 from timix_jax.runtime import workdir as workdirs
 from timix_jax.runtime.atomic_write import atomic_write_text
 from timix_jax.training import build as experiment
-from timix_jax.training.build import Experiment
+from timix_jax.training.build import Experiment, Settings
 
 # One process may have to copy its data before it can build its run.
 _BUILD_TIMEOUT_S = 24 * 3600
 
 
 def open_run(
-    config: ConfigDict, folder: epath.Path, window: Window | None = None
+    settings: Settings, folder: epath.Path, window: Window | None = None
 ) -> tuple[Experiment, dict[str, list[Evaluator]]]:
     """Build the run and its evaluators, then write config.json and tokenizer.json where they are missing.
 
     Args:
-      config: complete.
+      settings: from `read_settings`.
       folder: the working folder; untouched if anything is wrong, on any process.
       window: the steps to profile, if any.
 
     Raises:
       UserError: a setting cannot work, or the folder belongs to another run.
     """
-    flat = flatten(config)
-    check_same_config(flat)
+    check_same_config(settings.flat)
     check_shared(folder)
-    has_started, stored_tokenizer = processes.from_first(lambda: _read_folder(folder, flat))
+    has_started, stored_tokenizer = processes.from_first(
+        lambda: _read_folder(folder, settings.flat)
+    )
     tokenizer_file = folder / workdirs.TOKENIZER_FILE
     with error_prefix(f"{tokenizer_file}: "):
         tokenizer = Tokenizer.from_json(stored_tokenizer) if stored_tokenizer else None
-    run = experiment.build(config, tokenizer=tokenizer)
-    evaluators = experiment.build_evaluators(config, run.model, run.tokenizer, run.mesh)
+    run = experiment.build(settings, tokenizer=tokenizer)
+    evaluators = experiment.build_evaluators(settings, run.model, run.tokenizer, run.mesh)
     check_window(window, run.total_steps, folder)
     run.train_iterator(0).close()  # raises what the input pipeline has to refuse
-    if config.init_from and not has_started:
+    if settings.init_from and not has_started:
         with error_prefix("config.init_from: "):
             check_init_from(
-                config.init_from,
+                settings.init_from,
                 run.abstract_state.params,
                 tokenizer=run.tokenizer.to_json(),
-                config=flat,
+                config=settings.flat,
             )
     # Wait for all processes: an error on another one must leave the folder untouched too.
     processes.gather("built", timeout_s=_BUILD_TIMEOUT_S)
     if processes.is_first():
-        workdirs.open_workdir(folder, flat, ignore=MUTABLE_FIELDS)
+        _open_workdir(folder, settings.flat)
         if not tokenizer_file.exists() or not tokenizer_file.read_text():
             atomic_write_text(tokenizer_file, run.tokenizer.to_json())
     return run, evaluators
+
+
+def _open_workdir(folder: epath.Path, config: Mapping[str, Any]) -> None:
+    # A run of an earlier version lacks fields added since; their defaults are what it did.
+    defaults = flatten(default_config())
+    workdirs.open_workdir(folder, config, ignore=MUTABLE_FIELDS, defaults=defaults)
 
 
 def _read_folder(folder: epath.Path, config: Mapping[str, Any]) -> tuple[bool, str]:
@@ -73,7 +79,7 @@ def _read_folder(folder: epath.Path, config: Mapping[str, Any]) -> tuple[bool, s
       UserError: that run has another configuration.
     """
     if (folder / workdirs.CONFIG_FILE).exists():
-        workdirs.open_workdir(folder, config, ignore=MUTABLE_FIELDS)
+        _open_workdir(folder, config)
     elif not _is_resumable(folder, config):
         return False, ""
     file = folder / workdirs.TOKENIZER_FILE
@@ -88,7 +94,8 @@ def _is_resumable(folder: epath.Path, config: Mapping[str, Any]) -> bool:
     meta = _newest_meta(folder)
     if meta is None:
         return False
-    if differences := workdirs.config_differences(meta["config"], config, MUTABLE_FIELDS):
+    defaults = flatten(default_config())
+    if differences := workdirs.config_differences(meta["config"], config, MUTABLE_FIELDS, defaults):
         raise UserError(
             f"the checkpoints in --workdir={folder} belong to a run with another configuration"
             f" ({'; '.join(differences[:5])}): choose another --workdir, or set the fields back"

@@ -38,7 +38,8 @@ def _draw(run: Experiment, params: Any, folder: epath.Path) -> None:
         if isinstance(objective, MixedContrastive):
             batch = run.first_batch()
             # Few rows, which one device takes at once, but at least two, so that each has a partner.
-            rows = 2 * max(run.config.pictures.examples, 1)
+            examples = run.settings.pictures.examples
+            rows = 2 * examples
             batch = {name: batch[name][:rows] for name in batch.keys() - {"example_id", "regions"}}
             draw_mixing_sheet(
                 pictures / "mixing.png",
@@ -47,7 +48,7 @@ def _draw(run: Experiment, params: Any, folder: epath.Path) -> None:
                 params=params,
                 batch=batch,
                 captions=[run.tokenizer.decode(row) for row in batch["tokens"]],
-                examples=run.config.pictures.examples,
+                examples=examples,
                 seed=run.seed,
                 title=f"{type(objective.mixer).__name__} on {run.sources[0].name}",
             )

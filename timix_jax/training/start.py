@@ -15,7 +15,6 @@ from timix_jax.parallel.mesh import batch_shards
 from timix_jax.parallel.sharding import with_shardings
 from timix_jax.pretrained import load_params
 from timix_jax.training.build import Experiment
-from timix_jax.training.build.checks import within_shard
 from timix_jax.training.state import TrainState
 
 
@@ -78,9 +77,9 @@ def _check_same_data(run: Experiment, step: int, checkpointer: Checkpointer) -> 
 
 def _warn_of_other_partners(run: Experiment, meta: dict[str, Any]) -> None:
     stored, current = meta.get("batch_shards"), batch_shards(run.mesh)
-    if within_shard(run.config) and stored not in (None, current):
+    if run.settings.mix.within_shard and stored not in (None, current):
         logging.warning(
             "config.mix.options.%s.within_shard=True: images are mixed within %d shards of the batch now and were"
             " within %d before, so the losses will differ from those of a run that kept its shards",
-            *(run.config.mix.mixer, current, stored),
+            *(run.settings.mix.mixer, current, stored),
         )

@@ -1,4 +1,4 @@
-"""Everything that a training step changes."""
+"""The training state: everything that a step changes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,14 +14,14 @@ from timix_jax.objectives import Objective
 
 @flax.struct.dataclass
 class TrainState:
-    """The state of training; random numbers are not in it, since they follow from the seed and the step.
+    """The state of training, without random keys, which follow from the seed and the step.
 
     Attributes:
-      step: int32 scalar, updates done.
+      step: int32 scalar, number of updates so far.
       params: float32 parameters.
       ema_params: their moving average, or None.
-      opt_state: of the optimiser.
-      objectives: name of an objective → its own state, for objectives that have one.
+      opt_state: the optimiser's state.
+      objectives: objective name -> its state, for objectives that have one.
     """
 
     step: jax.Array
@@ -39,7 +39,7 @@ def create(
     ema: bool,
     objectives: Sequence[Objective] = (),
 ) -> TrainState:
-    """Return a fresh state; a pure function, jitted with output shardings so that nothing is whole on one device."""
+    """Return a fresh state; pure, so that a jit with output shardings never holds it whole on one device."""
     params = model.init(key)
     states = {o.name: o.init_state(model) for o in objectives}
     return TrainState(

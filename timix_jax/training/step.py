@@ -1,4 +1,4 @@
-"""The pure training step: shared passes, summed objectives, one update."""
+"""The pure training step: shared forward passes, the total loss, one update."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ import optax
 
 from timix_jax.models.protocols import ImageTextModel
 from timix_jax.objectives import Forward, Objective
-from timix_jax.objectives.base import run_forward
+from timix_jax.objectives.base import prepare_forward
 from timix_jax.optim.optimizer import ema_update, global_norm
 from timix_jax.optim.schedule import Schedule
 from timix_jax.parallel.layout import Layout
@@ -22,7 +22,7 @@ TrainStep = Callable[[TrainState, dict[str, Any]], tuple[TrainState, Metrics]]
 def total_loss(
     objectives: Sequence[Objective], forward: Forward
 ) -> tuple[jax.Array, tuple[Metrics, dict[str, Any]]]:
-    """Return Σ weight · loss over the objectives, the scalars for the log, and the objectives' own states."""
+    """Return Σ weight · loss over the objectives, the scalars for the log, and the objectives' states."""
     total = jnp.zeros((), jnp.float32)
     metrics: Metrics = {}
     states = dict(forward.state)
@@ -44,16 +44,16 @@ def make_train_step(
     ema_decay: float,
     seed: int,
 ) -> TrainStep:
-    """The step as a pure function of state and batch; jit it with the state donated.
+    """Return the step, a pure function of state and global batch; `jit_train_step` compiles it.
 
-    The batch is the global batch: partners, λ and negatives are those of all devices together.
+    Partners, λ and negatives come from the batches of all devices together.
     """
 
     def train_step(state: TrainState, batch: dict[str, Any]) -> tuple[TrainState, Metrics]:
         seed_key = jax.random.key(seed)
 
         def loss_fn(params: Any) -> tuple[jax.Array, tuple[Metrics, dict[str, Any]]]:
-            forward = run_forward(
+            forward = prepare_forward(
                 model,
                 objectives,
                 params,
@@ -66,15 +66,15 @@ def make_train_step(
             return total_loss(objectives, forward)
 
         (loss, (metrics, states)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        with jax.named_scope("optimizer"):  # set apart by `training.flops`
+        with jax.named_scope("optimizer"):  # `training.flops` counts it apart
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = model.constrain(optax.apply_updates(state.params, updates))
         ema_params = state.ema_params
         if ema_params is not None:
             ema_params = ema_update(ema_params, params, ema_decay)
         norm = global_norm(grads)
-        # A finite gradient can still make an update that ruins the weights, and they would be saved. The new
-        # weights are looked at, not the updates: those would have to be kept for it, as large as the model.
+        # A finite gradient can still produce non-finite weights, which would be saved. Checking the weights instead of
+        # the updates avoids keeping the updates, which are as large as the model.
         finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(global_norm(params))
         metrics |= {
             "loss": loss,
@@ -90,14 +90,14 @@ def make_train_step(
 
 
 def jit_train_step(step: TrainStep, layout: Layout, state: TrainState) -> Any:
-    """The step compiled once, its state donated.
+    """Jit a step with its state donated.
 
-    The new state lies as the old one: left to the compiler it could lie elsewhere, and the next step compile anew.
+    The new state gets the shardings of the old one; if the compiler chose them, the next step might compile again.
 
     Args:
-      step: from `make_train_step`.
-      layout: of the mesh.
-      state: the state, or its shapes.
+      step: the result of `make_train_step`.
+      layout: the layout of the run.
+      state: the training state or its shapes.
     """
     shardings = (layout.shardings(state), layout.replicated)
     return jax.jit(step, donate_argnums=0, out_shardings=shardings)

@@ -6,7 +6,6 @@ import jax
 from ml_collections import ConfigDict
 
 from timix_jax.checkpointing import Checkpointer
-from timix_jax.config import complete
 from timix_jax.distributed import processes
 from timix_jax.distributed.preemption import Preemption, stopped_line
 from timix_jax.distributed.run_lock import only_run
@@ -21,9 +20,8 @@ from timix_jax.reporting.reporter import Reporter
 from timix_jax.reporting.watchdog import watched_phases
 from timix_jax.runtime.log import print_text
 from timix_jax.runtime.remote import as_path, check_reachable
-from timix_jax.runtime.workdir import CHECKPOINTS_FOLDER
-from timix_jax.training.build import Experiment
-from timix_jax.training.evaluate import evaluated_part, flat_results, format_results, run_evaluators
+from timix_jax.training.build import Experiment, evaluated_part, open_checkpointer, read_settings
+from timix_jax.training.evaluate import flat_results, format_results, run_evaluators
 from timix_jax.training.hooks import Hook, Moment
 from timix_jax.training.hooks.evaluate import Evaluate
 from timix_jax.training.hooks.finite_check import FiniteCheck
@@ -50,20 +48,16 @@ def train_and_evaluate(config: ConfigDict, workdir: str, *, profile: str = "") -
       The content of results.json: `SET/METRIC` → fraction; empty for a run that SIGTERM has stopped, which the same
       call resumes.
     """
-    config = complete(config)
-    part = evaluated_part(config)
+    settings = read_settings(config)
+    part = evaluated_part(settings)
     folder = as_path(workdir)
     check_reachable(folder, "--workdir=")
     window = parse_window(profile)
     with watched_phases() as watch:
         with watch(phases.OPEN):
-            run, evaluators = open_run(config, folder, window)
+            run, evaluators = open_run(settings, folder, window)
         with (
-            Checkpointer(
-                folder / CHECKPOINTS_FOLDER,
-                keep_last=config.checkpoint.keep_last,
-                keep_every=config.checkpoint.keep_every or None,
-            ) as checkpointer,
+            open_checkpointer(settings.checkpoint, folder) as checkpointer,
             only_run(folder),
             Preemption() as preemption,
         ):
@@ -72,7 +66,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str, *, profile: str = "") -
                 jax.block_until_ready(state)
             start = Moment(int(state.step), run.total_steps, state)
             with MetricsWriter(
-                folder, first_step=start.step, tensorboard=config.log.tensorboard
+                folder, first_step=start.step, tensorboard=settings.log.tensorboard
             ) as writer:
                 reporter = make_reporter(run, writer, watch)
                 reporter.printer.text(run_summary(run, state, str(folder)))
@@ -131,7 +125,7 @@ def make_hooks(
     finite_check: FiniteCheck,
 ) -> tuple[Hook, ...]:
     """Return what happens after each step, in its order."""
-    part = evaluated_part(run.config)
+    part = evaluated_part(run.settings)
     return (
         finite_check,
         Log(run.every["log"], reporter, run.mesh.local_devices),

@@ -18,7 +18,9 @@ def test_one_process_per_core(monkeypatch, available, processes):
 @pytest.mark.parametrize(("requested", "started"), [(-1, 3), (0, 0), (1, 1)])
 def test_configured_number_of_processes_is_started(monkeypatch, requested, started):
     monkeypatch.setattr(loader_processes, "available_cores", lambda: 3)
-    batches = experiment.build(tiny_config(2, data__processes=requested)).train_iterator(0)
+    batches = experiment.build(
+        experiment.read_settings(tiny_config(2, data__processes=requested))
+    ).train_iterator(0)
     try:
         next(batches)
         running = batches._processes._processes if batches._processes else []

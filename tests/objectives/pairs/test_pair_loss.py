@@ -1,4 +1,4 @@
-"""Tiled losses of plain and mixed batches against their dense twin: values and gradients."""
+"""Tiled losses of plain and mixed batches compared with the dense form: values and gradients."""
 
 import functools
 
@@ -11,15 +11,15 @@ from timix_jax.errors import UserError
 from timix_jax.mixing.partners import ANY_PARTNERS, Partners
 from timix_jax.objectives.pairs.kinds import KINDS, loss_kind
 from timix_jax.objectives.pairs.loss import PairLoss
-from timix_jax.objectives.pairs.pair_sweep import DENSE, PairReduction
 from timix_jax.objectives.pairs.shares import Shares
 from timix_jax.objectives.pairs.similarities import Similarities
 from timix_jax.objectives.pairs.soft_cross_entropy import sigmoid_contrastive
+from timix_jax.objectives.pairs.sweep import DENSE, PairReduction
 from timix_jax.objectives.pairs.targets import build_target
 from timix_jax.parallel.mesh import batch_sharding, make_mesh
 
 N, D = 16, 8
-# Target, rule, options. λ differs by row: captions' rows do not add to one by themselves.
+# Target, rule, options. λ differs by row, so rows of captions do not add to 1 by themselves.
 MIXED = {
     "hard": ("hard", "flip", {}),
     "pred": ("pred", "flip", {}),
@@ -33,7 +33,7 @@ MIXED = {
 
 
 def inputs(dtype=jnp.float32, count=N):
-    """Images, mixed images, captions, a teacher's images and captions, τ, bias."""
+    """Return images, mixed images, captions, a teacher's images and captions, τ and bias."""
     rng = np.random.default_rng(1)
     sides = rng.normal(size=(5, count, D))
     sides[2] += sides[0]
@@ -42,7 +42,7 @@ def inputs(dtype=jnp.float32, count=N):
 
 
 def losses(kind, reduction, image, mixed, text, teacher_image, teacher_text, tau, bias):
-    """Every case's loss, and the hits of the plain one."""
+    """Return the loss of every case, and the hits of the plain one."""
     pairs, count = PairLoss(KINDS[kind], reduction), len(image)
     clean = Similarities(image, text, tau, bias if kind == "sigmoid" else None)
     plain, hits = pairs.plain(clean)
@@ -63,7 +63,7 @@ def losses(kind, reduction, image, mixed, text, teacher_image, teacher_text, tau
 def values_and_gradients(kind, reduction, arguments):
     def weighted(arguments):
         found, hits = losses(kind, reduction, *arguments)
-        # Unequal weights: a wrong gradient of one case cannot hide behind another's.
+        # Unequal weights, so that wrong gradients of two cases cannot cancel.
         weights = jnp.linspace(0.5, 2.0, len(found))
         return weights @ jnp.stack(list(found.values())), (found, hits)
 
@@ -118,7 +118,7 @@ def test_bfloat16(kind):
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("method", ["dense", "gather", "ring"])
 def test_every_product_is_of_the_highest_precision(kind, method):
-    """Forward and backward, as lowered: a CPU rounds no less, a TPU's default is bfloat16 and a GPU's TF32."""
+    """Check the lowered forward and backward pass: CPUs hide a default of bfloat16 (TPU) or TF32 (GPU)."""
     mesh = make_mesh()
     reduction = DENSE if method == "dense" else PairReduction(method, 1, mesh)
 
@@ -151,8 +151,8 @@ def test_the_sigmoid_loss_in_loops():
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
-def test_captions_that_no_image_carries_and_an_odd_batch(kind):
-    """λ = 0 for all rows with one partner: the dense target has rows of zeros."""
+def test_captions_that_no_image_shows_and_an_odd_batch(kind):
+    """With λ = 0 in all rows, the dense target has rows of zeros."""
     image, mixed, text, *_, tau, bias = inputs(count=7)
     lam, partner = jnp.zeros(7), jnp.array([1, 1, 1, 4, 4, 4, 4])
 

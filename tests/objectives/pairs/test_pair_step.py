@@ -1,4 +1,4 @@
-"""Whole training steps with a tiled loss on eight devices against the dense loss on one."""
+"""Training steps with a tiled loss on eight devices compared with the dense loss on one."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ from timix_jax.objectives import build_objective
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.objectives.pairs.kinds import KINDS
 from timix_jax.objectives.pairs.loss import PairLoss
-from timix_jax.objectives.pairs.pair_sweep import DENSE, PairReduction
+from timix_jax.objectives.pairs.sweep import DENSE, PairReduction
 from timix_jax.objectives.score_sources import build_score_source
 from timix_jax.parallel.layout import Layout
 from timix_jax.parallel.mesh import make_mesh, put_batch, replicated
@@ -29,7 +29,7 @@ FRACTION = 0.75  # 12 mixed rows on 8 devices
 
 
 def one_step(kind, reduction, mesh, mixed):
-    """Metrics, and parameters after a step of plain gradient descent: their change is the gradient."""
+    """Return metrics and parameters after one step of gradient descent, which moves them by the gradient."""
     model = tiny_model(logit_bias_init=-1.0 if kind == "sigmoid" else None)
     pairs = PairLoss(KINDS[kind], reduction)
     objectives = [build_objective("itc", pairs=pairs)]
@@ -95,16 +95,18 @@ def test_a_configuration_reaches_every_loss_over_pairs():
     config.mix.mixer = "timix"
     config.mix.options.timix.within_shard = True
     mesh = make_mesh(data=2, fsdp=4)
-    model = experiment.build_model(config, vocab_size=9, pad_id=0, layout=Layout(mesh))
-    itc, mix = experiment.build_objectives(config, model, Layout(mesh), lambda value, field: 0)
+    settings = experiment.read_settings(config)
+    model = experiment.build_model(settings, vocab_size=9, pad_id=0, layout=Layout(mesh))
+    itc, mix = experiment.build_objectives(settings, model, Layout(mesh), lambda value, field: 0)
     assert itc.pairs == mix.pairs == PairLoss(KINDS["sigmoid"], PairReduction("ring", 7, mesh))
     assert mix.mixer.partners == Partners("flip", 8)
     assert jax.eval_shape(model.init, jax.random.key(0))["logit_bias"].shape == ()
     config.contrastive.loss = "softmax"
-    model = experiment.build_model(config, vocab_size=9, pad_id=0)
+    model = experiment.build_model(experiment.read_settings(config), vocab_size=9, pad_id=0)
     assert "logit_bias" not in jax.eval_shape(model.init, jax.random.key(0))
     for field, value in (("loss", "hinge"), ("method", "star")):
         config.contrastive.update(loss="softmax", method="dense")
         config.contrastive[field] = value
+        settings = experiment.read_settings(config)
         with pytest.raises(UserError, match=rf"config\.contrastive\.{field}='{value}' is unknown"):
-            experiment.build_objectives(config, model, Layout(mesh), lambda value, field: 0)
+            experiment.build_objectives(settings, model, Layout(mesh), lambda value, field: 0)

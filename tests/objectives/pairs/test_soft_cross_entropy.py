@@ -1,4 +1,4 @@
-"""The mixed loss: its value, its gradient and what theory says of it (docs/method.md §§4, 7)."""
+"""The mixed loss: value, gradient and theory (docs/method.md §§4, 7)."""
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +69,7 @@ def test_half_precision_and_large_logits_stay_finite(logits):
 
 @pytest.mark.parametrize("lam", [0.3, 0.64, 0.9])
 def test_t1_mixing_is_infonce_plus_a_margin(logits, lam):
-    """L_mix = L_a + (1−λ)(s_a − s_b)/τ, the rows averaged (the logits have τ in them)."""
+    """L_mix = L_a + (1−λ)(s_a − s_b)/τ as a mean over rows; the logits include τ."""
     partner = flip(B)
     i2t, t2i = hard(jnp.full(B, lam), partner)
     own = jnp.diagonal(logits)
@@ -82,7 +82,7 @@ def test_t1_mixing_is_infonce_plus_a_margin(logits, lam):
 
 
 def test_t1_the_optimum_is_finite():
-    """Minimised over free similarities, s_a − s_b comes to τ·log(λ/(1−λ))."""
+    """The optimal free similarities have s_a − s_b = τ·log(λ/(1−λ))."""
     lam, tau = 0.8, 0.07
     i2t, t2i = hard(jnp.full(B, lam), flip(B))
 

@@ -1,4 +1,4 @@
-"""Targets of mixed batches against matrices written out by hand."""
+"""Targets of mixed batches compared with matrices written by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +8,9 @@ from target_matrices import hard, matrices, pred, pred_shared
 
 from timix_jax.mixing.partners import ANY_PARTNERS, derangement, flip
 from timix_jax.objectives.pairs.kinds import KINDS
-from timix_jax.objectives.pairs.pair_sweep import PairReduction
 from timix_jax.objectives.pairs.shares import Shares
 from timix_jax.objectives.pairs.similarities import Similarities
+from timix_jax.objectives.pairs.sweep import PairReduction
 from timix_jax.objectives.pairs.targets import build_target
 
 B = 6
@@ -42,7 +42,7 @@ def test_hard_of_the_flip():
     np.testing.assert_array_equal(t2i, expected)
 
 
-def test_hard_of_an_odd_batch_leaves_the_middle_alone():
+def test_hard_of_an_odd_batch_keeps_the_middle_row():
     i2t, t2i = hard(jnp.array([0.75, 1.0, 0.75]), flip(3))
     np.testing.assert_array_equal(i2t, [[0.75, 0, 0.25], [0, 1, 0], [0.25, 0, 0.75]])
     np.testing.assert_array_equal(t2i, i2t)
@@ -51,19 +51,19 @@ def test_hard_of_an_odd_batch_leaves_the_middle_alone():
 
 
 def test_hard_of_a_cycle_transposes():
-    """Image k carries captions k and k+1, so caption j is carried by images j and j−1."""
+    """Image k shows captions k and k+1, so images j and j−1 show caption j."""
     i2t, t2i = hard(jnp.full(3, 0.75), jnp.array([1, 2, 0]))
     np.testing.assert_array_equal(i2t, [[0.75, 0.25, 0], [0, 0.75, 0.25], [0.25, 0, 0.75]])
     np.testing.assert_array_equal(t2i, [[0.75, 0, 0.25], [0.25, 0.75, 0], [0, 0.25, 0.75]])
 
 
-def test_hard_with_a_lambda_a_row_is_renormalised_by_text():
+def test_hard_with_one_lambda_per_row_is_renormalised_by_text():
     i2t, t2i = hard(jnp.array([0.5, 1.0]), jnp.array([1, 1]))
     np.testing.assert_array_equal(i2t, [[0.5, 0.5], [0, 1]])
     np.testing.assert_allclose(t2i, [[1, 0], [1 / 3, 2 / 3]], rtol=1e-6)
 
 
-def test_hard_of_a_caption_that_no_image_carries_asks_nothing():
+def test_hard_of_a_caption_that_no_image_shows_is_zero():
     _, t2i = hard(jnp.array([0.0, 1.0]), jnp.array([1, 1]))
     np.testing.assert_array_equal(t2i, [[0, 0], [0.5, 0.5]])
 
@@ -89,7 +89,7 @@ def test_pred_against_loops(logits, pairing):
 
 
 def test_pred_of_one_lambda_and_an_involution_needs_no_renormalising(logits):
-    """The formula of the paper, §4, as it stands."""
+    """The formula of docs/method.md §4, unchanged."""
     partner, texts = flip(B), softmax(logits.T)
     _, t2i = pred(jnp.full(B, 0.7), partner, logits)
     np.testing.assert_allclose(t2i, 0.7 * texts + 0.3 * texts[:, partner], rtol=1e-5)
@@ -134,7 +134,7 @@ def test_rows_add_to_one_and_no_gradient_flows(logits, name, pairing):
 
 
 def test_weights_of_several_partners_need_not_add_to_one():
-    """Three partners in a ring, by hand; captions' rows are renormalised, images' are not."""
+    """Three partners in a ring, by hand: rows of captions are renormalised, rows of images are not."""
     partner = jnp.stack([jnp.roll(jnp.arange(4), -k) for k in (1, 2, 3)], axis=1)
     weight = jnp.array([[0.5, 0.25, 0.0]] * 4)
     i2t, t2i = matrices("hard", jnp.full(4, 1.0), partner, weight=weight)
@@ -146,7 +146,7 @@ def test_weights_of_several_partners_need_not_add_to_one():
 @pytest.mark.parametrize("name", ["hard", "pred", "pred_shared", "blend"])
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_moments_are_those_of_the_matrices(logits, name, kind):
-    """Σ_j T_kj · embedding_j and Σ_j T_kj of three partners with free weights, both directions."""
+    """Σ_j T_kj · embedding_j and Σ_j T_kj for three partners with free weights, in both directions."""
     rng = np.random.default_rng(3)
     image, text, clean = (jnp.float32(rng.normal(size=(B, 4))) for _ in range(3))
     partner = jnp.stack([jnp.roll(jnp.arange(B), -k) for k in (1, 2, 4)], axis=1)

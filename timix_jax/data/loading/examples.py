@@ -101,7 +101,7 @@ class ExampleSpec:
     max_tokens: int
     tokenizer: Tokenizer
     augment: Augment
-    max_regions: int = 5
+    max_regions: int
     with_boxes: bool = False
 
 

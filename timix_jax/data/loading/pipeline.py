@@ -42,7 +42,7 @@ def make_train_iterator(
     max_regions: int = 5,
     region_max_tokens: int | None = None,
     own_rows: Callable[[int], Sequence[int] | np.ndarray] = range,
-    num_threads: int = 2,
+    num_threads: int = 4,
     num_processes: int = 0,
     start_step: int = 0,
 ) -> TrainIterator:

@@ -1,4 +1,4 @@
-"""What a format hands to the engine: tasks, examples and named problems."""
+"""Data that a format hands to the engine: tasks, examples and named problems."""
 
 import hashlib
 from collections.abc import Iterator, Sequence

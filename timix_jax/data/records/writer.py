@@ -49,7 +49,7 @@ class RecordWriter:
 
     @property
     def summary(self) -> ShardSummary:
-        """What was written; available once the writer is closed."""
+        """Summary of the written records; available once the writer is closed."""
         if self._summary is None:
             raise RuntimeError(f"{self._path.name} is not closed yet")
         return self._summary

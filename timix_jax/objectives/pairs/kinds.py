@@ -1,6 +1,6 @@
-"""The kinds of contrastive loss: softmax (CLIP) and sigmoid (SigLIP), each dense and by sums over tiles.
+"""The kinds of contrastive loss, softmax (CLIP) and sigmoid (SigLIP), each as a dense matrix and as sums over tiles.
 
-A new kind is one class here and one line in `KINDS`; it is chosen by `config.contrastive.loss`.
+A new kind is one class here and one line in `KINDS`; `config.contrastive.loss` chooses it.
 """
 
 import abc
@@ -10,31 +10,31 @@ import jax
 import jax.numpy as jnp
 
 from timix_jax.errors import UserError
-from timix_jax.objectives.pairs.pair_sums import (
-    Kernel,
-    pair_attention,
-    pair_logsumexp,
-    pair_softplus,
-)
-from timix_jax.objectives.pairs.pair_sweep import PairReduction
 from timix_jax.objectives.pairs.similarities import Similarities
 from timix_jax.objectives.pairs.soft_cross_entropy import (
     sigmoid_contrastive,
     soft_contrastive,
     symmetric_contrastive,
 )
+from timix_jax.objectives.pairs.sums import (
+    Kernel,
+    pair_attention,
+    pair_logsumexp,
+    pair_softplus,
+)
+from timix_jax.objectives.pairs.sweep import PairReduction
 
 Array = jax.Array
 
 
 class TargetMoments(NamedTuple):
-    """A target T of one direction, as far as the loss depends on it.
+    """The sums over one direction's target T that the loss depends on.
 
-    A cross-entropy against T is linear in the similarities but for the partition function:
+    Apart from the partition function, a cross-entropy against T is linear in the similarities:
 
         Σ_j −T_kj log softmax(s_k)_j = (Σ_j T_kj)·logsumexp_j s_kj − ⟨x_k, Σ_j T_kj t_j⟩ / τ
 
-    so that neither T nor s has to be a matrix.
+    so neither T nor s has to be a matrix.
 
     Attributes:
       embedding: (B, D) Σ_j T_kj · embedding_j.
@@ -46,27 +46,31 @@ class TargetMoments(NamedTuple):
 
 
 class LossKind(abc.ABC):
-    """One kind of loss over all pairs, dense and by tiles; the dense form is the reference of the other."""
+    """One kind of loss over all pairs; the dense form is the reference for the tiled one.
+
+    Attributes:
+      name: key in `KINDS` and kernel of `sums.pair_attention`.
+      one_target: True if a pair has one target, the image's, for both directions.
+    """
 
     name: ClassVar[Kernel]
     one_target: ClassVar[bool] = False
-    """True where a pair has one target, the image's, and not one for each direction."""
 
     def check(self, s: Similarities) -> None:
-        """Raise a UserError for similarities that this kind cannot use."""
+        """Raise a UserError if this kind cannot use the similarities."""
         del s
 
     @abc.abstractmethod
     def own_dense(self, matrix: Array) -> Array:
-        """Return the loss of similarities (B, B) whose pairs are the diagonal."""
+        """Return the loss of similarities (B, B) whose matches are the diagonal."""
 
     @abc.abstractmethod
     def predict(self, matrix: Array) -> Array:
-        """Return what similarities (B, B) predict for each row: weights (B, B)."""
+        """Return the predictions (B, B) of similarities (B, B), row by row."""
 
     @abc.abstractmethod
     def dense(self, matrix: Array, i2t: Array, t2i: Array) -> Array:
-        """Return the loss of similarities (B, B) against targets (B, B) of both directions."""
+        """Return the loss of similarities (B, B) against a target (B, B) per direction."""
 
     @abc.abstractmethod
     def tiled(
@@ -76,12 +80,12 @@ class LossKind(abc.ABC):
         by_text: TargetMoments,
         reduction: PairReduction,
     ) -> tuple[Array, Array]:
-        """Return the loss against targets given by their moments, and the hits (B,)."""
+        """Return the loss against targets given as moments, and the hits (B,)."""
 
     def attended(
         self, reference: Similarities, values: Array, reduction: PairReduction
     ) -> TargetMoments:
-        """Return Σ_j w_kj·values_j over the predictions w of `reference`, and their sums."""
+        """Return Σ_j w_kj·values_j and Σ_j w_kj, where w are the predictions of `reference`."""
         scale, bias = scale_and_bias(reference)
         ones = jnp.ones(len(values), precise(values).dtype)
         return TargetMoments(
@@ -99,7 +103,7 @@ class Softmax(LossKind):
     name: ClassVar[Kernel] = "softmax"
 
     def own_dense(self, matrix: Array) -> Array:
-        """Return symmetric InfoNCE; no dense target is built."""
+        """Return symmetric InfoNCE, without building a target."""
         return symmetric_contrastive(matrix)
 
     def predict(self, matrix: Array) -> Array:
@@ -107,7 +111,7 @@ class Softmax(LossKind):
         return jax.nn.softmax(matrix, axis=1)
 
     def dense(self, matrix: Array, i2t: Array, t2i: Array) -> Array:
-        """Return the mean of both cross-entropies."""
+        """Return the mean of the two cross-entropies."""
         return soft_contrastive(matrix, i2t, t2i)
 
     def tiled(
@@ -117,7 +121,7 @@ class Softmax(LossKind):
         by_text: TargetMoments,
         reduction: PairReduction,
     ) -> tuple[Array, Array]:
-        """Return the mean of both cross-entropies, and the hits (B,)."""
+        """Return the mean of the two cross-entropies, and the hits (B,)."""
         scale = 1 / s.temperature
         rows, columns, hits = pair_logsumexp(s.image, s.text, scale, reduction)
         images = by_image.total * rows - scale * _dot(s.image, by_image.embedding)
@@ -128,14 +132,14 @@ class Softmax(LossKind):
 class Sigmoid(LossKind):
     """A binary decision for every pair (SigLIP, arXiv 2303.15343).
 
-    It has one target for a pair, the image's; predictions are σ(s) instead of softmaxes.
+    A pair has one target, the image's; predictions are σ(s) instead of softmaxes.
     """
 
     name: ClassVar[Kernel] = "sigmoid"
     one_target: ClassVar[bool] = True
 
     def check(self, s: Similarities) -> None:
-        """Raise a UserError for a model without a bias."""
+        """Raise a UserError if the model has no logit bias."""
         if s.bias is None:
             raise UserError(
                 "contrastive.loss='sigmoid' needs a model with a logit bias: set logit_bias_init"
@@ -146,7 +150,7 @@ class Sigmoid(LossKind):
         return sigmoid_contrastive(matrix, jnp.eye(len(matrix), dtype=matrix.dtype))
 
     def predict(self, matrix: Array) -> Array:
-        """Return σ(s) of every pair; rows do not add to 1."""
+        """Return σ(s) of every pair; rows need not add to 1."""
         return jax.nn.sigmoid(matrix)
 
     def dense(self, matrix: Array, i2t: Array, t2i: Array) -> Array:
@@ -174,14 +178,14 @@ KINDS: dict[str, LossKind] = {"softmax": Softmax(), "sigmoid": Sigmoid()}
 
 
 def loss_kind(name: str) -> LossKind:
-    """Return the kind called `name`; a UserError lists the known ones."""
+    """Return the kind with this name; a UserError lists the known names."""
     if name not in KINDS:
         raise UserError(f"contrastive.loss={name!r} is unknown; use one of {', '.join(KINDS)}")
     return KINDS[name]
 
 
 def scale_and_bias(s: Similarities) -> tuple[Array, Array]:
-    """Return 1/τ and the bias, 0 for a model without."""
+    """Return 1/τ and the bias, which is 0 for a model without one."""
     scale = 1 / s.temperature
     return scale, jnp.zeros_like(scale) if s.bias is None else s.bias
 
@@ -192,5 +196,5 @@ def precise(x: Array) -> Array:
 
 
 def _dot(a: Array, b: Array) -> Array:
-    """Return the product of each row with its own, (B,)."""
+    """Return the dot product of matching rows, (B,)."""
     return jnp.sum(precise(a) * precise(b), axis=1)

@@ -1,4 +1,4 @@
-"""The loss over all image-text pairs of a global batch: which kind, and how the pairs are gone through."""
+"""The loss over all image-text pairs of a global batch: a kind of loss and a method for its sums."""
 
 import dataclasses
 
@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from timix_jax.objectives.pairs.kinds import KINDS, LossKind, TargetMoments, precise
-from timix_jax.objectives.pairs.pair_sweep import DENSE, PairReduction
 from timix_jax.objectives.pairs.shares import Shares
 from timix_jax.objectives.pairs.similarities import Similarities
+from timix_jax.objectives.pairs.sweep import DENSE, PairReduction
 from timix_jax.objectives.pairs.targets import Target, blend
 
 Array = jax.Array
@@ -16,11 +16,11 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class PairLoss:
-    """A contrastive loss over the global batch; method "dense" is the twin that the others match.
+    """A contrastive loss over the global batch; the method "dense" is the reference for the others.
 
     Attributes:
-      kind: one of `kinds.KINDS`.
-      reduction: how the pairs are gone through.
+      kind: a value of `kinds.KINDS`.
+      reduction: the method for sums over all pairs.
 
     **Example:**
 
@@ -32,9 +32,9 @@ class PairLoss:
     reduction: PairReduction = DENSE
 
     def plain(self, s: Similarities) -> tuple[Array, Array]:
-        """Return the loss where image k matches caption k alone, and the hits (B,) bool.
+        """Return the loss if image k matches only caption k, and the hits (B,) bool.
 
-        A hit is an own pair that is more similar than all others of its row and of its column; ties count as misses.
+        Row k is a hit if pair (k, k) is more similar than every other pair of its row and column; ties are misses.
         """
         self.kind.check(s)
         if self._tiled:
@@ -45,7 +45,7 @@ class PairLoss:
     def distilled(
         self, s: Similarities, teacher: Similarities, alpha: Array | float
     ) -> tuple[Array, Array]:
-        """Return the same against (1−α)·own pair + α·the teacher's prediction (docs/method.md §5, ITC)."""
+        """Return loss and hits for the target (1−α)·identity + α·teacher's prediction (docs/method.md §5, ITC)."""
         teacher = teacher.constant()
         self.kind.check(s)
         self.kind.check(teacher)
@@ -71,8 +71,8 @@ class PairLoss:
 
         Args:
           s: mixed images × captions.
-          target: how shares become targets.
-          shares: which share of which caption each image shows.
+          target: turns shares into targets.
+          shares: share of each caption in each image.
           reference: similarities of the unmixed batch, for targets that read them.
         """
         self.kind.check(s)

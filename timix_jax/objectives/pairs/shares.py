@@ -1,4 +1,4 @@
-"""Which share of which caption each mixed image shows (docs/method.md §4), as a map of rows and as a matrix."""
+"""The share of each caption in each mixed image (docs/method.md §4), as an operator on rows and as a matrix."""
 
 from typing import NamedTuple
 
@@ -12,14 +12,14 @@ Array = jax.Array
 
 
 class Shares(NamedTuple):
-    """A = diag(λ) + Σ_k diag(w_k)·P[π_k]: row k holds the share of each caption in mixed image k.
+    """The matrix A = diag(λ) + Σ_j diag(w_j)·P[π_j], whose row k holds the share of each caption in mixed image k.
 
     Attributes:
-      lam: (B,) λ, the weight of the own caption.
+      lam: (B,) λ, the weight of each row's own caption.
       partner: int32 (B,) or (B, K), π.
-      partners: the rule that made π, by which values are exchanged between devices.
-      weight: (B,) or (B, K), the weight w of each partner's caption; None for 1 − λ. The weights of a row need not
-        add to 1.
+      partners: the rule that made π and that exchanges values between devices.
+      weight: (B,) or (B, K), the weight w of each partner's caption; None for 1 − λ. A row's weights need not add
+        to 1.
     """
 
     lam: Array
@@ -29,7 +29,7 @@ class Shares(NamedTuple):
 
     @classmethod
     def of(cls, mixed: Mixed, partners: Partners) -> "Shares":
-        """Return the shares of a mixed batch; without weights of its own a partner has 1 − λ."""
+        """Return the shares of a mixed batch; by default its partner has the weight 1 − λ."""
         shares = cls(mixed.lam, mixed.partner, partners, mixed.partner_weight)
         if shares.other.shape != mixed.partner.shape:
             raise ValueError(
@@ -42,12 +42,12 @@ class Shares(NamedTuple):
     def own(cls, rows: int) -> "Shares":
         """Return the shares of unmixed images: λ = 1, every row its own partner."""
         itself = jnp.arange(rows, dtype=jnp.int32)
-        # With a shard per row the flip is the identity, and nothing goes between devices.
+        # With one shard per row the flip is the identity, and devices exchange nothing.
         return cls(jnp.ones(rows, jnp.float32), itself, Partners("flip", shards=rows))
 
     @property
     def other(self) -> Array:
-        """Weights of the partners' captions, of the shape of `partner`."""
+        """Weights of the partners' captions, shaped like `partner`."""
         return 1 - self.lam if self.weight is None else self.weight
 
     def total(self) -> Array:
@@ -81,14 +81,14 @@ class Shares(NamedTuple):
         return matrix
 
     def mix_columns(self, matrix: Array) -> Array:
-        """Return matrix·Aᵀ for (M, B) columns of captions: those that each mixed image holds."""
+        """Return matrix·Aᵀ for a matrix (M, B), by plain indexing."""
         mixed = self.lam[None, :] * matrix
         for other, partner in self._each():
             mixed = mixed + other[None, :] * matrix[:, partner]
         return mixed
 
     def mix_rows(self, matrix: Array) -> Array:
-        """Return A·matrix for (B, M), by plain indexing: the dense twin of `mix`."""
+        """Return A·matrix for a matrix (B, M), by plain indexing: the reference for `mix`."""
         mixed = self.lam[:, None] * matrix
         for other, partner in self._each():
             mixed = mixed + other[:, None] * matrix[partner]

@@ -1,4 +1,4 @@
-"""Image-text similarities of a batch, before any matrix of them is built."""
+"""Image-text similarities of a batch, not yet as a matrix."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ class Similarities(NamedTuple):
     Attributes:
       image, text: (B, D) embeddings of the global batch.
       temperature: τ, a scalar.
-      bias: a scalar, or None for a model without (the softmax does not see it).
+      bias: a scalar, or None for a model without one; it does not change a softmax.
     """
 
     image: Array
@@ -23,15 +23,15 @@ class Similarities(NamedTuple):
     bias: Array | None = None
 
     def matrix(self) -> Array:
-        """Return s (B, B), of exact float32 products as in `pair_sums`: dense, gather and ring agree."""
+        """Return s (B, B), from exact float32 products as in `sums`, so that dense, gather and ring agree."""
         products = jnp.matmul(self.image, self.text.T, precision=jax.lax.Precision.HIGHEST)
         s = products / self.temperature
         return s if self.bias is None else s + self.bias
 
     def constant(self) -> "Similarities":
-        """Return the same without gradients."""
+        """Return the similarities as constants."""
         return jax.lax.stop_gradient(self)
 
     def transposed(self) -> "Similarities":
-        """Return texts × images."""
+        """Return the similarities with texts as rows and images as columns."""
         return self._replace(image=self.text, text=self.image)

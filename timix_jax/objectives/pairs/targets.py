@@ -1,17 +1,17 @@
-"""Targets of a mixed batch: what each mixed image should be found similar to (docs/method.md §4).
+"""Targets of a mixed batch: how similar each mixed image should be to each caption (docs/method.md §4).
 
 With A the shares of `shares.Shares`, S the similarities of the unmixed batch, U = softmax(S) and Q = softmax(Sᵀ):
 
     hard          i2t A,        t2i Aᵀ
     pred          i2t A·U,      t2i Q·Aᵀ
-    pred_shared   i2t A·U,      t2i A·U       as the released code has it (§6, point 8)
+    pred_shared   i2t A·U,      t2i A·U       as in the released code (§6, point 8)
     blend         β·hard + (1−β)·pred
 
-λ may differ by row and π may be any map, so the columns of A need not add up by themselves: the rows of t2i are
-renormalised, which changes nothing for one λ and an involution. A caption that no image carries at all (λ = 0 and
-nobody's partner) has a row of zeros: it asks nothing.
+λ may differ by row and π may be any map, so the columns of A need not add to 1; the rows of t2i are therefore
+renormalised, which changes nothing for a single λ and an involution. A caption that no image shows (λ = 0, and no row's
+partner) has a row of zeros and adds nothing to the loss.
 
-A new target is one class here and one line in `TARGETS`; it is chosen by `config.mix.target`.
+A new target is one class here and one line in `TARGETS`; `config.mix.target` chooses it.
 """
 
 import abc
@@ -24,10 +24,10 @@ from jax import lax
 
 from timix_jax.errors import UserError
 from timix_jax.objectives.pairs.kinds import LossKind, TargetMoments, precise, scale_and_bias
-from timix_jax.objectives.pairs.pair_sums import pair_attention
-from timix_jax.objectives.pairs.pair_sweep import PairReduction
 from timix_jax.objectives.pairs.shares import Shares
 from timix_jax.objectives.pairs.similarities import Similarities
+from timix_jax.objectives.pairs.sums import pair_attention
+from timix_jax.objectives.pairs.sweep import PairReduction
 
 Array = jax.Array
 T = TypeVar("T")
@@ -36,19 +36,24 @@ Moments = tuple[TargetMoments, TargetMoments]
 
 
 class Target(abc.ABC):
-    """How the shares of a mixed batch become targets; an implementation is a frozen dataclass of its settings."""
+    """Turns the shares of a mixed batch into targets; an implementation is a frozen dataclass of its settings.
+
+    `matrices` is the reference, which `moments` must match.
+
+    Attributes:
+      reads_reference: True if the target depends on the similarities of the unmixed batch.
+    """
 
     reads_reference: ClassVar[bool] = False
-    """True for a target made of the similarities of the unmixed batch."""
 
     @abc.abstractmethod
     def matrices(self, kind: LossKind, shares: Shares, reference: Array | None) -> Matrices:
         """Return (i2t, t2i), each (B, B).
 
         Args:
-          kind: softmax or sigmoid.
-          shares: of the mixed batch.
-          reference: (B, B) S of the unmixed batch, image × text over τ, for targets that read it; no gradient flows.
+          kind: kind of loss, which defines the predictions.
+          shares: shares of the mixed batch.
+          reference: (B, B) S of the unmixed batch, image × text over τ, if `reads_reference`; no gradient flows.
         """
 
     @abc.abstractmethod
@@ -60,7 +65,7 @@ class Target(abc.ABC):
         reference: Similarities | None,
         reduction: PairReduction,
     ) -> Moments:
-        """Return the same as moments over the embeddings of `s`; nothing is ever a matrix."""
+        """Return the two targets as moments over the embeddings of `s`, without building a (B, B) matrix."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +96,7 @@ class Hard(Target):
         reference: Similarities | None,
         reduction: PairReduction,
     ) -> Moments:
-        """Return A·t, and Aᵀ·x over the sums of its rows."""
+        """Return A·t, and Aᵀ·x divided by the row sums of Aᵀ."""
         del kind, reference, reduction
         ones = jnp.ones(len(s.image), shares.lam.dtype)
         by_image = TargetMoments(shares.mix(precise(s.text)), shares.total())
@@ -126,7 +131,7 @@ class Pred(Target):
         reference: Similarities | None,
         reduction: PairReduction,
     ) -> Moments:
-        """Return A·(U·t), where U·t is an attention, and Q·(Aᵀ·x) over the sums of its rows."""
+        """Return A·(U·t), where U·t is an attention, and Q·(Aᵀ·x) divided by its row sums."""
         reference = _given(reference).constant()
         seen = kind.attended(reference, s.text, reduction)
         by_image = TargetMoments(shares.mix(seen.embedding), shares.mix(seen.total))
@@ -146,7 +151,7 @@ class Pred(Target):
 
 @dataclasses.dataclass(frozen=True)
 class PredShared(Pred):
-    """`Pred` with the image's target in both directions, as the released code (docs/method.md §6, point 8)."""
+    """`Pred` with the image's target in both directions, as in the released code (docs/method.md §6, point 8)."""
 
     def matrices(self, kind: LossKind, shares: Shares, reference: Array | None) -> Matrices:
         """Return A·U twice."""
@@ -161,7 +166,7 @@ class PredShared(Pred):
         reference: Similarities | None,
         reduction: PairReduction,
     ) -> Moments:
-        """Return A·(U·t) and A·(U·x), by one attention over both sides' embeddings."""
+        """Return A·(U·t) and A·(U·x) from one attention over the embeddings of both sides."""
         if kind.one_target:
             return super().moments(kind, s, shares, reference, reduction)
         both = jnp.concatenate([s.text, s.image], axis=1)
@@ -176,7 +181,7 @@ class Blend(Target):
 
     Attributes:
       beta: β.
-      label_smoothing: of the hard part.
+      label_smoothing: ε of the hard part.
     """
 
     beta: float = 0.5
@@ -217,14 +222,14 @@ TARGETS: dict[str, type[Target]] = {
 
 
 def build_target(name: str, **options: Any) -> Target:
-    """Return the target called `name`.
+    """Build the target with this name.
 
     Args:
       name: a key of `TARGETS`.
-      **options: settings of targets; each takes those that it has a field for.
+      **options: settings of all targets; those without a field in the class are ignored.
 
     Raises:
-      UserError: an unknown name.
+      UserError: the name is unknown.
     """
     if name not in TARGETS:
         raise UserError(f"mix.target={name!r} is unknown; use one of {', '.join(TARGETS)}")

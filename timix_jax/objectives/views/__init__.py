@@ -1,6 +1,7 @@
-"""Views of the batch: what the towers are shown, besides the batch as it was read.
+"""Views of the batch: other inputs for the towers, such as mixed images or annotated regions.
 
-May import mixing and models' protocols.
+A new view is a class that inherits from `View`; an objective lists it in `Objective.views`. May import mixing and the
+protocols of models.
 """
 
 from timix_jax.objectives.views.base import Inputs, View

@@ -1,4 +1,4 @@
-"""What a view of the batch is."""
+"""The interface of a view: other inputs for the towers, made from the batch."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ Array = jax.Array
 
 @dataclasses.dataclass
 class Inputs:
-    """What the towers are shown of one view; a side that is None is that of the clean batch.
+    """The towers' inputs for one view; None for a side that is the same as in the clean batch.
 
     Attributes:
       images: uint8 or float (n, H, W, 3) pixels.
       patches: (n, N, C) patches of the student's stem, in place of `images`.
       kept: int32 (n, K) the patches that the image tower reads; None: all, or those that patch dropout leaves.
       tokens: int32 (n, T) captions.
-      rows: rows of the clean batch that the view is made of; None for all of them.
-      pooled: changes the embeddings (n, D) of images and of captions.
-      shares: which share of which caption each image shows; None where image k shows caption k alone.
-      mixed: the mixer's answer, where there is a mixer.
-      scores: (n, N) the scores that the mixer was given.
+      rows: rows of the clean batch that the view consists of; None for all of them.
+      mix_embeddings: maps the embeddings (n, D) of images and captions to those that are compared; None: unchanged.
+      shares: share of each caption in each image; None if image k shows caption k and nothing else.
+      mixed: the mixer's result, if there is a mixer.
+      scores: (n, N) the patch scores that the mixer used.
     """
 
     images: Array | None = None
@@ -41,36 +41,47 @@ class Inputs:
     kept: Array | None = None
     tokens: Array | None = None
     rows: np.ndarray | None = None
-    pooled: Callable[[Array, Array], tuple[Array, Array]] | None = None
+    mix_embeddings: Callable[[Array, Array], tuple[Array, Array]] | None = None
     shares: Shares | None = None
     mixed: Mixed | None = None
     scores: Array | None = None
 
 
 class View(abc.ABC):
-    """A way to show the batch to the towers; an implementation is a frozen dataclass of its settings.
+    """Other inputs for the towers, made from the batch; an implementation is a frozen dataclass of its settings.
+
+    An objective lists its views in `Objective.views` and names them in its features.
 
     Attributes:
-      name: by which features name it. Views of one name in one step must be equal.
+      name: the name that features use. Two views with one name in the same step must be equal.
+
+    **Example:**
+
+        @dataclasses.dataclass(frozen=True)
+        class Mirrored(View):
+            name: ClassVar[str] = "mirrored"
+
+            def make(self, forward):
+                return Inputs(images=forward.batch["image"][:, :, ::-1])
     """
 
     name: ClassVar[str]
 
     @property
-    def own_images(self) -> bool:
-        """False where its images are rows of the clean batch, so that a clean pass can answer for it."""
+    def has_own_images(self) -> bool:
+        """False if its images are rows of the clean batch, so that a clean pass can serve it."""
         return True
 
     @property
     def parts(self) -> Sequence[View]:
-        """Further views that this one is made of."""
+        """Views that this view reads."""
         return ()
 
     def reads(self, model: ImageTextModel) -> Sequence[Feature]:
-        """Return the features that the view is made of; none by default."""
+        """Return every feature that `make` reads; none by default."""
         del model
         return ()
 
     @abc.abstractmethod
     def make(self, forward: Forward) -> Inputs:
-        """Make the view; called once per step, if it is read at all."""
+        """Make the inputs; called at most once per step."""

@@ -1,4 +1,4 @@
-"""Mixed images as a view of the batch, in two kinds: beside the clean images, or in their place (docs/method.md §3)."""
+"""Views of mixed images: in addition to the clean images, or in their place (docs/method.md §3)."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class SelectedRows(View):
-    """Evenly spaced rows of the clean batch, which are mixed among themselves."""
+    """Evenly spaced rows of the clean batch, which are mixed with each other."""
 
     fraction: float
 
     name: ClassVar[str] = "selected"
-    own_images: ClassVar[bool] = False
+    has_own_images: ClassVar[bool] = False
 
     def make(self, forward: Forward) -> Inputs:
-        """Choose the rows; they are the same in every step."""
+        """Choose the rows, the same in every step."""
         return Inputs(rows=select_rows(len(forward.batch["image"]), self.fraction))
 
 
 @dataclasses.dataclass(frozen=True)
 class MixedView(View):
-    """A mixed batch.
+    """A mixed batch; its subclasses differ in the role of the clean images.
 
     Attributes:
-      mixer: what mixes; None for a batch that stays clean.
-      score: where the patch scores come from; None for mixers that need none.
+      mixer: the mixer; None for a batch that stays clean.
+      score: source of the patch scores; None for mixers without scores.
       fraction: share of the batch that is mixed.
-      ramp: steps over which γ grows 0 → 1.
-      until: γ = 0 from this step on; None = never.
+      ramp: steps over which γ grows from 0 to 1.
+      until: first step with γ = 0 after mixing; None: mixing never ends.
     """
 
     mixer: Mixer | None
@@ -60,20 +60,20 @@ class MixedView(View):
     until: int | None = None
 
     name: ClassVar[str] = "mixed"
-    beside: ClassVar[bool]
-    """True for a view beside the clean one, False for one in its place."""
+    replaces_clean: ClassVar[bool]
+    """True if the mixed images take the place of the clean ones in the contrastive loss."""
 
     def reads(self, model: ImageTextModel) -> Sequence[Feature]:
-        """Return what the scores are made of."""
+        """Return the features that the scores are computed from."""
         return () if self.score is None else self.score.reads(model, self.source)
 
     @property
-    def own_images(self) -> bool:
-        """False for a mixer that leaves images as they are."""
+    def has_own_images(self) -> bool:
+        """False for a mixer that does not change images."""
         return self.mixer is None or self.mixer.space != "none"
 
     def gamma(self, step: Array) -> Array:
-        """Return γ at a step: 0 → 1 over the ramp, 0 again from `until` on."""
+        """Return γ at a step: from 0 to 1 over the ramp, and 0 again from `until` on."""
         ramp = linear_ramp(step, self.ramp)
         return ramp if self.until is None else jnp.where(step < self.until, ramp, 0.0)
 
@@ -94,14 +94,19 @@ class MixedView(View):
         tokens = forward.batch["tokens"]
         if rows is not None:
             image, tokens = take_rows(image, rows), take_rows(tokens, rows)
-        sample = Sample(image, tokens, scores, getattr(forward.model, "pad_id", 0))
+        sample = Sample(image, tokens, scores, forward.model.pad_id)
         return mixer(forward.stream("mix"), sample), sample
 
     def _inputs(self, mixed: Mixed, sample: Sample, rows: np.ndarray | None) -> Inputs:
         mixer = self.mixer
         assert mixer is not None
+        if mixer.space == "none" and not (mixed.image is None and mixed.kept is None):
+            raise ValueError(
+                f"{type(mixer).__name__} has space='none' but returns Mixed.image or Mixed.kept, which a shared clean"
+                " pass would ignore; declare space='patches' or 'pixels'"
+            )
         pixels = mixer.space == "pixels"
-        pooled = (
+        mix_embeddings = (
             (lambda image, text: mixer.mix_features(mixed, image, text))
             if isinstance(mixer, MixesFeatures)
             else None
@@ -112,7 +117,7 @@ class MixedView(View):
             kept=mixed.kept,
             tokens=mixed.tokens,
             rows=rows,
-            pooled=pooled,
+            mix_embeddings=mix_embeddings,
             shares=Shares.of(mixed, mixer.partners),
             mixed=mixed,
             scores=sample.scores,
@@ -121,13 +126,13 @@ class MixedView(View):
 
 @dataclasses.dataclass(frozen=True)
 class ExtraView(MixedView):
-    """Mixed images as a second view, as in the paper: the evenly spaced fraction·B rows form a batch of their own."""
+    """Mixed images next to the clean ones, as in the paper; fraction·B evenly spaced rows form a separate batch."""
 
-    beside: ClassVar[bool] = True
+    replaces_clean: ClassVar[bool] = False
 
     @property
     def parts(self) -> Sequence[View]:
-        """The rows that are mixed, where they are not all."""
+        """The selected rows, unless the whole batch is mixed."""
         return () if self.fraction == 1 else (SelectedRows(self.fraction),)
 
     @property
@@ -136,29 +141,29 @@ class ExtraView(MixedView):
         return CLEAN if self.fraction == 1 else SelectedRows.name
 
     def make(self, forward: Forward) -> Inputs:
-        """Mix the selected rows among themselves."""
+        """Mix the selected rows with each other."""
         rows = forward.view(self.source).rows
         return self._inputs(*self._mix(forward, rows), rows)
 
 
 @dataclasses.dataclass(frozen=True)
 class ReplacingView(MixedView):
-    """Mixed images in the place of clean ones: γ·fraction is the share of rows that is mixed.
+    """Mixed images in place of clean ones; γ·fraction is the share of rows that is mixed.
 
-    Without a mixer, and where γ is 0, every row stays clean and shows its own caption.
+    Without a mixer, or with γ = 0, every row stays clean and shows its own caption.
     """
 
-    beside: ClassVar[bool] = False
+    replaces_clean: ClassVar[bool] = True
 
     def make(self, forward: Forward) -> Inputs:
-        """Mix the whole batch and put the rows that are not selected back."""
+        """Mix the whole batch, then restore the rows that are not selected."""
         if self.mixer is None:
             patches = forward.patches(CLEAN)
             return Inputs(patches=patches, shares=Shares.own(len(patches)))
         mixed, sample = self._mix(forward, None)
         share = self.gamma(forward.step) * self.fraction
         row = jnp.arange(len(sample.image))
-        # Evenly spaced rows: the count of whole shares grows at exactly share·B of them.
+        # Evenly spaced: ⌊row·share⌋ grows at exactly share·B rows.
         selected = jnp.floor((row + 1) * share + 1e-4) > jnp.floor(row * share + 1e-4)
         return self._inputs(keep_clean(mixed, sample, selected), sample, None)
 
@@ -167,7 +172,7 @@ PLACEMENTS: dict[str, type[MixedView]] = {"extra": ExtraView, "replace": Replaci
 
 
 def placement(name: str) -> type[MixedView]:
-    """Return the kind of view called `name`; a UserError lists the known ones."""
+    """Return the class of view for `mix.placement`; a UserError lists the known names."""
     if name not in PLACEMENTS:
         raise UserError(
             f"mix.placement={name!r} is unknown; use {' or '.join(map(repr, PLACEMENTS))}"

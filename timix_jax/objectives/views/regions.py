@@ -1,4 +1,4 @@
-"""The annotated images with the texts of their regions, a batch of their own."""
+"""The annotated images and the texts of their regions, as a separate batch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ REGIONS = "regions"
 
 @dataclasses.dataclass(frozen=True)
 class RegionView(View):
-    """`batch["regions"]`: P images, and their P·R texts in rows."""
+    """`batch["regions"]`: P images and their P·R texts, one per row."""
 
     name: ClassVar[str] = REGIONS
 
     def make(self, forward: Forward) -> Inputs:
-        """Flatten the texts (P, R, T) to rows (P·R, T)."""
+        """Flatten the texts (P, R, T) into rows (P·R, T)."""
         regions = forward.batch["regions"]
         tokens = regions["tokens"]
         return Inputs(images=regions["image"], tokens=tokens.reshape(-1, tokens.shape[-1]))

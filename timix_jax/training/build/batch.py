@@ -1,17 +1,17 @@
-"""The batch of a configuration as shapes, for what is said and compiled before there are data."""
+"""The batch of a step as shapes, which are needed before there are data."""
 
 from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from timix_jax.training.build.data import needs_boxes, uses_regions
+from timix_jax.training.build.settings import Settings
 
 
-def abstract_batch(config: ConfigDict) -> dict[str, Any]:
-    """Shapes and dtypes of the global batch of a step, as the input pipeline makes it."""
-    size, tokens, regions = config.model.image.size, config.model.text.max_tokens, config.regions
+def abstract_batch(settings: Settings) -> dict[str, Any]:
+    """Return the shapes and dtypes of the global batch of a step, as the input pipeline makes it."""
+    size, tokens = settings.model.image.size, settings.model.text.max_tokens
+    batch_size, regions = settings.train.batch_size, settings.regions
 
     def images_and_texts(rows: int, *texts: int) -> dict[str, Any]:
         return {
@@ -26,10 +26,10 @@ def abstract_batch(config: ConfigDict) -> dict[str, Any]:
             mask: jax.ShapeDtypeStruct(shape, np.bool_),
         }
 
-    batch = images_and_texts(config.train.batch_size, tokens)
-    if needs_boxes(config):
-        batch |= boxes(config.train.batch_size, "box_mask")
-    if uses_regions(config):
+    batch = images_and_texts(batch_size, tokens)
+    if settings.mix.needs_boxes:
+        batch |= boxes(batch_size, "box_mask")
+    if settings.uses_regions:
         rows, length = regions.batch_size, regions.max_tokens or tokens
         batch["regions"] = images_and_texts(rows, regions.max_regions, length) | boxes(rows, "mask")
     return batch

@@ -1,4 +1,10 @@
-"""`config.eval` as arguments: the evaluation sets and their evaluators."""
+"""`config.eval`: the evaluation sets, their evaluators, and the weights that they measure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -9,14 +15,53 @@ from timix_jax.errors import UserError, error_prefix
 from timix_jax.evaluators import EvaluationInputs, Evaluator, build_evaluator, evaluator_class
 from timix_jax.models.protocols import ImageTextModel
 
+if TYPE_CHECKING:
+    from timix_jax.training.build.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """`config.eval`.
+
+    Attributes:
+      sets: `NAME=SOURCE` of each evaluation set.
+      evaluators: names of the evaluators, run on all sets that they can use.
+      options: evaluator → its settings.
+      every: a duration.
+      batch_size: images per batch.
+      weights: "params" or "ema".
+    """
+
+    sets: tuple[str, ...]
+    evaluators: tuple[str, ...]
+    options: Mapping[str, Mapping[str, Any]]
+    every: str
+    batch_size: int
+    weights: str
+
+    @classmethod
+    def read(cls, config: ConfigDict) -> EvaluationSettings:
+        """Read the group."""
+        return cls(**config.eval.to_dict())
+
+
+def evaluated_part(settings: Settings) -> str:
+    """Return the field of the state to evaluate: `params` or, for `eval.weights='ema'`, `ema_params`."""
+    weights = settings.eval.weights
+    if weights not in ("params", "ema"):
+        raise UserError(f"config.eval.weights={weights!r}; use 'params' or 'ema'")
+    if weights == "ema" and not settings.optim.ema:
+        raise UserError("config.eval.weights='ema' needs config.optim.ema above 0")
+    return "ema_params" if weights == "ema" else "params"
+
 
 def build_evaluators(
-    config: ConfigDict, model: ImageTextModel, tokenizer: Tokenizer, mesh: Mesh
+    settings: Settings, model: ImageTextModel, tokenizer: Tokenizer, mesh: Mesh
 ) -> dict[str, list[Evaluator]]:
-    """Evaluation set → its evaluators, for every `NAME=SOURCE` of `config.eval.sets`."""
+    """Build evaluation set → its evaluators, for every `NAME=SOURCE` of `config.eval.sets`."""
     built: dict[str, list[Evaluator]] = {}
     model = model.for_evaluation()
-    for entry in config.eval.sets:
+    for entry in settings.eval.sets:
         name, equals, spec = entry.partition("=")
         if not equals or not name or name in built or set("/:?") & set(name):
             raise UserError(
@@ -31,20 +76,20 @@ def build_evaluators(
             source=source,
             tokenizer=tokenizer,
             mesh=mesh,
-            image_size=config.model.image.size,
-            max_tokens=config.model.text.max_tokens,
-            batch_size=config.eval.batch_size,
-            max_regions=config.regions.max_regions,
+            image_size=settings.model.image.size,
+            max_tokens=settings.model.text.max_tokens,
+            batch_size=settings.eval.batch_size,
+            max_regions=settings.regions.max_regions,
         )
         with error_prefix(f"config.eval, {name}: "):
             built[name] = [
-                build_evaluator(kind, inputs, **config.eval.options[kind].to_dict())
-                for kind in config.eval.evaluators
+                build_evaluator(kind, inputs, **settings.eval.options[kind])
+                for kind in settings.eval.evaluators
                 if _applies(evaluator_class(kind), inputs)
             ]
         if not built[name]:
             raise UserError(
-                f"config.eval.evaluators={tuple(config.eval.evaluators)!r}: none can use the set {name!r}; name one"
+                f"config.eval.evaluators={settings.eval.evaluators!r}: none can use the set {name!r}; name one"
                 " that can, such as 'retrieval'"
             )
     return built

@@ -1,4 +1,4 @@
-"""What a configuration trains and how, before there are data: model, losses, optimiser, and what they take."""
+"""A training before there are data: model, losses, optimiser, and the FLOPs of a step."""
 
 import dataclasses
 import functools
@@ -9,26 +9,20 @@ from typing import Any
 import jax
 import optax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from timix_jax.errors import UserError, error_prefix
 from timix_jax.models.protocols import ImageTextModel
 from timix_jax.objectives import Objective
 from timix_jax.objectives.base import boundaries, objectives_at
-from timix_jax.optim import schedule
 from timix_jax.optim.schedule import Schedule
 from timix_jax.parallel.layout import Layout
 from timix_jax.parallel.sharding import with_shardings
-from timix_jax.runtime import devices
-from timix_jax.training import state as state
+from timix_jax.training import state as train_state
 from timix_jax.training.build.batch import abstract_batch
 from timix_jax.training.build.checks import NOMINAL_STEPS, check_settings, nominal_steps
-from timix_jax.training.build.losses import (
-    build_objectives,
-    check_objectives,
-)
+from timix_jax.training.build.losses import build_objectives, check_objectives
 from timix_jax.training.build.model import abstract_params, build_model
-from timix_jax.training.build.optimizer import build_optimizer
+from timix_jax.training.build.optim import build_optimizer, build_schedule
+from timix_jax.training.build.settings import Settings
 from timix_jax.training.build.steps import Steps
 from timix_jax.training.flops import StepFlops
 from timix_jax.training.step import jit_train_step, make_train_step
@@ -38,7 +32,7 @@ from timix_jax.training.step import jit_train_step, make_train_step
 class Plan:
     """A training without its data."""
 
-    config: ConfigDict
+    settings: Settings
     layout: Layout
     model: ImageTextModel
     objectives: tuple[Objective, ...]
@@ -52,38 +46,38 @@ class Plan:
 
     @property
     def seed(self) -> int:
-        """Of initialisation, data order, augmentation and the step's random streams."""
-        return self.config.seed
+        """The seed of initialisation, data order, augmentation and the step's random streams."""
+        return self.settings.seed
 
     @property
     def batch_size(self) -> int:
-        """Images a step, over all devices."""
-        return self.config.train.batch_size
+        """Images per step, over all devices."""
+        return self.settings.train.batch_size
 
     @property
     def ema_decay(self) -> float:
-        """Of the average of the parameters; 0 for none."""
-        return self.config.optim.ema
+        """The decay of the average of the parameters; 0 for none."""
+        return self.settings.optim.ema
 
     @property
     def init_from(self) -> str:
-        """Another run whose weights it starts from; empty for none."""
-        return self.config.init_from
+        """Another run whose weights to start from; empty for none."""
+        return self.settings.init_from
 
     @property
     def peak_flops(self) -> float | None:
-        """FLOP/s of a device at best, given or known; None where neither."""
-        return devices.peak_flops(self.mesh.devices.flat[0], self.config.log.peak_tflops)
+        """Peak FLOP/s of a device; None if it is neither given nor known."""
+        return self.settings.log.peak_flops(self.mesh.devices.flat[0])
 
-    def create_state(self, key: jax.Array) -> state.TrainState:
-        """A fresh training state, pure in `key`."""
-        return state.create(
+    def create_state(self, key: jax.Array) -> train_state.TrainState:
+        """Create a fresh training state, a pure function of `key`."""
+        return train_state.create(
             self.model, self.optimizer, key, ema=self.ema_decay > 0, objectives=self.objectives
         )
 
     @functools.cached_property
-    def abstract_state(self) -> state.TrainState:
-        """Shapes and dtypes of the state; nothing is computed."""
+    def abstract_state(self) -> train_state.TrainState:
+        """The shapes and dtypes of the state; nothing is computed."""
         return jax.eval_shape(self.create_state, jax.random.key(0))
 
     def train_step(self, objectives: Sequence[Objective]) -> Any:
@@ -91,7 +85,7 @@ class Plan:
         return self._steps.jitted(objectives)
 
     def counted_flops(self, objectives: Sequence[Objective]) -> StepFlops:
-        """Return the FLOPs of one step of these objectives over all devices; they are counted once."""
+        """Return the FLOPs of one step of these objectives over all devices; counted once."""
         return self._steps.flops(objectives)
 
     def step_flops(self, step: int = 0) -> float:
@@ -124,7 +118,7 @@ class Plan:
     def _abstract_arguments(self) -> tuple[Any, Any]:
         """Return state and batch as shapes with the shardings of the real ones, for one trace of both."""
         abstract = self.abstract_state
-        batch = abstract_batch(self.config)
+        batch = abstract_batch(self.settings)
         on_mesh = jax.tree.map(lambda _: self.layout.batch, batch)
         return (
             with_shardings(abstract, self.layout.shardings(abstract)),
@@ -133,7 +127,7 @@ class Plan:
 
 
 def build_plan(
-    config: ConfigDict,
+    settings: Settings,
     layout: Layout,
     *,
     vocab_size: int,
@@ -141,44 +135,32 @@ def build_plan(
     to_steps: Callable[..., int],
     rate: Schedule,
 ) -> Plan:
-    """The plan of a complete configuration.
+    """Build the plan of a training.
 
     Args:
-      config: from `config.complete`.
+      settings: from `read_settings`.
       layout: from `check_shapes`.
-      vocab_size, pad_id: the tokenizer's.
-      to_steps: a duration and its `field` → steps.
-      rate: step → learning rate.
+      vocab_size, pad_id: those of the tokenizer.
+      to_steps: maps a duration and its `field` to steps.
+      rate: maps a step to the learning rate.
     """
-    model = build_model(config, vocab_size=vocab_size, pad_id=pad_id, layout=layout)
-    objectives = tuple(build_objectives(config, model, layout, to_steps))
-    optimizer = build_optimizer(config, abstract_params(model), model.parameter_axes(), rate)
-    return Plan(config, layout, model, objectives, optimizer, rate)
+    model = build_model(settings, vocab_size=vocab_size, pad_id=pad_id, layout=layout)
+    objectives = tuple(build_objectives(settings, model, layout, to_steps))
+    params, axes = abstract_params(model), model.parameter_axes()
+    optimizer = build_optimizer(settings.optim, params, axes, rate)
+    return Plan(settings, layout, model, objectives, optimizer, rate)
 
 
-def training_steps(config: ConfigDict, to_steps: Callable[..., int]) -> int:
-    """Length of the training; `to_steps` is given a duration and its `field`."""
-    total = to_steps(config.train.duration, field="config.train.duration")
-    if total < 1:
-        raise UserError(f"config.train.duration={config.train.duration!r}: give at least 1 step")
-    return total
-
-
-def build_schedule(config: ConfigDict, total_steps: int, to_steps: Callable[..., int]) -> Schedule:
-    """The learning rate of `config.optim` over a training of so many steps."""
-    o = config.optim
-    warmup = to_steps(o.warmup, field="config.optim.warmup")
-    with error_prefix("config.optim."):
-        return schedule.warmup_cosine(o.lr, total_steps, warmup, o.start_lr, o.end_lr)
-
-
-def nominal_plan(config: ConfigDict, layout: Layout, *, vocab_size: int) -> Plan:
-    """The plan of a complete configuration whose data are not there: durations are nominal."""
-    check_settings(config)
-    to_steps = nominal_steps(config)
-    # A nominal epoch may be shorter than the data's: a warm-up that seems too long need not be.
-    warmup = to_steps(config.optim.warmup, field="config.optim.warmup")
-    rate = build_schedule(config, max(training_steps(config, to_steps), warmup), to_steps)
-    plan = build_plan(config, layout, vocab_size=vocab_size, pad_id=0, to_steps=to_steps, rate=rate)
+def nominal_plan(settings: Settings, layout: Layout, *, vocab_size: int) -> Plan:
+    """Build the plan of a training whose data are missing, with nominal durations."""
+    check_settings(settings)
+    to_steps = nominal_steps(settings)
+    # A nominal epoch may be shorter than that of the data: a warm-up that seems too long may be right.
+    warmup = settings.optim.warmup_steps(to_steps)
+    total = max(settings.train.total_steps(to_steps), warmup)
+    rate = build_schedule(settings.optim, total, warmup)
+    plan = build_plan(
+        settings, layout, vocab_size=vocab_size, pad_id=0, to_steps=to_steps, rate=rate
+    )
     check_objectives(plan.objectives, NOMINAL_STEPS)
     return plan

@@ -10,17 +10,17 @@ from timix_jax.training.flops import StepFlops, count_flops
 class Steps:
     """Builds the step of each set of objectives and counts its FLOPs.
 
-    The step asked for last is kept. Counting its FLOPs and running it then share one trace, and the step that it
-    replaces is freed.
+    Only the step requested last is kept, so that counting its FLOPs and running it share one trace and earlier steps
+    are freed.
     """
 
     def __init__(
         self, build: Callable[[Sequence[Objective]], Any], arguments: Callable[[], tuple[Any, Any]]
     ) -> None:
-        """Build nothing yet.
+        """Initialise without building anything.
 
         Args:
-          build: makes the jitted step of these objectives.
+          build: returns the jitted step of these objectives.
           arguments: returns the shapes and shardings of state and batch.
         """
         self._build, self._arguments = build, arguments

@@ -1,4 +1,4 @@
-"""What a training run does between two steps: one hook per file, each a function of a `Moment`.
+"""Work of a training run between two steps: one hook per file, each a function of a `Moment`.
 
 The order in which hooks run is decided in `training.train.make_hooks`. May import everything that training may.
 """

@@ -1,4 +1,4 @@
-"""What a hook sees of a training run."""
+"""A moment of a training run, as hooks see it."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

@@ -5,7 +5,6 @@ import functools
 from typing import Any
 
 from timix_jax.checkpointing import Checkpointer
-from timix_jax.config import flatten
 from timix_jax.data.sources import describe_sources
 from timix_jax.parallel.mesh import batch_shards
 from timix_jax.reporting import phases
@@ -48,7 +47,7 @@ class Save:
     @functools.cached_property
     def _run_meta(self) -> dict[str, Any]:
         return {
-            "config": flatten(self.run.config),
+            "config": self.run.settings.flat,
             "tokenizer": self.run.tokenizer.to_json(),
             "batch_shards": batch_shards(self.run.mesh),
         }

@@ -1,4 +1,4 @@
-"""Reductions over all pairs of two sides of a global batch, with their own backward sweeps.
+"""Reductions over all pairs of a global batch, each with a hand-written backward pass.
 
 With s_ij = scale·⟨x_i, t_j⟩ + bias over x, t (N, D):
 
@@ -6,13 +6,11 @@ With s_ij = scale·⟨x_i, t_j⟩ + bias over x, t (N, D):
     pair_softplus    Σ_j log(1 + exp s_ij)
     pair_attention   Σ_j w_ij v_j, w the softmax of s's rows or the sigmoid of s
 
-Arrays are global. Each forward and each backward pass is a sweep over tiles (`pair_sweep`), so that
-neither s nor, in the ring, all embeddings or their gradients are ever on one device, and no
-automatic differentiation goes through shard_map.
+Arrays are global. Each forward and backward pass is a sweep over tiles (`sweep`): no device ever holds s or, in the
+ring, all embeddings or their gradients, and automatic differentiation does not go through shard_map.
 
-Sums are kept in float32 at least. Products take the embeddings' dtype; where it is float32 they are
-exact float32 products also on devices whose default is less: at τ = 0.01 the rounding of a
-bfloat16 product would be a fifth of a nat.
+Sums are float32 or wider. Products use the embeddings' dtype; float32 products are exact, even on devices whose default
+precision is lower: at τ = 0.01 the rounding error of a bfloat16 product would be a fifth of a nat.
 """
 
 import functools
@@ -23,11 +21,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from timix_jax.objectives.pairs.pair_sweep import PairReduction, Part, Place, sweep
+from timix_jax.objectives.pairs.sweep import PairReduction, Part, Place, sweep
 
 Array = jax.Array
 Kernel = Literal["softmax", "sigmoid"]
-# Finite, as −∞ − (−∞) is not a number; far below any similarity over a temperature.
+# Far below any similarity over a temperature, yet finite: −∞ − (−∞) is NaN.
 LOWEST = -1e30
 
 
@@ -35,10 +33,10 @@ LOWEST = -1e30
 def pair_logsumexp(
     x: Array, t: Array, scale: Array, reduction: PairReduction
 ) -> tuple[Array, Array, Array]:
-    """log Σ_j exp s_ij (N,) by x, log Σ_i exp s_ij (N,) by t, and the hits (N,).
+    """Return log Σ_j exp s_ij (N,) per row of x, log Σ_i exp s_ij (N,) per row of t, and the hits (N,) bool.
 
-    A hit is a bool: the own pair s_ii is above all others of its row and of its column; ties count
-    as misses. Gradients: x, t, scale.
+    Row i is a hit if s_ii is above every other score of its row and column; ties are misses. Differentiable in x, t and
+    scale.
     """
     return _logsumexp_forward(x, t, scale, reduction)[0]
 
@@ -58,7 +56,7 @@ def _logsumexp_forward(
     def init(n: int) -> Any:
         return jnp.full(n, LOWEST, dtype), jnp.zeros(n, dtype), *_rank_init(n, dtype)
 
-    # The second direction repeats the similarities of the first.
+    # The second direction computes the same similarities again.
     again = jax.named_scope("recomputed")(update)
     parts = [Part(update, x, t, init), Part(again, t, x, init)]
     (top, total, own, best), (top_t, total_t, _, best_t) = sweep(
@@ -94,9 +92,9 @@ pair_logsumexp.defvjp(_logsumexp_forward, _logsumexp_backward)
 def pair_softplus(
     x: Array, t: Array, scale: Array, bias: Array, reduction: PairReduction
 ) -> tuple[Array, Array]:
-    """Σ_j log(1 + exp s_ij) (N,) by x, and the hits (N,) of `pair_logsumexp`.
+    """Return Σ_j log(1 + exp s_ij) (N,) per row of x, and the hits (N,) as in `pair_logsumexp`.
 
-    Gradients: x, t, scale, bias.
+    Differentiable in x, t, scale and bias.
     """
     return _softplus_forward(x, t, scale, bias, reduction)[0]
 
@@ -153,14 +151,14 @@ def pair_attention(
     kernel: Kernel,
     reduction: PairReduction,
 ) -> tuple[Array, Array]:
-    """Σ_j w_ij values_j (N, Dv) and Σ_j w_ij masses_j (N,); s_ij = scale·⟨q_i, k_j⟩ + bias.
+    """Return Σ_j w_ij values_j (N, Dv) and Σ_j w_ij masses_j (N,), with s_ij = scale·⟨q_i, k_j⟩ + bias.
 
-    Only `values` has a gradient: w is a constant, as a target is.
+    Differentiable only in `values`: w is part of a target and therefore a constant.
 
     Args:
-      q, k: (N, D).
-      values: (N, Dv).
-      masses: (N,) further values, one number each.
+      q, k: (N, D) embeddings.
+      values: (N, Dv) vectors to sum.
+      masses: (N,) scalars to sum with the same weights.
       kernel: "softmax", w = softmax of s's rows; "sigmoid", w = σ(s).
     """
     return _attention_forward(q, k, values, masses, scale, bias, kernel, reduction)[0]
@@ -199,7 +197,7 @@ def _attention_forward(
     ((top, total, out, mass),) = sweep([part], (scale, bias), reduction)
     if kernel == "softmax":
         out, mass = out / total[:, None], mass / total
-    # The values themselves are not needed any more, their shape and dtype are.
+    # The backward pass needs only the dtype of the values.
     saved = q, k, scale, bias, top + jnp.log(total), jnp.zeros((0,), values.dtype)
     return (out, mass), saved
 
@@ -229,11 +227,10 @@ def _weighted_sum(
     by_t: Array | None,
     values: Array,
 ) -> Part:
-    """Σ_j w_ij values_j and Σ_j w_ij, w_ij = weight(s_ij, by_x_i, by_t_j).
+    """Return the part that computes Σ_j w_ij values_j and Σ_j w_ij, with w_ij = weight(s_ij, by_x_i, by_t_j).
 
-    `by_x`, `by_t` (N, k): numbers of each row and column, or None; `weight` gets them as
-    (k, n, 1) and (k, 1, m). It must be 0 where s is −∞: that is padding. `values` may be `t`
-    itself, which then travels once.
+    `by_x` and `by_t` (N, k) hold numbers per row and column, or are None; `weight` receives them as (k, n, 1) and
+    (k, 1, m). It must be 0 where s is −∞, which marks padding. `values` may be `t` itself, which is then sent once.
     """
     dtype = _sum_dtype(x)
     same = values is t
@@ -243,7 +240,7 @@ def _weighted_sum(
         t, by_t, *rest = columns
         row = None if by_x is None else by_x.T[:, :, None]
         column = None if by_t is None else by_t.T[:, None, :]
-        with jax.named_scope("recomputed"):  # as `training.flops` counts it
+        with jax.named_scope("recomputed"):  # `training.flops` counts it apart
             s = _scores(shared, x, t, place)
         w = weight(s, row, column)
         return sums[0] + _product(w, t if same else rest[0]), sums[1] + w.sum(axis=1)
@@ -255,14 +252,14 @@ def _weighted_sum(
 
 
 def _scores(shared: Any, a: Array, b: Array, place: Place) -> Array:
-    """s of a tile, (n, m); −∞ in columns that are padding."""
+    """Return s of a tile, (n, m), with −∞ in padded columns."""
     s = _contract(a, b, ((1,), (1,)))
     scale, bias = (number.astype(s.dtype) for number in shared)
     return jnp.where(place.column >= 0, scale * s + bias, -jnp.inf)
 
 
 def _product(w: Array, values: Array) -> Array:
-    """w @ values in the values' dtype, summed in float32 at least."""
+    """Return w @ values, multiplied in the values' dtype and summed in float32 or wider."""
     return _contract(w.astype(values.dtype), values, ((1,), (0,)))
 
 
@@ -285,7 +282,7 @@ def _rank_init(n: int, dtype: Any) -> tuple[Array, Array]:
 
 
 def _rank(s: Array, place: Place, rank: Any) -> tuple[Array, Array]:
-    """The own pair's score and the best other one, so far."""
+    """Update each row's score of its own pair, and its best score of another pair."""
     own, best = rank
     same = place.row[:, None] == place.column[None, :]
     return (
@@ -295,7 +292,7 @@ def _rank(s: Array, place: Place, rank: Any) -> tuple[Array, Array]:
 
 
 def _pulled_back(x: Array, t: Array, scale: Array, to_x: Array, to_t: Array) -> tuple[Any, ...]:
-    """Cotangents of x, t and scale from Σ_j w_ij t_j and Σ_i w_ij x_i, w = ∂/∂s."""
-    # Σ_ij w_ij ⟨x_i, t_j⟩ is the same as Σ_i ⟨x_i, Σ_j w_ij t_j⟩: no sweep of its own.
+    """Return the cotangents of x, t and scale from Σ_j w_ij t_j and Σ_i w_ij x_i, where w = ∂/∂s."""
+    # Σ_ij w_ij ⟨x_i, t_j⟩ = Σ_i ⟨x_i, Σ_j w_ij t_j⟩ needs no further sweep.
     to_scale = jnp.sum(x.astype(to_x.dtype) * to_x).astype(scale.dtype)
     return (scale * to_x).astype(x.dtype), (scale * to_t).astype(t.dtype), to_scale

@@ -1,4 +1,4 @@
-"""Sums over all pairs of a global batch without the matrix of pairs: the loop over its tiles."""
+"""The loop over tiles of all pairs of a global batch, for sums without the matrix of pairs."""
 
 import dataclasses
 import functools
@@ -18,18 +18,17 @@ Method = Literal["dense", "gather", "ring"]
 
 @dataclasses.dataclass(frozen=True)
 class PairReduction:
-    """How the N×N pairs of a global batch are gone through.
+    """The method for sums over the N×N pairs of a global batch.
 
     Attributes:
-      method: "dense" builds the N×N matrix; "gather" collects the other side's embeddings on each
-        device once and goes through them in tiles; "ring" passes each device's part of them round
-        all devices, so that a device holds two parts of them at a time. A ring of many devices has
-        as many latencies as devices: "gather" is the faster one while N·D fits easily.
-      chunk: columns of a tile; a tile has as many rows as a device has of the batch.
-      mesh: the mesh over whose axes `data` and `fsdp` the batch lies; None for one device.
+      method: "dense" builds the N×N matrix; "gather" collects the other side's embeddings on each device and visits
+        them in tiles; "ring" passes each device's embeddings around all devices, so that a device holds two parts at
+        a time. A ring pays one latency per device, so "gather" is faster as long as N·D fits easily.
+      chunk: columns per tile; a tile has one row per example of the device.
+      mesh: the mesh that splits the batch over its axes `data` and `fsdp`; None for one device.
 
     Raises:
-      UserError: an unknown method, or a chunk below 1.
+      UserError: the method is unknown, or the chunk is below 1.
     """
 
     method: Method = "dense"
@@ -47,7 +46,7 @@ class PairReduction:
 
     @property
     def shards(self) -> int:
-        """Into how many parts the batch is cut."""
+        """Number of parts that the batch is split into."""
         return 1 if self.mesh is None else batch_shards(self.mesh)
 
 
@@ -55,7 +54,7 @@ DENSE = PairReduction()
 
 
 class Place(NamedTuple):
-    """Where in the global batch a tile lies: row (n,) and column (m,), int32; -1 is padding."""
+    """Global indices of a tile's rows (n,) and columns (m,), int32; -1 marks padding."""
 
     row: jax.Array
     column: jax.Array
@@ -66,9 +65,9 @@ class Part(NamedTuple):
 
     Attributes:
       update: (shared, rows, columns, place, accumulators) → accumulators, for one tile.
-      rows: arrays (N, ...) that stay where they are.
-      columns: arrays (N, ...) that are taken to all rows.
-      init: n → accumulators (n, ...) of n rows, constants.
+      rows: arrays (N, ...) that stay on their devices.
+      columns: arrays (N, ...) that travel to all rows.
+      init: n → initial accumulators (n, ...) of n rows, constants.
     """
 
     update: Callable[[Any, Any, Any, Place, Any], Any]
@@ -77,15 +76,20 @@ class Part(NamedTuple):
     init: Callable[[int], Any]
 
 
-@jax.named_scope("pair_sums")  # how --mode=compile tells its collectives
+@jax.named_scope("pair_sums")  # by which --mode=compile recognises its collectives
 def sweep(parts: Sequence[Part], shared: Any, reduction: PairReduction) -> list[Any]:
-    """Goes through all tiles of all parts in one loop; the accumulators (N, ...) of each part.
+    """Visit all tiles of all parts in one loop.
 
-    In the ring, every second part travels the other way round, so that links are used both ways.
-    N need not divide by devices or chunk. Not differentiable: a caller has a backward sweep.
+    In the ring, every second part travels in the opposite direction, which uses links both ways. N need not be a
+    multiple of the number of devices or of the chunk. Not differentiable: callers define a backward sweep.
 
     Args:
+      parts: the reductions, over the same rows and columns.
       shared: scalars that every tile needs.
+      reduction: method, chunk and mesh.
+
+    Returns:
+      The accumulators (N, ...) of each part.
     """
     updates = [part.update for part in parts]
     inits = [part.init for part in parts]
@@ -119,7 +123,7 @@ def _sweep_of_a_device(
     rows: list[Any],
     columns: list[Any],
 ) -> list[Any]:
-    """The rows of one device against all columns, inside shard_map."""
+    """Reduce the rows of one device over all columns, inside shard_map."""
     shards = reduction.shards
     n = len(jax.tree.leaves(rows)[0])
     device = lax.axis_index(BATCH_AXES).astype(jnp.int32)
@@ -147,12 +151,12 @@ def _sweep_of_a_device(
     ways = [1 if part % 2 == 0 else -1 for part in range(len(columns))]
 
     def places(hop: jax.Array | int) -> list[jax.Array]:
-        """After `hop` hops, the columns at hand are those of the device that many places back."""
+        """Return each part's column indices after `hop` hops: those of the device that many places back."""
         return [place_of((device - way * hop) % shards * n, n) for way in ways]
 
     def hop(carry: tuple[list[Any], list[Any]], index: jax.Array) -> tuple[Any, None]:
         accumulators, columns = carry
-        # Sent before they are used, and independent of it: the transfer hides behind the products.
+        # Sent first and independent of the products, so that the transfer overlaps with them.
         moved = [_pass_on(c, way, shards) for c, way in zip(columns, ways, strict=True)]
         return (visit(accumulators, columns, places(index)), moved), None
 
@@ -176,11 +180,11 @@ def _visit(
     accumulators: Any,
     chunk: int,
 ) -> Any:
-    """The rows against these columns, at most `chunk` of them at a time."""
+    """Reduce the rows over these columns, at most `chunk` at a time."""
     tiles = -(-len(column) // chunk)
     if tiles == 1:
         return update(shared, rows, columns, Place(row, column), accumulators)
-    width = -(-len(column) // tiles)  # evenly, so that little is padding
+    width = -(-len(column) // tiles)  # equal tiles need the least padding
     padding = tiles * width - len(column)
 
     def cut(arrays: Any) -> Any:

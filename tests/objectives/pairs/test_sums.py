@@ -1,4 +1,4 @@
-"""Reductions over all pairs against the whole matrix of them: float64, values and gradients."""
+"""Reductions over all pairs compared with the whole matrix: float64 values and gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from timix_jax.errors import UserError
-from timix_jax.objectives.pairs.pair_sums import pair_attention, pair_logsumexp, pair_softplus
-from timix_jax.objectives.pairs.pair_sweep import PairReduction
+from timix_jax.objectives.pairs.sums import pair_attention, pair_logsumexp, pair_softplus
+from timix_jax.objectives.pairs.sweep import PairReduction
 from timix_jax.parallel.mesh import make_mesh
 
 N, D = 13, 5  # 8 devices hold two rows each, and one of them none
@@ -16,7 +16,7 @@ DIFFERENTIABLE = range(5)  # of `arguments`
 
 @pytest.fixture
 def arguments():
-    """x, t, values, scale, bias, masses, and a cotangent of each side."""
+    """Return x, t, values, scale, bias, masses, and a cotangent for each side."""
     rng = np.random.default_rng(0)
     x, t, values = rng.normal(size=(3, N, D))
     t += x  # some own pairs win, some don't
@@ -24,7 +24,7 @@ def arguments():
 
 
 def dense(x, t, values, scale, bias, masses, by_x, by_t):
-    """The sums, weighted to a scalar, and what else comes out."""
+    """Return the weighted sum of the results as a scalar, and the other results."""
     s = scale * x @ t.T
     total = jax.nn.logsumexp(s, axis=1) @ by_x + jax.nn.logsumexp(s, axis=0) @ by_t
     total += jax.nn.softplus(s + bias).sum(axis=1) @ by_x
@@ -93,8 +93,8 @@ def test_attention_weights_are_constants(arguments):
     assert [bool(np.any(g)) for g in gradients] == [False, False, True, False]
 
 
-def test_similarities_of_a_cold_temperature_do_not_overflow():
-    """exp(1000) is infinite in float32, its logarithm is not."""
+def test_low_temperatures_do_not_overflow():
+    """exp(1000) overflows float32, its logarithm does not."""
     x = jnp.eye(4, 8)
     rows, columns, hits = pair_logsumexp(x, x, jnp.float32(1000.0), PairReduction("ring", 3))
     np.testing.assert_allclose([rows, columns], 1000.0)

@@ -1,0 +1,93 @@
+"""A configuration as typed values, read once."""
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from timix_jax.config import complete, flatten
+from timix_jax.data.images.augment import Augment
+from timix_jax.training.build.checkpoint import CheckpointSettings
+from timix_jax.training.build.data import DataSettings, RegionSettings, read_augment
+from timix_jax.training.build.evaluation import EvaluationSettings
+from timix_jax.training.build.log import LogSettings
+from timix_jax.training.build.losses import ContrastiveSettings, LossSettings
+from timix_jax.training.build.mesh import MeshSettings
+from timix_jax.training.build.mix import MixSettings
+from timix_jax.training.build.model import ModelSettings
+from timix_jax.training.build.optim import OptimSettings
+from timix_jax.training.build.pictures import PictureSettings
+from timix_jax.training.build.train import TrainSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A complete configuration, one object per group.
+
+    Attributes:
+      seed: of initialisation, data order, augmentation and the step's random streams.
+      init_from: another run whose weights to start from; empty for none.
+      flat: every field by its dotted name, as config.json and the metadata of checkpoints hold it.
+    """
+
+    seed: int
+    init_from: str
+    data: DataSettings
+    augment: Augment
+    model: ModelSettings
+    contrastive: ContrastiveSettings
+    mix: MixSettings
+    loss: LossSettings
+    regions: RegionSettings
+    optim: OptimSettings
+    train: TrainSettings
+    mesh: MeshSettings
+    checkpoint: CheckpointSettings
+    log: LogSettings
+    eval: EvaluationSettings
+    pictures: PictureSettings
+    flat: dict[str, Any]
+
+    @property
+    def uses_regions(self) -> bool:
+        """True if a second stream of annotated images is read."""
+        return self.loss.terms["pta"]["weight"] > 0
+
+    @property
+    def periods(self) -> dict[str, str]:
+        """The durations between two logs, evaluations and checkpoints."""
+        return {
+            "log": self.log.every,
+            "eval": self.eval.every,
+            "checkpoint": self.checkpoint.every,
+        }
+
+
+def read_settings(config: ConfigDict) -> Settings:
+    """Read a recipe, with defaults for the fields that it leaves out.
+
+    Raises:
+      UserError: a field that does not exist, or a value of another type or out of range.
+
+    **Example:** `build(read_settings(recipe))`
+    """
+    config = complete(config)
+    return Settings(
+        seed=config.seed,
+        init_from=config.init_from,
+        data=DataSettings.read(config),
+        augment=read_augment(config),
+        model=ModelSettings.read(config),
+        contrastive=ContrastiveSettings.read(config),
+        mix=MixSettings.read(config),
+        loss=LossSettings.read(config),
+        regions=RegionSettings.read(config),
+        optim=OptimSettings.read(config),
+        train=TrainSettings.read(config),
+        mesh=MeshSettings.read(config),
+        checkpoint=CheckpointSettings.read(config),
+        log=LogSettings.read(config),
+        eval=EvaluationSettings.read(config),
+        pictures=PictureSettings.read(config),
+        flat=flatten(config),
+    )
