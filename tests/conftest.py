@@ -1,7 +1,8 @@
-"""Eight fake CPU devices, short compilations and parsed absl flags: set before JAX starts."""
+"""Eight fake CPU devices, quick compilation and parsed absl flags: set before JAX starts."""
 
 import gc
 import os
+from pathlib import Path
 
 from compiler_flags import EIGHT_DEVICES
 
@@ -22,28 +23,9 @@ del os.environ["XLA_FLAGS"]
 # Grain reads absl flags at iteration time and refuses to run before they are parsed.
 flags.FLAGS.mark_as_parsed()
 
-
-# Files that take a minute and more; before them the profiler, which once ended a worker behind a thousand tests.
-FIRST = (
-    "test_profiling",
-    "test_train",
-    "test_benchmarks",
-    "test_gcs",
-    "test_faults",
-    "test_train_step",
-    "test_several_processes",
-    "test_layout",
-    "test_process_faults",
-    "test_configs",
-    "test_step_programs",
-    "test_preemption",
-)
-
-
-def pytest_collection_modifyitems(items):
-    """Long files early: a worker takes whole files, and one that comes last keeps one core busy and the other idle."""
-    rank = {name: place for place, name in enumerate(FIRST)}
-    items.sort(key=lambda item: rank.get(item.path.stem, len(FIRST)))
+# Each compiled program takes memory maps, of which Linux gives a process 65,530: without them LLVM crashes.
+MAPS = Path("/proc/self/maps")
+MANY_MAPS = 15_000
 
 
 @pytest.fixture
@@ -53,16 +35,26 @@ def x64():
         yield
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compiled_programs_end_with_their_module():
-    """Each compiled program takes memory maps, of which Linux gives a process 65,530: without them LLVM crashes."""
-    yield
-    jax.clear_caches()
-    gc.collect()
+@pytest.fixture(autouse=True, scope="session")
+def quick_compilation(tmp_path_factory):
+    """Compile without optimisations, and each program once for all modules and workers.
 
-
-@pytest.fixture(scope="module")
-def fast_compilation():
-    """For modules that run each of their programs a few times."""
-    with compiler_settings():
+    Most of the tests' time goes to compiling, and most programs run a few times.
+    """
+    session = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        session = session.parent
+    with compiler_settings(
+        jax_compilation_cache_dir=str(session / "xla"),
+        jax_persistent_cache_min_compile_time_secs=0.0,
+    ):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_end_with_their_module():
+    """Free the compiled programs of earlier modules before they are too many."""
+    yield
+    if not MAPS.exists() or MAPS.read_bytes().count(b"\n") > MANY_MAPS:
+        jax.clear_caches()
+        gc.collect()

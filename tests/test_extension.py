@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
-from tiny_model import compiler_settings
 from tiny_run import metrics, tiny_config
 
 from timix_jax.config import complete, default_config
@@ -97,8 +96,7 @@ def step_flops(config):
 
 
 def test_four_extensions_in_one_run(tmp_path, monkeypatch, capsys):
-    with compiler_settings():
-        run_with_extensions(tmp_path, monkeypatch)
+    run_with_extensions(tmp_path, monkeypatch)
     printed = capsys.readouterr().out.splitlines()
     assert printed.count(f"{'':<18}  above 0") == 1
 

@@ -2,35 +2,9 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
-from repository import ROOT
-from tiny_model import compiler_settings
-
-TINY_RECIPE = """
-from timix_jax.config import default_config
-
-def get_config():
-    c = default_config()
-    c.data.train = ("synthetic:?examples=32&regions=2&captions=2",)
-    c.data.vocab_size = 128
-    c.data.threads = 1
-    c.eval.sets = ("test=synthetic:?examples=32&seed=1",)
-    c.model.image.update(size=16, patch=8, width=16, depth=2, heads=2, mlp_dim=16, pool="gap")
-    c.model.text.update(max_tokens=8, width=16, depth=1, heads=2, mlp_dim=16)
-    c.model.embed_dim = 8
-    c.model.tpp_layer = 0
-    c.train.batch_size = 8
-    c.train.duration = "4 steps"
-    c.optim.warmup = "1 steps"
-    return c
-"""
-
-
-@pytest.fixture(autouse=True)
-def benchmarks_importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT))
+from benchmark_runs import TINY_RECIPE, FakeTraining, rows
 
 
 @pytest.fixture
@@ -40,13 +14,7 @@ def recipe(tmp_path):
     return str(path)
 
 
-def rows(text):
-    """The cells of the Markdown tables in `text`, without their rules."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return [row for row in cells if set("".join(row)) != {"-"}]
-
-
+@pytest.mark.slow
 def test_step_prints_a_case_with_what_it_is_compared_with(recipe, capsys):
     from benchmarks import step
 
@@ -91,6 +59,7 @@ def test_interleaved_repetitions_pair_the_cases():
     assert median_ratio({"a": [2.0, 4.0, 3.0], "b": [2.0, 2.0, 0.375]}, "a", "b") == 2.0
 
 
+@pytest.mark.slow
 def test_pipeline_beside_the_step(recipe, capsys):
     from benchmarks import pipeline_vs_step
 
@@ -103,11 +72,11 @@ def test_pipeline_beside_the_step(recipe, capsys):
     assert row[4] == "≥ 3"
 
 
+@pytest.mark.slow
 def test_the_loop_beside_the_step(recipe, capsys):
     from benchmarks import loop
 
-    with compiler_settings():
-        loop.main(["--config", recipe, "--steps", "2", "--repeats", "2"])
+    loop.main(["--config", recipe, "--steps", "2", "--repeats", "2"])
     head, whole, memory, saved_head, saved = rows(capsys.readouterr().out)
     assert head == ["loop", "bare step, ms", "in the loop, ms", "ratio", "target"]
     assert [whole[0], memory[0]] == ["with its pipeline", "batches from memory"]
@@ -118,11 +87,11 @@ def test_the_loop_beside_the_step(recipe, capsys):
         assert all(float(cell) > 0 for cell in row[:-1]), row
 
 
+@pytest.mark.slow
 def test_an_evaluation_beside_a_forward_pass(recipe, capsys):
     from benchmarks import evaluation
 
-    with compiler_settings():
-        evaluation.main(["--config", recipe, "--pairs", "20", "--repeats", "1"])
+    evaluation.main(["--config", recipe, "--pairs", "20", "--repeats", "1"])
     head, row = rows(capsys.readouterr().out)
     assert head[0] == "pairs"
     assert [row[0], row[-1]] == ["20", "< 1.30"]
@@ -151,6 +120,7 @@ def test_the_loop_and_the_bare_step_take_turns():
     assert loop.loop_ratio(turns) == 1.5
 
 
+@pytest.mark.slow
 def test_mixing_alone(capsys):
     from benchmarks import mixing
 
@@ -158,6 +128,7 @@ def test_mixing_alone(capsys):
     assert len(rows(capsys.readouterr().out)) == 7
 
 
+@pytest.mark.slow
 def test_contrastive_memory(capsys):
     from benchmarks import contrastive_memory
 
@@ -207,36 +178,6 @@ def test_first_step_tells_why_a_run_ended_before_it():
 
     with pytest.raises(UserError, match="no such field"):
         first_step.phase_seconds([sys.executable, "-c", PROGRAM, "stop"])
-
-
-class FakeTraining:
-    """In place of the training process: writes what a run leaves, at 80 images a second for timix.
-
-    Args:
-      slower: how much slower the machine becomes with each run, in shares of its first pace.
-    """
-
-    def __init__(self, slower=0.0):
-        self.commands = []
-        self._slower = slower
-
-    def __call__(self, command, **_):
-        fields = dict(part.split("=", 1) for part in command if part.startswith("--"))
-        folder = Path(fields["--workdir"])
-        folder.mkdir(parents=True)
-        mixer = fields["--config.mix.mixer"]
-        steps = int(fields["--config.train.duration"].split()[0])
-        rate = 80.0 if mixer == "timix" else 160.0
-        rate /= 1 + self._slower * len(self.commands)
-        (folder / "config.json").write_text(json.dumps({"train.batch_size": 8}))
-        logged = [{"step": step, "images_per_s": rate} for step in (1 + steps // 2, steps)]
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in logged))
-        seed = int(fields.get("--config.seed", 0))
-        metrics = ("i2t_r1", "t2i_r1", "i2t_r10", "t2i_r10", "mean_recall")
-        results = {f"test/{metric}": 0.1 * (seed + 1) for metric in metrics}
-        (folder / "results.json").write_text(json.dumps(results))
-        self.commands.append(command)
-        return type("Done", (), {"returncode": 0})
 
 
 def test_comparison_is_of_equal_time_and_goes_on_where_it_was(

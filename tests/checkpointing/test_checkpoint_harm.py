@@ -206,6 +206,7 @@ def start_writer(folder: pathlib.Path, *arguments: int) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 def test_kill_at_any_time_leaves_the_last_complete_checkpoint(tmp_path):
     rng = random.Random(0)
     complete = 0
@@ -229,6 +230,7 @@ def test_kill_at_any_time_leaves_the_last_complete_checkpoint(tmp_path):
     assert writer.returncode == 0
 
 
+@pytest.mark.slow
 def test_full_disk_is_reported_with_path_and_free_bytes(tmp_path):
     writer = start_writer(tmp_path / "run", 100_000, 3, 100_000)
     _, errors = writer.communicate(timeout=60)

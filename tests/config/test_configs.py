@@ -78,6 +78,7 @@ def bert_vocabulary(path):
     path.write_text("\n".join(words))
 
 
+@pytest.mark.slow
 def test_vitb16_takes_a_real_step(tmp_path, monkeypatch):
     """Everything as configured, bfloat16 included, except for data and batch sizes."""
     bert_vocabulary(tmp_path / "vocab.txt")

@@ -121,6 +121,7 @@ def test_error_of_jax_while_joining(joined):
         cluster.join("auto", coordinator="h:1", processes=2, process=1)
 
 
+@pytest.mark.slow
 def test_two_tasks_of_srun_find_each_other(tmp_path):
     """Two real processes of the real command line, with the variables that srun sets."""
     recipe = tmp_path / "tiny.py"

@@ -6,6 +6,8 @@ import pytest
 from process_runs import Run, free_port
 from tiny_run import write_config
 
+pytestmark = pytest.mark.slow
+
 RUNTIME_ERROR, USER_ERROR = 1, 2
 
 

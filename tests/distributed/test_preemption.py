@@ -6,7 +6,6 @@ import threading
 
 import pytest
 from process_runs import SMALL
-from tiny_model import compiler_settings
 from tiny_run import assert_same_run, metrics, tiny_config
 
 from timix_jax.distributed.preemption import Preemption
@@ -16,15 +15,6 @@ from timix_jax.training.train import train_and_evaluate
 
 STEPS = 6
 OPTIONS = SMALL | {"optim__ema": 0.9, "checkpoint__every": "100 steps"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_cache(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("xla")
-    with compiler_settings(
-        jax_compilation_cache_dir=str(folder), jax_persistent_cache_min_compile_time_secs=0.0
-    ):
-        yield
 
 
 def test_run_stopped_twice_equals_an_uninterrupted_run(tmp_path, monkeypatch, capsys):

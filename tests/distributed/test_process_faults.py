@@ -11,6 +11,8 @@ from tiny_run import assert_same_run, write_config
 
 from timix_jax.checkpointing import Checkpointer
 
+pytestmark = pytest.mark.slow
+
 STEPS = 8
 TIMEOUTS = ["--heartbeat_timeout=10"]
 OPTIONS = SMALL | {

@@ -111,6 +111,7 @@ def test_one_process_needs_no_messages():
         processes.from_first(lambda: 1 / 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["loopback", "namespaces"])
 def test_two_processes_agree_and_share_checkpoints_with_one(tmp_path, where, request):
     places = request.getfixturevalue(where)

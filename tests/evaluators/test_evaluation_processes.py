@@ -7,6 +7,7 @@ import sys
 
 import jax
 import numpy as np
+import pytest
 from lookup_model import GreySource, LookupModel, NumberTokenizer
 from process_runs import ROOT, environment_of, free_port
 
@@ -93,6 +94,7 @@ def run_processes(count, devices):
     return [json.loads(out[out.index("found:") :].split("\n")[0][6:]) for out, _ in outputs]
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_reading():
     (one,) = run_processes(1, 4)
     two = run_processes(2, 2)

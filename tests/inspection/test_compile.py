@@ -50,6 +50,7 @@ def compiled(compiled_and_lowered):
     return compiled_and_lowered[0]
 
 
+@pytest.mark.slow
 def test_memory_and_flops_of_a_chip(compiled):
     assert (compiled.devices, compiled.mesh) == (4, {"data": 2, "fsdp": 2, "tensor": 1})
     state = 3 * 4 * compiled.parameters  # parameters and two moments, float32
@@ -63,6 +64,7 @@ def test_memory_and_flops_of_a_chip(compiled):
     assert compiled.peak >= compiled.arguments + compiled.temporaries
 
 
+@pytest.mark.slow
 def test_layers_are_gathered_and_partners_exchanged(compiled):
     purposes = [(one.kind, compiling.purpose(one)) for one in compiled.collectives]
     assert ("all-gather", "parameters") in purposes
@@ -76,6 +78,7 @@ def test_layers_are_gathered_and_partners_exchanged(compiled):
     assert 2 in in_the_loop  # once a layer
 
 
+@pytest.mark.slow
 def test_every_exchange_of_the_ring_is_counted(compiled_and_lowered):
     compiled, lowered = compiled_and_lowered
     ring = [c for c in compiled.collectives if compiling.purpose(c) == "contrastive loss"]
@@ -93,6 +96,7 @@ def test_a_ring_of_two_devices_is_no_exchange_of_partners():
     assert compiling.purpose(exchange) == "mixing partners"
 
 
+@pytest.mark.slow
 def test_report(compiled):
     text = compiling.report(compiled, step_time=0.01)
     for words in (
@@ -106,6 +110,7 @@ def test_report(compiled):
         assert words in text.replace("16 GiB", "16.0 GiB")
 
 
+@pytest.mark.slow
 def test_a_step_that_does_not_fit_is_refused_with_hints():
     config = small_config()
     config.model.image.size = 1024
@@ -146,6 +151,7 @@ def test_devices_of_a_slice(name, number, gib, tflops, unit):
     assert kinds.device_unit(devices[0]) == unit
 
 
+@pytest.mark.slow
 def test_a_report_names_the_unit(compiled):
     text = compiling.report(dataclasses.replace(compiled, unit="core"))
     assert "4 cores" in text
@@ -165,11 +171,13 @@ def test_memory_hints_name_what_is_not_set_yet():
     assert "fsdp" not in said
 
 
+@pytest.mark.slow
 def test_unknown_memory_of_a_chip(compiled):
     unknown = dataclasses.replace(compiled, hbm=None, peak_flops=None)
     assert "memory is not known" in compiling.report(unknown)
 
 
+@pytest.mark.slow
 def test_examples_per_chip(compiled):
     assert "64, 16 per chip" in compiling.report(compiled)
     assert compiled.rows == 16

@@ -14,8 +14,6 @@ from timix_jax.mixing.fraction import keep_clean, select_rows
 from timix_jax.mixing.partners import flip
 from timix_jax.mixing.relevance import relevance_mass_lambda
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 GRID, N = 6, 36
 KEY = jax.random.key(11)
 

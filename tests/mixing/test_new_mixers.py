@@ -28,8 +28,6 @@ from timix_jax.errors import UserError
 from timix_jax.mixing import MIXERS
 from timix_jax.objectives import build_objective
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 SEPARATOR = 2
 
 

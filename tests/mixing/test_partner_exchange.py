@@ -11,8 +11,6 @@ from timix_jax.mixing import Sample, build_mixer
 from timix_jax.mixing.fraction import select_rows, take_rows
 from timix_jax.parallel.mesh import batch_sharding, make_mesh
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 GRID, WIDTH, BATCH = 4, 8, 64
 COLLECTIVE = re.compile(
     r"= (\S+?)(?:\{\S*)? (all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter)"

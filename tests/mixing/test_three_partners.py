@@ -31,8 +31,6 @@ from timix_jax.objectives.pairs.targets import build_target
 from timix_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 from timix_jax.training.train import train_and_evaluate
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):

@@ -15,8 +15,6 @@ from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.text import TextShape
 from timix_jax.models.vit import VitShape
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 MODEL = DualEncoder(
     VitShape(24, 4, 16, 4, 2, 32), TextShape(30, 8, 12, 2, 2, 24), embed_dim=10, tpp_layer=1
 )
@@ -26,7 +24,7 @@ MODEL = DualEncoder(
 def params():
     # Larger than the initial scale, so that attention is far from uniform.
     noise = lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape)
-    return jax.tree.map(noise, jax.jit(MODEL.init)(jax.random.key(0)))
+    return jax.jit(lambda key: jax.tree.map(noise, MODEL.init(key)))(jax.random.key(0))
 
 
 @pytest.fixture

@@ -17,8 +17,6 @@ from timix_jax.objectives import build_objective
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.objectives.score_sources import build_score_source
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 
 @pytest.mark.parametrize(
     ("patches", "rate", "count"), [(25, 0.5, 12), (16, 0.0, 16), (256, 0.75, 64), (4, 0.99, 1)]

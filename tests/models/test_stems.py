@@ -17,8 +17,6 @@ from timix_jax.mixing.windows import patchify, unpatchify
 from timix_jax.models.stems import stem_stages
 from timix_jax.objectives.mixed import MixedContrastive
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 
 def stemmed(patch):
     model = tiny_model()

@@ -34,8 +34,6 @@ from timix_jax.objectives import build_objective
 from timix_jax.objectives.score_sources import build_score_source
 from timix_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 
 @pytest.fixture(scope="module")
 def params():

@@ -23,8 +23,6 @@ from timix_jax.errors import UserError
 from timix_jax.objectives import build_objective
 from timix_jax.objectives.views import Inputs
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 
 @pytest.fixture(scope="module")
 def params():

@@ -16,8 +16,6 @@ from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.text import TextShape
 from timix_jax.models.vit import VitShape
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 GRID = 4  # patches of 2 px on the 8 px images of GreySource
 
 

@@ -21,8 +21,6 @@ from timix_jax.parallel.mesh import make_mesh, put_batch
 from timix_jax.parallel.paths import path_names
 from timix_jax.training.step import total_loss
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 SCANNED, UNROLLED = (("scan", True),), (("scan", False),)
 THINNED = (*SCANNED, ("patch_dropout", 0.4))
 STEMMED = (*SCANNED, ("stem", "hierarchical"))
@@ -76,8 +74,8 @@ def agree(got, want):
 @pytest.mark.parametrize(
     ("sizes", "parts", "score", "target", "options"),
     [
-        ((4, 1, 1), 1, "tpp", "hard", SCANNED),
-        ((1, 4, 1), 1, "tpp", "hard", SCANNED),
+        pytest.param((4, 1, 1), 1, "tpp", "hard", SCANNED, marks=pytest.mark.slow),
+        pytest.param((1, 4, 1), 1, "tpp", "hard", SCANNED, marks=pytest.mark.slow),
         ((2, 2, 2), 1, "tpp", "hard", SCANNED),
         ((1, 1, 2), 1, "attention", "pred", UNROLLED),
         ((1, 2, 1), 2, "attention", "pred", UNROLLED),

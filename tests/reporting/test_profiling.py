@@ -1,13 +1,15 @@
 """The trace that `--profile` requests: which steps are in it, and which values are refused."""
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
 import pytest
 from jax.profiler import ProfileData
-from tiny_model import compiler_settings
-from tiny_run import tiny_config
+from process_runs import SMALL, Run, assert_codes
+from tiny_run import write_config
 
 from timix_jax.errors import UserError
 from timix_jax.reporting.profiling import StepProfiler, Window, check_window, parse_window
-from timix_jax.training.train import train_and_evaluate
 
 
 def traced_steps(folder):
@@ -52,20 +54,23 @@ def test_windows(tmp_path):
         check_window(Window(1, 3), 3, tmp_path)
 
 
-def test_a_run_traces_just_its_window(tmp_path, caplog):
-    config = tiny_config(5, loss__pta__weight=0.0, regions__batch_size=0, mix__mixer="none")
-    config.update(eval={"sets": ()}, optim={"ema": 0.0})
-    with compiler_settings(), caplog.at_level("INFO", logger="absl"):
-        with pytest.raises(UserError, match="--profile=2:6"):
-            train_and_evaluate(config, str(tmp_path / "refused"), profile="2:6")
-        assert not (tmp_path / "refused").exists()
-        train_and_evaluate(config, str(tmp_path / "run"), profile="2:4")
+@pytest.mark.slow
+def test_a_run_traces_just_its_window(tmp_path):
+    recipe = write_config(
+        tmp_path / "recipe.py", steps=5, **SMALL | {"mix__mixer": "none", "eval__sets": ()}
+    )
+    ended = Run(recipe, tmp_path / "refused", flags=["--profile=2:6"]).wait()
+    assert_codes(ended, [2])
+    assert "--profile=2:6" in ended[0].err
+    assert not (tmp_path / "refused").exists()
+    ended = Run(recipe, tmp_path / "run", flags=["--profile=2:4"]).wait()
+    assert_codes(ended, [0])
     # Steps are counted as done: from when two are until four are.
     steps, names = traced_steps(tmp_path / "run" / "profile")
     assert sorted(steps) == [2, 3]
     assert names.count("waiting for data") == 2
     assert "compiling and taking the first step" not in names
-    said = [r.getMessage() for r in caplog.records]
+    said = ended[0].err.splitlines()
     assert any("trace from step 2 to 4" in s and str(tmp_path / "run/profile") in s for s in said)
     # The phases of a whole run, each in the log.
     for phase in (
@@ -77,36 +82,47 @@ def test_a_run_traces_just_its_window(tmp_path, caplog):
         "starting a checkpoint",
         "waiting for the last checkpoint",
     ):
-        assert any(s.startswith(f"{phase}: ") and " s" in s for s in said), phase
+        assert any(f"] {phase}: " in s and " s" in s for s in said), phase
     assert any("the first step: " in s and "(compile cache: " in s for s in said)
 
 
-def test_a_resumed_run_traces_the_rest_of_the_window(tmp_path, caplog):
-    with StepProfiler(Window(2, 4), tmp_path) as profiler:
+def trace_the_rest(folder):
+    with StepProfiler(Window(2, 4), folder) as profiler:
         assert profiler.is_due(3)
         profiler.toggle(3)
         assert not profiler.is_due(3)
         assert profiler.is_due(4)
         profiler.toggle(4)
         assert not profiler.is_due(5)
-    assert "trace from step 3 to 4" in caplog.text or list(tmp_path.rglob("*.xplane.pb"))
+
+
+def interrupt_two_traces(folder):
+    def interrupted():
+        with StepProfiler(Window(1, 9), folder) as profiler:
+            profiler.toggle(1)
+            raise KeyboardInterrupt
+
+    for _ in range(2):  # a trace that is still running would refuse the second
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trace", [trace_the_rest, interrupt_two_traces])
+def test_traces(trace, tmp_path):
+    """In a process of its own: a trace can end a process that holds the programs of a thousand tests."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        pool.submit(trace, tmp_path).result()
+    assert list(tmp_path.rglob("*.xplane.pb"))
+
+
+def test_a_run_that_resumes_behind_the_window_traces_nothing(tmp_path, caplog):
     with StepProfiler(Window(2, 4), tmp_path / "late") as profiler:
         assert profiler.is_due(9)
         profiler.toggle(9)
         assert not profiler.is_due(10)
     assert "--profile=2:4: nothing to trace, the run resumes at step 9" in caplog.text
     assert not (tmp_path / "late").exists()
-
-
-def test_an_end_within_the_window_leaves_no_trace_running(tmp_path):
-    def interrupted():
-        with StepProfiler(Window(1, 9), tmp_path) as profiler:
-            profiler.toggle(1)
-            raise KeyboardInterrupt
-
-    for _ in range(2):  # a trace that still ran would refuse the second
-        with pytest.raises(KeyboardInterrupt):
-            interrupted()
 
 
 def test_other_processes_trace_nothing(tmp_path, monkeypatch):

@@ -25,7 +25,6 @@ def test_miss_then_hit(compile_afresh, tmp_path):
     with compiler_settings(
         jax_compilation_cache_dir=str(tmp_path), jax_persistent_cache_min_compile_time_secs=0.0
     ):
-        jax.experimental.compilation_cache.compilation_cache.reset_cache()
         assert compile_afresh() == "compile cache: miss, stored for later runs"
         assert compile_afresh() == "compile cache: hit"
 
@@ -43,5 +42,4 @@ def test_without_a_home_folder_there_is_no_cache_and_no_folder_named_tilde(
 
 def test_without_a_cache(compile_afresh):
     with compiler_settings(jax_compilation_cache_dir=None):
-        jax.experimental.compilation_cache.compilation_cache.reset_cache()
         assert compile_afresh() == "compile cache: none"

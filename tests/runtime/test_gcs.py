@@ -9,12 +9,11 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from jax.experimental.compilation_cache import compilation_cache
+from tiny_model import compiler_settings
 from tiny_run import assert_same_run, tiny_config
 
 from timix_jax import checkpointing
 from timix_jax.checkpointing import Checkpointer
-from timix_jax.data.prepare.__main__ import main as prepare
 from timix_jax.data.records.manifest import read_manifest, shard_name, write_manifest
 from timix_jax.data.records.writer import RecordWriter
 from timix_jax.data.sources import local_copy, open_source
@@ -28,8 +27,6 @@ from timix_jax.runtime import remote
 from timix_jax.runtime.atomic_write import atomic_write_text
 from timix_jax.training.evaluate import evaluate_checkpoint
 from timix_jax.training.train import train_and_evaluate
-
-pytestmark = pytest.mark.usefixtures("fast_compilation")
 
 EXAMPLES = 48
 
@@ -89,15 +86,11 @@ def download(store, prefix: str, folder: Path) -> Path:
 @pytest.fixture
 def compile_cache_in_bucket():
     """Set the cache as --compile_cache=gs://… does."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    jax.config.update("jax_compilation_cache_dir", "gs://bucket/cache")
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+    with compiler_settings(
+        jax_compilation_cache_dir="gs://bucket/cache",
+        jax_persistent_cache_min_compile_time_secs=0.1,
+    ):
+        yield
 
 
 def test_whole_run_resumed(store, data, tmp_path, compile_cache_in_bucket):
@@ -297,14 +290,3 @@ def test_bucket_that_may_answer_later(monkeypatch):
     monkeypatch.setattr(remote.epath, "Path", lambda text: Silent())
     with pytest.raises(RunError, match=r"cannot be read \(no route to host\)"):
         remote.check_reachable("gs://bucket/run", "--workdir=")
-
-
-@pytest.mark.parametrize("option", ["--file", "--images", "--out"])
-def test_prepare_is_local(option, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    paths = {"--file": "pairs.csv", "--images": ".", "--out": "out"} | {option: "gs://bucket/x"}
-    assert prepare(["table", *(part for pair in paths.items() for part in pair)]) == 2
-    line = capsys.readouterr().err
-    assert f"argument {option}: 'gs://bucket/x' is not local" in line
-    assert line.count("\n") == 1
-    assert not list(tmp_path.iterdir())

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 from compiler_flags import FLAGS
 from places import Places
 from repository import ROOT
@@ -66,7 +67,7 @@ class Run:
         for index in range(processes):
             command = [*places.prefixes[index], sys.executable, "-m", "timix_jax.main"]
             command += [f"--config={recipe}"]
-            command += [f"--workdir={folders[index]}", f"--compile_cache={compile_cache(recipe)}"]
+            command += [f"--workdir={folders[index]}", f"--compile_cache={compile_cache()}"]
             if processes > 1:
                 command += [f"--coordinator={coordinator}", f"--processes={processes}"]
                 command += [f"--process={index}"]
@@ -135,9 +136,9 @@ def environment_of(devices: int) -> dict[str, str]:
     }
 
 
-def compile_cache(recipe: Path) -> Path:
-    """Return one folder for all runs of a test session."""
-    return recipe.parents[1] / "xla"
+def compile_cache() -> str:
+    """Return the compile cache of this test session."""
+    return jax.config.values["jax_compilation_cache_dir"]
 
 
 def free_port() -> int:

@@ -1,11 +1,13 @@
 """A dual encoder of a few thousand weights, and a batch for it."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.text import TextShape
@@ -17,14 +19,19 @@ GRID, PATCH, TOKENS, VOCABULARY = 4, 4, 6, 30
 
 @contextlib.contextmanager
 def compiler_settings(**more) -> Iterator[None]:
-    """Turn off compiler optimisations: compiling takes most of the tests' time."""
+    """Compile without optimisations, and with further settings of `jax.config`."""
     settings = {"jax_disable_most_optimizations": True, **more}
     before = {name: jax.config.values[name] for name in settings}
+    _set(settings)
+    yield
+    _set(before)
+
+
+def _set(settings: dict) -> None:
     for name, value in settings.items():
         jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+    if "jax_compilation_cache_dir" in settings:
+        compilation_cache.reset_cache()  # otherwise the first folder stays in use
 
 
 def tiny_model(stem="linear", **options) -> DualEncoder:
@@ -38,12 +45,15 @@ def tiny_model(stem="linear", **options) -> DualEncoder:
 
 
 def make_params(model, seed=0):
-    """Return weights large enough that every score, embedding and gradient differs."""
-    params = jax.jit(model.init)(jax.random.key(seed))
+    """Return weights so large that every score, embedding and gradient differs."""
+    return jax.tree.map(jnp.asarray, _drawn_params(model, seed))
+
+
+@functools.cache
+def _drawn_params(model, seed):
+    params = jax.tree.map(np.asarray, jax.jit(model.init)(jax.random.key(seed)))
     rng = np.random.default_rng(seed)
-    noisy = jax.tree.map(
-        lambda p: p + jnp.asarray(0.2 * rng.standard_normal(p.shape), p.dtype), params
-    )
+    noisy = jax.tree.map(lambda p: p + (0.2 * rng.standard_normal(p.shape)).astype(p.dtype), params)
     return {**noisy, "log_temperature": params["log_temperature"]}
 
 

@@ -6,7 +6,6 @@ import logging
 import jax
 import numpy as np
 import pytest
-from tiny_model import compiler_settings
 from tiny_run import arrays, copy_run, tiny_config
 
 from timix_jax.errors import UserError
@@ -21,8 +20,7 @@ SMALL = "small=synthetic:?examples=12&size=16&captions=1&seed=2"
 def whole(tmp_path_factory):
     """A short run and its results."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    with compiler_settings():
-        yield workdir, train_and_evaluate(tiny_config(STEPS), str(workdir))
+    return workdir, train_and_evaluate(tiny_config(STEPS), str(workdir))
 
 
 def test_eval_mode_reproduces_the_results(whole, tmp_path, caplog):

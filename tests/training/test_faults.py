@@ -11,8 +11,7 @@ import time
 import jax
 import pytest
 from compiler_flags import EIGHT_DEVICES
-from process_runs import SMALL
-from tiny_model import compiler_settings
+from process_runs import SMALL, compile_cache
 from tiny_run import assert_same_run, metrics, tiny_config, write_config
 
 from timix_jax.checkpointing import Checkpointer
@@ -29,15 +28,6 @@ from timix_jax.training.train import train_and_evaluate
 
 STEPS = 12  # more than are read ahead
 PARTS = ("params", "opt_state")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_cache(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("xla")
-    with compiler_settings(
-        jax_compilation_cache_dir=str(folder), jax_persistent_cache_min_compile_time_secs=0.0
-    ):
-        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +51,7 @@ def config_of(shards, **more):
 
 
 @pytest.fixture(scope="module")
-def whole(shards, tmp_path_factory, compile_cache):
+def whole(shards, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "whole"
     train_and_evaluate(config_of(shards), str(workdir))
     return workdir
@@ -99,6 +89,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_while_saving(whole, shards, small_disk, monkeypatch):
     workdir, filler = small_disk / "run", small_disk / "filler"
     checkpointers = []
@@ -224,7 +215,8 @@ def test_the_folder_of_these_tests_is_not_shared_with_others():
     check_same_config({"a": object()})
 
 
-def test_killed_at_any_moment(shards, whole, tmp_path, compile_cache):
+@pytest.mark.slow
+def test_killed_at_any_moment(shards, whole, tmp_path):
     """kill -9 three times, at moments that every test run draws again: the result is the same."""
     workdir = tmp_path / "killed"
     options = {"data__train": (f"records:{shards}",), "eval__sets": ()}
@@ -241,7 +233,7 @@ def test_killed_at_any_moment(shards, whole, tmp_path, compile_cache):
     }
     command = [
         *(sys.executable, "-m", "timix_jax.main", f"--config={recipe}", f"--workdir={workdir}"),
-        f"--compile_cache={compile_cache}",
+        f"--compile_cache={compile_cache()}",
     ]
     kills = 0
     for lines in (1, 5, 10):

@@ -7,11 +7,12 @@ import signal
 import numpy as np
 import pytest
 from process_runs import SMALL, Run, assert_codes, logged_lines
-from tiny_model import compiler_settings
 from tiny_run import assert_close_weights, tiny_config, write_config
 
 from timix_jax.data.sources import SOURCES
 from timix_jax.training.train import train_and_evaluate
+
+pytestmark = pytest.mark.slow
 
 STEPS = 40
 OPTIONS = SMALL | {
@@ -27,7 +28,7 @@ RELATIVE = 1e-4
 def whole(tmp_path_factory):
     """In this process, on its 8 devices, undisturbed."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    with compiler_settings(), pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SOURCES, "slow", "slow_source:open_slow")  # gone again for the other tests
         train_and_evaluate(tiny_config(STEPS, **OPTIONS), str(workdir))
     return workdir

@@ -6,7 +6,6 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from tiny_model import compiler_settings
 from tiny_run import arrays, assert_same_run, copy_run, tiny_config
 
 from timix_jax.parallel.mesh import put_batch
@@ -86,12 +85,8 @@ def fields(placement):
 def whole(placement, tmp_path_factory):
     """A run whose mixing ends after its third step of five."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    with compiler_settings(
-        jax_compilation_cache_dir=str(tmp_path_factory.mktemp("xla")),
-        jax_persistent_cache_min_compile_time_secs=0.0,
-    ):
-        train_and_evaluate(tiny_config(STEPS, **fields(placement)), str(folder))
-        yield folder
+    train_and_evaluate(tiny_config(STEPS, **fields(placement)), str(folder))
+    return folder
 
 
 def test_numbers_are_those_of_one_program_in_which_mixing_weighs_nothing(whole, placement):
@@ -127,6 +122,7 @@ def test_numbers_are_those_of_one_program_in_which_mixing_weighs_nothing(whole, 
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_resumed_before_at_and_behind_the_end_is_uninterrupted(whole, placement, tmp_path):
     for stopped_at in (2, 4) if placement == "extra" else (3,):
         folder = copy_run(whole, tmp_path / f"resumed-{stopped_at}")

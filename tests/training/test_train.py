@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_model import compiler_settings
 from tiny_run import (
     arrays,
     assert_close_weights,
@@ -33,18 +32,8 @@ from timix_jax.training.train import train_and_evaluate
 STEPS = 6
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_cache(tmp_path_factory):
-    """The tests run the same programs a dozen times: compile them once, and with little optimisation."""
-    folder = tmp_path_factory.mktemp("xla")
-    with compiler_settings(
-        jax_compilation_cache_dir=str(folder), jax_persistent_cache_min_compile_time_secs=0.0
-    ):
-        yield folder
-
-
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, compile_cache):
+def whole(tmp_path_factory):
     """A run that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
     results = train_and_evaluate(tiny_config(STEPS), str(workdir))

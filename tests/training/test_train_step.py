@@ -19,8 +19,6 @@ from timix_jax.parallel.mesh import make_mesh, put_batch, replicated
 from timix_jax.training import state as train_state
 from timix_jax.training.step import make_train_step
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 MODEL = tiny_model()
 TOTAL = 20
 RATE = schedule.warmup_cosine(1e-3, TOTAL, 4, 1e-5, 1e-6)

@@ -11,7 +11,7 @@ import pytest
 from timix_jax.data.emoji import art, build, captions, concepts
 from timix_jax.data.emoji.scenes import Look
 from timix_jax.data.emoji.source import open_emoji
-from timix_jax.data.emoji.splits import SPLITS, scene_numbers
+from timix_jax.data.emoji.splits import SPLITS
 from timix_jax.data.emoji.workers import map_unordered
 from timix_jax.data.sources import open_source
 from timix_jax.errors import UserError
@@ -186,8 +186,10 @@ def test_interrupted_and_damaged_builds_are_repeated(tmp_path):
 
 
 def test_failed_build_leaves_nothing(tmp_path):
-    with pytest.raises(UserError, match="scenes=2000"):
-        build.ensure_built(_options("heldout_concepts", scenes=2000), str(tmp_path))
+    """Too few held-out concepts for a test split are named."""
+    options = build.BuildOptions("heldout_concepts", 200, 62, 5, 0, Look(canvas=48))
+    with pytest.raises(UserError, match=r"scenes=200.*larger heldout"):
+        build.ensure_built(options, str(tmp_path))
     assert not [path for path in (tmp_path / "emoji").iterdir() if path.suffix != ".lock"]
 
 
@@ -221,8 +223,3 @@ def test_bad_options_are_named(spec, message, tmp_path):
     spec += ("&" if "?" in spec else "?") + f"cache={tmp_path}"
     with pytest.raises(UserError, match=message.replace("?", r"\?")):
         open_source(spec)
-
-
-def test_too_few_concepts_for_a_test_split_are_named():
-    with pytest.raises(UserError, match=r"scenes=200.*larger heldout"):
-        scene_numbers(SPLITS["heldout_concepts"], 200, 0, 57, 5)

@@ -136,6 +136,7 @@ def ignores(pid, sent):
     return bool(int(mask, 16) >> (sent - 1) & 1)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads ignored signals from /proc")
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_workers_ignore_termination_signals(open_train, sent):
@@ -151,6 +152,7 @@ def test_workers_ignore_termination_signals(open_train, sent):
     take(iterator, 20)
 
 
+@pytest.mark.slow
 def test_killed_worker_is_reported_at_once(open_train):
     iterator = open_train([shapes_source()])
     next(iterator)
@@ -200,6 +202,7 @@ def test_no_process_runs_before_the_first_batch_or_after_close(open_train):
     assert not worker_pids(iterator)
 
 
+@pytest.mark.slow
 def test_workers_end_when_the_caller_is_killed():
     program = textwrap.dedent("""
         import time
@@ -235,6 +238,7 @@ def test_workers_end_when_the_caller_is_killed():
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", ["an index", "half of the data set"])
 def test_worker_of_a_dead_caller_exits_quietly(sent):
     payload = cloudpickle.dumps(([np.zeros(1 << 20)], CorruptExamples()))

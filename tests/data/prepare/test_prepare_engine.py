@@ -66,6 +66,7 @@ def group_ends(group):
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_and_resumed_command_writes_the_same_bytes(tmp_path, workers):
     images = {f"{i}.jpg": picture(i, 240, 180) for i in range(8)}
@@ -198,3 +199,14 @@ def test_folder_that_no_source_can_name_is_refused(tmp_path, many, capsys):
     """Refuse question marks: in `records:DIR?cache=…` they start the options."""
     assert_fails(capsys, [*many, f"--out={tmp_path / 'a?b'}"], "--out", "a?b", "without one")
     assert not (tmp_path / "a?b").exists()
+
+
+@pytest.mark.parametrize("option", ["--file", "--images", "--out"])
+def test_prepare_is_local(option, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = {"--file": "pairs.csv", "--images": ".", "--out": "out"} | {option: "gs://bucket/x"}
+    assert main(["table", *(part for pair in paths.items() for part in pair)]) == 2
+    line = capsys.readouterr().err
+    assert f"argument {option}: 'gs://bucket/x' is not local" in line
+    assert line.count("\n") == 1
+    assert not list(tmp_path.iterdir())

@@ -18,8 +18,6 @@ from timix_jax.objectives.pairs.sweep import DENSE, PairReduction
 from timix_jax.objectives.pairs.targets import build_target
 from timix_jax.parallel.mesh import batch_sharding, make_mesh
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 N, D = 16, 8
 # Target, rule, options. λ differs by row, so rows of captions do not add to 1 by themselves.
 MIXED = {

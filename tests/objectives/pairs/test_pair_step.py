@@ -25,8 +25,6 @@ from timix_jax.training import build as experiment
 from timix_jax.training import state as train_state
 from timix_jax.training.step import make_train_step
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 FRACTION = 0.75  # 12 mixed rows on 8 devices
 
 

@@ -10,8 +10,6 @@ from timix_jax.objectives.pairs.sums import pair_attention, pair_logsumexp, pair
 from timix_jax.objectives.pairs.sweep import PairReduction
 from timix_jax.parallel.mesh import make_mesh
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
 N, D = 13, 5  # 8 devices hold two rows each, and one of them none
 DIFFERENTIABLE = range(5)  # of `arguments`
 
