@@ -130,7 +130,7 @@ def test_saved_step_is_not_saved_again_and_another_run_is_not_overwritten(tmp_pa
     for step in (3, 5):
         with (
             Checkpointer(tmp_path) as checkpointer,
-            pytest.raises(UserError, match="holds checkpoint 5 already"),
+            pytest.raises(UserError, match="already holds checkpoint 5"),
         ):
             checkpointer.save(step, {"x": jnp.zeros(4)}, {})
 

@@ -8,6 +8,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from timix_jax.errors import UserError
+from timix_jax.mixing import Sample
 from timix_jax.mixing.partners import flip
 from timix_jax.mixing.timix import TiMix
 from timix_jax.mixing.windows import (
@@ -171,7 +172,7 @@ def test_a_new_size_does_not_retrace():
     @jax.jit
     @chex.assert_max_traces(n=1)
     def step(key, tokens, scores):
-        return mixer(key, tokens, scores)
+        return mixer(key, Sample(tokens, scores=scores))
 
     chex.clear_trace_counter()
     tokens, scores = jnp.ones((4, 64, 2)), jax.random.normal(jax.random.key(9), (4, 64))
@@ -191,8 +192,8 @@ def test_same_numbers_on_1_2_and_8_devices(partner, lambda_by):
         rows = NamedSharding(mesh, PartitionSpec("data"))
 
         def step(key, own, relevance):
-            mixed = mixer(key, own, relevance)
-            return mixed._replace(inputs=jax.lax.with_sharding_constraint(mixed.image, rows))
+            mixed = mixer(key, Sample(own, scores=relevance))
+            return mixed._replace(image=jax.lax.with_sharding_constraint(mixed.image, rows))
 
         sharded = jax.device_put((tokens, scores), rows)
         return jax.device_get(jax.jit(step)(jax.random.key(7), *sharded))
@@ -201,6 +202,6 @@ def test_same_numbers_on_1_2_and_8_devices(partner, lambda_by):
     reference = run(1)
     for devices in (2, 8):
         got = run(devices)
-        for name in ("inputs", "partner", "low", "high", "window"):
+        for name in ("image", "partner", "low", "high", "window"):
             np.testing.assert_array_equal(getattr(got, name), getattr(reference, name))
         np.testing.assert_allclose(got.lam, reference.lam, rtol=1e-6)
