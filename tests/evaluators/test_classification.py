@@ -97,7 +97,7 @@ def test_sets_without_classes_go_without_it():
 def test_an_image_of_two_classes_is_named():
     evaluator = evaluator_of(GreySource([[1], [2], [3, 4]]))
     with pytest.raises(
-        UserError, match=r"^grey:: 2 has 2 captions, where its class is wanted"
+        UserError, match=r"^grey:: 2 has 2 captions where one class name is expected"
     ) as error:
         evaluator.run({})
     assert "\n" not in str(error.value)
