@@ -172,7 +172,9 @@ class PredShared(Pred):
         both = jnp.concatenate([s.text, s.image], axis=1)
         seen = kind.attended(_given(reference).constant(), both, reduction)
         images, texts = jnp.split(shares.mix(seen.embedding), [s.text.shape[1]], axis=1)
-        return TargetMoments(images, seen.total), TargetMoments(texts, seen.total)
+        # λ + (1 − λ) would only be rounded.
+        total = seen.total if shares.weight is None else shares.mix(seen.total)
+        return TargetMoments(images, total), TargetMoments(texts, total)
 
 
 @dataclasses.dataclass(frozen=True)
