@@ -228,7 +228,7 @@ def test_mirror_names_its_local_files_if_the_bucket_refuses_them(store, caplog):
     assert "will be retried" in caplog.text
     with pytest.raises(Exception, match="Forbidden"):
         mirror.close()
-    assert f"left in {mirror.folder}" in caplog.text
+    assert f"remain in {mirror.folder}" in caplog.text
     assert (mirror.folder / "metrics.jsonl").read_text() == "1\n"
     (mirror.folder / "metrics.jsonl").unlink()
     mirror.folder.rmdir()

@@ -61,10 +61,10 @@ def test_terminal_without_greek(encoding, line):
 
 
 OWN_LINES = """
-import logging as python_logging
 from absl import logging
 from timix_jax.distributed import cluster
 from timix_jax.runtime.log import show_own_lines
+logging.use_absl_handler()  # as app.run does
 show_own_lines()
 exec(compile("logging.info('own line')", cluster.__file__, "exec"))
 logging.info("a library's line")
