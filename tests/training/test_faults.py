@@ -174,7 +174,9 @@ def test_all_shards_are_gone(shards, tmp_path, monkeypatch):
     try:
         with monkeypatch.context() as patch:
             after_log(patch, 2, lambda log: [os.truncate(path, 0) for path in contents])
-            with pytest.raises(UserError, match="48 examples in a row are corrupt, the last is"):
+            with pytest.raises(
+                UserError, match="48 examples in a row are corrupt, the last one is"
+            ):
                 train_and_evaluate(config_of(shards), str(tmp_path / "run"))
     finally:
         for path, content in contents.items():

@@ -1,5 +1,6 @@
 """Objectives that end before the training does: another program from there on, the same numbers."""
 
+import dataclasses
 import json
 import shutil
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from tiny_run import arrays, assert_same_run, copy_run, tiny_config
 
+from timix_jax.objectives import objectives_at
 from timix_jax.parallel.mesh import put_batch
 from timix_jax.training import build as experiment
 from timix_jax.training.programs import StepPrograms, run_programs
@@ -23,9 +25,13 @@ FIELDS = {
 }
 
 
-class Term:
-    def __init__(self, name, ends_at, successor=None):
-        self.name, self.ends_at, self.successor = name, ends_at, successor
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """An objective, as far as programs know it."""
+
+    name: str
+    ends_at: int | None
+    starts_at: int = 0
 
 
 def test_each_part_of_the_training_has_one_program():
@@ -35,7 +41,7 @@ def test_each_part_of_the_training_has_one_program():
         built.append([o.name for o in objectives])
         return len(built)
 
-    programs = StepPrograms(build, [Term("itc", None), Term("mix", 4), Term("pta", 6)])
+    programs = StepPrograms(build, [Span("itc", None), Span("mix", 4), Span("pta", 6)])
     assert [programs.at(step) for step in range(8)] == [
         *((1, True), (1, False), (1, False), (1, False)),
         *((2, True), (2, False)),
@@ -45,12 +51,11 @@ def test_each_part_of_the_training_has_one_program():
     assert [programs.ended(step) for step in (3, 4, 6)] == [[], ["mix"], ["mix", "pta"]]
 
 
-def test_an_objective_that_ends_gives_its_place_to_its_successor():
-    later = Term("itc", None)
-    terms = [Term("mix", 4, later), Term("pta", 6)]
+def test_one_objective_starts_where_another_ends():
+    terms = [Span("mix", 4), Span("pta", 6), Span("itc", None, starts_at=4)]
     programs = StepPrograms(lambda objectives: [o.name for o in objectives], terms)
     assert [programs.at(step) for step in (3, 4, 5, 6)] == [
-        *((["mix", "pta"], True), (["itc", "pta"], True), (["itc", "pta"], False)),
+        *((["mix", "pta"], True), (["pta", "itc"], True), (["pta", "itc"], False)),
         (["itc"], True),
     ]
     assert [programs.ended(step) for step in (3, 4, 6)] == [[], ["mix"], ["mix", "pta"]]
@@ -63,7 +68,7 @@ def test_a_run_that_is_resumed_behind_an_end_builds_one_program():
         built.append(objectives)
         return "program"
 
-    programs = StepPrograms(build, [Term("itc", None), Term("mix", 4)])
+    programs = StepPrograms(build, [Span("itc", None), Span("mix", 4)])
     assert programs.at(7)[1]
     assert not programs.at(8)[1]
     assert [[o.name for o in objectives] for objectives in built] == [["itc"]]
@@ -90,11 +95,11 @@ def whole(placement, tmp_path_factory):
 
 
 def test_numbers_are_those_of_one_program_in_which_mixing_weighs_nothing(whole, placement):
-    """γ is 0 after the end: the step with all objectives is the reference."""
+    """γ is 0 after the end: the step with those of the start is the reference."""
     run = experiment.build(experiment.read_settings(tiny_config(STEPS, **fields(placement))))
     step = make_train_step(
         run.model,
-        run.objectives,
+        objectives_at(run.objectives, 0),
         run.optimizer,
         schedule=run.schedule,
         ema_decay=run.ema_decay,
