@@ -63,7 +63,9 @@ def test_devices_and_layouts():
 
 
 def test_accumulation():
-    whole, parts = (plan_of(train__accumulate=count).step_flops() for count in (1, 2))
+    whole, parts = (
+        plan_of(train__accumulate=count, regions__batch_size=16).step_flops() for count in (1, 2)
+    )
     assert whole == parts
 
 
