@@ -23,7 +23,7 @@ from timix_jax.data.tokenizers import Tokenizer, train_tokenizer
 from timix_jax.errors import UserError
 from timix_jax.pretrained.position_embeddings import interpolate_grid
 from timix_jax.training import build as experiment
-from timix_jax.training import programs as step_programs
+from timix_jax.training.build import plan as plans
 from timix_jax.training import start
 from timix_jax.training.hooks.log import Log
 from timix_jax.training.loop import Loop
@@ -140,7 +140,7 @@ def test_flipped_byte_in_the_newest_checkpoint(whole, tmp_path, monkeypatch):
 def test_not_finite_stops_and_keeps_the_last_good_state(whole, tmp_path, monkeypatch):
     """The weights turn NaN within step 4 (the fifth): named, nothing saved, and it can go on."""
     workdir = tmp_path / "nan"
-    make = step_programs.make_train_step
+    make = plans.make_train_step
 
     def poisoned(*args, **options):
         step = make(*args, **options)
@@ -153,7 +153,7 @@ def test_not_finite_stops_and_keeps_the_last_good_state(whole, tmp_path, monkeyp
         return run
 
     with monkeypatch.context() as patch:
-        patch.setattr(step_programs, "make_train_step", poisoned)
+        patch.setattr(plans, "make_train_step", poisoned)
         with pytest.raises(UserError, match=r"not finite at step 4 .*checkpoint 4 ") as caught:
             train_and_evaluate(tiny_config(STEPS), str(workdir))
     assert "\n" not in str(caught.value)
