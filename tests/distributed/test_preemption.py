@@ -17,6 +17,7 @@ STEPS = 6
 OPTIONS = SMALL | {"optim__ema": 0.9, "checkpoint__every": "100 steps"}
 
 
+@pytest.mark.slow
 def test_run_stopped_twice_equals_an_uninterrupted_run(tmp_path, monkeypatch, capsys):
     """Stop in the middle and after the last step but one; the previous handler is restored."""
     config = tiny_config(STEPS, **OPTIONS)

@@ -163,6 +163,7 @@ def pair_losses_by_hand(kind, sides):
     return losses
 
 
+@pytest.mark.slow
 def test_whole_run(tmp_path):
     """The configuration names the mixer and its settings; a mixer without windows draws no sheet."""
     config = tiny_config(2, mix__mixer="quadrants", mix__ramp="0 steps", mix__target="blend")

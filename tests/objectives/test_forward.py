@@ -114,6 +114,7 @@ def test_undeclared_features_are_refused():
         forward.view("mixed")
 
 
+@pytest.mark.slow
 def test_state_of_an_objective_is_trained_saved_and_resumed(tmp_path, monkeypatch):
     monkeypatch.setitem(OBJECTIVES, "running_mean", RunningMean)
     config = tiny_config(4, mix__mixer="none", loss__pta__weight=0.0, eval__sets=())

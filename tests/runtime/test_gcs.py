@@ -93,6 +93,7 @@ def compile_cache_in_bucket():
         yield
 
 
+@pytest.mark.slow
 def test_whole_run_resumed(store, data, tmp_path, compile_cache_in_bucket):
     """A run on remote data and folders, cut back to its first checkpoint, resumes bit-equal."""
     config = tiny_config(

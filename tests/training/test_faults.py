@@ -127,6 +127,7 @@ def test_a_disk_that_fills_up_while_saving(whole, shards, small_disk, monkeypatc
     assert_same_run(workdir, whole, STEPS, PARTS)
 
 
+@pytest.mark.slow
 def test_a_log_that_cannot_be_written(whole, shards, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
 
@@ -142,6 +143,7 @@ def test_a_log_that_cannot_be_written(whole, shards, tmp_path, monkeypatch):
     assert_same_run(workdir, whole, STEPS, PARTS)
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_truncated(whole, shards, tmp_path, monkeypatch):
     """The run continues with other examples and warns; started again, it refuses the data."""
     shard = shards / shard_name("x", 1, 2)
@@ -169,6 +171,7 @@ def test_a_shard_that_is_truncated(whole, shards, tmp_path, monkeypatch):
         shard.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_all_shards_are_gone(shards, tmp_path, monkeypatch):
     contents = {path: path.read_bytes() for path in shards.glob("*.array_record")}
     try:
@@ -184,6 +187,7 @@ def test_all_shards_are_gone(shards, tmp_path, monkeypatch):
     assert latest(tmp_path / "run") >= 2
 
 
+@pytest.mark.slow
 def test_a_reader_that_fails(whole, shards, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     read = RecordSource.__getitem__

@@ -22,6 +22,7 @@ def counting(function, calls):
     return counted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("placement", "score"), [("extra", "tpp"), ("replace", "tpp"), ("replace", "similarity")]
 )

@@ -94,6 +94,7 @@ def whole(placement, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_one_program_in_which_mixing_weighs_nothing(whole, placement):
     """γ is 0 after the end: the step with those of the start is the reference."""
     run = experiment.build(experiment.read_settings(tiny_config(STEPS, **fields(placement))))

@@ -86,12 +86,14 @@ def test_speed_and_memory_are_logged(whole):
         assert 0.05 < before["host_memory_peak_gib"] <= line["host_memory_peak_gib"] < 100
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_as_it_is(whole, tmp_path):
     workdir = copy_run(whole[0], tmp_path / "again")
     train_and_evaluate(tiny_config(STEPS), str(workdir))
     assert_same_run(workdir, whole[0], STEPS)
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_is_uninterrupted(whole, tmp_path, monkeypatch):
     """Stopped within step 5, after checkpoint 4; the tokenizer is the stored one, and processes make the batches."""
     workdir = tmp_path / "stopped"
@@ -118,6 +120,7 @@ def test_stopped_and_resumed_is_uninterrupted(whole, tmp_path, monkeypatch):
     assert (workdir / "tokenizer.json").read_text() == tokenizer
 
 
+@pytest.mark.slow
 def test_flipped_byte_in_the_newest_checkpoint(whole, tmp_path, monkeypatch):
     workdir = copy_run(whole[0], tmp_path / "flipped")
     files = [p for p in (workdir / "checkpoints" / "00000006" / "state").rglob("*") if p.is_file()]
@@ -137,6 +140,7 @@ def test_flipped_byte_in_the_newest_checkpoint(whole, tmp_path, monkeypatch):
     assert_same_run(workdir, whole[0], STEPS)
 
 
+@pytest.mark.slow
 def test_not_finite_stops_and_keeps_the_last_good_state(whole, tmp_path, monkeypatch):
     """The weights turn NaN within step 4 (the fifth): named, nothing saved, and it can go on."""
     workdir = tmp_path / "nan"
@@ -172,6 +176,7 @@ def test_not_finite_stops_and_keeps_the_last_good_state(whole, tmp_path, monkeyp
         np.testing.assert_allclose(a, b, atol=1e-5)  # the first steps were another program's
 
 
+@pytest.mark.slow
 def test_a_rate_that_ruins_the_weights_is_stopped_before_a_save(tmp_path):
     config = tiny_config(
         STEPS, optim__lr=1e30, optim__warmup="0 steps", checkpoint__every="1 steps"
@@ -181,6 +186,7 @@ def test_a_rate_that_ruins_the_weights_is_stopped_before_a_save(tmp_path):
     assert not list((tmp_path / "ruined").glob("checkpoints/*"))
 
 
+@pytest.mark.slow
 def test_weights_of_another_run_on_another_grid(whole, tmp_path):
     config = tiny_config(
         1,
@@ -230,6 +236,7 @@ def test_weights_of_another_model_are_refused(whole, tmp_path, overrides, messag
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_what_saves_memory_may_change_on_resuming(whole, tmp_path):
     """Same numbers up to rounding with other rematerialisation, scan, microbatches and mesh."""
     workdir = copy_run(whole[0], tmp_path / "smaller")
@@ -245,6 +252,7 @@ def test_what_saves_memory_may_change_on_resuming(whole, tmp_path):
         assert_close_weights(workdir, whole[0], STEPS, part, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", [None, ""])
 def test_a_lost_tokenizer_is_that_of_the_checkpoint(whole, tmp_path, monkeypatch, left):
     workdir = copy_run(whole[0], tmp_path / "lost")
@@ -259,6 +267,7 @@ def test_a_lost_tokenizer_is_that_of_the_checkpoint(whole, tmp_path, monkeypatch
     assert_same_run(workdir, whole[0], STEPS)
 
 
+@pytest.mark.slow
 def test_without_config_json_the_checkpoint_tells_the_configuration(whole, tmp_path):
     workdir = copy_run(whole[0], tmp_path / "no_config")
     (workdir / "config.json").unlink()

@@ -132,12 +132,13 @@ def test_weighted_sum(extra_run):
         assert h["loss"] == pytest.approx(total, rel=1e-5)
 
 
-@pytest.mark.parametrize("devices", [2, 8])
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 8])
 def test_devices_give_the_same(extra_run, devices):
     """Sums in another order: equal to float32 rounding, which Adam's division by √ν enlarges."""
     check_same(extra_run, train(EXTRA, devices, 3))
 
 
+@pytest.mark.slow
 def test_devices_give_the_same_with_replace():
     check_same(train(REPLACE, 1, 3), train(REPLACE, 8, 3))
 

@@ -21,6 +21,7 @@ def started(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tensor", "warned"), [(1, False), (2, True)])
 def test_fewer_shards_are_named(started, caplog, tensor, warned):
     run = experiment.build(experiment.read_settings(tiny_config(1, **WITHIN, mesh__tensor=tensor)))
