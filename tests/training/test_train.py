@@ -23,8 +23,8 @@ from timix_jax.data.tokenizers import Tokenizer, train_tokenizer
 from timix_jax.errors import UserError
 from timix_jax.pretrained.position_embeddings import interpolate_grid
 from timix_jax.training import build as experiment
-from timix_jax.training.build import plan as plans
 from timix_jax.training import start
+from timix_jax.training.build import plan as plans
 from timix_jax.training.hooks.log import Log
 from timix_jax.training.loop import Loop
 from timix_jax.training.train import train_and_evaluate
