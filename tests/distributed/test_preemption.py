@@ -85,6 +85,7 @@ def test_first_ctrl_c_is_a_request_and_the_second_interrupts():
     assert signal.getsignal(signal.SIGINT) == before
 
 
+@pytest.mark.slow
 def test_signal_during_the_last_evaluation_lets_the_run_finish(tmp_path, monkeypatch):
     run_evaluators = train.run_evaluators
 

@@ -83,6 +83,7 @@ def test_eval_mode_may_compute_differently(whole, tmp_path):
         assert found[name] == pytest.approx(value, abs=1e-4), name
 
 
+@pytest.mark.slow
 def test_results_of_other_sets_stay(whole, tmp_path):
     workdir = copy_run(whole[0], tmp_path / "two_sets")
     file = workdir / f"eval-{STEPS}.json"

@@ -54,6 +54,7 @@ def test_one_trace_counts_and_runs_a_step(monkeypatch):
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_devices_and_layouts():
     fields = {"contrastive__method": "ring", "model__scan": True}
     one, eight = (
@@ -70,6 +71,7 @@ def test_accumulation():
     assert whole == parts
 
 
+@pytest.mark.slow
 def test_the_optimizers_products_are_its_own():
     adam, muon = (plan_of(optim__name=name) for name in ("adamw", "muon"))
     assert adam.step_flops() == muon.step_flops()

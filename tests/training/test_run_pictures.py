@@ -29,6 +29,7 @@ def folder(tmp_path):
     return epath.Path(tmp_path)
 
 
+@pytest.mark.slow
 def test_only_the_rows_that_are_shown_are_mixed(run_and_params, folder, monkeypatch):
     run, params = run_and_params
     batches = []

@@ -139,6 +139,7 @@ def test_resumed_before_at_and_behind_the_end_is_uninterrupted(whole, placement,
         assert_same_run(folder, whole, STEPS)
 
 
+@pytest.mark.slow
 def test_the_program_behind_the_end_holds_no_mixed_view(placement):
     """Fewer matrix products are lowered, as many as without a mixer, and no program has a conditional for mixing."""
     # One size of window: the sums over windows of a traced size are a switch over sizes.
