@@ -95,6 +95,7 @@ def default_config() -> ConfigDict:
         "mix": {
             "mixer": "none",
             "options": {name: _fields(kind) for name, kind in MIXERS.items() if kind},
+            "captions": "own",
             "score": "tpp",
             **_fields(OBJECTIVES["mix"]),
             "until": "100%",

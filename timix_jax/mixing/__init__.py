@@ -10,6 +10,7 @@ from typing import Any
 from timix_jax.errors import UserError
 from timix_jax.mixing.base import Mixed, Mixer, MixesFeatures, Sample
 from timix_jax.mixing.cutmix import CutMix
+from timix_jax.mixing.joined import JoinedCaptions, with_captions
 from timix_jax.mixing.mixup import Mixup
 from timix_jax.mixing.random_window import RandomWindow
 from timix_jax.mixing.timix import TiMix
@@ -17,6 +18,7 @@ from timix_jax.mixing.timix import TiMix
 __all__ = [
     "MIXERS",
     "CutMix",
+    "JoinedCaptions",
     "Mixed",
     "Mixer",
     "MixesFeatures",
@@ -25,6 +27,7 @@ __all__ = [
     "Sample",
     "TiMix",
     "build_mixer",
+    "with_captions",
 ]
 
 MIXERS: dict[str, type | None] = {

@@ -40,6 +40,9 @@ class Mixed(NamedTuple):
       partner_weight: weight of each partner's caption; None for 1 − λ, with one partner only. A row's weights need not
         add to 1.
       tokens: (B, T) int32 mixed captions, which the mixed images are compared with; None if captions do not change.
+      apart: int32 (B,) or (B, K), rows that row k shares content with although no target says so: their captions are
+        neither positives nor negatives of image k, nor their images of caption k. None: every other pair is compared.
+      pasted: (B,) share of each image that comes from its partners, for the log; None if it is 1 − λ.
       kept: int32 (B, K) the patches that the image tower reads, each at its own position; None for all of them, or
         those that patch dropout keeps. Needs the space "patches" or "pixels".
       low: (B, 2) int32, row and column (in patches) of the window that was overwritten, or None.
@@ -52,6 +55,8 @@ class Mixed(NamedTuple):
     lam: jax.Array
     partner_weight: jax.Array | None = None
     tokens: jax.Array | None = None
+    apart: jax.Array | None = None
+    pasted: jax.Array | None = None
     kept: jax.Array | None = None
     low: jax.Array | None = None
     high: jax.Array | None = None

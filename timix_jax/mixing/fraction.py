@@ -49,16 +49,23 @@ def keep_clean(mixed: Mixed, sample: Sample, selected: jax.Array) -> Mixed:
     def choose(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(selected.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
-    itself = jnp.arange(mixed.partner.shape[0], dtype=mixed.partner.dtype)
-    itself = itself.reshape(-1, *[1] * (mixed.partner.ndim - 1))
+    itself = _own_index(mixed.partner)
     weight = mixed.partner_weight
     return mixed._replace(
         image=None if mixed.image is None else choose(mixed.image, sample.image),
         tokens=None if mixed.tokens is None else choose(mixed.tokens, _given(sample.tokens)),
         partner=choose(mixed.partner, itself),
+        apart=None if mixed.apart is None else choose(mixed.apart, _own_index(mixed.apart)),
+        pasted=None if mixed.pasted is None else jnp.where(selected, mixed.pasted, 0),
         lam=jnp.where(selected, mixed.lam, jnp.ones((), mixed.lam.dtype)),
         partner_weight=None if weight is None else choose(weight, jnp.zeros_like(weight)),
     )
+
+
+def _own_index(partner: jax.Array) -> jax.Array:
+    """Return the row of each entry of π, shaped to broadcast with it."""
+    index = jnp.arange(partner.shape[0], dtype=partner.dtype)
+    return index.reshape(-1, *[1] * (partner.ndim - 1))
 
 
 def _given(tokens: jax.Array | None) -> jax.Array:

@@ -29,7 +29,7 @@ def from_logp(logp: jax.Array) -> jax.Array:
 
 
 def from_similarity(patch_embeddings: jax.Array, text: jax.Array) -> jax.Array:
-    """Return the standardised cosines of projected patches (B, N, D) and texts (B, D), all of unit norm."""
+    """Return the standardised products of patches (B, N, D) and texts (B, D): cosines if both have unit norm."""
     similarity = jnp.einsum(
         "bnd,bd->bn",
         patch_embeddings,
@@ -38,6 +38,15 @@ def from_similarity(patch_embeddings: jax.Array, text: jax.Array) -> jax.Array:
         preferred_element_type=jnp.promote_types(text.dtype, jnp.float32),
     )
     return _constant(standardise(similarity))
+
+
+def centred(text: jax.Array) -> jax.Array:
+    """Subtract the mean caption of the batch from the captions (B, D), in float32 or wider.
+
+    What all captions have in common, such as their being captions, is similar to the same patches in every image.
+    """
+    text = text.astype(jnp.promote_types(text.dtype, jnp.float32))
+    return text - text.mean(axis=0, keepdims=True)
 
 
 def from_attention(cls_attention: jax.Array) -> jax.Array:

@@ -83,14 +83,14 @@ class TiMix(Paired):
             self.grid,
         )
         dtype = lambda_dtype(inputs, scores)
+        lam = area = area_lambda(r, self.grid, partner, dtype)
         if self.lambda_by == "mass":
             lam = relevance_mass_lambda(scores, low, high, partner, r, self.grid, self.partners)
-        else:
-            lam = area_lambda(r, self.grid, partner, dtype)
         return Mixed(
             mixed,
             partner,
             lam.astype(dtype),
+            pasted=1 - area,
             low=low,
             high=high,
             window=jnp.asarray(r, jnp.int32),

@@ -244,6 +244,16 @@ class DualEncoder(ImageTextModel):
         """Project final patch tokens (B, N, C) into the shared space, (B, N, D) of unit norm."""
         return unit_norm(self._apply("image", self._vit, params, patches, method="project"))
 
+    def encode_single_patches(self, params: Params, patches: Array) -> Array:
+        """Encode each of the patches (B, N, C) as an image of its own, (B, N, D) of unit norm."""
+
+        def encode(patches: Array) -> Array:
+            return unit_norm(
+                self._apply("image", self._vit, params, patches, method="encode_single")
+            )
+
+        return self._split(encode, patches)
+
     @property
     def depth(self) -> int:
         """Number of blocks of the image tower."""

@@ -190,6 +190,18 @@ class PatchProjecting(Protocol):
 
 
 @runtime_checkable
+class SinglePatchEncoding(Protocol):
+    """A model whose image tower accepts an image of which a single patch is left."""
+
+    def encode_single_patches(self, params: Params, patches: Array) -> Array:
+        """Encode each of the patches (B, N, C), at its own position, as an image of its own: (B, N, D), unit norm.
+
+        The result says what a patch shows; the patch tokens of a whole pass say what the image shows.
+        """
+        ...
+
+
+@runtime_checkable
 class ClsAttending(BlockTokens, Protocol):
     """A model whose [CLS] token attends to the patches."""
 
@@ -208,6 +220,7 @@ ABILITIES: dict[type, str] = {
     BlockTokens: "an image tower with blocks (encode_blocks)",
     PatchPredicting: "a patch predictor (patch_logp)",
     PatchProjecting: "a projection of single patches (project_patches)",
+    SinglePatchEncoding: "an image tower that encodes single patches (encode_single_patches)",
     ClsAttending: "[CLS] attention (cls_attention)",
 }
 

@@ -46,15 +46,23 @@ class Attention(nn.Module):
     def __call__(self, x: Array, mask: Array | None) -> Array:
         """Map tokens (B, T, C) to (B, T, C); mask (B, T) bool is False for padding."""
         width = x.shape[-1]
-        qkv = nn.DenseGeneral(
+        project = nn.DenseGeneral(
             (3, self.heads, width // self.heads),
             kernel_init=declare(kernel_init, _QKV),
             bias_init=declare(bias_init, _QKV_BIAS),
             dtype=self.dtype,
             dot_general=widening_dot_general,
             name="qkv",
-        )(x)
-        y = attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask)
+        )
+        if x.shape[1] == 1 and mask is None and not self.is_initializing():
+            # A single token attends to itself with weight 1, so that query and key need not be computed.
+            kernel, bias = (
+                project.variables["params"][name][..., 2, :, :] for name in ("kernel", "bias")
+            )
+            y = jnp.einsum("btc,chd->bthd", x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
+        else:
+            qkv = project(x)
+            y = attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask)
         return nn.DenseGeneral(
             width,
             axis=(-2, -1),

@@ -154,6 +154,16 @@ class VisionTransformer(nn.Module):
         pooled = x[:, 0] if self.pool == "cls" else patch_tokens.mean(axis=1)
         return self.projection(pooled), x, patch_tokens, captured
 
+    def encode_single(self, patches: Array) -> Array:
+        """Encode each of the patches (B, N, C) as if its image showed nothing else, (B, N, D) without normalising."""
+        b, n, c = patches.shape
+        x = self._tokens(patches)[:, self.prefix :].reshape(b * n, 1, c)
+        if self.pool == "cls":
+            cls = jnp.broadcast_to(self.cls.astype(self.dtype), (b * n, 1, c))
+            x = jnp.concatenate([cls, x], axis=1)
+        x = self.norm(self.blocks(x)[0])
+        return self.projection(x[:, 0]).reshape(b, n, -1)
+
     def project(self, tokens: Array) -> Array:
         """Project final tokens (..., C) into the shared space (..., D), without normalising."""
         return self.projection(tokens)

@@ -5,10 +5,12 @@ import functools
 from collections.abc import Sequence
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 
 from timix_jax.errors import UserError
-from timix_jax.mixing import Mixer
+from timix_jax.mixing import JoinedCaptions, Mixer
+from timix_jax.mixing.fraction import take_rows
 from timix_jax.models.protocols import ImageTextModel
 from timix_jax.objectives.base import INTERNAL, Objective, Term
 from timix_jax.objectives.contrastive import similarities
@@ -19,6 +21,8 @@ from timix_jax.objectives.pairs.targets import Target, build_target
 from timix_jax.objectives.score_sources import ScoreSource
 from timix_jax.objectives.views.base import View
 from timix_jax.objectives.views.mixed import MixedView, placement
+
+Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +69,12 @@ class MixedContrastive(Objective):
         for name in ("beta", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"mix.{name}={getattr(self, name)}: a share, use 0 to 1")
+        joined = isinstance(self.mixer, JoinedCaptions)
+        if joined and (target.reads_reference or self.label_smoothing):
+            raise UserError(
+                "mix.captions='joined' makes every mixed image and its caption one positive pair: use mix.target='hard'"
+                " and mix.label_smoothing=0"
+            )
         if not 0 < self.fraction <= 1:
             raise UserError(
                 f"mix.fraction={self.fraction} is not a share of the batch: use 0 < f <= 1"
@@ -102,7 +112,7 @@ class MixedContrastive(Objective):
         inputs, gamma = forward.view(self.view.name), self.view.gamma(forward.step)
         assert inputs.mixed is not None
         assert inputs.shares is not None
-        log = {"lambda": jnp.mean(inputs.mixed.lam), "gamma": gamma}
+        log = {"lambda": jnp.mean(inputs.mixed.lam), "gamma": gamma, **self._mixed_shares(forward)}
         if inputs.mixed.window is not None:
             log["window"] = inputs.mixed.window.astype(jnp.float32)
         reference = None
@@ -111,3 +121,24 @@ class MixedContrastive(Objective):
         s = similarities(forward, self.view.name)
         loss = self.pairs.mixed(s, self._target, inputs.shares, reference)
         return Term(loss if self.view.replaces_clean else gamma * loss, log)
+
+    def _mixed_shares(self, forward: Forward) -> dict[str, Array]:
+        """Return how much of what the step shows is mixed: shares of all its images, patches and captions.
+
+        With placement="extra" the clean batch counts among what is shown. Patch dropout is not considered.
+        """
+        inputs = forward.view(self.view.name)
+        mixed = inputs.mixed
+        assert mixed is not None
+        pasted = 1 - mixed.lam if mixed.pasted is None else mixed.pasted
+        clean = 0 if self.view.replaces_clean else len(forward.batch["image"])
+        shown = clean + len(pasted)
+        shares = {
+            "mixed_images": jnp.sum(pasted > 0) / shown,
+            "mixed_patches": jnp.sum(pasted) / shown,
+        }
+        if mixed.tokens is not None:
+            own = forward.batch["tokens"]
+            own = own if inputs.rows is None else take_rows(own, inputs.rows)
+            shares["mixed_captions"] = jnp.sum((mixed.tokens != own).any(axis=1)) / shown
+        return shares

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from timix_jax.mixing import Sample
+from timix_jax.mixing import JoinedCaptions, Mixer, Sample
 from timix_jax.mixing.partners import Paired
 from timix_jax.mixing.windows import patchify, unpatchify
 from timix_jax.models.protocols import ImageTextModel
@@ -48,11 +48,13 @@ def draw_mixing_sheet(
     """
     # One process draws, with its own rows: nothing may lie on the devices of the others.
     model = model.on_one_device()
-    mixer = objective.mixer
-    if isinstance(mixer, Paired):
-        mixer = dataclasses.replace(mixer, shards=1)
     objective = dataclasses.replace(
-        objective, mixer=mixer, placement="extra", fraction=1.0, ramp=0, ends_at=None
+        objective,
+        mixer=_on_one_shard(objective.mixer),
+        placement="extra",
+        fraction=1.0,
+        ramp=0,
+        ends_at=None,
     )
 
     @jax.jit
@@ -74,7 +76,7 @@ def draw_mixing_sheet(
         # The mixer is a pure function of key, shapes and scores, so on pixels it finds the same windows.
         pixels = forward.pixels()
         patch = pixels.shape[1] // model.grid
-        sample = Sample(patchify(pixels, patch), batch["tokens"], scores)
+        sample = Sample(patchify(pixels, patch), batch["tokens"], scores, model.pad_id)
         at_pixels = objective.mixer(forward.stream("mix"), sample)
         assert at_pixels.image is not None
         image = unpatchify(at_pixels.image, patch)
@@ -104,3 +106,10 @@ def draw_mixing_sheet(
         title=title,
     )
     return True
+
+
+def _on_one_shard(mixer: Mixer) -> Mixer:
+    """Return the mixer for rows that lie on one device."""
+    if isinstance(mixer, JoinedCaptions):
+        return dataclasses.replace(mixer, mixer=_on_one_shard(mixer.mixer))
+    return dataclasses.replace(mixer, shards=1) if isinstance(mixer, Paired) else mixer

@@ -79,8 +79,12 @@ class LossKind(abc.ABC):
         by_image: TargetMoments,
         by_text: TargetMoments,
         reduction: PairReduction,
+        apart: Array | None = None,
     ) -> tuple[Array, Array]:
-        """Return the loss against targets given as moments, and the hits (B,)."""
+        """Return the loss against targets given as moments, and the hits (B,).
+
+        `apart` (B, K) names pairs that are left out (`sums`); their target must be 0.
+        """
 
     def attended(
         self, reference: Similarities, values: Array, reduction: PairReduction
@@ -120,10 +124,11 @@ class Softmax(LossKind):
         by_image: TargetMoments,
         by_text: TargetMoments,
         reduction: PairReduction,
+        apart: Array | None = None,
     ) -> tuple[Array, Array]:
         """Return the mean of the two cross-entropies, and the hits (B,)."""
         scale = 1 / s.temperature
-        rows, columns, hits = pair_logsumexp(s.image, s.text, scale, reduction)
+        rows, columns, hits = pair_logsumexp(s.image, s.text, scale, reduction, apart)
         images = by_image.total * rows - scale * _dot(s.image, by_image.embedding)
         texts = by_text.total * columns - scale * _dot(s.text, by_text.embedding)
         return (jnp.mean(images) + jnp.mean(texts)) / 2, hits
@@ -164,12 +169,13 @@ class Sigmoid(LossKind):
         by_image: TargetMoments,
         by_text: TargetMoments,
         reduction: PairReduction,
+        apart: Array | None = None,
     ) -> tuple[Array, Array]:
         """Return the binary cross-entropy against the image's target, and the hits (B,)."""
         del by_text
         assert s.bias is not None
         scale = 1 / s.temperature
-        rows, hits = pair_softplus(s.image, s.text, scale, s.bias, reduction)
+        rows, hits = pair_softplus(s.image, s.text, scale, s.bias, reduction, apart)
         matched = scale * _dot(s.image, by_image.embedding)
         return jnp.mean(rows - matched - s.bias * by_image.total), hits
 

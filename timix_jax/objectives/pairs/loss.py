@@ -78,8 +78,8 @@ class PairLoss:
         self.kind.check(s)
         if self._tiled:
             moments = target.moments(self.kind, s, shares, reference, self.reduction)
-            return self.kind.tiled(s, *moments, self.reduction)[0]
-        matrix = s.matrix()
+            return self.kind.tiled(s, *moments, self.reduction, shares.apart_columns())[0]
+        matrix = shares.without_apart(s.matrix())
         seen = None if reference is None else jax.lax.stop_gradient(reference.matrix())
         return self.kind.dense(matrix, *target.matrices(self.kind, shares, seen))
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from timix_jax.mixing.base import Mixed
 from timix_jax.mixing.partners import Partners
+from timix_jax.objectives.pairs.tiles import LOWEST, apart_pairs
 
 Array = jax.Array
 
@@ -20,17 +21,20 @@ class Shares(NamedTuple):
       partners: the rule that made π and that exchanges values between devices.
       weight: (B,) or (B, K), the weight w of each partner's caption; None for 1 − λ. A row's weights need not add
         to 1.
+      apart: int32 (B,) or (B, K), other rows that row k shares content with: neither image k and their captions nor
+        caption k and their images are compared. None: all pairs are compared.
     """
 
     lam: Array
     partner: Array
     partners: Partners
     weight: Array | None = None
+    apart: Array | None = None
 
     @classmethod
     def of(cls, mixed: Mixed, partners: Partners) -> "Shares":
         """Return the shares of a mixed batch; by default its partner has the weight 1 − λ."""
-        shares = cls(mixed.lam, mixed.partner, partners, mixed.partner_weight)
+        shares = cls(mixed.lam, mixed.partner, partners, mixed.partner_weight, mixed.apart)
         if shares.other.shape != mixed.partner.shape:
             raise ValueError(
                 f"partner {mixed.partner.shape} and its weights {shares.other.shape} differ in shape; with several"
@@ -79,6 +83,19 @@ class Shares(NamedTuple):
             where = (partner[:, None] == column[None, :]).astype(self.lam.dtype)
             matrix = matrix + other[:, None] * where
         return matrix
+
+    def apart_columns(self) -> Array | None:
+        """Return `apart` as int32 (B, K), or None."""
+        return None if self.apart is None else self.apart.reshape(len(self.lam), -1)
+
+    def without_apart(self, matrix: Array) -> Array:
+        """Return similarities (B, B) with a value far below any other where pairs are not compared."""
+        apart = self.apart_columns()
+        if apart is None:
+            return matrix
+        index = jnp.arange(len(matrix), dtype=apart.dtype)
+        # Finite, since the target 0 times −∞ would be NaN.
+        return jnp.where(apart_pairs(index, apart, index, apart), LOWEST, matrix)
 
     def mix_columns(self, matrix: Array) -> Array:
         """Return matrix·Aᵀ for a matrix (M, B), by plain indexing."""

@@ -11,60 +11,69 @@ ring, all embeddings or their gradients, and automatic differentiation does not 
 
 Sums are float32 or wider. Products use the embeddings' dtype; float32 products are exact, even on devices whose default
 precision is lower: at τ = 0.01 the rounding error of a bfloat16 product would be a fifth of a nat.
+
+The first two take `apart`, int32 (N, K): pairs (i, j), i ≠ j, of which one names the other are left out of the sums.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from timix_jax.objectives.pairs.sweep import PairReduction, Part, Place, sweep
+from timix_jax.objectives.pairs.tiles import (
+    LOWEST,
+    Side,
+    initial_rank,
+    product,
+    sum_dtype,
+    tile_similarities,
+    update_rank,
+    weighted_sum,
+)
 
 Array = jax.Array
 Kernel = Literal["softmax", "sigmoid"]
-# Far below any similarity over a temperature, yet finite: −∞ − (−∞) is NaN.
-LOWEST = -1e30
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def pair_logsumexp(
-    x: Array, t: Array, scale: Array, reduction: PairReduction
+    x: Array, t: Array, scale: Array, reduction: PairReduction, apart: Array | None = None
 ) -> tuple[Array, Array, Array]:
     """Return log Σ_j exp s_ij (N,) per row of x, log Σ_i exp s_ij (N,) per row of t, and the hits (N,) bool.
 
     Row i is a hit if s_ii is above every other score of its row and column; ties are misses. Differentiable in x, t and
     scale.
     """
-    return _logsumexp_forward(x, t, scale, reduction)[0]
+    return _logsumexp_forward(x, t, scale, reduction, apart)[0]
 
 
 def _logsumexp_forward(
-    x: Array, t: Array, scale: Array, reduction: PairReduction
+    x: Array, t: Array, scale: Array, reduction: PairReduction, apart: Array | None
 ) -> tuple[Any, Any]:
-    dtype = _sum_dtype(x)
+    dtype = sum_dtype(x)
 
-    def update(shared: Any, a: Array, b: Array, place: Place, sums: Any) -> Any:
+    def update(shared: Any, rows: Side, columns: Side, place: Place, sums: Any) -> Any:
         top, total, *rank = sums
-        s = _scores(shared, a, b, place)
+        s = tile_similarities(shared, rows, columns, place)
         new = jnp.maximum(top, s.max(axis=1))
         total = total * jnp.exp(top - new) + jnp.exp(s - new[:, None]).sum(axis=1)
-        return new, total, *_rank(s, place, rank)
+        return new, total, *update_rank(s, place, rank)
 
     def init(n: int) -> Any:
-        return jnp.full(n, LOWEST, dtype), jnp.zeros(n, dtype), *_rank_init(n, dtype)
+        return jnp.full(n, LOWEST, dtype), jnp.zeros(n, dtype), *initial_rank(n, dtype)
 
     # The second direction computes the same similarities again.
     again = jax.named_scope("recomputed")(update)
-    parts = [Part(update, x, t, init), Part(again, t, x, init)]
+    images, texts = Side(x, apart), Side(t, apart)
+    parts = [Part(update, images, texts, init), Part(again, texts, images, init)]
     (top, total, own, best), (top_t, total_t, _, best_t) = sweep(
         parts, (scale, jnp.zeros_like(scale)), reduction
     )
     rows, columns = top + jnp.log(total), top_t + jnp.log(total_t)
     hits = own > jnp.maximum(best, best_t)
-    return (rows, columns, hits), (x, t, scale, rows, columns)
+    return (rows, columns, hits), (images, texts, scale, rows, columns)
 
 
 def _logsumexp_backward(reduction: PairReduction, saved: Any, cotangents: Any) -> tuple[Any, ...]:
@@ -78,11 +87,11 @@ def _logsumexp_backward(reduction: PairReduction, saved: Any, cotangents: Any) -
     by_x = jnp.stack([rows, to_rows], axis=1)
     by_t = jnp.stack([columns, to_columns], axis=1)
     parts = [
-        _weighted_sum(weight, x, by_x, t, by_t, t),
-        _weighted_sum(weight, t, by_t, x, by_x, x),
+        weighted_sum(weight, x, by_x, t, by_t, t.embedding),
+        weighted_sum(weight, t, by_t, x, by_x, x.embedding),
     ]
     (to_x, _), (to_t, _) = sweep(parts, (scale, jnp.zeros_like(scale)), reduction)
-    return _pulled_back(x, t, scale, to_x, to_t)
+    return *_pulled_back(x, t, scale, to_x, to_t), None
 
 
 pair_logsumexp.defvjp(_logsumexp_forward, _logsumexp_backward)
@@ -90,35 +99,41 @@ pair_logsumexp.defvjp(_logsumexp_forward, _logsumexp_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def pair_softplus(
-    x: Array, t: Array, scale: Array, bias: Array, reduction: PairReduction
+    x: Array,
+    t: Array,
+    scale: Array,
+    bias: Array,
+    reduction: PairReduction,
+    apart: Array | None = None,
 ) -> tuple[Array, Array]:
     """Return Σ_j log(1 + exp s_ij) (N,) per row of x, and the hits (N,) as in `pair_logsumexp`.
 
     Differentiable in x, t, scale and bias.
     """
-    return _softplus_forward(x, t, scale, bias, reduction)[0]
+    return _softplus_forward(x, t, scale, bias, reduction, apart)[0]
 
 
 def _softplus_forward(
-    x: Array, t: Array, scale: Array, bias: Array, reduction: PairReduction
+    x: Array, t: Array, scale: Array, bias: Array, reduction: PairReduction, apart: Array | None
 ) -> tuple[Any, Any]:
-    dtype = _sum_dtype(x)
+    dtype = sum_dtype(x)
 
-    def update(shared: Any, a: Array, b: Array, place: Place, sums: Any) -> Any:
+    def update(shared: Any, rows: Side, columns: Side, place: Place, sums: Any) -> Any:
         total, *rank = sums
-        s = _scores(shared, a, b, place)
-        return total + jax.nn.softplus(s).sum(axis=1), *_rank(s, place, rank)
+        s = tile_similarities(shared, rows, columns, place)
+        return total + jax.nn.softplus(s).sum(axis=1), *update_rank(s, place, rank)
 
     @jax.named_scope("recomputed")
-    def rank_only(shared: Any, a: Array, b: Array, place: Place, sums: Any) -> Any:
-        return _rank(_scores(shared, a, b, place), place, sums)
+    def rank_only(shared: Any, rows: Side, columns: Side, place: Place, sums: Any) -> Any:
+        return update_rank(tile_similarities(shared, rows, columns, place), place, sums)
 
+    images, texts = Side(x, apart), Side(t, apart)
     parts = [
-        Part(update, x, t, lambda n: (jnp.zeros(n, dtype), *_rank_init(n, dtype))),
-        Part(rank_only, t, x, lambda n: _rank_init(n, dtype)),
+        Part(update, images, texts, lambda n: (jnp.zeros(n, dtype), *initial_rank(n, dtype))),
+        Part(rank_only, texts, images, lambda n: initial_rank(n, dtype)),
     ]
     (total, own, best), (_, best_t) = sweep(parts, (scale, bias), reduction)
-    return (total, own > jnp.maximum(best, best_t)), (x, t, scale, bias)
+    return (total, own > jnp.maximum(best, best_t)), (images, texts, scale, bias)
 
 
 def _softplus_backward(reduction: PairReduction, saved: Any, cotangents: Any) -> tuple[Any, ...]:
@@ -129,15 +144,23 @@ def _softplus_backward(reduction: PairReduction, saved: Any, cotangents: Any) ->
         return (row if column is None else column)[0] * jax.nn.sigmoid(s)
 
     parts = [
-        _weighted_sum(weight, x, by_x, t, None, t),
-        _weighted_sum(weight, t, None, x, by_x, x),
+        weighted_sum(weight, x, by_x, t, None, t.embedding),
+        weighted_sum(weight, t, None, x, by_x, x.embedding),
     ]
     (to_x, mass), (to_t, _) = sweep(parts, (scale, bias), reduction)
     to_bias = mass.sum().astype(bias.dtype)
-    return *_pulled_back(x, t, scale, to_x, to_t), to_bias
+    return *_pulled_back(x, t, scale, to_x, to_t), to_bias, None
 
 
 pair_softplus.defvjp(_softplus_forward, _softplus_backward)
+
+
+def _pulled_back(x: Side, t: Side, scale: Array, to_x: Array, to_t: Array) -> tuple[Any, ...]:
+    """Return the cotangents of x, t and scale from Σ_j w_ij t_j and Σ_i w_ij x_i, where w = ∂/∂s."""
+    images, texts = x.embedding, t.embedding
+    # Σ_ij w_ij ⟨x_i, t_j⟩ = Σ_i ⟨x_i, Σ_j w_ij t_j⟩ needs no further sweep.
+    to_scale = jnp.sum(images.astype(to_x.dtype) * to_x).astype(scale.dtype)
+    return (scale * to_x).astype(images.dtype), (scale * to_t).astype(texts.dtype), to_scale
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
@@ -174,20 +197,20 @@ def _attention_forward(
     kernel: Kernel,
     reduction: PairReduction,
 ) -> tuple[Any, Any]:
-    dtype = _sum_dtype(q)
+    dtype = sum_dtype(q)
 
     def update(shared: Any, q: Array, columns: Any, place: Place, sums: Any) -> Any:
         k, values, masses = columns
         top, total, out, mass = sums
-        s = _scores(shared, q, k, place)
+        s = tile_similarities(shared, Side(q), Side(k), place)
         if kernel == "sigmoid":
             new, keep, w = top, jnp.ones_like(top), jax.nn.sigmoid(s)
         else:
             new = jnp.maximum(top, s.max(axis=1))
             keep, w = jnp.exp(top - new), jnp.exp(s - new[:, None])
         total = keep * total + w.sum(axis=1)
-        out = keep[:, None] * out + _product(w, values)
-        return new, total, out, keep * mass + _product(w, masses.astype(w.dtype))
+        out = keep[:, None] * out + product(w, values)
+        return new, total, out, keep * mass + product(w, masses.astype(w.dtype))
 
     def init(n: int) -> Any:
         zeros = jnp.zeros(n, dtype)
@@ -211,88 +234,9 @@ def _attention_backward(
         del row
         return jax.nn.sigmoid(s) if kernel == "sigmoid" else jnp.exp(s - column[0])
 
-    part = _weighted_sum(weight, k, None, q, lse[:, None], cotangents[0])
+    part = weighted_sum(weight, Side(k), None, Side(q), lse[:, None], cotangents[0])
     ((to_values, _),) = sweep([part], (scale, bias), reduction)
     return None, None, to_values.astype(like.dtype), None, None, None
 
 
 pair_attention.defvjp(_attention_forward, _attention_backward)
-
-
-def _weighted_sum(
-    weight: Callable[[Array, Any, Any], Array],
-    x: Array,
-    by_x: Array | None,
-    t: Array,
-    by_t: Array | None,
-    values: Array,
-) -> Part:
-    """Return the part that computes Σ_j w_ij values_j and Σ_j w_ij, with w_ij = weight(s_ij, by_x_i, by_t_j).
-
-    `by_x` and `by_t` (N, k) hold numbers per row and column, or are None; `weight` receives them as (k, n, 1) and
-    (k, 1, m). It must be 0 where s is −∞, which marks padding. `values` may be `t` itself, which is then sent once.
-    """
-    dtype = _sum_dtype(x)
-    same = values is t
-
-    def update(shared: Any, rows: Any, columns: Any, place: Place, sums: Any) -> Any:
-        x, by_x = rows
-        t, by_t, *rest = columns
-        row = None if by_x is None else by_x.T[:, :, None]
-        column = None if by_t is None else by_t.T[:, None, :]
-        with jax.named_scope("recomputed"):  # `training.flops` counts it apart
-            s = _scores(shared, x, t, place)
-        w = weight(s, row, column)
-        return sums[0] + _product(w, t if same else rest[0]), sums[1] + w.sum(axis=1)
-
-    def init(n: int) -> Any:
-        return jnp.zeros((n, values.shape[1]), dtype), jnp.zeros(n, dtype)
-
-    return Part(update, (x, by_x), (t, by_t) if same else (t, by_t, values), init)
-
-
-def _scores(shared: Any, a: Array, b: Array, place: Place) -> Array:
-    """Return s of a tile, (n, m), with −∞ in padded columns."""
-    s = _contract(a, b, ((1,), (1,)))
-    scale, bias = (number.astype(s.dtype) for number in shared)
-    return jnp.where(place.column >= 0, scale * s + bias, -jnp.inf)
-
-
-def _product(w: Array, values: Array) -> Array:
-    """Return w @ values, multiplied in the values' dtype and summed in float32 or wider."""
-    return _contract(w.astype(values.dtype), values, ((1,), (0,)))
-
-
-def _contract(a: Array, b: Array, over: Any) -> Array:
-    return lax.dot_general(
-        a,
-        b,
-        (over, ((), ())),
-        precision=lax.Precision.HIGHEST,
-        preferred_element_type=_sum_dtype(a),
-    )
-
-
-def _sum_dtype(x: Array) -> Any:
-    return jnp.promote_types(x.dtype, jnp.float32)
-
-
-def _rank_init(n: int, dtype: Any) -> tuple[Array, Array]:
-    return jnp.full(n, -jnp.inf, dtype), jnp.full(n, -jnp.inf, dtype)
-
-
-def _rank(s: Array, place: Place, rank: Any) -> tuple[Array, Array]:
-    """Update each row's score of its own pair, and its best score of another pair."""
-    own, best = rank
-    same = place.row[:, None] == place.column[None, :]
-    return (
-        jnp.maximum(own, jnp.where(same, s, -jnp.inf).max(axis=1)),
-        jnp.maximum(best, jnp.where(same, -jnp.inf, s).max(axis=1)),
-    )
-
-
-def _pulled_back(x: Array, t: Array, scale: Array, to_x: Array, to_t: Array) -> tuple[Any, ...]:
-    """Return the cotangents of x, t and scale from Σ_j w_ij t_j and Σ_i w_ij x_i, where w = ∂/∂s."""
-    # Σ_ij w_ij ⟨x_i, t_j⟩ = Σ_i ⟨x_i, Σ_j w_ij t_j⟩ needs no further sweep.
-    to_scale = jnp.sum(x.astype(to_x.dtype) * to_x).astype(scale.dtype)
-    return (scale * to_x).astype(x.dtype), (scale * to_t).astype(t.dtype), to_scale

@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from timix_jax.errors import error_prefix
-from timix_jax.mixing import Mixer, build_mixer
+from timix_jax.mixing import Mixer, build_mixer, with_captions
 from timix_jax.models.protocols import ImageTextModel
 from timix_jax.objectives import Objective, build_objective
 from timix_jax.objectives.pairs.loss import PairLoss
@@ -23,6 +23,7 @@ class MixSettings:
     Attributes:
       mixer: "none" for no mixing.
       options: mixer → its settings.
+      captions: "own" or "joined", what the captions of mixed images are.
       score: where patch scores come from.
       weight, target, beta, label_smoothing, placement, fraction: those of the objective "mix".
       ramp, until: durations, of the ramp of γ and until the end of mixing.
@@ -30,6 +31,7 @@ class MixSettings:
 
     mixer: str
     options: Mapping[str, Mapping[str, Any]]
+    captions: str
     score: str
     weight: float
     target: str
@@ -73,7 +75,7 @@ class MixSettings:
     @property
     def needs_boxes(self) -> bool:
         """True if the main batch must carry the boxes of its captions, from which the oracle makes scores."""
-        return self.enabled and self.score == "oracle"
+        return self.enabled and "oracle" in self.score
 
 
 def build_mix(
@@ -83,6 +85,8 @@ def build_mix(
     mixer = _build_mixer(mix, model, pairs.reduction.shards)
     if mixer is None:
         return None
+    with error_prefix("config."):
+        mixer = with_captions(mixer, mix.captions)
     until = to_steps(mix.until, field="config.mix.until")
     # "100%" is no end, so that no program is compiled for steps without mixing.
     ends_at = None if until >= to_steps("100%", field="config.mix.until") else until

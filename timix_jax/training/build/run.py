@@ -111,5 +111,5 @@ def _warn_of_untrained_scores(settings: Settings, objectives: Sequence[Objective
             logging.warning(
                 "config.mix.score=%r with config.loss.%s.weight=0: nothing trains the patch predictor, so that windows"
                 " are arbitrary; set config.mix.score='similarity', or give regions and a weight, or config.init_from",
-                *(source.name, source.trained),
+                *(source.title, source.trained),
             )

@@ -1,0 +1,114 @@
+"""Composed captions: the mixed image and the captions of both its sources, joined, are one positive pair.
+
+CLIP-C (arXiv 2407.01408) joins the captions of two half images. Here any mixer makes the image; with TiMix the window
+that is overwritten is the one that the own caption speaks of least, so that both captions stay true.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from timix_jax.errors import UserError
+from timix_jax.mixing.base import Mixed, Mixer, MixesFeatures, Sample, Space, is_self_partner
+from timix_jax.mixing.partners import Partners
+
+
+@dataclasses.dataclass(frozen=True)
+class JoinedCaptions:
+    """A mixer whose images are compared with the joined captions of their sources.
+
+    The target is the identity: image k shows everything that joined caption k says. It also shows part of what its
+    partner's caption says, so that those two are not compared at all (`Mixed.apart`).
+
+    Attributes:
+      mixer: makes the images.
+    """
+
+    mixer: Mixer
+
+    def __post_init__(self) -> None:
+        if isinstance(self.mixer, MixesFeatures):
+            raise UserError(
+                f"mix.captions='joined' needs a mixer of images; {type(self.mixer).__name__} mixes embeddings"
+            )
+
+    @property
+    def needs_scores(self) -> bool:
+        """True if the mixer of the images needs them."""
+        return self.mixer.needs_scores
+
+    @property
+    def space(self) -> Space:
+        """Form of images that the mixer changes."""
+        return self.mixer.space
+
+    @property
+    def partners(self) -> Partners:
+        """The rule of the mixer."""
+        return self.mixer.partners
+
+    def __call__(self, key: jax.Array, sample: Sample) -> Mixed:
+        """Mix the images, then join the captions.
+
+        Raises:
+          UserError: the sample has no captions, or the mixer changes captions or has several partners per row.
+        """
+        if sample.tokens is None:
+            raise UserError("mix.captions='joined' needs captions: give Sample.tokens")
+        mixed = self.mixer(key, sample)
+        if mixed.tokens is not None or mixed.partner.ndim > 1:
+            raise UserError(
+                "mix.captions='joined' needs a mixer with one partner per row that leaves the captions alone"
+            )
+        joined = join_captions(
+            sample.tokens, self.partners.take(sample.tokens, mixed.partner), sample.pad_id
+        )
+        alone = is_self_partner(mixed.partner)
+        return mixed._replace(
+            tokens=jnp.where(alone[:, None], sample.tokens, joined),
+            lam=jnp.ones_like(mixed.lam),
+            partner_weight=jnp.zeros_like(mixed.lam),
+            apart=mixed.partner,
+            pasted=1 - mixed.lam if mixed.pasted is None else mixed.pasted,
+        )
+
+
+def with_captions(mixer: Mixer, captions: str) -> Mixer:
+    """Return the mixer with its captions treated as `mix.captions` says: "own", or "joined".
+
+    Raises:
+      UserError: another name.
+    """
+    if captions not in ("own", "joined"):
+        raise UserError(f"mix.captions={captions!r} is unknown; use 'own' or 'joined'")
+    return JoinedCaptions(mixer) if captions == "joined" else mixer
+
+
+def join_captions(own: jax.Array, other: jax.Array, pad_id: int) -> jax.Array:
+    """Join two captions: [CLS], the words of both, [SEP].
+
+    If they do not fit together, each is cut to half of the words that fit, the first half being the larger; what a
+    short caption leaves free, the other takes.
+
+    Args:
+      own, other: int32 (B, T), [CLS], words, [SEP], then `pad_id`.
+      pad_id: token id of padding.
+
+    Returns:
+      int32 (B, T).
+    """
+    length = own.shape[1]
+    room = max(length - 2, 0)
+    words, other_words = (
+        jnp.maximum(jnp.sum(tokens != pad_id, axis=1, keepdims=True) - 2, 0)
+        for tokens in (own, other)
+    )
+    kept = jnp.minimum(words, jnp.maximum(room - room // 2, room - other_words))
+    added = jnp.minimum(other_words, room - kept)
+    place = jnp.arange(length, dtype=jnp.int32)[None]
+    from_other = jnp.take_along_axis(other, jnp.clip(place - kept, 0, length - 1), axis=1)
+    end = jnp.take_along_axis(own, jnp.minimum(words + 1, length - 1), axis=1)
+    joined = jnp.where(place <= kept, own, from_other)
+    joined = jnp.where(place == kept + added + 1, end, joined)
+    return jnp.where(place > kept + added + 1, jnp.asarray(pad_id, own.dtype), joined)
