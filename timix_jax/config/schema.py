@@ -136,7 +136,7 @@ def default_config() -> ConfigDict:
         },
         "eval": {
             "sets": (),
-            "evaluators": ("retrieval", "patch_text"),
+            "evaluators": ("retrieval", "patch_text", "patch_scores"),
             "options": {name: _fields(kind) for name, kind in EVALUATORS.items()},
             "every": "25%",
             "batch_size": 256,

@@ -2,7 +2,7 @@
 
 A new evaluator is one file with a frozen dataclass that inherits from `base.Evaluator`, and one line in `EVALUATORS`.
 Models are known by their protocols only. May import models.protocols, data, parallel, distributed and the patch labels
-of objectives; not training.
+and score sources of objectives; not training.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from typing import Any
 from timix_jax.errors import UserError
 from timix_jax.evaluators.base import EvaluationInputs, Evaluator
 from timix_jax.evaluators.classification import ClassificationEvaluator
+from timix_jax.evaluators.patch_scores import PatchScoresEvaluator
 from timix_jax.evaluators.patch_text import PatchTextEvaluator
 from timix_jax.evaluators.retrieval import RetrievalEvaluator
 from timix_jax.models.protocols import require
@@ -28,6 +29,7 @@ __all__ = [
 EVALUATORS: dict[str, type[Evaluator]] = {
     "retrieval": RetrievalEvaluator,
     "patch_text": PatchTextEvaluator,
+    "patch_scores": PatchScoresEvaluator,
     "classification": ClassificationEvaluator,
 }
 

@@ -28,6 +28,7 @@ class EvaluationInputs:
       max_tokens: tokens per caption.
       batch_size: images per batch.
       max_regions: regions per row of a batch of regions; an image with more takes several rows.
+      score: the score source that mixing uses (`mix.score`); empty if it uses none.
     """
 
     model: ImageTextModel
@@ -38,6 +39,7 @@ class EvaluationInputs:
     max_tokens: int
     batch_size: int
     max_regions: int
+    score: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,6 +80,7 @@ def build_evaluators(
             max_tokens=settings.model.text.max_tokens,
             batch_size=settings.eval.batch_size,
             max_regions=settings.regions.max_regions,
+            score=settings.mix.score if settings.mix.enabled else "",
         )
         with error_prefix(f"config.eval, {name}: "):
             built[name] = [

@@ -1,0 +1,212 @@
+"""How well each source of patch scores finds what a text names, and how much of that reads the text."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from timix_jax.data.loading.annotated_texts import TextKind, annotated_text_batches
+from timix_jax.errors import UserError
+from timix_jax.evaluators.base import Evaluator
+from timix_jax.evaluators.localisation import pointing, roc_auc
+from timix_jax.evaluators.placement import divisible, own_share
+from timix_jax.evaluators.sweep import Arrays, Compute, jitted, sweep
+from timix_jax.objectives.base import prepare_forward
+from timix_jax.objectives.patch_labels import patch_labels
+from timix_jax.objectives.score_sources import SCORES, ScoreSource, build_score_source
+from timix_jax.objectives.score_sources.reader import ScoreReader
+
+if TYPE_CHECKING:
+    from timix_jax.data.sources import Source
+
+KINDS: tuple[TextKind, ...] = get_args(TextKind)
+_WITHOUT_MODEL = ("random", "oracle", "centre")
+TWIN = "shuffled:"
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchScoresEvaluator(Evaluator):
+    """Every score source on whole captions and on region phrases, beside controls that do not read the text.
+
+    Three figures per source: the AUC of patches that show what the text names, the pointing game, and *named against
+    clutter*, the AUC among the patches that show any annotated thing, which a prior for the middle of the image or
+    for things as such does not help with. Each is repeated with another image's text; a source that reads the text
+    does worse there.
+
+    Attributes:
+      sources: names as for `mix.score`; empty for the one that mixing uses and all that the model supports.
+      max_boxes: boxes per image.
+
+    Raises:
+      UserError: the source has no boxes, or a name is unknown.
+    """
+
+    sources: tuple[str, ...] = ()
+    max_boxes: int = 16
+
+    @classmethod
+    def applies_to(cls, source: Source) -> bool:
+        """Return True if the source has boxes."""
+        return len(source.annotated) > 0
+
+    def __post_init__(self) -> None:
+        if not self.applies_to(self.inputs.source):
+            raise UserError(
+                f"Evaluation set {self.inputs.source.name!r} has no boxes: "
+                "patch_scores needs regions, so give it annotated data or leave the evaluator out."
+            )
+        if self.max_boxes < 1:
+            raise UserError(f"max_boxes={self.max_boxes}: give at least 1")
+        _ = self._built
+
+    @functools.cached_property
+    def _built(self) -> dict[str, ScoreSource]:
+        """Title → source, in the order of the report; twins follow their source."""
+        model = self.inputs.model
+        names = list(self.sources)
+        if not names:
+            names = [self.inputs.score] if self.inputs.score not in ("", *_WITHOUT_MODEL) else []
+            names += [n for n in SCORES if n not in (*names, *_WITHOUT_MODEL) and self._fits(n)]
+        built = {}
+        for name in (*names, "centre"):
+            if "ema:" in name:  # an evaluation has one set of weights
+                name = name.replace("ema:", "")
+            source = build_score_source(name, model)
+            built[source.title] = source
+            if source.reads_text:
+                twin = build_score_source("+".join(TWIN + part for part in name.split("+")), model)
+                built[TWIN + source.title] = twin
+        return built
+
+    def _fits(self, name: str) -> bool:
+        try:
+            build_score_source(name, self.inputs.model)
+        except UserError:
+            return False
+        return True
+
+    @functools.cached_property
+    def _score(self) -> Compute:
+        model, sources = self.inputs.model, self._built.values()
+
+        def score(params: Any, batch: Arrays) -> Arrays:
+            forward = prepare_forward(
+                model,
+                [ScoreReader(tuple(sources))],
+                params,
+                {"image": batch["image"], "tokens": batch["tokens"]},
+                step=jnp.zeros((), jnp.int32),
+                seed_key=jax.random.key(0),
+            )
+            labels = patch_labels(batch["boxes"], model.grid)  # (B, R, N)
+            return {
+                "scores": jnp.stack([source(forward, "clean") for source in sources], axis=1),
+                "named": (labels & batch["named"][..., None]).any(axis=1),
+                "shown": (labels & batch["shown"][..., None]).any(axis=1),
+            }
+
+        return jitted(score, self.inputs.mesh)
+
+    def run(self, params: Any) -> dict[str, float]:
+        """Measure every source on both kinds of text, as means over texts.
+
+        Texts that name every patch or none are left out, as no score can be wrong there; named against clutter leaves
+        out images without clutter.
+
+        Returns:
+          `KIND/SOURCE/auc`, `.../pointing` and `.../named`, with KIND "captions" or "phrases", for each source, its
+          twin `shuffled:SOURCE`, and "centre"; `KIND/pointing_chance`, the mean share of positive patches.
+
+        Raises:
+          UserError: no text is left.
+        """
+        found: dict[str, float] = {}
+        for kind in KINDS:
+            found |= {f"{kind}/{key}": value for key, value in self._run(params, kind).items()}
+        if not found:
+            raise UserError(
+                f"Evaluation set {self.inputs.source.name!r} has no text whose boxes leave a patch free: "
+                "patch_scores has nothing to measure, so leave the evaluator out."
+            )
+        self._warn(found)
+        return found
+
+    def _run(self, params: Any, kind: TextKind) -> dict[str, float]:
+        mesh = self.inputs.mesh
+        share = own_share(mesh)
+        batches = annotated_text_batches(
+            self.inputs.source,
+            self.inputs.tokenizer,
+            kind=kind,
+            image_size=self.inputs.image_size,
+            max_tokens=self.inputs.max_tokens,
+            max_boxes=self.max_boxes,
+            batch_size=divisible(self.inputs.batch_size, mesh),
+            share=share,
+        )
+        values: dict[str, list[np.ndarray]] = collections.defaultdict(list)
+        for scored in sweep(self._score, params, batches, share, mesh):
+            named, shown, valid = scored["named"], scored["shown"], scored["valid"]
+            used = valid & named.any(axis=1) & ~named.all(axis=1)
+            values["pointing_chance"].append(_ordered(scored, used, named.mean(axis=1)))
+            told = used & (shown & ~named).any(axis=1)
+            for number, title in enumerate(self._built):
+                scores = scored["scores"][:, number].astype(np.float32)
+                auc, hits = (metric(scores[used], named[used]) for metric in (roc_auc, pointing))
+                against = [
+                    roc_auc(s[None, where], n[None, where])[0]
+                    for s, n, where in zip(scores[told], named[told], shown[told], strict=True)
+                ]
+                for name, chosen, value in (
+                    ("auc", used, auc),
+                    ("pointing", used, hits),
+                    ("named", told, np.array(against)),
+                ):
+                    values[f"{title}/{name}"].append(
+                        np.stack([scored["index"][chosen].astype(np.float64), value], axis=1)
+                    )
+        means = {}
+        for name, parts in values.items():
+            rows = np.concatenate(parts)
+            if len(rows):
+                # Ordered as in the source, so that sums do not depend on the number of devices.
+                means[name] = float(np.mean(rows[np.lexsort((rows[:, 1], rows[:, 0])), 1]))
+        return means
+
+    def _warn(self, found: Mapping[str, float]) -> None:
+        for title in self._built:
+            own, twin = (found.get(f"captions/{t}/named") for t in (title, TWIN + title))
+            if own is not None and twin is not None and own <= twin:
+                logging.warning(
+                    "%s: the scores of %r find what the caption names no better than with another image's caption "
+                    "(%.3f, %.3f among patches that show something): mixing by them is not text-aware",
+                    *(self.inputs.source.name, title, own, twin),
+                )
+
+    def text(self, metrics: Mapping[str, float]) -> str:
+        """Return a table with one line per source; twins in brackets."""
+        lines = ["patch scores: AUC, pointing game, named against clutter (with another caption)"]
+        for kind in KINDS:
+            for title in self._built:
+                if title.startswith(TWIN) or f"{kind}/{title}/auc" not in metrics:
+                    continue
+                cells = []
+                for name in ("auc", "pointing", "named"):
+                    value = metrics.get(f"{kind}/{title}/{name}")
+                    twin = metrics.get(f"{kind}/{TWIN}{title}/{name}")
+                    shown = "  –  " if value is None else f"{value:.3f}"
+                    cells.append(shown + ("" if twin is None else f" ({twin:.3f})"))
+                lines.append(f"  {kind:<8} {title:<14} " + "  ".join(f"{c:<13}" for c in cells))
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def _ordered(scored: Mapping[str, np.ndarray], used: np.ndarray, value: np.ndarray) -> np.ndarray:
+    return np.stack([scored["index"][used].astype(np.float64), value[used]], axis=1)
