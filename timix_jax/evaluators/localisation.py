@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 
-def roc_auc(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def roc_auc(scores: np.ndarray, labels: np.ndarray, among: np.ndarray | None = None) -> np.ndarray:
     """Return the probability that a positive patch scores above a negative one, ties counting ½ (Mann-Whitney U).
 
     Args:
       scores: float (K, N); a row with a NaN has AUC 0.
       labels: bool (K, N), at least one positive and one negative per row.
+      among: bool (K, N), the patches that count; None for all.
 
     Returns:
       float64 (K,).
@@ -18,10 +19,15 @@ def roc_auc(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     from scipy import stats  # half a second, kept out of the program's start
 
     _check(scores, labels)
+    counted = labels.shape[1]
+    if among is not None:
+        # Above all that count, the others change no rank of those.
+        scores, labels = np.where(among, scores, np.inf), labels & among
+        counted = among.sum(1)
     ranks = stats.rankdata(scores, axis=1)  # average ranks of ties; NaN in a row gives NaN
     positives = labels.sum(1)
     wins = np.where(labels, ranks, 0.0).sum(1) - positives * (positives + 1) / 2
-    return np.nan_to_num(wins / (positives * (labels.shape[1] - positives)), nan=0.0)
+    return np.nan_to_num(wins / (positives * (counted - positives)), nan=0.0)
 
 
 def pointing(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

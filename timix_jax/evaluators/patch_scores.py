@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 import jax
@@ -20,6 +20,7 @@ from timix_jax.evaluators.localisation import pointing, roc_auc
 from timix_jax.evaluators.placement import divisible, own_share
 from timix_jax.evaluators.sweep import Arrays, Compute, jitted, sweep
 from timix_jax.objectives.base import prepare_forward
+from timix_jax.objectives.features import CLEAN
 from timix_jax.objectives.patch_labels import patch_labels
 from timix_jax.objectives.score_sources import SCORES, ScoreSource, build_score_source
 from timix_jax.objectives.score_sources.reader import ScoreReader
@@ -69,22 +70,15 @@ class PatchScoresEvaluator(Evaluator):
 
     @functools.cached_property
     def _built(self) -> dict[str, ScoreSource]:
-        """Title → source, in the order of the report; twins follow their source."""
+        """Title → source, in the order of the report."""
         model = self.inputs.model
         names = list(self.sources)
         if not names:
             names = [self.inputs.score] if self.inputs.score not in ("", *_WITHOUT_MODEL) else []
             names += [n for n in SCORES if n not in (*names, *_WITHOUT_MODEL) and self._fits(n)]
-        built = {}
-        for name in (*names, "centre"):
-            if "ema:" in name:  # an evaluation has one set of weights
-                name = name.replace("ema:", "")
-            source = build_score_source(name, model)
-            built[source.title] = source
-            if source.reads_text:
-                twin = build_score_source("+".join(TWIN + part for part in name.split("+")), model)
-                built[TWIN + source.title] = twin
-        return built
+        # An evaluation has one set of weights.
+        built = [build_score_source(name.replace("ema:", ""), model) for name in (*names, "centre")]
+        return {source.title: source for source in built}
 
     def _fits(self, name: str) -> bool:
         try:
@@ -94,24 +88,45 @@ class PatchScoresEvaluator(Evaluator):
         return True
 
     @functools.cached_property
+    def _embed(self) -> Compute:
+        model = self.inputs.model
+        return jitted(
+            lambda params, batch: {
+                "embedding": model.encode_text(params["weights"], batch["tokens"]).embedding
+            },
+            self.inputs.mesh,
+        )
+
+    @functools.cached_property
     def _score(self) -> Compute:
-        model, sources = self.inputs.model, self._built.values()
+        model, sources = self.inputs.model, tuple(self._built.values())
 
         def score(params: Any, batch: Arrays) -> Arrays:
-            forward = prepare_forward(
-                model,
-                [ScoreReader(tuple(sources))],
-                params,
-                {"image": batch["image"], "tokens": batch["tokens"]},
-                step=jnp.zeros((), jnp.int32),
-                seed_key=jax.random.key(0),
-            )
+            def with_texts(name: str, sources: Sequence[ScoreSource]) -> jax.Array:
+                forward = prepare_forward(
+                    model,
+                    [ScoreReader(tuple(sources))],
+                    params["weights"],
+                    {
+                        "image": batch["image"],
+                        "tokens": batch[name],
+                        "caption_mean": params["caption_mean"],
+                    },
+                    step=jnp.zeros((), jnp.int32),
+                    seed_key=jax.random.key(0),
+                )
+                return jnp.stack([source(forward, CLEAN) for source in sources], axis=1)
+
             labels = patch_labels(batch["boxes"], model.grid)  # (B, R, N)
-            return {
-                "scores": jnp.stack([source(forward, "clean") for source in sources], axis=1),
+            found = {
+                "scores": with_texts("tokens", sources),
                 "named": (labels & batch["named"][..., None]).any(axis=1),
                 "shown": (labels & batch["shown"][..., None]).any(axis=1),
             }
+            readers = [source for source in sources if source.reads_text]
+            if readers:
+                found["twins"] = with_texts("other_tokens", readers)
+            return found
 
         return jitted(score, self.inputs.mesh)
 
@@ -140,6 +155,41 @@ class PatchScoresEvaluator(Evaluator):
         return found
 
     def _run(self, params: Any, kind: TextKind) -> dict[str, float]:
+        values: dict[str, list[np.ndarray]] = collections.defaultdict(list)
+        weights = {"weights": params, "caption_mean": self._caption_mean(params, kind)}
+        readers = [title for title, source in self._built.items() if source.reads_text]
+        for scored in self._sweep(self._score, weights, kind):
+            named, shown = scored["named"], scored["shown"]
+            used = scored["valid"] & named.any(axis=1) & ~named.all(axis=1)
+            chance = named[used].mean(axis=1)
+            values["pointing_chance"].append(_with_index(scored, used, chance))
+            told = used & (shown & ~named).any(axis=1)
+            columns = [(title, scored["scores"][:, n]) for n, title in enumerate(self._built)]
+            columns += [(TWIN + title, scored["twins"][:, n]) for n, title in enumerate(readers)]
+            for title, column in columns:
+                scores = column.astype(np.float32)
+                for name, rows, value in (
+                    ("auc", used, roc_auc(scores[used], named[used])),
+                    ("pointing", used, pointing(scores[used], named[used])),
+                    ("named", told, roc_auc(scores[told], named[told], shown[told])),
+                ):
+                    values[f"{title}/{name}"].append(_with_index(scored, rows, value))
+        means = {name: _ordered_mean(np.concatenate(rows)) for name, rows in values.items()}
+        return {name: mean for name, mean in means.items() if mean is not None}
+
+    def _caption_mean(self, params: Any, kind: TextKind) -> np.ndarray:
+        """Return the mean embedding (D,) of all texts."""
+        rows = [
+            (scored["index"][scored["valid"]], scored["embedding"][scored["valid"]])
+            for scored in self._sweep(self._embed, {"weights": params}, kind)
+        ]
+        index, embedding = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+        if not len(index):
+            return np.zeros(self.inputs.model.embed_dim, np.float32)
+        order = np.lexsort((*embedding.T[:1], index))
+        return embedding[order].astype(np.float64).mean(axis=0).astype(np.float32)
+
+    def _sweep(self, compute: Compute, params: Any, kind: TextKind) -> Iterator[Any]:
         mesh = self.inputs.mesh
         share = own_share(mesh)
         batches = annotated_text_batches(
@@ -152,34 +202,7 @@ class PatchScoresEvaluator(Evaluator):
             batch_size=divisible(self.inputs.batch_size, mesh),
             share=share,
         )
-        values: dict[str, list[np.ndarray]] = collections.defaultdict(list)
-        for scored in sweep(self._score, params, batches, share, mesh):
-            named, shown, valid = scored["named"], scored["shown"], scored["valid"]
-            used = valid & named.any(axis=1) & ~named.all(axis=1)
-            values["pointing_chance"].append(_ordered(scored, used, named.mean(axis=1)))
-            told = used & (shown & ~named).any(axis=1)
-            for number, title in enumerate(self._built):
-                scores = scored["scores"][:, number].astype(np.float32)
-                auc, hits = (metric(scores[used], named[used]) for metric in (roc_auc, pointing))
-                against = [
-                    roc_auc(s[None, where], n[None, where])[0]
-                    for s, n, where in zip(scores[told], named[told], shown[told], strict=True)
-                ]
-                for name, chosen, value in (
-                    ("auc", used, auc),
-                    ("pointing", used, hits),
-                    ("named", told, np.array(against)),
-                ):
-                    values[f"{title}/{name}"].append(
-                        np.stack([scored["index"][chosen].astype(np.float64), value], axis=1)
-                    )
-        means = {}
-        for name, parts in values.items():
-            rows = np.concatenate(parts)
-            if len(rows):
-                # Ordered as in the source, so that sums do not depend on the number of devices.
-                means[name] = float(np.mean(rows[np.lexsort((rows[:, 1], rows[:, 0])), 1]))
-        return means
+        return sweep(compute, params, batches, share, mesh)
 
     def _warn(self, found: Mapping[str, float]) -> None:
         for title in self._built:
@@ -196,7 +219,7 @@ class PatchScoresEvaluator(Evaluator):
         lines = ["patch scores: AUC, pointing game, named against clutter (with another caption)"]
         for kind in KINDS:
             for title in self._built:
-                if title.startswith(TWIN) or f"{kind}/{title}/auc" not in metrics:
+                if f"{kind}/{title}/auc" not in metrics:
                     continue
                 cells = []
                 for name in ("auc", "pointing", "named"):
@@ -208,5 +231,15 @@ class PatchScoresEvaluator(Evaluator):
         return "\n".join(line.rstrip() for line in lines)
 
 
-def _ordered(scored: Mapping[str, np.ndarray], used: np.ndarray, value: np.ndarray) -> np.ndarray:
-    return np.stack([scored["index"][used].astype(np.float64), value[used]], axis=1)
+def _with_index(
+    scored: Mapping[str, np.ndarray], rows: np.ndarray, value: np.ndarray
+) -> np.ndarray:
+    """Return (k, 2): of each chosen row the index of its example, and its value."""
+    return np.stack([scored["index"][rows].astype(np.float64), value], axis=1)
+
+
+def _ordered_mean(rows: np.ndarray) -> float | None:
+    """Return the mean of the values, summed in one order for any number of devices; None for no rows."""
+    if not len(rows):
+        return None
+    return float(np.mean(rows[np.lexsort((rows[:, 1], rows[:, 0])), 1]))

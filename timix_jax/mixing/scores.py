@@ -40,13 +40,13 @@ def from_similarity(patch_embeddings: jax.Array, text: jax.Array) -> jax.Array:
     return _constant(standardise(similarity))
 
 
-def centred(text: jax.Array) -> jax.Array:
-    """Subtract the mean caption of the batch from the captions (B, D), in float32 or wider.
+def centred(text: jax.Array, mean: jax.Array | None = None) -> jax.Array:
+    """Subtract the mean caption (D,), by default that of the batch, from the captions (B, D), in float32 or wider.
 
     What all captions have in common, such as their being captions, is similar to the same patches in every image.
     """
     text = text.astype(jnp.promote_types(text.dtype, jnp.float32))
-    return text - text.mean(axis=0, keepdims=True)
+    return text - (text.mean(axis=0) if mean is None else mean)
 
 
 def from_attention(cls_attention: jax.Array) -> jax.Array:

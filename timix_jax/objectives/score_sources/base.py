@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import jax
 import jax.numpy as jnp
 
+from timix_jax.mixing import scores
 from timix_jax.models.protocols import ImageTextModel, TextFeatures
 from timix_jax.objectives.features import Feature
 
@@ -63,6 +64,14 @@ class ScoreSource(abc.ABC):
         """Return the captions as constants, one for each image; with `shuffled` that of the next row."""
         text = jax.lax.stop_gradient(forward.text(view, teacher=self.teacher))
         return jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), text) if self.shuffled else text
+
+    def centred_caption(self, forward: Forward, view: str) -> Array:
+        """Return the captions' embeddings (n, D) without what they have in common.
+
+        `batch["caption_mean"]` (D,), which an evaluation of a whole set gives, takes the place of the batch's mean.
+        """
+        embedding = self.text(forward, view).embedding
+        return scores.centred(embedding, forward.batch.get("caption_mean"))
 
     def weights(self, forward: Forward) -> object:
         """Return the parameters as constants."""

@@ -32,7 +32,7 @@ class Gradient(ScoreSource):
     def __call__(self, forward: Forward, view: str) -> jax.Array:
         """Return standardised norms of the gradient at the stem's outputs."""
         params = self.weights(forward)
-        caption = scores.centred(self.text(forward, view).embedding)
+        caption = self.centred_caption(forward, view)
         patches = jax.lax.stop_gradient(forward.patches(view, teacher=self.teacher))
 
         def similarity(patches: jax.Array) -> jax.Array:

@@ -40,5 +40,4 @@ class SinglePatch(ScoreSource):
             ("single_patches", view, self.teacher),
             lambda: model.encode_single_patches(self.weights(forward), patches),
         )
-        caption = self.text(forward, view).embedding
-        return scores.from_similarity(encoded, scores.centred(caption))
+        return scores.from_similarity(encoded, self.centred_caption(forward, view))
