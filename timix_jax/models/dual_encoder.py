@@ -246,13 +246,8 @@ class DualEncoder(ImageTextModel):
 
     def encode_single_patches(self, params: Params, patches: Array) -> Array:
         """Encode each of the patches (B, N, C) as an image of its own, (B, N, D) of unit norm."""
-
-        def encode(patches: Array) -> Array:
-            return unit_norm(
-                self._apply("image", self._vit, params, patches, method="encode_single")
-            )
-
-        return self._split(encode, patches)
+        run = functools.partial(self._apply, "image", self._vit, params)
+        return self._split(lambda x: unit_norm(run(x, method="encode_single")), patches)
 
     @property
     def depth(self) -> int:
