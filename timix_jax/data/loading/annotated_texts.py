@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -89,7 +90,7 @@ def annotated_text_batches(
         for position in positions:
             index, after = annotated[position], annotated[(position + 1) % len(annotated)]
             other = read_example(source, after, lambda record: record)
-            found = read_example(source, index, lambda record, other=other: rows_of(record, other))
+            found = read_example(source, index, functools.partial(rows_of, other=other))
             marks = {"index": np.array(index, np.int32), "valid": np.array(True)}
             rows.extend(row | marks for row in found)
         return {name: np.stack([row[name] for row in rows])[1:] for name in empty}
