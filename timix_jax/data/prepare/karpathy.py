@@ -1,11 +1,13 @@
 """The format `karpathy` (COCO, Flickr8k, Flickr30k): a JSON file of captions and a folder of images."""
 
+import argparse
 import collections
 import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from timix_jax.data.prepare.options import Format, image_folder, local_path, side_regions
 from timix_jax.data.prepare.regions import parse_regions
 from timix_jax.data.prepare.tasks import (
     ListedExample,
@@ -116,3 +118,22 @@ def _merge_entries(first: ListedExample, second: ListedExample) -> ListedExample
     """Merge two entries of one image, which as separate examples would be negatives of each other."""
     regions = dict.fromkeys(first.regions + second.regions)  # both include the side file's regions
     return first._replace(captions=first.captions + second.captions, regions=tuple(regions))
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=local_path, required=True, help="the captions file")
+    parser.add_argument("--images", type=local_path, required=True, help="image folder")
+    parser.add_argument("--split", required=True, help="one or more, such as train,restval")
+
+
+def _tasks(args: argparse.Namespace) -> list[ListedTask]:
+    return karpathy_tasks(
+        args.json,
+        image_folder(args),
+        splits=tuple(args.split.split(",")),
+        regions=side_regions(args),
+        num_shards=args.num_shards,
+    )
+
+
+FORMAT = Format("Karpathy-style JSON and image folder", _add_options, _tasks)

@@ -1,5 +1,6 @@
 """The format `table`: CSV and TSV files of image paths and captions."""
 
+import argparse
 import csv
 import difflib
 import itertools
@@ -8,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from timix_jax.data.prepare.options import Format, image_folder, local_path, side_regions
 from timix_jax.data.prepare.tasks import (
     ListedExample,
     ListedTask,
@@ -139,3 +141,36 @@ def _column(file: Path, names: Sequence[str], column: str, option: str, header: 
     hint = f"did you mean {close[0]!r}? " if close else ""
     what = "columns" if header else "columns are numbered from 0; it has"
     raise UserError(f"{option} {column}: not in {file}; {hint}{what}: {', '.join(names)}"[:300])
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--file", type=local_path, required=True, help=".csv, or .tsv with tabs")
+    parser.add_argument("--images", type=local_path, required=True, help="folder of the paths")
+    parser.add_argument("--path-column", default="path", help="default: path")
+    parser.add_argument(
+        "--caption-column", action="append", help="may be repeated; default: caption"
+    )
+    parser.add_argument(
+        "--no-header", action="store_true", help="no header row: columns are numbered from 0"
+    )
+    parser.add_argument(
+        "--no-quotes",
+        action="store_true",
+        help='treat " as an ordinary character that does not enclose cells',
+    )
+
+
+def _tasks(args: argparse.Namespace) -> list[ListedTask]:
+    return table_tasks(
+        args.file,
+        image_folder(args),
+        path_column=args.path_column,
+        caption_columns=args.caption_column or ["caption"],
+        header=not args.no_header,
+        quotes=not args.no_quotes,
+        regions=side_regions(args),
+        num_shards=args.num_shards,
+    )
+
+
+FORMAT = Format("CSV or TSV of path and caption", _add_options, _tasks)

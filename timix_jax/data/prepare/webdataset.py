@@ -1,5 +1,6 @@
 """The format `webdataset`: tar files as img2dataset writes them, `NNN.jpg` with `NNN.txt`, `NNN.json`."""
 
+import argparse
 import hashlib
 import itertools
 import json
@@ -9,6 +10,7 @@ from glob import glob
 from pathlib import Path
 from typing import NamedTuple
 
+from timix_jax.data.prepare.options import Format, local_pattern
 from timix_jax.data.prepare.regions import read_regions
 from timix_jax.data.prepare.tar_reader import tar_members
 from timix_jax.data.prepare.tasks import (
@@ -183,3 +185,25 @@ def _json_captions(data: bytes, field: str) -> list[str]:
     if not isinstance(captions, list) or not all(isinstance(c, str) for c in captions):
         raise ValueError(f"{field!r} is neither a string nor a list of strings")
     return captions
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shards",
+        type=local_pattern,
+        required=True,
+        help="quoted: 'DIR/*.tar', 'DIR/{000..009}.tar'",
+    )
+    parser.add_argument("--caption-field", default="caption", help="of NNN.json; default: caption")
+
+
+def _tasks(args: argparse.Namespace) -> list[TarTask]:
+    return webdataset_tasks(
+        args.shards,
+        caption_field=args.caption_field,
+        regions=args.regions,
+        num_shards=args.num_shards,
+    )
+
+
+FORMAT = Format("tar shards of img2dataset", _add_options, _tasks)

@@ -1,0 +1,71 @@
+"""What a format is to the command line, and the types of its options."""
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from timix_jax.data.prepare.regions import read_regions
+from timix_jax.data.prepare.tasks import ShardTask
+from timix_jax.data.records.schema import Region
+from timix_jax.errors import UserError
+from timix_jax.runtime.remote import is_remote
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A subcommand: its options, and their conversion to tasks.
+
+    `__main__` adds the options that all formats share: `--out`, `--name`, `--regions`, `--max-size`, `--num-shards` and
+    `--workers`.
+    """
+
+    help: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    tasks: Callable[[argparse.Namespace], Sequence[ShardTask]]
+
+
+def positive_int(text: str) -> int:
+    """Parse a whole number of at least 1."""
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return number
+
+
+def local_path(text: str) -> Path:
+    """Parse a path on this machine."""
+    return Path(local_pattern(text))
+
+
+def local_pattern(text: str) -> str:
+    """Parse a path or a pattern of paths on this machine."""
+    if is_remote(text):  # Path() would turn it into gs:/…
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not local: prepare reads and writes local files; copy the finished folder with gcloud "
+            "storage cp -r OUT gs://BUCKET/ and train on records:gs://BUCKET/OUT"
+        )
+    return text
+
+
+def output_folder(text: str) -> Path:
+    """Parse the path of a folder that a data source can name."""
+    if "?" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} has a '?', where a data source's options start (records:DIR?annotated=0.5); "
+            "give a name without one"
+        )
+    return local_path(text)
+
+
+def image_folder(args: argparse.Namespace) -> Path:
+    """Return the folder `--images`. Raises a UserError if it does not exist."""
+    folder: Path = args.images
+    if not folder.is_dir():
+        raise UserError(f"--images {folder}: no such folder")
+    return folder
+
+
+def side_regions(args: argparse.Namespace) -> Mapping[str, tuple[Region, ...]]:
+    """Return the regions of the side file `--regions`, by key; empty without one."""
+    return read_regions(args.regions) if args.regions else {}
