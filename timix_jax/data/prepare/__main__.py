@@ -17,7 +17,7 @@ from absl import logging
 
 from timix_jax.data.prepare import karpathy, table, webdataset
 from timix_jax.data.prepare.engine import prepare
-from timix_jax.data.prepare.options import local_path, output_folder, positive_int
+from timix_jax.data.prepare.options import local_path, output_folder, positive_int, side_regions
 from timix_jax.data.records.manifest import MANIFEST
 from timix_jax.data.sources.records import RecordSource
 from timix_jax.errors import UserError
@@ -89,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             command=_command(args),
             max_size=args.max_size,
             workers=args.workers,
+            side_keys=side_regions(args),
         )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -112,7 +113,7 @@ def _report(out: Path, manifest: dict[str, Any]) -> None:
         f"{manifest['regions']} regions, {manifest['bytes'] / 1e6:.1f} MB "
         f"in {len(manifest['shards'])} shards"
     )
-    for kind in ("skipped", "dropped"):
+    for kind in ("skipped", "dropped", "noted"):
         for reason, entry in manifest[kind].items():
             more = ", …" if entry["count"] > 3 else ""
             print(f"  {kind} {entry['count']} × {reason}: {', '.join(entry['first'][:3])}{more}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from timix_jax.data.prepare.options import Format, image_folder, local_path, side_regions
 from timix_jax.data.prepare.regions import parse_regions
+from timix_jax.data.prepare.side_keys import Matches, find_regions
 from timix_jax.data.prepare.tasks import (
     ListedExample,
     ListedTask,
@@ -41,7 +42,8 @@ def karpathy_tasks(
       num_shards: see `listed_tasks`.
 
     Raises:
-      UserError: the file is missing or has another form, or has no example of these splits.
+      UserError: the file is missing or has another form, has no example of these splits, or a key of
+        the side file fits several of its images.
     """
     entries = _read(file)
     found = collections.Counter(str(entry.get("split")) for entry in entries)
@@ -49,16 +51,20 @@ def karpathy_tasks(
         if split not in found:
             have = ", ".join(f"{name} ({count})" for name, count in sorted(found.items()))
             raise UserError(f"--split {split}: not in {file}, which has {have or 'no images'}")
+    matches = Matches()
     examples: dict[str, ListedExample] = {}
     problems: list[Problem] = []
     for index, entry in enumerate(entries):
-        if str(entry.get("split")) not in splits:
-            continue
+        selected = str(entry.get("split")) in splits
         try:
             listed = _parse_entry(entry, images, regions)
         except ValueError as error:
             name = str(entry.get("filename", f"images[{index}]"))
-            problems.append(Problem("malformed entry", name, str(error)[:200]))
+            if selected:
+                problems.append(Problem("malformed entry", name, str(error)[:200]))
+            continue
+        matches.add(listed.matches)  # other splits may have an image of the same file name
+        if not selected:
             continue
         if is_unsafe_path(listed.key):
             problems.append(Problem("unsafe path", listed.key))
@@ -103,8 +109,8 @@ def _parse_entry(
     captions = tuple(map(_caption, sentences))
     key = str(PurePosixPath(folder, name))
     own = parse_regions(entry.get("regions") or [])
-    side = regions.get(key) or regions.get(name, ())
-    return ListedExample(key, images / key, captions, own + side)
+    side, matches = find_regions(regions, key, (key, name))
+    return ListedExample(key, images / key, captions, own + side, matches)
 
 
 def _caption(sentence: Any) -> str:

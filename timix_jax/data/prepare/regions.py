@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from timix_jax.data.prepare.side_keys import normal_key
 from timix_jax.data.prepare.tasks import Problem, tidy
 from timix_jax.data.records.schema import Region
 from timix_jax.errors import UserError
@@ -62,6 +63,7 @@ def read_regions(path: Path) -> dict[str, tuple[Region, ...]]:
             key = entry.get("key", entry.get("file"))
             if not isinstance(key, str):
                 raise ValueError('has neither "key" nor "file"')
+            key = normal_key(key)
             regions[key] = regions.get(key, ()) + parse_regions(entry.get("regions"))
         except ValueError as error:
             raise UserError(f"--regions {path}: {where}: {error}") from error

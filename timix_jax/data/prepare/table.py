@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from timix_jax.data.prepare.options import Format, image_folder, local_path, side_regions
+from timix_jax.data.prepare.side_keys import find_regions
 from timix_jax.data.prepare.tasks import (
     ListedExample,
     ListedTask,
@@ -79,7 +80,7 @@ def table_tasks(
             key = str(PurePosixPath(path))
             captions.setdefault(key, []).extend(cells[i] for i in caption_indices)
     examples = [
-        ListedExample(key, images / key, tuple(texts), regions.get(key, ()))
+        ListedExample(key, images / key, tuple(texts), *find_regions(regions, key, (key,)))
         for key, texts in captions.items()
     ]
     if not examples:
