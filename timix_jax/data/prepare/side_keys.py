@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from timix_jax.data.records.schema import Region
 from timix_jax.errors import UserError
 
+SideFile = Mapping[str, tuple[Region, ...]]  # regions by key
 Match = tuple[str, str]  # a key of the side file, and the full name of the example that it fits
 
 
@@ -16,7 +17,7 @@ def normal_key(path: str) -> str:
 
 
 def find_regions(
-    table: Mapping[str, tuple[Region, ...]], example: str, names: Iterable[str]
+    table: SideFile, example: str, names: Iterable[str]
 ) -> tuple[tuple[Region, ...], tuple[Match, ...]]:
     """Return the regions of an example, and the keys of the side file that fit it.
 

@@ -49,7 +49,7 @@ def tar_headers(
     label, archives = name, 1
     zeros = 0  # blocks of zeros since the last member
     stray: _Stray | None = None
-    member, seen = archive.firstmember, False  # `tarfile.open` reads the first one
+    member, seen = archive.next(), False  # `tarfile.open` has read it
     archive.tarinfo = _Header
     while True:
         if member is not None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from timix_jax.data.prepare.options import Format, local_pattern
 from timix_jax.data.prepare.regions import read_regions
-from timix_jax.data.prepare.side_keys import find_regions
+from timix_jax.data.prepare.side_keys import SideFile, find_regions
 from timix_jax.data.prepare.tar_captions import CaptionRules, read_captions
 from timix_jax.data.prepare.tar_reader import tar_members
 from timix_jax.data.prepare.tasks import (
@@ -56,6 +56,7 @@ class TarTask(NamedTuple):
         return hashlib.sha256(repr((named, self.rules.field)).encode()).hexdigest()
 
     def items(self, states: tuple[str, ...]) -> Iterator[RawExample | Problem | Note]:
+        regions = read_regions(self.regions) if self.regions else None
         for tar in self.tars:
             # Per archive, since many data sets number each tar's samples from 0.
             keys = set[tuple[str, str]]()
@@ -63,7 +64,7 @@ class TarTask(NamedTuple):
                 if isinstance(sample, Problem):
                     yield sample
                     continue
-                for found in _example(tar, sample, self.rules, self.regions):
+                for found in _example(tar, sample, self.rules, regions):
                     if not isinstance(found, RawExample):
                         yield found
                     elif (sample.archive, found.key) in keys:
@@ -168,7 +169,7 @@ def _samples(tar: Path) -> Iterator[_Sample | Problem]:
 
 
 def _example(
-    tar: Path, sample: _Sample, rules: CaptionRules, regions: Path | None
+    tar: Path, sample: _Sample, rules: CaptionRules, regions: SideFile | None
 ) -> Iterator[RawExample | Problem | Note]:
     archive, key, members = sample
     where = f"{archive}/{key}"
@@ -179,10 +180,10 @@ def _example(
     captions, remarks = read_captions(members, where, rules)
     yield from remarks
     example = RawExample(key, members[extension], captions)
-    if regions:
+    if regions is not None:
         names = _side_names(tar, sample, extension)
         full = str(tar.with_name(archive) / key)
-        boxes, matches = find_regions(read_regions(regions), full, names)
+        boxes, matches = find_regions(regions, full, names)
         example = example._replace(regions=boxes, matches=matches)
     yield example
 
