@@ -1,6 +1,7 @@
 """Data that a format hands to the engine: tasks, examples and named problems."""
 
 import hashlib
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
@@ -24,6 +25,9 @@ class Problem(NamedTuple):
     key: str
     detail: str = ""
     skipped: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.reason} {self.key}: {self.detail}".removesuffix(": ")
 
 
 class ShardTask(Protocol):
@@ -69,6 +73,9 @@ class ListedTask(NamedTuple):
     def items(self) -> Iterator[RawExample | Problem]:
         yield from self.problems
         for key, path, captions, regions in self.examples:
+            if is_special(path):
+                yield Problem("not a regular file", key, "a FIFO, socket or device")
+                continue
             try:
                 image = path.read_bytes()
             except (OSError, ValueError) as error:
@@ -84,6 +91,15 @@ def file_state(path: Path) -> str:
     except (OSError, ValueError):  # ValueError: a name no file can have
         return "missing"
     return f"{state.st_size} {state.st_mtime_ns}"
+
+
+def is_special(path: Path) -> bool:
+    """Return True for a FIFO, socket or device, from which reading might never end."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def replace_lone_surrogates(text: str) -> str:
