@@ -146,7 +146,7 @@ def test_encoding_of_the_json(tmp_path, capsys, encoding, works):
         assert main(argv) == 0
         assert all_records(tmp_path / "out")[0].captions == ("café",)
     else:
-        assert_fails(capsys, argv, "not UTF-8 (0xe9 is byte", "iconv")
+        assert_fails(capsys, argv, "not UTF-8 (0xe9 in byte", "iconv -f latin1")
         assert main(argv) == 2
         assert len(capsys.readouterr().err) < 300 + len(str(file))
 

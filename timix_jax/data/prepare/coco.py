@@ -97,7 +97,7 @@ def coco_tasks(
     """
     problems: list[Problem] = []
     content = read_coco_file(captions_file, "caption")
-    keys = image_keys(content, problems)
+    keys = image_keys(content, images, problems)
     captions = _captions(content, keys, problems)
     boxes: dict[str, _Boxes] = {}
     if instances_file is not None:
@@ -144,7 +144,7 @@ def _boxes(file: CocoFile, keys: Mapping[str, str], problems: list[Problem]) -> 
     others = set[str]()  # ids that name another image in this file
     for entry in file.images:
         image = coco_id(entry.get("id"))
-        if image not in keys:
+        if image is None or image not in keys:
             continue
         if _same_file(keys[image], entry.get("file_name")):
             sizes[keys[image]] = entry.get("width"), entry.get("height")

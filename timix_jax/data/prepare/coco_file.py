@@ -1,11 +1,12 @@
 """COCO's annotation files: their images, and the annotations of each."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from timix_jax.data.prepare.image_paths import key_below
 from timix_jax.data.prepare.json_file import read_json
-from timix_jax.data.prepare.tasks import Problem, is_unsafe_path
+from timix_jax.data.prepare.tasks import Problem
 from timix_jax.errors import UserError
 
 _OPTIONS = {"caption": "--captions", "bbox": "--instances"}  # by the field that annotations have
@@ -59,17 +60,18 @@ def coco_id(value: Any) -> str | None:
     return str(value) if isinstance(value, int | str) and not isinstance(value, bool) else None
 
 
-def image_keys(file: CocoFile, problems: list[Problem]) -> dict[str, str]:
-    """Map the ids of images to keys, the paths of the images; what is left out joins `problems`."""
+def image_keys(file: CocoFile, images: Path, problems: list[Problem]) -> dict[str, str]:
+    """Map the ids of images to keys, paths below the folder; what is left out joins `problems`."""
+    key_of = key_below(images)
     keys: dict[str, str] = {}
     for index, entry in enumerate(file.images):
         where, name, image = f"images[{index}]", entry.get("file_name"), coco_id(entry.get("id"))
         if not isinstance(name, str) or not name or image is None:
             detail = f'"id" {entry.get("id")!r} or "file_name" {name!r} is not usable'
             problems.append(Problem("malformed entry", where, detail[:200]))
-        elif is_unsafe_path(name):
+        elif (key := key_of(name)) is None:
             problems.append(Problem("unsafe path", name, where))
-        elif (key := str(PurePosixPath(name))) != keys.setdefault(image, key):
+        elif key != keys.setdefault(image, key):
             detail = f"{where} has id {image} of {keys[image]}"
             problems.append(Problem("duplicate image id", key, detail))
     return keys

@@ -24,14 +24,15 @@ def read_json(option: str, file: Path) -> Any:
     try:
         return json.loads(data)
     except UnicodeDecodeError as error:  # its repr() holds the whole file
-        raise UserError(f"{option} {file}: {not_utf8(error)}") from error
+        place = f"byte {error.start} of {len(data)}"
+        raise UserError(f"{option} {file}: {not_utf8(data[error.start], place)}") from error
     except (ValueError, RecursionError) as error:  # also numbers and nesting beyond Python's limits
         raise UserError(f"{option} {file}: not JSON: {error}") from error
 
 
-def not_utf8(error: UnicodeDecodeError) -> str:
-    """Say in a few words where a text is not in its encoding, and what to do."""
+def not_utf8(byte: int, place: str) -> str:
+    """Say that a byte at this place is not UTF-8, and what to do."""
+    encoding = "utf-16" if byte in (0xFE, 0xFF) else "latin1"  # how a byte-order mark starts
     return (
-        f"not UTF-8 ({error.object[error.start]:#x} is byte {error.start} of {len(error.object)}); "
-        "convert it, for example by iconv -f latin1 -t utf-8"
+        f"not UTF-8 (0x{byte:02x} in {place}); convert it, such as by iconv -f {encoding} -t utf-8"
     )
