@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from prepare_inputs import (
 )
 
 from timix_jax.data.prepare.__main__ import main
+from timix_jax.data.records.manifest import read_manifest
 
 
 @pytest.fixture
@@ -199,6 +201,43 @@ def test_folder_that_no_source_can_name_is_refused(tmp_path, many, capsys):
     """Refuse question marks: in `records:DIR?cache=…` they start the options."""
     assert_fails(capsys, [*many, f"--out={tmp_path / 'a?b'}"], "--out", "a?b", "without one")
     assert not (tmp_path / "a?b").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("a\nb", r"character '\n'"), ("a\x7f", r"character '\x7f'"), ("\udcff", "not UTF-8")],
+)
+@pytest.mark.parametrize("option", ["--out", "--name"])
+def test_names_that_cannot_be_opened_are_refused(tmp_path, many, capsys, option, name, what):
+    path = {"--out": tmp_path / name, "--name": name}[option]
+    assert_fails(capsys, [*many, f"--out={tmp_path / 'out'}", f"{option}={path}"], option, what)
+    assert not [
+        path.name for path in tmp_path.iterdir() if path.suffix != ".json" and path.name != "images"
+    ]
+
+
+def test_special_files_are_counted(tmp_path):
+    """Reading a FIFO waits for a writer; reading a device may never end."""
+    names = ("good.jpg", "fifo.jpg", "socket.jpg", "device.jpg", "folder.jpg")
+    argv = karpathy(tmp_path, [entry(name, "c") for name in names], {"good.jpg": picture(0)})
+    folder = tmp_path / "images"
+    os.mkfifo(folder / "fifo.jpg")
+    (folder / "device.jpg").symlink_to("/dev/zero")
+    (folder / "folder.jpg").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(folder / "socket.jpg"))  # a long path does not fit
+        assert main([*argv, f"--out={tmp_path / 'out'}"]) == 0
+    skipped = read_manifest(tmp_path / "out")["skipped"]
+    assert skipped["not a regular file"]["first"] == [
+        f"{name}: a FIFO, socket or device" for name in names[1:4]
+    ]
+    assert skipped["missing image"]["first"] == ["folder.jpg: Is a directory"]
+
+
+def test_home_folder_is_expanded(tmp_path, many, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main([*many, "--out=~/out", "--images=~/images"]) == 0
+    assert len(all_records(tmp_path / "out")) == 23
 
 
 @pytest.mark.parametrize("option", ["--file", "--images", "--out"])

@@ -3,6 +3,7 @@
 **Example:**
 
     python -m timix_jax.data.prepare karpathy --json FILE --images DIR --split train --out OUT
+    python -m timix_jax.data.prepare coco --captions FILE --instances FILE --images DIR --out OUT
     python -m timix_jax.data.prepare table --file pairs.csv --images DIR --out OUT
     python -m timix_jax.data.prepare webdataset --shards 'DIR/{00000..00009}.tar' --out OUT
 """
@@ -15,15 +16,22 @@ from typing import Any, NoReturn
 
 from absl import logging
 
-from timix_jax.data.prepare import karpathy, table, webdataset
+from timix_jax.data.prepare import coco, karpathy, table, webdataset
 from timix_jax.data.prepare.engine import prepare
-from timix_jax.data.prepare.options import local_path, output_folder, positive_int, side_regions
+from timix_jax.data.prepare.options import (
+    local_path,
+    output_folder,
+    positive_int,
+    side_regions,
+    unprintable,
+)
 from timix_jax.data.records.manifest import MANIFEST
 from timix_jax.data.sources.records import RecordSource
 from timix_jax.errors import UserError
 from timix_jax.runtime.machine import available_cores
 
 FORMATS = {
+    "coco": coco.FORMAT,
     "karpathy": karpathy.FORMAT,
     "table": table.FORMAT,
     "webdataset": webdataset.FORMAT,
@@ -82,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.name = args.name or args.out.resolve().name
         if Path(args.name).name != args.name:
             raise UserError(f"--name {args.name}: used in file names; give one without '/'")
+        if bad := unprintable(args.name):
+            raise UserError(f"--name {args.name!r}: used in file names and has {bad}; give another")
         manifest = prepare(
             FORMATS[args.format].tasks(args),
             out=args.out,

@@ -2,11 +2,11 @@
 
 import argparse
 import collections
-import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from timix_jax.data.prepare.json_file import read_json
 from timix_jax.data.prepare.options import Format, image_folder, local_path, side_regions
 from timix_jax.data.prepare.regions import parse_regions
 from timix_jax.data.prepare.side_keys import Matches, find_regions
@@ -72,23 +72,26 @@ def karpathy_tasks(
         before = examples.get(listed.key)
         examples[listed.key] = _merge_entries(before, listed) if before else listed
     if not examples:
-        reason, key, detail, _ = problems[0]
         raise UserError(
             f"--json {file}: none of the {len(problems)} entries of --split {','.join(splits)} is usable; "
-            f"the first: {reason} {key}: {detail}".removesuffix(": ")
+            f"the first: {problems[0]}"
         )
     return listed_tasks(list(examples.values()), problems, num_shards)
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
-    try:
-        entries = json.loads(file.read_bytes())["images"]
-    except OSError as error:
-        raise UserError(f"--json {file}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    content = read_json("--json", file)
+    if not isinstance(content, dict) or "images" not in content:
+        raise UserError(f'--json {file}: not a Karpathy-style {{"images": […]}}')
+    if "annotations" in content:
+        boxes = any(
+            "bbox" in entry for entry in content["annotations"] or () if isinstance(entry, dict)
+        )
+        options = f"--captions FILE --instances {file}" if boxes else f"--captions {file}"
         raise UserError(
-            f'--json {file}: not a Karpathy-style {{"images": […]}}: {error!r}'
-        ) from error
+            f"--json {file}: an annotation file of COCO, not a Karpathy split; read it by: prepare coco {options}"
+        )
+    entries = content["images"]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f'--json {file}: "images" must be a list of objects')
     return entries

@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import os
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -39,23 +41,37 @@ def local_path(text: str) -> Path:
 
 
 def local_pattern(text: str) -> str:
-    """Parse a path or a pattern of paths on this machine."""
+    """Parse a path or a pattern of paths on this machine; `~` is the home folder."""
     if is_remote(text):  # Path() would turn it into gs:/…
         raise argparse.ArgumentTypeError(
             f"{text!r} is not local: prepare reads and writes local files; copy the finished folder with gcloud "
             "storage cp -r OUT gs://BUCKET/ and train on records:gs://BUCKET/OUT"
         )
-    return text
+    return os.path.expanduser(text)
 
 
 def output_folder(text: str) -> Path:
-    """Parse the path of a folder that a data source can name."""
+    """Parse the path of a folder that a data source can name and ArrayRecord can open."""
+    bad = unprintable(text)
+    if bad:
+        raise argparse.ArgumentTypeError(f"{text!r} has {bad}; give a name without it")
     if "?" in text:
         raise argparse.ArgumentTypeError(
             f"{text!r} has a '?', where a data source's options start (records:DIR?annotated=0.5); "
             "give a name without one"
         )
     return local_path(text)
+
+
+def unprintable(text: str) -> str | None:
+    """Name the first control character, or byte that is not UTF-8, of a file name."""
+    # ArrayRecord cannot open the file (line feed) or not even create it (not UTF-8).
+    for character in text:
+        if unicodedata.category(character) == "Cc":
+            return f"the control character {character!r}"
+        if unicodedata.category(character) == "Cs":  # how Python decodes such bytes
+            return "a byte that is not UTF-8"
+    return None
 
 
 def image_folder(args: argparse.Namespace) -> Path:

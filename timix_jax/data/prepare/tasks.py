@@ -36,6 +36,9 @@ class Problem(NamedTuple):
     detail: str = ""
     skipped: bool = True
 
+    def __str__(self) -> str:
+        return f"{self.reason} {self.key}: {self.detail}".removesuffix(": ")
+
 
 class Note(NamedTuple):
     """Something that may not be as the user expects, although nothing is left out."""
