@@ -1,5 +1,6 @@
 """The prepare command interrupted and resumed, in several processes, and with bad options."""
 
+import io
 import os
 import resource
 import signal
@@ -20,6 +21,8 @@ from prepare_inputs import (
 )
 
 from timix_jax.data.prepare.__main__ import main
+from timix_jax.data.prepare.shards import write_shard
+from timix_jax.data.prepare.tasks import Problem
 from timix_jax.data.records.manifest import read_manifest
 
 
@@ -249,3 +252,25 @@ def test_prepare_is_local(option, tmp_path, capsys, monkeypatch):
     assert f"argument {option}: 'gs://bucket/x' is not local" in line
     assert line.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+class Unidentified:
+    """A task whose problem quotes an object, as Pillow's messages do."""
+
+    size = 1
+
+    def states(self):
+        return ()
+
+    def fingerprint(self, states):
+        return ""
+
+    def items(self, states):
+        yield Problem("corrupt image", "at 0x1f.jpg", f"cannot identify {io.BytesIO()!r}: at 0x1f")
+
+
+def test_reasons_hold_no_addresses(tmp_path):
+    (tmp_path / ".prepare").mkdir()
+    receipt = write_shard(tmp_path / "0", Unidentified(), None, lambda count: None)
+    _, named = receipt.tally.skipped["corrupt image"]
+    assert named == ["at 0x1f.jpg: cannot identify <_io.BytesIO object>: at 0x1f"]

@@ -96,10 +96,12 @@ def test_key_that_fits_several_tars_is_refused(tmp_path, capsys, key, options):
         (tmp_path / "named").rename(tmp_path / f"named{len(named)}")
 
 
-def test_tars_of_one_name_are_named_by_their_folders(tmp_path, capsys):
+@pytest.mark.parametrize("absolute", [False, True])
+def test_tars_of_one_name_are_named_by_their_folders(tmp_path, capsys, absolute):
     argv = [*two_tars(tmp_path, "a/0.tar", "b/0.tar"), "--workers=1"]
     assert_fails(capsys, [*argv, side_file(tmp_path, "0.tar/0")], "a/0.tar/0", "b/0.tar/0")
-    assert main([*argv, side_file(tmp_path, "b/0.tar/0")]) == 0
+    named = f"{tmp_path}/b/0.tar/0" if absolute else "b/0.tar/0.JPG"
+    assert main([*argv, side_file(tmp_path, named)]) == 0
     assert [len(record.regions) for record in all_records(tmp_path / "out")] == [0, 1]
 
 

@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 from glob import glob
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from timix_jax.data.prepare.options import Format, local_pattern
@@ -190,11 +190,11 @@ def _example(
 
 def _side_names(tar: Path, sample: _Sample, extension: str) -> Iterator[str]:
     """Yield what a side file may call a sample: `0`, `0.jpg`, `a.tar/0`, `folder/a.tar/0`, …"""
-    for name in (sample.key, f"{sample.key}.{extension}"):
+    for name in (sample.key, f"{sample.key}.{extension}", f"{sample.key}.{extension.upper()}"):
         yield name
-        for file in (tar, tar.with_name(sample.archive)):
-            parts = (*file.parts, name)
-            yield from ("/".join(parts[start:]) for start in range(len(file.parts)))
+        for file in dict.fromkeys((tar, tar.with_name(sample.archive))):
+            for start in range(len(file.parts)):
+                yield str(PurePosixPath(*file.parts[start:], name))
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
