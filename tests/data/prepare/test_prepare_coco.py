@@ -93,6 +93,7 @@ def test_what_cannot_be_used_is_counted_and_named(coco):
         box(4, 2, None),
         box(5, 2, [0, 0, 0, 5]),
         box(6, 2, [0, 0, float("nan"), 5]),
+        box(10, 2, [0, 0, float("inf"), 5]),
     ]
     boxes += [
         box(7, 2, [2, 2, 5, 5], category_id=5),
@@ -108,13 +109,13 @@ def test_what_cannot_be_used_is_counted_and_named(coco):
         "duplicate image id": 1, "malformed entry": 1, "missing image": 1, "no caption": 1, "unsafe path": 1,
     }  # fmt: skip
     assert counts(coco.out, "dropped") == {
-        "annotation of an unknown image": 2, "crowd box": 1, "duplicate annotation": 2, "malformed box": 2,
-        "malformed caption": 1, "region outside the image": 2, "unknown category": 1,
+        "annotation of an unknown image": 2, "crowd box": 1, "duplicate annotation": 2, "malformed box": 4,
+        "malformed caption": 1, "region outside the image": 1, "unknown category": 1,
     }  # fmt: skip
     named = read_manifest(coco.out)["dropped"]["annotation of an unknown image"]["first"]
     assert named == [
         "captions.json annotations[5]: image_id 77",
-        "instances.json annotations[8]: image_id 88",
+        "instances.json annotations[9]: image_id 88",
     ]
 
 

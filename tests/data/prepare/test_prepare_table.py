@@ -90,9 +90,9 @@ def test_columns_with_the_same_name_are_refused(tmp_path, capsys):
 def test_another_separator_is_named(tmp_path, capsys, suffix, character, name):
     data = f"path{character} caption\na.jpg{character} a dog\n".encode()
     argv = make_table(tmp_path, data, suffix=suffix)
-    assert_fails(capsys, argv, f"Give --separator {name}")
+    assert_fails(capsys, argv, f"seem to be separated by a {name}: give --separator {name}")
     headless = [*argv, "--no-header", "--path-column=0", "--caption-column=1"]
-    assert_fails(capsys, headless, f"Give --separator {name}")
+    assert_fails(capsys, headless, f"seem to be separated by a {name}: give --separator {name}")
     assert main([*argv, f"--separator={name}"]) == 0
     assert main([*argv, f"--separator={character}", "--workers=2"]) == 0  # the same command
     assert all_records(tmp_path / "out")[0].captions == ("a dog",)

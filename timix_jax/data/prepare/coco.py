@@ -3,6 +3,7 @@
 import argparse
 import collections
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -168,8 +169,10 @@ def _boxes(file: CocoFile, keys: Mapping[str, str], problems: list[Problem]) -> 
             problems.append(Problem("unknown category", key, detail, skipped=False))
         else:
             try:
-                parsed = parse_regions([{"text": name, "box": entry.get("bbox")}])
-                regions[key].extend(parsed)
+                (region,) = parse_regions([{"text": name, "box": entry.get("bbox")}])
+                if not all(map(math.isfinite, region.box)):
+                    raise ValueError(f"{region.box} is not finite")
+                regions[key].append(region)
             except ValueError as error:
                 detail = f"{where}: {error}"[:200]
                 problems.append(Problem("malformed box", key, detail, skipped=False))

@@ -117,7 +117,7 @@ def _find(
     other = table.other_separator() if isinstance(table, CsvTable) else None
     close = difflib.get_close_matches(wanted, columns, n=1)
     if other:
-        hint = f"are its cells separated by another character? Give --separator {other}; "
+        hint = f"its cells seem to be separated by a {other}: give --separator {other}; "
     else:
         hint = f"did you mean {close[0]!r}? " if close else ""
     numbered = columns == [str(i) for i in range(len(columns))]

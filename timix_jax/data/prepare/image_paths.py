@@ -16,8 +16,11 @@ def key_below(images: Path) -> Callable[[str], str | None]:
     root = os.path.realpath(images)
 
     @functools.cache  # many paths share a few folders
-    def is_root(folder: PurePosixPath) -> bool:
-        return os.path.realpath(folder) == root
+    def folder_below(folder: PurePosixPath) -> PurePosixPath | None:
+        for parent in (folder, *folder.parents):
+            if os.path.realpath(parent) == root:
+                return folder.relative_to(parent)
+        return None
 
     def key(path: str) -> str | None:
         if is_unsafe_path(path.lstrip("/")):
@@ -25,7 +28,7 @@ def key_below(images: Path) -> Callable[[str], str | None]:
         if not path.startswith("/"):
             return str(PurePosixPath(path))
         absolute = PurePosixPath("/", path.lstrip("/"))
-        folder = next(filter(is_root, absolute.parents), None)
-        return None if folder is None else str(absolute.relative_to(folder))
+        folder = folder_below(absolute.parent)
+        return None if folder is None else str(folder / absolute.name)
 
     return key

@@ -52,8 +52,7 @@ def local_pattern(text: str) -> str:
 
 def output_folder(text: str) -> Path:
     """Parse the path of a folder that a data source can name and ArrayRecord can open."""
-    bad = unprintable(text)
-    if bad:
+    if bad := unprintable(os.path.abspath(text)):
         raise argparse.ArgumentTypeError(f"{text!r} has {bad}; give a name without it")
     if "?" in text:
         raise argparse.ArgumentTypeError(

@@ -26,6 +26,8 @@ from timix_jax.data.prepare.tasks import ListedExample, Problem, ShardTask, list
 from timix_jax.errors import UserError
 from timix_jax.runtime.remote import is_remote
 
+_PARQUET = (".parquet", ".parq", ".pq")
+
 
 def table_tasks(
     file: Path,
@@ -40,7 +42,7 @@ def table_tasks(
     Images are in order of first appearance.
 
     Args:
-      file: a Parquet file if its name ends in `.parquet`, else a text file of separated cells; or a
+      file: a Parquet file if its name says so, else a text file of separated cells; or a
         pattern of such files with `*`, or a folder of Parquet files.
       images: the folder that the paths are relative to; the path is the example's key. None: the
         tables hold the images.
@@ -55,17 +57,11 @@ def table_tasks(
     listing: _Listing | None = None
     files = _find_files(file)
     for part in files:
-        table: CsvTable | ParquetTable
-        if part.suffix.lower() == ".parquet":
-            table = ParquetTable(part)
-        else:
-            table = CsvTable(
-                part, separator=options.separator, header=options.header, quotes=options.quotes
-            )
+        table = _open(part, options)
         columns = choose_columns(part, table, options, paths=images is not None)
         if part == files[0]:
             names = [table.columns[i] for i in (columns.image, *columns.captions)]
-            logging.info("%s: images in column %s, captions in %s", part, names[0], names[1:])
+            logging.info("%s: image column %s; captions: %s", part, names[0], ", ".join(names[1:]))
         if isinstance(table, ParquetTable) and table.holds_images(columns.image):
             groups += row_groups(table, columns)
         elif images is None:
@@ -103,6 +99,18 @@ def _find_files(file: Path) -> list[Path]:
             f"--file {file}: {'holds no .parquet' if file.is_dir() else 'no such'} file"
         )
     return files
+
+
+def _open(file: Path, options: TableOptions) -> CsvTable | ParquetTable:
+    if file.suffix.lower() not in _PARQUET:
+        return CsvTable(
+            file, separator=options.separator, header=options.header, quotes=options.quotes
+        )
+    if options.separator is not None or not options.header or not options.quotes:
+        raise UserError(
+            f"--file {file}: --separator, --no-header and --no-quotes are for text, this is Parquet"
+        )
+    return ParquetTable(file)
 
 
 class _Listing:
