@@ -129,3 +129,15 @@ def test_keys_that_fit_nothing_are_counted(tmp_path, many, capsys, tars):
     (tmp_path / "out" / "manifest.json").unlink()  # as if stopped before the end
     assert main([*argv, f"--regions={tmp_path / 'r.jsonl'}", "--workers=1"]) == 0
     assert read_manifest(tmp_path / "out") == manifest
+
+
+def test_shards_of_an_earlier_version_claim_nothing_about_keys(tmp_path, many):
+    out = tmp_path / "out"
+    argv = [*many, f"--out={out}", side_file(tmp_path, "03.jpg"), "--num-shards=1"]
+    assert main(argv) == 0
+    (receipt,) = (out / ".prepare").glob("*.array_record.json")
+    stored = json.loads(receipt.read_text())
+    del stored["matches"], stored["tally"]["noted"]
+    receipt.write_text(json.dumps(stored))
+    assert main(argv) == 0
+    assert read_manifest(out)["noted"] == {}

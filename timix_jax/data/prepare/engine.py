@@ -92,7 +92,7 @@ def prepare(
             logging.info("%s: keeping %d of %d shards", out, len(jobs) - len(todo), len(jobs))
         matches = Matches()
         for receipt in filter(None, receipts):
-            matches.add(receipt.matches.items())
+            matches.add((receipt.matches or {}).items())
         sizes = [tasks[i].size for i in todo]
         written = map_shards(
             _write_shard,
@@ -100,12 +100,13 @@ def prepare(
             workers=workers,
             total=None if None in sizes else sum(filter(None, sizes)),
             title=name,
-            on_result=lambda receipt: matches.add(receipt.matches.items()),
+            on_result=lambda receipt: matches.add((receipt.matches or {}).items()),
         )
         for index, receipt in zip(todo, written, strict=True):
             receipts[index] = receipt
-        unmatched = [key for key in side_keys if key not in matches.examples]
         done = [receipt for receipt in receipts if receipt is not None]
+        known = all(receipt.matches is not None for receipt in done)
+        unmatched = [key for key in side_keys if known and key not in matches.examples]
         return _write_manifest(out, name, command, done, unmatched)
 
 
@@ -127,9 +128,10 @@ def _write_manifest(
     tally = merge_tallies(receipt.tally for receipt in receipts)
     if READ_ERROR in tally.skipped:
         count, named = tally.skipped[READ_ERROR]
+        more = f" (and {count - 1} more)" if count > 1 else ""
         raise UserError(
-            f"--out {out}: not finished, {count} input files could not be read now, such as {named[0]}; repair or "
-            "leave them out, then the same command continues"
+            f"--out {out}: not finished, cannot read {named[0]}{more}; repair or leave out what cannot be read, then "
+            "the same command continues"
         )
     if not any(receipt.summary.examples for receipt in receipts):
         reasons = "; ".join(

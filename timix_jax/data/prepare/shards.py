@@ -43,11 +43,15 @@ class Tally(NamedTuple):
 
 
 class Receipt(NamedTuple):
-    """A finished shard; `matches` maps keys of the side file to the examples that they fit."""
+    """A finished shard.
+
+    `matches` maps keys of the side file to the examples that they fit; None: written by an earlier
+    version, which did not store them.
+    """
 
     summary: ShardSummary
     tally: Tally
-    matches: dict[str, str]
+    matches: dict[str, str] | None
 
 
 def merge_tallies(tallies: Iterable[Tally]) -> Tally:
@@ -180,4 +184,6 @@ def _parse_receipt(stored: dict[str, Any]) -> Receipt:
     for field in ("skipped", "dropped", "noted"):
         entries = tally.get(field, {})  # receipts of earlier versions have no "noted"
         tally[field] = {reason: (count, named) for reason, (count, named) in entries.items()}
-    return Receipt(ShardSummary(**summary), Tally(**tally), dict(stored.get("matches", {})))
+    matches = stored.get("matches")
+    matches = None if matches is None else dict(matches)
+    return Receipt(ShardSummary(**summary), Tally(**tally), matches)
