@@ -172,7 +172,7 @@ def test_files_that_are_something_else_are_explained(tmp_path, coco, capsys):
     split = karpathy(tmp_path / "karpathy", [entry("a.jpg", "a dog")], {})
     assert_fails(capsys, [*argv, split[1].replace("--json", "--instances")], "the format karpathy")
     read_coco = (
-        f"COCO, not a Karpathy split; read it by: prepare coco --captions {files['captions']}"
+        f"COCO, not a Karpathy split; read it with: prepare coco --captions {files['captions']}"
     )
     assert_fails(capsys, [*split, f"--json={files['captions']}", argv[2]], read_coco)
     read_coco = f"--instances {files['instances']}"

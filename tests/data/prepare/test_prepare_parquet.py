@@ -1,5 +1,7 @@
 """The prepare command's format `table` on Parquet files."""
 
+import errno
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -161,6 +163,20 @@ def test_a_damaged_row_group_is_counted(tmp_path):
     assert [record.captions for record in all_records(tmp_path / "out")] == [("c",), ("d",)]
     (problem,) = skipped(tmp_path)["unreadable rows"]
     assert problem.startswith("t.parquet rows 1 to 2: ")
+
+
+def test_read_error_ends_the_run(tmp_path, capsys, monkeypatch):
+    """Rows that cannot be read now must not count as lost: the same command continues."""
+    argv = prepare(tmp_path, {"jpg": [picture(0)], "caption": ["a"]})
+
+    def fail(*args, **kwargs):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq.ParquetFile, "iter_batches", fail)
+        assert_fails(capsys, argv, "Input/output error", "the same command continues")
+    assert main(argv) == 0
+    assert len(all_records(tmp_path / "out")) == 1
 
 
 @pytest.mark.parametrize(

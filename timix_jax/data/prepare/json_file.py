@@ -33,6 +33,4 @@ def read_json(option: str, file: Path) -> Any:
 def not_utf8(byte: int, place: str) -> str:
     """Say that a byte at this place is not UTF-8, and what to do."""
     encoding = "utf-16" if byte in (0xFE, 0xFF) else "latin1"  # how a byte-order mark starts
-    return (
-        f"not UTF-8 (0x{byte:02x} in {place}); convert it, such as by iconv -f {encoding} -t utf-8"
-    )
+    return f"not UTF-8 (0x{byte:02x} in {place}); convert it, for example with iconv -f {encoding} -t utf-8"

@@ -89,7 +89,7 @@ def _read(file: Path) -> list[dict[str, Any]]:
         )
         options = f"--captions FILE --instances {file}" if boxes else f"--captions {file}"
         raise UserError(
-            f"--json {file}: an annotation file of COCO, not a Karpathy split; read it by: prepare coco {options}"
+            f"--json {file}: an annotation file of COCO, not a Karpathy split; read it with: prepare coco {options}"
         )
     entries = content["images"]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

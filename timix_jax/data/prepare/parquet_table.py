@@ -94,6 +94,8 @@ class ParquetTable:
                         yield f"row {row}", _decode(f"row {row}", values, texts)
                         row += 1
             except (OSError, pa.ArrowException) as error:
+                if isinstance(error, OSError) and error.errno:
+                    raise  # of the disk, not of the data: the same command may succeed later
                 rows = f"rows {row} to {last}"
                 yield rows, Problem("unreadable rows", rows, _one_line(error))
 

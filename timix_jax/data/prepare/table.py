@@ -129,7 +129,7 @@ class _Listing:
         )
         if by_key and file.with_suffix(".tar").exists() and not (self.images / file.stem).exists():
             raise UserError(
-                f"--file {file}: its images are in {file.with_suffix('.tar')}; prepare them by the format webdataset"
+                f"--file {file}: its images are in {file.with_suffix('.tar')}; use the format webdataset"
             )
         for where, cells in table.rows([columns.image, *columns.captions]):
             if isinstance(cells, Problem):
@@ -142,7 +142,7 @@ class _Listing:
             if not path:
                 self.problems.append(Problem("malformed row", place + where, "no path"))
             elif is_remote(path):
-                detail = f"{place}{where}; download it first, for example by img2dataset"
+                detail = f"{place}{where}; download it first, for example with img2dataset"
                 self.problems.append(Problem("URL instead of a path", path, detail))
             elif key is None:
                 self.problems.append(Problem("unsafe path", path, place + where))
