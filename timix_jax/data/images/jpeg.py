@@ -1,0 +1,122 @@
+"""Decoding of JPEG files by libjpeg-turbo: strict about pixels, lenient about the rest.
+
+The strict mode of libjpeg-turbo refuses every file it would warn of, also where all pixels are
+there: garbage before the end marker, no end marker, bytes between segments, zeros for the last
+three bytes of a scan header. Such a file is decoded again, still strictly, without these parts.
+
+A scan that ends early is always refused, closed by an end marker or not. What cannot be told: bits
+that changed inside a scan without breaking its codes, data cut exactly between two scans of a
+progressive file and closed by an end marker, and a cut scan with arithmetic coding.
+"""
+
+import bisect
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import simplejpeg
+
+from timix_jax.data.images.strip_metadata import strip_jpeg
+
+_MAGIC = b"\xff\xd8\xff"
+_EOI = b"\xff\xd9"
+_CUT_SHORT = "premature end of data segment"
+_GARBAGE_AT_END = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+_READ_AHEAD = 32  # bytes; more than the decoder holds in its bit buffer
+CMYK = ("CMYK", "YCCK")
+
+T = TypeVar("T")
+
+
+def is_jpeg(data: bytes) -> bool:
+    """Return True if the file starts like a JPEG."""
+    return data.startswith(_MAGIC)
+
+
+def jpeg_header(data: bytes) -> tuple[int, int, str]:
+    """Return height and width in pixels and the color space.
+
+    Raises:
+      ValueError: the header is damaged, or of a kind that libjpeg-turbo does not know.
+    """
+    height, width, colorspace, _ = _leniently(simplejpeg.decode_jpeg_header, data)
+    return height, width, colorspace
+
+
+def decode_jpeg(data: bytes, colorspace: str = "RGB", **scaled: Any) -> np.ndarray:
+    """Decode a JPEG.
+
+    Args:
+      data: the file.
+      colorspace: `RGB`, or `CMYK` for files of that kind.
+      **scaled: smallest size for decoding at a reduced size, as `simplejpeg.decode_jpeg` takes it.
+
+    Returns:
+      uint8 (H, W, 3), or (H, W, 4) for CMYK.
+
+    Raises:
+      ValueError: pixels are missing or damaged.
+    """
+    return _leniently(lambda file: simplejpeg.decode_jpeg(file, colorspace, **scaled), data)
+
+
+def _leniently(strict: Callable[[bytes], T], data: bytes) -> T:
+    """Return `strict(data)`, without metadata and garbage where only these make it fail."""
+    try:
+        return strict(data)
+    except ValueError:
+        stripped = strip_jpeg(data)
+    try:
+        return strict(stripped)
+    except ValueError as error:
+        garbage = _GARBAGE_AT_END.search(str(error))
+        if garbage is None:
+            raise
+    return strict(_without_garbage_at_end(stripped, int(garbage[1])))
+
+
+def _without_garbage_at_end(data: bytes, extraneous: int) -> bytes:
+    """Return a JPEG without the bytes between its last scan and its end marker.
+
+    Args:
+      data: a JPEG whose scans are complete and which ends with an end marker.
+      extraneous: how many bytes the decoder counts there, without those it has read ahead.
+
+    Raises:
+      ValueError: these bytes seem to be part of a damaged scan. An encoder fills the last byte of a
+        scan with ones; where damage ends a scan early, this is so by chance, one time in four. A
+        last byte that the garbage repeats was not there before the garbage.
+    """
+    latest = len(data) - len(_EOI) - extraneous
+    ends = range(max(latest - _READ_AHEAD, 0), latest)
+    end = bisect.bisect_left(ends, True, key=lambda end: not _is_cut_short(data[:end])) + ends[0]
+    whole, last = data[:end], data[end - 1]
+    if not whole.endswith(b"\xff\0"):  # which stands for a byte of ones
+        zero_bit = ~last & (last + 1)  # the lowest; the scan uses it, or it would be filled
+        changed = bytes((last | zero_bit,)).replace(b"\xff", b"\xff\0")
+        unused = zero_bit < 0x80 and _equal_pixels(whole, whole[:-1] + changed)
+        if unused or data[end] == last:
+            raise ValueError(f"a damaged scan leaves {len(data) - len(_EOI) - end} bytes over")
+    return whole + _EOI
+
+
+def _is_cut_short(data: bytes) -> bool:
+    """Return True if a scan of the JPEG, given without an end marker, has too few bytes."""
+    try:
+        _decode_unconverted(data + _EOI)
+    except ValueError as error:
+        return _CUT_SHORT in str(error)
+    return False
+
+
+def _equal_pixels(data: bytes, other: bytes) -> bool:
+    try:
+        return np.array_equal(_decode_unconverted(data + _EOI), _decode_unconverted(other + _EOI))
+    except ValueError:
+        return False
+
+
+def _decode_unconverted(data: bytes) -> np.ndarray:
+    _, _, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+    return simplejpeg.decode_jpeg(data, "CMYK" if colorspace in CMYK else "RGB")
