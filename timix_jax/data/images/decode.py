@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from timix_jax.data.images import jpeg
 from timix_jax.data.images.orientation import UPRIGHT, read_orientation, undo_rotation
@@ -76,34 +77,37 @@ def decode_image(
       CorruptExample: the bytes are truncated, damaged or not an image of a supported format.
     """
     if jpeg.is_jpeg(data):
-        pixels = _decode_jpeg(data, key, min_height, min_width)
-        if pixels is not None:
-            return pixels
+        return _decode_jpeg(data, key, min_height, min_width)
     return _read(data, key, _stored_pixels)
 
 
-def _decode_jpeg(data: bytes, key: str, min_height: int, min_width: int) -> np.ndarray | None:
-    """Return RGB pixels, or None for a kind of JPEG that libjpeg-turbo cannot convert to RGB."""
+def _decode_jpeg(data: bytes, key: str, min_height: int, min_width: int) -> np.ndarray:
     try:
         height, width, colorspace = jpeg.jpeg_header(data)
     except ValueError:
-        return None
+        return _decode_unusual_jpeg(data, key)
     if height * width > _MAX_PIXELS:
         raise CorruptExample(key, f"{width}x{height} pixels, above the limit of {_MAX_PIXELS}")
-    # Only powers of two have a fast inverse DCT. Without both bounds the size is kept.
-    scaled = (
-        {"min_height": min_height, "min_width": min_width, "min_factor": 2}
-        if min_height > 0 and min_width > 0
-        else {}
-    )
     try:
+        if colorspace in _RGB_COLORSPACES:
+            return jpeg.decode_jpeg(data, min_height=min_height, min_width=min_width)
         if colorspace in jpeg.CMYK:  # Pillow converts it, but does not notice a scan cut short
             jpeg.decode_jpeg(data, "CMYK")
-        if colorspace not in _RGB_COLORSPACES:
-            return None
-        return jpeg.decode_jpeg(data, **scaled)
     except ValueError as error:
         raise CorruptExample(key, f"cannot be decoded: {_one_line(error)}") from error
+    return _read(data, key, _stored_pixels)
+
+
+def _decode_unusual_jpeg(data: bytes, key: str) -> np.ndarray:
+    """Decode a kind of JPEG that simplejpeg does not know, through Pillow."""
+    pixels = _read(data, key, _stored_pixels)
+    try:
+        longer = jpeg.lengthen_scan(data)
+    except ValueError as error:
+        raise CorruptExample(key, f"cannot be decoded: {_one_line(error)}") from error
+    if not np.array_equal(pixels, _read(longer, key, _stored_pixels)):
+        raise CorruptExample(key, "cannot be decoded: a scan is cut short")
+    return pixels
 
 
 def _read(data: bytes, key: str, read: Callable[[Image.Image], T]) -> T:
@@ -148,14 +152,14 @@ def _without_metadata(data: bytes) -> bytes | None:
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:
-    if image.format == "TIFF":  # Pillow gives the size after rotating it
+    if isinstance(image, TiffImageFile):  # Pillow gives the size after rotating it
         return image.tag_v2[_IMAGE_LENGTH], image.tag_v2[_IMAGE_WIDTH]
     return image.height, image.width
 
 
 def _stored_pixels(image: Image.Image) -> np.ndarray:
     # Pillow rotates TIFF files upright as it loads them, and no other format.
-    orientation = read_orientation(image) if image.format == "TIFF" else UPRIGHT
+    orientation = read_orientation(image) if isinstance(image, TiffImageFile) else UPRIGHT
     return undo_rotation(to_rgb(image), orientation)
 
 

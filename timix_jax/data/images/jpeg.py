@@ -4,15 +4,17 @@ The strict mode of libjpeg-turbo refuses every file it would warn of, also where
 there: garbage before the end marker, no end marker, bytes between segments, zeros for the last
 three bytes of a scan header. Such a file is decoded again, still strictly, without these parts.
 
-A scan that ends early is always refused, closed by an end marker or not. What cannot be told: bits
-that changed inside a scan without breaking its codes, data cut exactly between two scans of a
-progressive file and closed by an end marker, and a cut scan with arithmetic coding.
+A scan that ends early is refused, closed by an end marker or not, and so are bytes left over before
+a restart marker or another scan, since damage leaves them. What cannot be told: bits that changed
+inside a scan without breaking its codes, a progressive file cut exactly between two scans and closed
+by an end marker, garbage that happens to continue a cut scan to its end, and a cut scan with
+arithmetic coding.
 """
 
 import bisect
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import simplejpeg
@@ -38,19 +40,26 @@ def jpeg_header(data: bytes) -> tuple[int, int, str]:
     """Return height and width in pixels and the color space.
 
     Raises:
-      ValueError: the header is damaged, or of a kind that libjpeg-turbo does not know.
+      ValueError: the header is damaged, or of a kind that simplejpeg does not know, such as an
+        unusual subsampling of colors.
     """
-    height, width, colorspace, _ = _leniently(simplejpeg.decode_jpeg_header, data)
+    try:
+        height, width, colorspace, _ = _leniently(simplejpeg.decode_jpeg_header, data)
+    except LookupError as error:  # simplejpeg lacks the name of subsampling 4:4:1
+        raise ValueError("of an unknown subsampling") from error
     return height, width, colorspace
 
 
-def decode_jpeg(data: bytes, colorspace: str = "RGB", **scaled: Any) -> np.ndarray:
+def decode_jpeg(
+    data: bytes, colorspace: str = "RGB", *, min_height: int = 0, min_width: int = 0
+) -> np.ndarray:
     """Decode a JPEG.
 
     Args:
       data: the file.
       colorspace: `RGB`, or `CMYK` for files of that kind.
-      **scaled: smallest size for decoding at a reduced size, as `simplejpeg.decode_jpeg` takes it.
+      min_height: with `min_width`, allows decoding at 1/2, 1/4 or 1/8 of the size. 0: full size.
+      min_width: see `min_height`.
 
     Returns:
       uint8 (H, W, 3), or (H, W, 4) for CMYK.
@@ -58,7 +67,21 @@ def decode_jpeg(data: bytes, colorspace: str = "RGB", **scaled: Any) -> np.ndarr
     Raises:
       ValueError: pixels are missing or damaged.
     """
+    # Only powers of two have a fast inverse DCT. Without both bounds the size is kept.
+    scaled = (
+        {"min_height": min_height, "min_width": min_width, "min_factor": 2}
+        if min_height > 0 and min_width > 0
+        else {}
+    )
     return _leniently(lambda file: simplejpeg.decode_jpeg(file, colorspace, **scaled), data)
+
+
+def lengthen_scan(data: bytes) -> bytes:
+    """Return the JPEG with more bytes in its last scan, which change the pixels if it is cut short.
+
+    For decoders that do not tell. Raises ValueError if scans are missing.
+    """
+    return strip_jpeg(data)[: -len(_EOI)] + b"\x5a" * 64 + _EOI
 
 
 def _leniently(strict: Callable[[bytes], T], data: bytes) -> T:

@@ -1,6 +1,7 @@
 """Copies of JPEG and PNG files without metadata, for decoders that fail over damaged metadata."""
 
 import re
+import zlib
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
@@ -16,11 +17,13 @@ _JFIF = b"JFIF\0\1\1\0\0\1\0\1\0\0"
 
 
 def strip_png(data: bytes) -> bytes:
-    """Return a PNG file with only the chunks that its pixels depend on."""
+    """Return a PNG file with only the chunks that its pixels depend on, and undamaged EXIF data."""
     kept, start = [PNG_MAGIC], len(PNG_MAGIC)
     while start + 8 <= len(data):
         end = start + 12 + int.from_bytes(data[start : start + 4], "big")
-        if data[start + 4 : start + 8] in _PNG_PIXEL_CHUNKS:
+        kind = data[start + 4 : start + 8]
+        checksum = zlib.crc32(data[start + 4 : end - 4]).to_bytes(4, "big")
+        if kind in _PNG_PIXEL_CHUNKS or (kind == b"eXIf" and data[end - 4 : end] == checksum):
             kept.append(data[start:end])
         start = end
     return b"".join(kept)
@@ -53,7 +56,7 @@ def strip_jpeg(data: bytes) -> bytes:
         elif marker == _SOS:
             if frame in _SEQUENTIAL:
                 payload = payload[:-3] + b"\0\x3f\0"
-            _count_precision(payload, missing_bits)
+            _count_precision(payload, frame in _PROGRESSIVE, missing_bits)
         elif marker not in _TABLES:
             payload = _kept_metadata(marker, payload)
             if not payload:
@@ -70,11 +73,13 @@ def strip_jpeg(data: bytes) -> bytes:
     return b"".join(kept) + b"\xff\xd9"
 
 
-def _count_precision(scan: bytes, missing_bits: dict[tuple[int, int], int]) -> None:
-    """Record the bits that this scan, the payload of its header, leaves out of its coefficients."""
+def _count_precision(
+    scan: bytes, progressive: bool, missing_bits: dict[tuple[int, int], int]
+) -> None:
+    """Record how many bits a scan, given the payload of its header, leaves out of each coefficient."""
     if len(scan) < 6:
         raise ValueError("a scan header is cut short")
-    first, last, approximation = scan[-3:]
+    first, last, approximation = scan[-3:] if progressive else (0, 0, 0)
     for component in scan[1:-3:2]:
         for coefficient in range(first, min(last, 63) + 1):
             missing_bits[component, coefficient] = approximation & 15

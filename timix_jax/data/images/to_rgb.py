@@ -2,6 +2,8 @@
 
 import numpy as np
 from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 _ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 _STATED_RANGE = ("PPM", "JPEG2000")  # Pillow scales their grey values to 16 bits
@@ -22,7 +24,8 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     Raises:
       ValueError: the range of the values is unknown.
     """
-    raw_mode = str(image.tile[0].args) if image.tile else ""
+    tiles = image.tile if isinstance(image, ImageFile) else []
+    raw_mode = str(tiles[0].args) if tiles else ""
     transparency = image.info.get("transparency")
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.asarray(image)
@@ -49,7 +52,7 @@ def _compose(image: Image.Image) -> Image.Image:
 
 def _to_eight_bits(image: Image.Image, values: np.ndarray) -> np.ndarray:
     limit = _highest_possible(image, values)
-    if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0:
         values = limit - values  # 0 is white, which Pillow heeds for 8 bits only
     if image.mode == "F":
         return (values * (255 / limit)).astype(np.uint8)
@@ -60,7 +63,7 @@ def _highest_possible(image: Image.Image, values: np.ndarray) -> int:
     """Return the value that stands for white (or black)."""
     if image.format in _STATED_RANGE and image.mode != "F":
         return _SIXTEEN_BITS
-    if image.format == "TIFF" and image.tag_v2.get(_BITS_PER_SAMPLE) == (12,):
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(_BITS_PER_SAMPLE) == (12,):
         return 0xFFF
     limits = (1, 0xFF, _SIXTEEN_BITS) if image.mode == "F" else (_SIXTEEN_BITS,)
     low, high = values.min().item(), values.max().item()  # NaN if there are any
@@ -72,13 +75,13 @@ def _highest_possible(image: Image.Image, values: np.ndarray) -> int:
     kind = "float" if image.mode == "F" else f"{8 * values.itemsize}-bit"
     plainly = "0 to 1, 255 or 65535" if image.mode == "F" else "8 or 16 bits"
     raise ValueError(
-        f"{kind} grey values of {low} to {high}, not plainly {plainly}; convert them to 8 bits"
+        f"{kind} grey values of {low:.10g} to {high:.10g}, not plainly {plainly}; convert them to 8 bits"
     )
 
 
 def _check_upper_bytes(image: Image.Image) -> None:
     """Check the upper bytes of 16-bit colors, which are all that Pillow keeps."""
-    highest = max(high for _, high in image.getextrema()[:3])
+    highest = int(np.asarray(image)[..., :3].max())
     if highest < 64:
         raise ValueError(
             f"16-bit color values of at most {highest << 8 | 255}, not plainly 16 bits; convert them to 8 bits"
