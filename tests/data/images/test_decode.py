@@ -174,6 +174,16 @@ def test_orientation_of_a_png_outlives_other_damaged_metadata(photo):
     assert image_orientation(damaged) == 6
 
 
+def test_png_without_its_end_is_whole_until_pixels_are_missing(photo):
+    data = encoded(photo, "PNG")
+    end = data.rindex(b"IEND") - 4
+    for cut in range(end - 4, len(data)):  # the checksum of the pixel data, and the last chunk
+        np.testing.assert_array_equal(decode_image(data[:cut]), np.asarray(photo))
+    for cut in (end - 40, end // 2, 60):
+        with pytest.raises(CorruptExample, match="cannot be decoded"):
+            decode_image(data[:cut])
+
+
 def test_junk_for_exif_data_is_upright(photo):
     for kind in ("JPEG", "WEBP"):
         data = encoded(photo, kind, exif=b"Exif\0\0" + b"junk" * 9)

@@ -63,9 +63,11 @@ def _highest_possible(image: Image.Image, values: np.ndarray) -> int:
     """Return the value that stands for white (or black)."""
     if image.format in _STATED_RANGE and image.mode != "F":
         return _SIXTEEN_BITS
-    if isinstance(image, TiffImageFile) and image.tag_v2.get(_BITS_PER_SAMPLE) == (12,):
-        return 0xFFF
-    limits = (1, 0xFF, _SIXTEEN_BITS) if image.mode == "F" else (_SIXTEEN_BITS,)
+    limits: tuple[int, ...] = (_SIXTEEN_BITS,)
+    if image.mode == "F":
+        limits = (1, 0xFF, _SIXTEEN_BITS)
+    elif isinstance(image, TiffImageFile) and image.tag_v2.get(_BITS_PER_SAMPLE) == (12,):
+        limits = (0xFFF,)
     low, high = values.min().item(), values.max().item()  # NaN if there are any
     for limit in limits:
         if low >= 0 and limit / 4 <= high <= limit:
