@@ -15,8 +15,8 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     """Return uint8 (H, W, 3) RGB pixels; transparency is composited on white.
 
     Wider values are scaled to 8 bits if their range is plain: the format states it, or the highest
-    value lies in the upper three quarters of 16 bits (for floats also of 0–1 or 0–255), or all are
-    0. A 12-bit scan stored in 16 bits would turn nearly black otherwise.
+    value lies in the upper three quarters of 16 bits (of 12 if a TIFF says so; for floats also of
+    0–1 or 0–255), or all are 0. Otherwise, 12-bit values stored in 16 bits would turn nearly black.
 
     Args:
       image: an image as opened, not loaded yet.
