@@ -27,6 +27,7 @@ REQUIREMENTS = [
     "array_record>=0.8.6",
     "tensorflow-datasets>=4.9.10",  # reads without TensorFlow
     "msgpack>=1.2.4",
+    "pyarrow>=26.0.1",  # Parquet tables; tensorflow-datasets needs it anyway
     "simplejpeg>=1.9.0",
     "opencv-python-headless>=5.0.0.93",
     "pillow>=13.0.0",
