@@ -61,13 +61,13 @@ class WandbRun:
                 dir=None if is_remote(workdir) else os.fspath(workdir),
                 config=dict(config),
                 allow_val_change=True,  # the log, the mesh and others may differ after a resumption
-                settings=wandb.Settings(console="off"),  # the screen stays ours
+                settings=wandb.Settings(console="off", quiet=True),  # the screen stays ours
             )
         except wandb.Error as error:
             kind = UserError if isinstance(error, wandb.errors.UsageError) else RunError
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split()).rstrip(".")
             raise kind(
-                f"config.log.wandb=True: {reason} Set WANDB_MODE=offline to write to {workdir} only, {_WITHOUT}"
+                f"config.log.wandb=True: {reason}; set WANDB_MODE=offline to write to {workdir} only, {_WITHOUT}"
             ) from error
         # Not W&B's own step: it drops what is logged under an earlier one.
         self._run.define_metric("*", step_metric="step")
