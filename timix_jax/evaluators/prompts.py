@@ -58,25 +58,20 @@ def merge_equal_classes(prompts: Prompts, inputs: EvaluationInputs) -> np.ndarra
     Raises:
       UserError: there are several classes, and all have the same tokens.
     """
-    number_of: dict[bytes, int] = {}
-    number = np.zeros(len(prompts), np.int32)
+    members: dict[bytes, list[int]] = {}
     for index in range(len(prompts)):
         tokens = inputs.tokenizer.encode(prompts[index].captions, inputs.max_tokens)
         # Not the tokens themselves: thousands of classes have eighty prompts each.
-        digest = hashlib.sha256(tokens.tobytes()).digest()
-        number[index] = number_of.setdefault(digest, len(number_of))
-    groups = [
-        [prompts.classes[index] for index in np.flatnonzero(number == shared)]
-        for shared in np.flatnonzero(np.bincount(number) > 1)
-    ]
+        members.setdefault(hashlib.sha256(tokens.tobytes()).digest(), []).append(index)
+    number = np.zeros(len(prompts), np.int32)
+    for count, group in enumerate(members.values()):
+        number[group] = count
+    groups = [group for group in members.values() if len(group) > 1]
     if not groups:
         return number
-    shown = "; ".join(
-        " = ".join([*map(repr, group[:_SHOWN]), *["…"][: len(group) > _SHOWN]])
-        for group in groups[:_SHOWN]
-    )
+    shown = "; ".join(_equation([prompts.classes[i] for i in group]) for group in groups[:_SHOWN])
     more = f" and {len(groups) - _SHOWN} more" if len(groups) > _SHOWN else ""
-    if len(number_of) == 1:
+    if len(members) == 1:
         raise UserError(
             f"{prompts.name}: the prompts of all {len(prompts)} classes have the same tokens ({shown}): {_CURE}"
         )
@@ -84,6 +79,11 @@ def merge_equal_classes(prompts: Prompts, inputs: EvaluationInputs) -> np.ndarra
         logging.warning(
             "%s: classes whose prompts have the same tokens count as one, which leaves %d of %d: %s%s; to tell them"
             " apart, %s",
-            *(prompts.name, len(number_of), len(prompts), shown, more, _CURE),
+            *(prompts.name, len(members), len(prompts), shown, more, _CURE),
         )
     return number
+
+
+def _equation(names: Sequence[str]) -> str:
+    more = ["…"] if len(names) > _SHOWN else []
+    return " = ".join([*map(repr, names[:_SHOWN]), *more])
