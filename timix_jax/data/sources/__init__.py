@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from timix_jax.data.records.schema import Record
+from timix_jax.data.sources.part import OPTIONS, take_part
 from timix_jax.errors import UserError
 
 
@@ -51,7 +52,8 @@ SOURCES: dict[str, str] = {
 def open_source(spec: str) -> Source:
     """Open `kind:argument?option=value&option=value`.
 
-    Option values are parsed as the type of the factory's keyword: int, float, bool (true, false) or
+    Every kind has the options `first=N`, its first N examples, and `block=K/M`, the K-th of M equal blocks. Other
+    option values are parsed as the type of the factory's keyword: int, float, bool (true, false) or
     str, or an optional one of these (none).
 
     Raises:
@@ -65,12 +67,15 @@ def open_source(spec: str) -> Source:
     module, function = SOURCES[kind].split(":")
     factory = getattr(importlib.import_module(module), function)
     argument, _, query = rest.partition("?")
-    return factory(argument, **_parse_options(spec, query, factory))
+    options = _parse_options(spec, query, factory)
+    parts = {name: options.pop(name) for name in OPTIONS if name in options}
+    return take_part(factory(argument, **options), parts)
 
 
 def _parse_options(spec: str, query: str, factory: Callable[..., Source]) -> dict[str, Any]:
     hints = typing.get_type_hints(factory)
     types = {name: hints.get(name, str) for name in list(inspect.signature(factory).parameters)[1:]}
+    types |= dict.fromkeys(OPTIONS, str)
     options: dict[str, Any] = {}
     for item in filter(None, query.split("&")):
         name, equals, text = item.partition("=")

@@ -1,0 +1,55 @@
+"""Emoji scenes seen many times, small enough that a run takes about two minutes on one core: the base of studies."""
+
+from ml_collections import ConfigDict
+
+from configs.demo import SCENES
+from configs.demo import get_config as base
+
+# Galleries of 500 scenes, the parts of one test set of 4,000.
+GALLERIES = 8
+
+
+def get_config() -> ConfigDict:
+    """The demo on 2,000 fixed scenes, smaller and without mixing or boxes."""
+    c = base()
+    # Data: the first scenes of the demo's set, without boxes; one run per core, so threads instead of processes.
+    c.data.train = (f"emoji:train?{SCENES}&scenes=40000&annotated=0&first=2000",)
+    c.data.processes = 0
+    c.data.threads = 1
+
+    # Model: three quarters of the demo's width and depth.
+    c.model.image.width = 96
+    c.model.image.depth = 3
+    c.model.image.heads = 6
+    c.model.image.mlp_dim = 192
+    c.model.text.width = 96
+    c.model.text.heads = 6
+    c.model.text.mlp_dim = 192
+    c.model.embed_dim = 96
+    c.model.tpp_layer = 1
+
+    # Mixing is off; switched on by `mix.mixer=timix`, it is the form without boxes.
+    c.mix.mixer = "none"
+    c.mix.score = "single_patch"
+    c.mix.captions = "joined"
+    c.mix.placement = "replace"
+    c.mix.fraction = 0.5
+    c.mix.ramp = "10%"
+    c.mix.until = "85%"
+    c.mix.options.timix.partner = "derangement"
+    c.mix.options.random_window.partner = "derangement"
+    c.loss.pta.weight = 0.0
+
+    # Duration, evaluation at the end, log.
+    c.train.duration = "800 steps"
+    c.eval.sets = tuple(
+        f"{name}{block}=emoji:{name}?{SCENES}&scenes=4000&block={block}/{GALLERIES}"
+        for name in ("heldout_vendor", "trained_vendor")
+        for block in range(GALLERIES)
+    )
+    c.eval.evaluators = ("retrieval",)
+    c.eval.every = "100%"
+    c.checkpoint.every = "100%"
+    c.log.every = "50 steps"
+    c.pictures.examples = 0
+    return c

@@ -1,0 +1,1 @@
+"""Studies: `python -m timix_jax.study --config=configs/studies/NAME.py`."""
