@@ -81,7 +81,7 @@ def join(
         return
     others = (
         f"not all processes of the cluster came within --connect_timeout={connect_timeout_s} s: start all of them, give"
-        " more time, or name them by --coordinator and --processes"
+        " more time, name them by --coordinator and --processes, or give --distributed=off for a single process"
     )
     try:
         with _time_limit(connect_timeout_s, others):

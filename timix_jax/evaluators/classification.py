@@ -89,6 +89,10 @@ class ClassificationEvaluator(Evaluator):
                 " caption per image, so leave the evaluator out."
             )
 
+    def check(self) -> None:
+        """Read all class names."""
+        self._classes  # noqa: B018 - read once
+
     def run(self, params: Any) -> dict[str, float]:
         """Measure accuracies of `params` (on the mesh), as fractions.
 

@@ -59,6 +59,8 @@ def open_run(
             )
     # Wait for all processes: an error on another one must leave the folder untouched too.
     processes.gather("built", timeout_s=_BUILD_TIMEOUT_S)
+    experiment.check_evaluators(evaluators)
+    processes.gather("checked", timeout_s=_BUILD_TIMEOUT_S)
     if processes.is_first():
         _open_workdir(folder, settings.flat)
         if not tokenizer_file.exists() or not tokenizer_file.read_text():
