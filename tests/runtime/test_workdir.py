@@ -133,7 +133,8 @@ def test_damaged_tokenizer_of_a_run_is_named(tmp_path, data):
 
 
 def test_damaged_tokenizer_of_a_checkpoint_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpointing, "find_checkpoint", lambda folder: epath.Path(folder) / "7")
+    step_folder = epath.Path(tmp_path) / "7"
+    monkeypatch.setattr(checkpointing, "read_newest", lambda folder, read: read(step_folder))
     monkeypatch.setattr(checkpointing, "read_meta", lambda path: {"tokenizer": "garbage"})
     with pytest.raises(UserError, match=rf"^checkpoint {tmp_path}/7: not a tokenizer\.json \("):
         evaluate_checkpoint(tiny_config(), str(tmp_path))

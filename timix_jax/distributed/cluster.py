@@ -98,6 +98,11 @@ def join(
         logging.info("process %d of %d", jax.process_index(), jax.process_count())
 
 
+def in_slurm_job() -> bool:
+    """Return True in a job of Slurm, where JAX waits for as many processes as the job has tasks."""
+    return "SLURM_JOB_ID" in os.environ
+
+
 def _port(coordinator: str) -> int:
     """Return the port of `"host:1234"`; an IPv6 address is in brackets."""
     host, _, port = coordinator.rpartition(":")

@@ -136,12 +136,11 @@ def evaluate_checkpoint(config: ConfigDict, workdir: str) -> dict[str, float]:
     check_reachable(as_path(workdir), "--workdir=")
     check_same_config(settings.flat)
     check_shared(as_path(workdir))
-    path = checkpointing.find_checkpoint(workdir)
     with watched_phases() as watch:
-        measured = _evaluate(settings, path, part, watch)
+        path, measured = _evaluate(settings, workdir, part, watch)
     results = complete_results(measured)
     # A step folder lies in WORKDIR/checkpoints.
-    folder = path.parent.parent if absolute(workdir) == path else epath.Path(workdir)
+    folder = path.parent.parent if absolute(workdir) == path else as_path(workdir)
     target = folder / f"eval-{int(path.name)}.json"
     if processes.is_first():
         print_text(format_results(measured))  # first, in case the file cannot be written
@@ -154,10 +153,18 @@ def evaluate_checkpoint(config: ConfigDict, workdir: str) -> dict[str, float]:
     return results
 
 
-def _evaluate(settings: Settings, path: epath.Path, part: str, watch: Phases) -> list[Measured]:
+def _read_tokenizer(found: epath.Path) -> Tokenizer:
+    with error_prefix(f"checkpoint {found}: "):
+        return Tokenizer.from_json(checkpointing.read_meta(found)["tokenizer"])
+
+
+def _evaluate(
+    settings: Settings, workdir: str, part: str, watch: Phases
+) -> tuple[epath.Path, list[Measured]]:
+    """Return the checkpoint that was evaluated, and the results."""
     with watch(phases.OPEN):
-        with error_prefix(f"checkpoint {path}: "):
-            tokenizer = Tokenizer.from_json(checkpointing.read_meta(path)["tokenizer"])
+        # All checkpoints of a run have the same.
+        tokenizer = checkpointing.read_newest(workdir, _read_tokenizer)
         layout = experiment.build_layout(settings.mesh)
         model = experiment.build_model(
             settings, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id, layout=layout
@@ -173,11 +180,16 @@ def _evaluate(settings: Settings, path: epath.Path, part: str, watch: Phases) ->
         with error_prefix("config.mesh: "):
             shardings = layout.shardings(abstract)
         abstract = with_shardings(abstract, shardings)
-        params = checkpointing.restore_params(path, abstract, part=part)
+
+        def restore(found: epath.Path) -> tuple[epath.Path, Any]:
+            params = checkpointing.restore_params(found, abstract, part=part)
+            check_same_model(found, settings.flat, to_train=False)
+            return found, params
+
+        path, params = checkpointing.read_newest(workdir, restore)
         phase.detail = f"{part} of {path}"
-        check_same_model(path, settings.flat, to_train=False)
     with watch(phases.EVALUATE):
-        return run_evaluators(evaluators, params)
+        return path, run_evaluators(evaluators, params)
 
 
 def _of_other_sets(path: epath.Path, *, evaluated: Mapping[str, float]) -> dict[str, float]:

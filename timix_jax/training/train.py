@@ -41,7 +41,6 @@ from timix_jax.training.pictures import draw_run
 from timix_jax.training.start import initial_state
 from timix_jax.training.summary import run_summary
 
-
 _DRAW_S = 3600  # until the first process has drawn the pictures
 
 
@@ -115,7 +114,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str, *, profile: str = "") -
             print_text(f"\n{format_results(measured)}\nwritten to {folder}")
     failed = [m for m in (*evaluate.failures, *measured) if m.error is not None]
     if failed:
-        processes.gather("written", timeout_s=_DRAW_S)  # a process that leaves takes the others with it
+        processes.gather(
+            "written", timeout_s=_DRAW_S
+        )  # a process that leaves takes the others with it
     raise_failures(failed, f"the training is complete, with all other results, in {folder}")
     return results
 

@@ -20,7 +20,7 @@ class FiniteCheck:
     Hooks that use the weights call `check_all` first.
 
     Args:
-      workdir: gets `nonfinite-STEP.json` with the step, numbered as in metrics.jsonl, its metrics and the ids of all its
+      workdir: gets `nonfinite-STEP.json`: the step, numbered as in metrics.jsonl, its metrics and the ids of all its
         examples.
       last_saved: step of the newest checkpoint, for the error message; None without one. `Save` keeps it up to date.
     """
