@@ -1,5 +1,10 @@
 """Command line: `python -m timix_jax.main --config=FILE [--workdir=DIR] [--mode=train|eval|info|compile]`."""
 
+from timix_jax.runtime import interrupt
+
+if __name__ == "__main__":
+    interrupt.end_at_ctrl_c()  # before the imports, which take seconds
+
 import importlib
 import sys
 from pathlib import Path
@@ -162,8 +167,8 @@ def run() -> None:
         print_error(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print_error("interrupted; the same command resumes from the newest checkpoint")
-        sys.exit(130)
+        print_error(interrupt.LINE)
+        sys.exit(interrupt.EXIT_CODE)
 
 
 if __name__ == "__main__":
