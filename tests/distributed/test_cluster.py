@@ -82,9 +82,8 @@ def test_timeout_in_a_cluster_is_a_runtime_error(monkeypatch, capfd):
     monkeypatch.setattr(jax.distributed, "initialize", lambda **timeouts: ended.wait(30))
     cluster.join("on", connect_timeout_s=1)
     assert codes == [RUNTIME_ERROR_CODE]
-    assert (
-        "not all processes of the cluster came within --connect_timeout=1 s"
-        in (said := capfd.readouterr().err)
+    assert "not all processes of the cluster came within --connect_timeout=1 s" in (
+        said := capfd.readouterr().err
     )
     assert "--distributed=off for a single process" in said
 

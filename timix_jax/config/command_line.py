@@ -138,7 +138,7 @@ def _wrong_call(error: Exception, recipe: str) -> str | None:
             continue
         if argument and "takes 0 positional" in text:
             return f"--config={recipe}: get_config() takes no argument; drop :{argument}"
-        if not argument and "missing 1 required" in text:
+        if not argument and "missing 1 required positional" in text:
             return (
                 f"--config={path}: get_config() needs an argument; write --config={path}:ARGUMENT"
             )

@@ -205,7 +205,7 @@ def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
     except (ValueError, FileNotFoundError) as error:  # TFDS raises ValueError for "not found" too
         if is_remote(name) or folder.is_absolute():
-            raise UserError(f"tfds:{name}: no dataset_info.json in this folder") from error
+            raise UserError(f"tfds:{folder}: no dataset_info.json in this folder") from error
         if not isinstance(error, tfds.core.DatasetNotFoundError):
             raise UserError(
                 f"tfds:{name}: not a valid name; write data_set/config:version"
