@@ -124,6 +124,32 @@ def test_sigterm_ends_an_evaluation_at_once(tmp_path):
     assert time.monotonic() - begin < 60  # reading takes two minutes
 
 
+def test_evaluations_that_fail_in_one_process(tmp_path):
+    """All skip what only process 1 cannot read, be it first, in the middle or last, and finish the training."""
+    damaged = [
+        f"bad{index}=slow:?examples=24&size=16&captions=2&seed=1&corrupt={index}"
+        for index in (1, 13, 23)
+    ]
+    recipe = write_recipe(
+        tmp_path / "recipe.py",
+        eval__sets=(*damaged, "good=slow:?examples=24&size=16&captions=2&seed=1"),
+        eval__batch_size=4,
+        eval__every="1 steps",
+        checkpoint__every="1 steps",
+        train__duration="2 steps",
+    )
+    ended = Run(recipe, tmp_path / "run", processes=2, devices=1).wait()
+    assert_codes(ended, [2, 2])
+    for lines in errors(ended):
+        for index in (1, 13, 23):
+            assert f"bad{index}: retrieval failed: " in lines[0]
+            assert f"example {index} cannot be evaluated: example-{index}: damaged" in lines[0]
+        assert "(2 times)" in lines[0]
+    assert latest(tmp_path / "run") == 2
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {name.partition("/")[0] for name in results} == {"good"}
+
+
 def test_failing_reader_and_killed_process(recipe, tmp_path):
     whole, workdir = tmp_path / "whole", tmp_path / "run"
     ended = Run(recipe, whole, processes=2, devices=1).wait()
