@@ -259,30 +259,6 @@ def test_no_recipe(refused):
     assert "--config=nowhere.py: there is no such file" in line
 
 
-@pytest.mark.parametrize(
-    "argument",
-    [
-        "--config.init_from=~/nowhere",
-        "--config.data.train=records:~/nowhere",
-        "--config.data.tokenizer=~/nowhere",
-        "--config.eval.sets=val=records:~/nowhere",
-        "--config.data.train=tfds:~/nowhere",
-    ],
-)
-def test_the_home_folder_in_every_path(refused, files, monkeypatch, argument):
-    monkeypatch.setenv("HOME", str(files))
-    assert f"{files}/nowhere" in refused("--config=~/tiny.py", argument)
-
-
-def test_the_home_folder_in_the_working_folder(refused, files, monkeypatch):
-    monkeypatch.setenv("HOME", str(files / "tiny.py"))  # a file
-    line = refused("--config=tiny.py", "--workdir=~/run")
-    assert f"--workdir={files}/tiny.py/run cannot be written" in line
-    assert "'~nobody-of-this-name/run': there is no such home folder" in refused(
-        "--config=tiny.py", "--workdir=~nobody-of-this-name/run"
-    )
-
-
 def test_an_evaluation_set_larger_than_memory(refused, monkeypatch):
     monkeypatch.setattr("timix_jax.runtime.machine.available_memory", lambda: 2**20)
     line = refused("--config=tiny.py", "--config.eval.sets=big=synthetic:?examples=20000")

@@ -48,7 +48,7 @@ def test_devices_that_are_missing_are_one_line(monkeypatch, platforms, error, ki
         raise error
 
     monkeypatch.setattr(jax, "devices", fail)
-    before = jax.config.jax_platforms
+    before = jax.config.values["jax_platforms"]
     jax.config.update("jax_platforms", platforms)
     try:
         with pytest.raises(UserError) as caught:

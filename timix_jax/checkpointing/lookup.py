@@ -16,7 +16,7 @@ from timix_jax.runtime.workdir import CHECKPOINTS_FOLDER, absolute
 PyTree = Any
 T = TypeVar("T")
 
-_ATTEMPTS = 5
+_ATTEMPTS = 20
 
 
 def find_checkpoint(path: epath.PathLike) -> epath.Path:

@@ -13,7 +13,7 @@ from timix_jax.checkpointing import checksums
 
 _TEMPORARY = ".orbax-checkpoint-tmp"  # part of the name of a folder that is being written
 _SHOWN = 3
-_LISTINGS = 5  # a training saves far less often than a checkpoint is verified
+_LISTINGS = 20  # a training saves far less often than a checkpoint is verified
 
 
 class Latest(NamedTuple):

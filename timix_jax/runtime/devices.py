@@ -49,7 +49,7 @@ def check_backend() -> None:
         AssertionError,
     ) as error:  # a plain assertion where JAX lacks the platform's plugin
         cause = " ".join(str(error).split())[:300] or "no plugin for it is installed"
-        if platforms := jax.config.jax_platforms:
+        if platforms := jax.config.values["jax_platforms"]:
             raise UserError(
                 f"JAX_PLATFORMS={platforms}: JAX cannot use it ({cause}); unset the variable, or install JAX for that"
                 " platform, such as pip install 'jax[cuda12]'"

@@ -45,7 +45,7 @@ def ended_by(end: Callable[[], None]) -> Iterator[None]:
 def _watch(readable: int) -> None:
     while number := os.read(readable, 1):
         if number[0] == signal.SIGINT and signal.getsignal(signal.SIGINT) is _end:
-            _end()
+            _end(signal.SIGINT, None)
 
 
 def _end(*_: Any) -> None:
