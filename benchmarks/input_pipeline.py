@@ -30,7 +30,8 @@ from PIL import Image
 
 from benchmarks import program
 from timix_jax.data.images.augment import Augment
-from timix_jax.data.images.transforms import mentions_side, sample_crop, snap_crop
+from timix_jax.data.images.side_words import mentions_side
+from timix_jax.data.images.transforms import sample_crop, snap_crop
 from timix_jax.data.loading.pipeline import make_train_iterator
 from timix_jax.data.sources.records import RecordSource
 from timix_jax.data.tokenizers import Tokenizer, train_tokenizer

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     c.data.processes = -1  # worker processes: -1 = one per core, at most 16; 0 = threads
     c.data.threads = 2  # used if processes is 0
     c.augment.crop_min = 0.85  # smallest share of the area that a random crop keeps
-    c.augment.flip = True  # mirror half of the images, unless the caption says left or right
+    c.augment.flip = True  # mirror half of the images, unless captions name a side (40 languages)
     c.augment.randaugment = 2  # RandAugment operations per image
     c.augment.magnitude = 7.0  # their strength, 0 to 10
     c.augment.probability = 0.9  # share of the drawn operations that is applied

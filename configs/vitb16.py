@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     c.data.threads = 16  # used if processes is 0
     c.augment.crop_min = 0.2  # RandomResizedCrop(0.2-1)
     c.augment.crop_ratio = (3 / 4, 4 / 3)  # width / height of the crop
-    c.augment.flip = True  # mirror half of the images, unless the caption says left or right
+    c.augment.flip = True  # mirror half of the images, unless captions name a side (40 languages)
     c.augment.randaugment = 2  # RandAugment(2, 7): operations per image,
     c.augment.magnitude = 7.0  # and their strength, 0 to 10
     c.augment.probability = 0.5  # share of the drawn operations that is applied

@@ -95,6 +95,7 @@ def step_flops(config):
     return experiment.build(experiment.read_settings(config)).step_flops()
 
 
+@pytest.mark.slow
 def test_four_extensions_in_one_run(tmp_path, monkeypatch, capsys):
     run_with_extensions(tmp_path, monkeypatch)
     printed = capsys.readouterr().out.splitlines()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -70,3 +71,22 @@ def test_one_entry_per_damaged_file(folder):
 def test_empty_folder_is_an_unfinished_save(tmp_path):
     assert checksums.problems(tmp_path) == ["the folder is empty (the save was not finished)"]
     assert not checksums.has_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (8, 2), (16, 4), (128, 4)])
+def test_checksums_of_a_save_leave_most_cores_to_the_training(
+    tmp_path, monkeypatch, cores, threads
+):
+    used = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, count):
+            used.append(count)
+            super().__init__(count)
+
+    monkeypatch.setattr(checksums, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(checksums, "available_cores", lambda: cores)
+    (tmp_path / "array").write_bytes(b"data")
+    checksums.write_manifest(tmp_path)
+    assert used == [threads]
+    assert not checksums.problems(tmp_path)

@@ -80,7 +80,7 @@ def bert_vocabulary(path):
 
 @pytest.mark.slow
 def test_vitb16_takes_a_real_step(tmp_path, monkeypatch):
-    """Everything as configured, bfloat16 included, except for data and batch sizes."""
+    """Everything as configured, bfloat16 included, except for data, batch sizes and most of the equal layers."""
     bert_vocabulary(tmp_path / "vocab.txt")
     config = recipe("vitb16")
     config.data.tokenizer = str(tmp_path / "vocab.txt")
@@ -91,11 +91,14 @@ def test_vitb16_takes_a_real_step(tmp_path, monkeypatch):
     config.optim.warmup = "1 step"
     one_device = Layout(make_mesh(jax.devices()[:1]))
     monkeypatch.setattr(experiment.checks, "build_layout", lambda mesh, devices: one_device)
-    run = experiment.build(experiment.read_settings(config))
-    towers = parameters_by_tower(run.abstract_state.params)
+    whole = experiment.build(experiment.read_settings(config))
+    towers = parameters_by_tower(whole.abstract_state.params)
     assert 85e6 < towers["image"] < 88e6
     assert 108e6 < towers["text"] < 111e6
 
+    config.model.text.depth = 2
+    config.model.image.depth = config.model.tpp_layer + 1
+    run = experiment.build(experiment.read_settings(config))
     step = make_train_step(
         run.model,
         run.objectives,

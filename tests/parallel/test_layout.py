@@ -79,7 +79,7 @@ def agree(got, want):
         ((2, 2, 2), 1, "tpp", "hard", SCANNED),
         pytest.param((1, 1, 2), 1, "attention", "pred", UNROLLED, marks=pytest.mark.slow),
         pytest.param((1, 2, 1), 2, "attention", "pred", UNROLLED, marks=pytest.mark.slow),
-        ((1, 1, 1), 4, "tpp", "hard", SCANNED),
+        pytest.param((1, 1, 1), 4, "tpp", "hard", SCANNED, marks=pytest.mark.slow),
         pytest.param((2, 2, 1), 2, "tpp", "hard", THINNED, marks=pytest.mark.slow),
         pytest.param((2, 2, 1), 2, "tpp", "hard", STEMMED, marks=pytest.mark.slow),
     ],

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
+from tiny_model import make_params
 from tiny_run import tiny_config
 
 from timix_jax.training import build as experiment
@@ -20,7 +21,7 @@ def run_and_params():
         experiment.read_settings(tiny_config(2, train__batch_size=16, pictures__examples=3))
     )
     model = dataclasses.replace(run.model, layout=None)
-    return run, jax.tree.map(np.asarray, model.init(jax.random.key(0)))
+    return run, jax.tree.map(np.asarray, make_params(model))
 
 
 @pytest.fixture

@@ -8,11 +8,14 @@ from typing import Any
 from etils import epath
 
 from timix_jax.runtime.atomic_write import atomic_write_text
+from timix_jax.runtime.machine import available_cores
 
 MANIFEST_FILE = "CHECKSUMS.json"
 
 _BLOCK_BYTES = 1 << 22
-_THREADS = 4  # hashlib releases the GIL; more threads would take cores from the training step
+_THREADS = 4  # hashlib releases the GIL
+# A save runs beside the training: on two cores, four hashing threads cost the loader two fifths of its images.
+_CORES_PER_THREAD = 4
 
 
 def write_manifest(folder: epath.PathLike) -> None:
@@ -22,7 +25,7 @@ def write_manifest(folder: epath.PathLike) -> None:
     """
     folder = epath.Path(folder)
     names = sorted(name for name in _files(folder) if name != MANIFEST_FILE)
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(_writing_threads()) as pool:
         sums = pool.map(lambda name: _size_and_sum(folder / name), names)
         files = {
             name: {"bytes": size, "sha256": digest}
@@ -67,6 +70,10 @@ def problems(folder: epath.PathLike) -> list[str]:
     with ThreadPoolExecutor(_THREADS) as pool:
         found_each = pool.map(lambda name: _content_problem(folder, name, files[name]), files)
         return [problem for problem in found_each if problem]
+
+
+def _writing_threads() -> int:
+    return min(_THREADS, max(1, available_cores() // _CORES_PER_THREAD))
 
 
 def _size_problem(folder: epath.Path, name: str, entry: dict[str, Any]) -> str | None:

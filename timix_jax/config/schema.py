@@ -130,7 +130,7 @@ def default_config() -> ConfigDict:
         "checkpoint": {"every": "10%", **_defaults(Checkpointer, "keep_last"), "keep_every": 0},
         "log": {
             "every": "50 steps",
-            **_defaults(MetricsWriter, "tensorboard"),
+            **_defaults(MetricsWriter, "tensorboard", "wandb"),
             "peak_tflops": 0.0,
         },
         "eval": {

@@ -11,12 +11,13 @@ import numpy as np
 
 from timix_jax.data.loading.class_names import class_names
 from timix_jax.data.loading.share import Share
-from timix_jax.data.records.schema import CorruptExample, Record
+from timix_jax.data.records.schema import CorruptExample
 from timix_jax.distributed import processes
 from timix_jax.errors import UserError
 from timix_jax.evaluators.base import Evaluator
 from timix_jax.evaluators.embeddings import Embedder
 from timix_jax.evaluators.placement import own_share
+from timix_jax.evaluators.prompts import Prompts, merge_equal_classes
 from timix_jax.evaluators.ranks import positive_similarity, ranks_one_way
 
 if TYPE_CHECKING:
@@ -26,40 +27,20 @@ TOP = (1, 5)
 _BLOCK = 2048  # classes and images per tile of the similarities
 
 
-@dataclasses.dataclass
-class Prompts:
-    """A source of texts only: example c holds the prompts of class c."""
-
-    name: str
-    classes: Sequence[str]
-    templates: Sequence[str]
-
-    @property
-    def annotated(self) -> np.ndarray:
-        """Return no indices: the examples have no regions."""
-        return np.zeros(0, np.int64)
-
-    def __len__(self) -> int:
-        return len(self.classes)
-
-    def __getitem__(self, index: int) -> Record:
-        name = self.classes[index]
-        return Record(name, b"", tuple(text.replace("{}", name) for text in self.templates))
-
-
 @dataclasses.dataclass(frozen=True)
 class ClassificationEvaluator(Evaluator):
     """Accuracy of the nearest class, on a set whose captions are class names.
 
-    The classes are the captions that occur in the set. The embedding of a class is the mean over its prompts,
-    normalised to length 1. Ties count as misses.
+    The classes are the captions that occur in the set; those whose prompts have the same tokens count as one. The
+    embedding of a class is the mean over its prompts, normalised to length 1. Ties count as misses.
 
     Attributes:
       inputs: see `EvaluationInputs`.
-      templates: the prompts of a class, with `{}` in place of its name.
+      templates: the prompts of a class, with `{}` in place of its name, in which `_` is a space.
 
     Raises:
-      UserError: the source is empty or has no class names, or a template lacks `{}`.
+      UserError: the source is empty, an example is corrupt or does not have exactly one caption, no two classes have
+        different tokens, or a template lacks `{}`.
     """
 
     templates: tuple[str, ...] = ("a photo of a {}.",)
@@ -88,6 +69,7 @@ class ClassificationEvaluator(Evaluator):
                 f"Evaluation set {self.inputs.source.name!r} has no class names: classification needs exactly one"
                 " caption per image, so leave the evaluator out."
             )
+        _ = self._classes  # read now, so that an unusable set is refused before a training starts
 
     def check(self) -> None:
         """Read all class names."""
@@ -100,10 +82,10 @@ class ClassificationEvaluator(Evaluator):
           top1, top5 over images; class_mean, the mean over classes of each one's top1; top1_chance.
 
         Raises:
-          UserError: an example is corrupt or does not have exactly one caption, or the embeddings exceed memory.
+          UserError: an example is corrupt, or the embeddings exceed memory.
         """
         names, label = self._classes
-        prompts = Prompts(self.inputs.source.name, names, self.templates)
+        prompts = self._prompts(names)
         texts, owner = self._embedder.captions(params, prompts)
         classes = _unit_means(texts, owner, len(names))
         images = self._embedder.images(params)
@@ -134,7 +116,7 @@ class ClassificationEvaluator(Evaluator):
 
     @functools.cached_property
     def _classes(self) -> tuple[list[str], np.ndarray]:
-        """Return the classes in order and the class of each image, int32 (N,); each process reads a part, once."""
+        """Return a name per class in order and the class of each image, int32 (N,); each process reads a part, once."""
         source = self.inputs.source
         names = [""] * len(source)
         for part in processes.gather(_own_names(source, own_share(self.inputs.mesh))):
@@ -144,8 +126,13 @@ class ClassificationEvaluator(Evaluator):
                 _examples(source, Share(*part["share"])), part["names"], strict=True
             ):
                 names[index] = name
-        classes, label = np.unique(names, return_inverse=True)
-        return classes.tolist(), label.astype(np.int32)
+        different, label = np.unique(names, return_inverse=True)
+        number = merge_equal_classes(self._prompts(different.tolist()), self.inputs)
+        _, first = np.unique(number, return_index=True)
+        return different[first].tolist(), number[label]
+
+    def _prompts(self, names: Sequence[str]) -> Prompts:
+        return Prompts(self.inputs.source.name, names, self.templates)
 
 
 def _own_names(source: Source, share: Share) -> dict[str, Any]:

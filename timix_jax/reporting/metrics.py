@@ -1,11 +1,11 @@
-"""Write the numbers of a run: one JSON object per logged step, TensorBoard, the final results."""
+"""Write the numbers of a run: one JSON object per logged step, TensorBoard, Weights & Biases, the final results."""
 
 import contextlib
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import jax
@@ -21,6 +21,7 @@ from timix_jax.runtime.workdir import METRICS_FILE, truncate_jsonl
 
 if TYPE_CHECKING:
     from timix_jax.reporting.tensorboard import EventFile
+    from timix_jax.reporting.weights_and_biases import WandbRun
 
 RESULTS_FILE = "results.json"
 TENSORBOARD_DIR = "tensorboard"
@@ -81,7 +82,7 @@ def reraise_file_errors(path: epath.Path) -> contextlib.AbstractContextManager[N
 
 
 class MetricsWriter:
-    """Appends metrics to `WORKDIR/metrics.jsonl` and TensorBoard, on process 0 only.
+    """Appends metrics to `WORKDIR/metrics.jsonl`, TensorBoard and Weights & Biases, on process 0 only.
 
     Attributes:
       names_at_start: names that an earlier run has written under `first_step`; empty on other processes.
@@ -93,7 +94,13 @@ class MetricsWriter:
     """
 
     def __init__(
-        self, workdir: str | os.PathLike[str], *, first_step: int, tensorboard: bool = True
+        self,
+        workdir: str | os.PathLike[str],
+        *,
+        first_step: int,
+        tensorboard: bool = True,
+        wandb: bool = False,
+        config: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         """Open or create the files, dropping what an earlier run wrote after `first_step`.
 
@@ -102,9 +109,12 @@ class MetricsWriter:
           first_step: the step that training continues from, 0 for a new run. Later lines, and an incomplete one, are
             cut from the JSON; TensorBoard hides them.
           tensorboard: also write TensorBoard events.
+          wandb: also log to Weights & Biases.
+          config: dotted field name → value, for Weights & Biases.
         """
         self._file = None
         self._tensorboard: EventFile | None = None
+        self._wandb: WandbRun | None = None
         self._mirror: Mirror | None = None
         self.names_at_start: frozenset[str] = frozenset()
         if jax.process_index():
@@ -124,6 +134,10 @@ class MetricsWriter:
             from timix_jax.reporting import tensorboard as events
 
             self._tensorboard = events.EventFile(folder / TENSORBOARD_DIR, first_step=first_step)
+        if wandb:
+            from timix_jax.reporting import weights_and_biases  # likewise
+
+            self._wandb = weights_and_biases.WandbRun(as_path(workdir), config)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Write scalars under a step; once written they survive a kill of the process.
@@ -144,8 +158,10 @@ class MetricsWriter:
         with self._closed_on_failure(self._path):
             self._file.write(line)
             self._file.flush()
+        finite = {name: float(n) for name, n in numbers.items() if n is not None}
+        if self._wandb is not None:
+            self._wandb.write(int(step), finite)
         if self._tensorboard is not None:
-            finite = {name: float(n) for name, n in numbers.items() if n is not None}
             with self._closed_on_failure(self._path.parent / TENSORBOARD_DIR):
                 self._tensorboard.write(int(step), finite)
         if self._mirror is not None:
@@ -156,9 +172,11 @@ class MetricsWriter:
         if self._mirror is not None:
             self._mirror.flush()
 
-    def close(self) -> None:
-        """Close the files; further calls do nothing."""
+    def close(self, *, failed: bool = False) -> None:
+        """Close the files; further calls do nothing. `failed` marks the run on Weights & Biases."""
         self._close_files()
+        if self._wandb is not None:
+            self._wandb.close(failed=failed)
         if self._mirror is not None:
             mirror, self._mirror = self._mirror, None
             mirror.close()
@@ -189,7 +207,7 @@ class MetricsWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self.close(failed=error is not None)
 
 
 def _names_at(path: epath.Path, step: int) -> frozenset[str]:

@@ -15,7 +15,7 @@ class Reporter:
     """Receives the reports of the loop and its hooks.
 
     Attributes:
-      writer: numbers, to metrics.jsonl and TensorBoard.
+      writer: numbers, to metrics.jsonl, TensorBoard and Weights & Biases.
       printer: text, to the screen of the first process.
       chrono: the pace of the steps.
       phases: what the run is doing now, for the log and the watchdog.

@@ -3,6 +3,7 @@
 WORKDIR/config.json       the configuration that the run was started with, written once
 WORKDIR/tokenizer.json    the tokenizer, trained once
 WORKDIR/metrics.jsonl     one object per logged step
+WORKDIR/wandb_id.txt      the run on Weights & Biases that a resumed training continues, if config.log.wandb
 WORKDIR/checkpoints/      see `timix_jax.checkpointing`
 """
 

@@ -18,6 +18,7 @@ from timix_jax.reporting.profiling import StepProfiler, parse_window
 from timix_jax.reporting.progress import ProgressPrinter
 from timix_jax.reporting.reporter import Reporter
 from timix_jax.reporting.watchdog import watched_phases
+from timix_jax.reporting.weights_and_biases import check_installed
 from timix_jax.runtime.log import print_text
 from timix_jax.runtime.remote import as_path, check_reachable
 from timix_jax.training.build import Experiment, evaluated_part, open_checkpointer, read_settings
@@ -65,6 +66,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str, *, profile: str = "") -
     folder = as_path(workdir)
     check_reachable(folder, "--workdir=")
     window = parse_window(profile)
+    if settings.log.wandb and processes.is_first():
+        check_installed()
     with watched_phases() as watch:
         with watch(phases.OPEN):
             run, evaluators = open_run(settings, folder, window)
@@ -78,7 +81,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str, *, profile: str = "") -
                 jax.block_until_ready(state)
             start = Moment(int(state.step), run.total_steps, state)
             with MetricsWriter(
-                folder, first_step=start.step, tensorboard=settings.log.tensorboard
+                folder,
+                first_step=start.step,
+                tensorboard=settings.log.tensorboard,
+                wandb=settings.log.wandb,
+                config=settings.flat,
             ) as writer:
                 reporter = make_reporter(run, writer, watch)
                 reporter.printer.text(run_summary(run, state, str(folder)))

@@ -1,12 +1,16 @@
 """Decoding: pixels against Pillow or closed form, and damaged files."""
 
 import io
+import os
+import struct
+import sys
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from timix_jax.data.images.decode import decode_image, image_size
+from timix_jax.data.images.decode import FORMATS, decode_image, image_orientation, image_size
 from timix_jax.data.records.schema import CorruptExample
 
 
@@ -128,3 +132,81 @@ def test_damaged_files_are_named(photo):
             decode_image(data, "photo-7")
     with pytest.raises(CorruptExample, match=r"^photo-7: "):
         image_size(b"", "photo-7")
+
+
+def png_chunk(kind: bytes, payload: bytes, checksum: int | None = None) -> bytes:
+    checksum = zlib.crc32(kind + payload) if checksum is None else checksum
+    return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", checksum)
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        png_chunk(b"eXIf", b"junk"),
+        png_chunk(b"eXIf", b""),
+        png_chunk(b"tEXt", b"Raw profile type exif\0\nexif\n   12\nno hex"),
+        png_chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n 4\nzz")),
+        png_chunk(b"zTXt", b"key\0\x07unknown compression"),
+        png_chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(3_000_000))),
+        png_chunk(b"tEXt", b"key\0wrong checksum", 1),
+        png_chunk(b"iCCP", b"x\0\5unknown compression"),
+        png_chunk(b"pHYs", b"short"),
+        png_chunk(b"gAMA", b""),
+        png_chunk(b"sRGB", b""),
+        png_chunk(b"acTL", b"short"),
+        png_chunk(b"fcTL", b"short"),
+    ],
+    ids=repr,
+)
+def test_damaged_metadata_of_a_png_cost_no_pixels(photo, chunk):
+    data = encoded(photo, "PNG")
+    for place in (33, len(data) - 12):  # before the pixels and after them
+        damaged = data[:place] + chunk + data[place:]
+        np.testing.assert_array_equal(decode_image(damaged), np.asarray(photo))
+        assert (image_size(damaged), image_orientation(damaged)) == ((96, 160), 1)
+
+
+def test_orientation_of_a_png_outlives_other_damaged_metadata(photo):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(photo, "PNG", exif=exif)
+    damaged = data[:33] + png_chunk(b"tEXt", b"key\0wrong checksum", 1) + data[33:]
+    assert image_orientation(damaged) == 6
+
+
+def test_png_without_its_end_is_whole_until_pixels_are_missing(photo):
+    data = encoded(photo, "PNG")
+    end = data.rindex(b"IEND") - 4
+    for cut in range(end - 4, len(data)):  # the checksum of the pixel data, and the last chunk
+        np.testing.assert_array_equal(decode_image(data[:cut]), np.asarray(photo))
+    for cut in (end - 40, end // 2, 60):
+        with pytest.raises(CorruptExample, match="cannot be decoded"):
+            decode_image(data[:cut])
+
+
+def test_junk_for_exif_data_is_upright(photo):
+    for kind in ("JPEG", "WEBP"):
+        data = encoded(photo, kind, exif=b"Exif\0\0" + b"junk" * 9)
+        assert decode_image(data).shape == (96, 160, 3)
+        assert image_orientation(data) == 1
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind not in ("JPEG", "ICO")])
+def test_every_named_format_is_decoded(photo, kind):
+    assert decode_image(encoded(photo, kind)).shape == (96, 160, 3)
+
+
+def test_no_file_starts_a_program(tmp_path, monkeypatch):
+    """Postscript named as an image would start Ghostscript, here a stub that leaves a trace."""
+    trace = tmp_path / "trace"
+    stub = tmp_path / "gs"
+    stub.write_text(f"#!{sys.executable}\nopen({str(trace)!r}, 'w')\n")
+    stub.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    header = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n"
+    for data in (header, b"\xc5\xd0\xd3\xc6" + struct.pack("<II", 30, 99) + bytes(18) + header):
+        for read in (decode_image, image_size):
+            with pytest.raises(CorruptExample, match=r"^x: .*no supported format \(JPEG, PNG, "):
+                read(data, "x")
+        assert image_orientation(data) == 1
+    assert not trace.exists()

@@ -12,7 +12,6 @@ from timix_jax.data.images.transforms import (
     crop_and_resize,
     flip,
     flip_boxes,
-    mentions_side,
     pixel_boxes_to_fractions,
     resize,
     sample_crop,
@@ -186,18 +185,6 @@ def test_flipping_boxes_twice_is_the_identity():
     boxes = np.array([[0.1, 0.2, 0.4, 0.9]], np.float32)
     np.testing.assert_allclose(flip_boxes(boxes), [[0.6, 0.2, 0.9, 0.9]], atol=1e-6)
     np.testing.assert_allclose(flip_boxes(flip_boxes(boxes)), boxes, atol=1e-6)
-
-
-def test_left_and_right_are_matched_as_words():
-    for text in ("a dog to the LEFT.", "right-hand side", "the leftmost cup", "left/right"):
-        assert mentions_side([text])
-    for text in ("a bright room", "copyright", "cleft", "he left-overs"[:2], "upright bass"):
-        assert not mentions_side([text])
-    rng = np.random.default_rng(0)
-    views = [sample_view(rng, Augment(), 8, 8, ["a", "on the left"]) for _ in range(50)]
-    assert not any(view.flipped for view in views)
-    flips = np.mean([sample_view(rng, Augment(), 8, 8, ["a"]).flipped for _ in range(1000)])
-    assert 0.45 < flips < 0.55
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """The prepare command interrupted and resumed, in several processes, and with bad options."""
 
+import io
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +21,9 @@ from prepare_inputs import (
 )
 
 from timix_jax.data.prepare.__main__ import main
+from timix_jax.data.prepare.shards import write_shard
+from timix_jax.data.prepare.tasks import Problem
+from timix_jax.data.records.manifest import read_manifest
 
 
 @pytest.fixture
@@ -201,6 +206,43 @@ def test_folder_that_no_source_can_name_is_refused(tmp_path, many, capsys):
     assert not (tmp_path / "a?b").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("a\nb", r"character '\n'"), ("a\x7f", r"character '\x7f'"), ("\udcff", "not UTF-8")],
+)
+@pytest.mark.parametrize("option", ["--out", "--name"])
+def test_names_that_cannot_be_opened_are_refused(tmp_path, many, capsys, option, name, what):
+    path = {"--out": tmp_path / name, "--name": name}[option]
+    assert_fails(capsys, [*many, f"--out={tmp_path / 'out'}", f"{option}={path}"], option, what)
+    assert not [
+        path.name for path in tmp_path.iterdir() if path.suffix != ".json" and path.name != "images"
+    ]
+
+
+def test_special_files_are_counted(tmp_path):
+    """Reading a FIFO waits for a writer; reading a device may never end."""
+    names = ("good.jpg", "fifo.jpg", "socket.jpg", "device.jpg", "folder.jpg")
+    argv = karpathy(tmp_path, [entry(name, "c") for name in names], {"good.jpg": picture(0)})
+    folder = tmp_path / "images"
+    os.mkfifo(folder / "fifo.jpg")
+    (folder / "device.jpg").symlink_to("/dev/zero")
+    (folder / "folder.jpg").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(folder / "socket.jpg"))  # a long path does not fit
+        assert main([*argv, f"--out={tmp_path / 'out'}"]) == 0
+    skipped = read_manifest(tmp_path / "out")["skipped"]
+    assert skipped["not a regular file"]["first"] == [
+        f"{name}: a FIFO, socket or device" for name in names[1:4]
+    ]
+    assert skipped["missing image"]["first"] == ["folder.jpg: Is a directory"]
+
+
+def test_home_folder_is_expanded(tmp_path, many, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main([*many, "--out=~/out", "--images=~/images"]) == 0
+    assert len(all_records(tmp_path / "out")) == 23
+
+
 @pytest.mark.parametrize("option", ["--file", "--images", "--out"])
 def test_prepare_is_local(option, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -210,3 +252,25 @@ def test_prepare_is_local(option, tmp_path, capsys, monkeypatch):
     assert f"argument {option}: 'gs://bucket/x' is not local" in line
     assert line.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+class Unidentified:
+    """A task whose problem quotes an object, as Pillow's messages do."""
+
+    size = 1
+
+    def states(self):
+        return ()
+
+    def fingerprint(self, states):
+        return ""
+
+    def items(self, states):
+        yield Problem("corrupt image", "at 0x1f.jpg", f"cannot identify {io.BytesIO()!r}: at 0x1f")
+
+
+def test_reasons_hold_no_addresses(tmp_path):
+    (tmp_path / ".prepare").mkdir()
+    receipt = write_shard(tmp_path / "0", Unidentified(), None, lambda count: None)
+    _, named = receipt.tally.skipped["corrupt image"]
+    assert named == ["at 0x1f.jpg: cannot identify <_io.BytesIO object>: at 0x1f"]

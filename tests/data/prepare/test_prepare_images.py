@@ -49,6 +49,80 @@ def test_rotated_images_are_stored_upright(tmp_path, orientation):
     assert np.abs(stored - expected).mean() < 2
 
 
+def spotted(orientation: int, kind: str) -> bytes:
+    """Encode a dark picture, 48 wide and 32 high as stored, whose upper left 16 x 8 pixels are bright."""
+    pixels = np.full((32, 48, 3), 30, np.uint8)
+    pixels[:8, :16] = 230
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, quality=95, exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP", "AVIF", "MPO"])
+def test_orientation_in_every_format(tmp_path, kind):
+    images = {f"{i}.x": spotted(i, kind) for i in range(1, 9)}
+    out = tmp_path / "out"
+    argv = karpathy(tmp_path, [entry(name, "c") for name in images], images)
+    assert main([*argv, f"--out={out}"]) == 0
+    corners = ((0, 0), (0, -1), (-1, -1), (-1, 0))  # which of them shows the spot, by orientation
+    for i, record in enumerate(all_records(out), start=1):
+        pixels = decode_image(record.image)
+        assert pixels.shape == ((32, 48, 3) if i < 5 else (48, 32, 3))
+        assert [c for c in corners if pixels[c].min() > 200] == [corners[(i - 1) % 4]]
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "WEBP", "AVIF", "MPO"])
+def test_boxes_stay_on_the_picture_in_every_orientation(tmp_path, kind):
+    box = [{"text": "spot", "box": [0, 0, 16, 8]}]
+    images = {f"{i}.x": spotted(i, kind) for i in range(10) if i or kind != "TIFF"}
+    argv = karpathy(tmp_path, [entry(name, "c", regions=box) for name in images], images)
+    out = tmp_path / "out"
+    assert main([*argv, f"--out={out}"]) == 0
+    for record in all_records(out):
+        assert record.regions == (Region("spot", (0, 0, 16, 8)),)
+        inside = np.zeros((32, 48), bool)
+        inside[:8, :16] = True
+        pixels = decode_image(record.image)
+        assert pixels[inside].mean() > 200 > 60 > pixels[~inside].mean()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "WEBP"])
+def test_bytes_are_kept_where_nothing_has_to_change(tmp_path, kind):
+    images = {f"{i}.x": spotted(i, kind) for i in (0, 1, 9)}
+    if kind == "JPEG":
+        good = images["1.x"]
+        images["garbage.x"] = good[:-2] + b"\x55" * 64 + good[-2:]
+        images["no end.x"] = good[:-2] + b"\0\0"
+        images["metadata.x"] = good[:2] + b"\xff\xee\0\x09Adobe\0\0" + good[2:]
+    out = tmp_path / "out"
+    argv = karpathy(tmp_path, [entry(name, "c") for name in images], images)
+    assert main([*argv, f"--out={out}"]) == 0
+    assert {record.key: record.image for record in all_records(out)} == images
+    assert read_manifest(out)["reencoded"] == 0
+
+
+def test_unusable_images_are_counted_with_the_same_words_each_time(tmp_path):
+    good = picture(0, 160, 96)
+    images = {
+        "cut.jpg": good[:-200] + b"\xff\xd9",
+        "postscript.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n",
+        "empty.png": b"",
+        "half.webp": picture(1, kind="WEBP")[:40],
+        "half.tif": picture(1, kind="TIFF")[:40],
+        "good.jpg": good,
+    }
+    argv = karpathy(tmp_path, [entry(name, "c") for name in images], images)
+    skipped = []
+    for out in (tmp_path / "out1", tmp_path / "out2"):
+        assert main([*argv, f"--out={out}"]) == 0
+        skipped.append(read_manifest(out)["skipped"])
+    assert skipped[0] == skipped[1]
+    assert skipped[0]["corrupt image"]["count"] == 5
+    assert "0x" not in str(skipped)
+
+
 def test_other_formats_become_jpeg(tmp_path):
     argv = karpathy(tmp_path, [entry("a.gif", "c")], {"a.gif": picture(0, kind="GIF")})
     assert main([*argv, f"--out={tmp_path / 'out'}"]) == 0

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from prepare_inputs import all_records, assert_fails, entry, karpathy, picture
 
 from timix_jax.data.prepare.__main__ import main
@@ -130,3 +131,32 @@ def test_malformed_entries_are_explained(tmp_path, capsys):
         'images[2]: "filepath" \'\' and "filename" None must be strings',
         'b.jpg: one of its "sentences" has no string "raw"',
     ]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "works"), [("latin-1", False), ("utf-8-sig", True), ("utf-16", True)]
+)
+def test_encoding_of_the_json(tmp_path, capsys, encoding, works):
+    entries = [entry("a.jpg", "café"), *(entry(f"{i}.jpg", "a long file") for i in range(1000))]
+    argv = [*karpathy(tmp_path, entries, {"a.jpg": picture(0)}), f"--out={tmp_path / 'out'}"]
+    file = tmp_path / "captions.json"
+    text = json.dumps({"images": entries}, ensure_ascii=False)
+    file.write_bytes(text.encode(encoding))
+    if works:
+        assert main(argv) == 0
+        assert all_records(tmp_path / "out")[0].captions == ("café",)
+    else:
+        assert_fails(capsys, argv, "not UTF-8 (0xe9 in byte", "iconv -f latin1")
+        assert main(argv) == 2
+        assert len(capsys.readouterr().err) < 300 + len(str(file))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"images": 1e400', "5", "null"])
+def test_broken_json_is_one_short_line(tmp_path, capsys, text):
+    argv = [*karpathy(tmp_path, [], {}), f"--out={tmp_path / 'out'}"]
+    (tmp_path / "captions.json").write_text(text)
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --json {tmp_path / 'captions.json'}: not ")
+    assert error.count("\n") == 1
+    assert len(error) < 300

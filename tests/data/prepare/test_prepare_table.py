@@ -76,3 +76,132 @@ def test_columns_with_the_same_name_are_refused(tmp_path, capsys):
     assert_fails(
         capsys, make_table(tmp_path, b"path,caption,caption\na.jpg,x,y\n"), "several columns"
     )
+
+
+@pytest.mark.parametrize(
+    ("suffix", "character", "name"),
+    [
+        (".csv", "\t", "tab"),
+        (".csv", ";", "semicolon"),
+        (".csv", "|", "pipe"),
+        (".tsv", ",", "comma"),
+    ],
+)
+def test_another_separator_is_named(tmp_path, capsys, suffix, character, name):
+    data = f"path{character} caption\na.jpg{character} a dog\n".encode()
+    argv = make_table(tmp_path, data, suffix=suffix)
+    assert_fails(capsys, argv, f"seem to be separated by a {name}: give --separator {name}")
+    headless = [*argv, "--no-header", "--path-column=0", "--caption-column=1"]
+    assert_fails(capsys, headless, f"seem to be separated by a {name}: give --separator {name}")
+    assert main([*argv, f"--separator={name}"]) == 0
+    assert main([*argv, f"--separator={character}", "--workers=2"]) == 0  # the same command
+    assert all_records(tmp_path / "out")[0].captions == ("a dog",)
+
+
+@pytest.mark.parametrize("text", ["", "ab", "\n", '"', "commas"])
+def test_separator_is_one_character(tmp_path, capsys, text):
+    argv = make_table(tmp_path, b"path,caption\na.jpg,x\n", f"--separator={text}")
+    assert_fails(capsys, argv, "argument --separator", "semicolon")
+
+
+@pytest.mark.parametrize(
+    ("header", "captions"),
+    [
+        ("filepath,title", ("first",)),
+        ("FilePath,TITLE", ("first",)),
+        ("\ufefffilepath,title", ("first",)),
+        ("url,caption", ("first",)),
+        ('image,"text"', ("first",)),
+        ("file_name, text ", ("first",)),
+        ("path,title,caption,filepath", ("second",)),  # in order of preference
+        ("filepath,text,title,url", ("second",)),
+        ("url,caption,title,path", None),  # path is no file here
+    ],
+)
+def test_usual_column_names_need_no_option(tmp_path, capsys, header, captions):
+    row = ["a.jpg", "first", "second", "b.jpg"][: header.count(",") + 1]
+    argv = make_table(tmp_path, f"{header}\n{','.join(row)}\n".encode())
+    assert main(argv) == 0
+    (record,) = all_records(tmp_path / "out")
+    assert (record.key, record.captions) == (
+        ("a.jpg", captions) if captions else ("b.jpg", ("first",))
+    )
+
+
+def test_given_columns_have_no_substitute(tmp_path, capsys):
+    argv = make_table(tmp_path, b"filepath,title\na.jpg,x\n")
+    assert_fails(capsys, [*argv, "--path-column=image"], "--path-column image: not in", "filepath")
+    assert_fails(capsys, [*argv, "--caption-column=caption"], "--caption-column caption: not in")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "place"), [("latin-1", "0xe9 in line 2"), ("utf-16", "in line 1")]
+)
+def test_table_in_another_encoding_is_refused(tmp_path, capsys, encoding, place):
+    argv = make_table(tmp_path, "path,caption\na.jpg,café\n".encode(encoding))
+    assert_fails(
+        capsys, argv, "not UTF-8", place, f"iconv -f {encoding.replace('latin-', 'latin')}"
+    )
+
+
+def test_absolute_paths_below_the_image_folder(tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path)
+    (tmp_path / "outside").symlink_to("/etc")
+    paths = [
+        tmp_path / "a.jpg",
+        "a.jpg",
+        link / "a.jpg",
+        f"/{tmp_path}/b.jpg",
+        f"{tmp_path}/./b.jpg",
+    ]
+    refused = [
+        "/etc/passwd",
+        tmp_path,
+        link / ".." / "a.jpg",
+        f"{tmp_path}/../{tmp_path.name}/a.jpg",
+    ]
+    refused += [f"{tmp_path}x/a.jpg", tmp_path.parent / "a.jpg", "/a\\..\\b.jpg", "/"]
+    data = "path,caption\n" + "".join(f"{path},{i}\n" for i, path in enumerate(paths + refused))
+    for folder in (tmp_path, link):
+        out = tmp_path / f"out-{folder.name}"
+        argv = [*make_table(tmp_path, data.encode()), f"--images={folder}", f"--out={out}"]
+        assert main(argv) == 0
+        got = {record.key: record.captions for record in all_records(out)}
+        assert got == {"a.jpg": ("0", "1", "2"), "b.jpg": ("3", "4")}
+        skipped = read_manifest(out)["skipped"]
+        assert {reason: found["count"] for reason, found in skipped.items()} == {
+            "unsafe path": len(refused)
+        }
+        assert skipped["unsafe path"]["first"][0] == "/etc/passwd: line 7"
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (
+            "../a.jpg,x\nb\n",
+            "none of its 2 rows is usable; the first: unsafe path ../a.jpg: line 2",
+        ),
+        ("b\n../a.jpg,x\n", "the first: malformed row line 2: 1 cells, expected 2"),
+        (" ,x\n", "none of its 1 rows is usable; the first: malformed row line 2: no path"),
+        ("https://a.com/b.jpg,x\n", "URL instead of a path https://a.com/b.jpg: line 2; download"),
+        ("/etc/passwd,x\n", "unsafe path /etc/passwd: line 2"),
+        ("", "has no rows"),
+    ],
+)
+def test_no_usable_row_names_the_first_reason(tmp_path, capsys, rows, reason):
+    assert_fails(capsys, make_table(tmp_path, f"path,caption\n{rows}".encode()), reason)
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_tables(tmp_path, capsys):
+    argv = make_table(tmp_path, b"path,caption\na.jpg,x\n")
+    (tmp_path / "u.csv").write_text("title,filepath\nbad\ny,b.jpg\nz,a.jpg\n")
+    assert main([*argv, f"--file={tmp_path}/*.csv"]) == 0
+    got = {record.key: record.captions for record in all_records(tmp_path / "out")}
+    assert got == {"a.jpg": ("x", "z"), "b.jpg": ("y",)}
+    skipped = read_manifest(tmp_path / "out")["skipped"]
+    assert skipped["malformed row"]["first"] == ["u.csv line 2: 1 cells, expected 2"]
+    assert_fails(capsys, [*argv, f"--file={tmp_path}/*.tsv"], "*.tsv: no such file")
+    assert_fails(capsys, argv[:2] + argv[3:], "--images: give the folder of the paths")

@@ -1,6 +1,7 @@
 """The prepare command's format `webdataset`: tar files that are valid, damaged or forged."""
 
 import gzip
+import io
 import os
 import tarfile
 import time
@@ -171,3 +172,45 @@ def test_braces_that_name_too_many_files_are_refused(tmp_path, capsys, braces):
     )
     assert time.monotonic() - start < 60
     assert len(expand_braces("{0..999}{1..1000}")) == 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("extension", "kind"),
+    [
+        ("gif", "GIF"), ("bmp", "BMP"), ("tif", "TIFF"), ("tiff", "TIFF"), ("avif", "AVIF"),
+        ("jfif", "JPEG"), ("jpe", "JPEG"), ("jp2", "JPEG2000"), ("ppm", "PPM"), ("JPG", "JPEG"),
+    ],
+)  # fmt: skip
+def test_images_of_other_names_become_jpeg(tmp_path, extension, kind):
+    image = picture(0, kind=kind)
+    write_tar(tmp_path / "0.tar", [(f"0.{extension}", image), ("0.txt", b"c")])
+    out = tmp_path / "out"
+    assert main(["webdataset", f"--shards={tmp_path}/0.tar", f"--out={out}", "--workers=1"]) == 0
+    (record,) = all_records(out)
+    assert record.image.startswith(b"\xff\xd8\xff")
+    assert (record.image == image) == (kind == "JPEG")
+
+
+def test_tar_of_a_folder_has_plain_keys(tmp_path):
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for name, data in (*GOOD, ("sub/0.jpg", picture(1)), ("sub/0.txt", b"d"), ("._0.jpg", b"x")):
+        (tmp_path / "in" / name).write_bytes(data)
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        tar.add(tmp_path / "in", ".")  # as tar -C in -cf 0.tar .
+        for name, data in (("./a/.//1.jpg", picture(2)), ("a/1.txt", b"e")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    with tarfile.open(tmp_path / "0.tar") as tar:
+        assert "." in tar.getnames()
+        assert "./0.jpg" in tar.getnames()
+    regions = tmp_path / "r.jsonl"
+    line = '{"key": "%s", "regions": [{"text": "ear", "box": [0, 0, 4, 4]}]}\n'
+    regions.write_text("".join(line % key for key in ("0", "./sub/0.jpg", "a//1")))
+    out = tmp_path / "out"
+    argv = ["webdataset", f"--shards={tmp_path}/0.tar", f"--out={out}", f"--regions={regions}"]
+    assert main([*argv, "--workers=1"]) == 0
+    got = {record.key: len(record.regions) for record in all_records(out)}
+    assert got == {"0": 1, "sub/0": 1, "a/1": 1}
+    skipped = read_manifest(out)["skipped"]
+    assert skipped == {"hidden file": {"count": 1, "first": ["0.tar/./._0.jpg"]}}

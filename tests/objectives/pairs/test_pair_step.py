@@ -62,7 +62,11 @@ def one_step(kind, reduction, mesh, mixed):
 
 
 @pytest.mark.parametrize(
-    ("kind", "method", "mixed"), [("softmax", "ring", True), ("sigmoid", "gather", False)]
+    ("kind", "method", "mixed"),
+    [
+        pytest.param("softmax", "ring", True, marks=pytest.mark.slow),
+        ("sigmoid", "gather", False),
+    ],
 )
 def test_a_step_is_the_same(kind, method, mixed):
     want_metrics, start, want = one_step(kind, DENSE, make_mesh(jax.devices()[:1]), mixed)

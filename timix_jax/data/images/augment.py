@@ -15,6 +15,7 @@ from timix_jax.data.images.randaugment import (
     move_boxes,
     sample_operations,
 )
+from timix_jax.data.images.side_words import mentions_side
 from timix_jax.data.images.transforms import Crop
 from timix_jax.errors import UserError
 
@@ -26,7 +27,7 @@ class Augment:
     Attributes:
       crop_min: smallest share of the area that RandomResizedCrop keeps; 1 = the whole image.
       crop_ratio: smallest and largest width / height of the crop.
-      flip: mirror half of the images, except those whose text mentions left or right.
+      flip: mirror half of the images, except those whose text names left or right; see `side_words`.
       randaugment: operations per image; 0 = none.
       magnitude: strength of the operations, 0 to 10.
       operations: operations that RandAugment draws from; see `randaugment`.
@@ -79,7 +80,7 @@ def sample_view(
         crop = transforms.sample_crop(
             rng, height, width, scale=(augment.crop_min, 1.0), ratio=augment.crop_ratio
         )
-    flipped = augment.flip and rng.random() < 0.5 and not transforms.mentions_side(texts)
+    flipped = augment.flip and rng.random() < 0.5 and not mentions_side(texts)
     operations: tuple[Operation, ...] = ()
     if augment.randaugment:
         operations = sample_operations(

@@ -6,23 +6,34 @@ pixels of the stored image.
 """
 
 import io
+import re
 import warnings
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
-import simplejpeg
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
+from timix_jax.data.images import jpeg
+from timix_jax.data.images.orientation import UPRIGHT, read_orientation, undo_rotation
+from timix_jax.data.images.strip_metadata import PNG_MAGIC, strip_jpeg, strip_png
+from timix_jax.data.images.to_rgb import to_rgb
 from timix_jax.data.records.schema import CorruptExample
 
-_JPEG_MAGIC = b"\xff\xd8\xff"
+# Named, since Pillow also opens formats that start a program, such as Ghostscript for EPS, which no
+# downloaded file may do. All of these are decoded in this process. JPEG includes MPO.
+FORMATS = (
+    "JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "QOI", "TGA",
+    "PCX", "SGI", "DDS",
+)  # fmt: skip
 _MAX_PIXELS = (
     2 * 89_478_485
 )  # Pillow's hard limit, against forged headers that would fill the memory
-_RGB_COLORSPACES = (
-    "YCbCr",
-    "RGB",
-    "Gray",
-)  # Pillow handles CMYK, which libjpeg-turbo cannot convert
+_RGB_COLORSPACES = ("YCbCr", "RGB", "Gray")
+_IMAGE_WIDTH, _IMAGE_LENGTH = 256, 257  # TIFF tags
+
+T = TypeVar("T")
 
 
 def image_size(data: bytes, key: str = "image") -> tuple[int, int]:
@@ -31,14 +42,20 @@ def image_size(data: bytes, key: str = "image") -> tuple[int, int]:
     Raises:
       CorruptExample: the header cannot be read; the error names `key`.
     """
-    if data.startswith(_JPEG_MAGIC):
+    if jpeg.is_jpeg(data):
         try:
-            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-            return height, width
+            return jpeg.jpeg_header(data)[:2]
         except ValueError:
             pass  # an unusual JPEG: let Pillow decide
-    image = _open(data, key)
-    return image.height, image.width
+    return _read(data, key, _stored_size)
+
+
+def image_orientation(data: bytes) -> int:
+    """Return the EXIF orientation, 1 (upright) to 8, of an encoded image; 1 if it cannot be read."""
+    try:
+        return _read(data, "", read_orientation)
+    except CorruptExample:
+        return UPRIGHT
 
 
 def decode_image(
@@ -47,7 +64,7 @@ def decode_image(
     """Decode an image.
 
     Args:
-      data: a JPEG, PNG, WebP or other file that Pillow reads.
+      data: a file of one of `FORMATS`; of several frames, the first counts.
       key: names the image in the error.
       min_height: together with `min_width`, allows decoding a JPEG at 1/2, 1/4 or 1/8 of its size as
         long as the result has at least this many rows and columns. 0: full size.
@@ -57,75 +74,96 @@ def decode_image(
       uint8 (H, W, 3) RGB.
 
     Raises:
-      CorruptExample: the bytes are truncated, damaged or not an image.
+      CorruptExample: the bytes are truncated, damaged or not an image of a supported format.
     """
-    if data.startswith(_JPEG_MAGIC):
-        pixels = _decode_jpeg(data, key, min_height, min_width)
-        if pixels is not None:
-            return pixels
-    image = _open(data, key)
-    try:
-        return np.asarray(_to_rgb(image), np.uint8)
-    except Exception as error:  # Pillow's plugins pass on any exception of their parsers
-        raise CorruptExample(key, f"cannot be decoded: {_one_line(error)}") from error
+    if jpeg.is_jpeg(data):
+        return _decode_jpeg(data, key, min_height, min_width)
+    return _read(data, key, _stored_pixels)
 
 
-def _decode_jpeg(data: bytes, key: str, min_height: int, min_width: int) -> np.ndarray | None:
-    """Return RGB pixels, or None for a kind of JPEG that libjpeg-turbo cannot convert to RGB."""
+def _decode_jpeg(data: bytes, key: str, min_height: int, min_width: int) -> np.ndarray:
     try:
-        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colorspace = jpeg.jpeg_header(data)
     except ValueError:
-        return None
+        return _decode_unusual_jpeg(data, key)
     if height * width > _MAX_PIXELS:
         raise CorruptExample(key, f"{width}x{height} pixels, above the limit of {_MAX_PIXELS}")
-    if colorspace not in _RGB_COLORSPACES:
-        return None
-    # Only powers of two have a fast inverse DCT. Without both bounds the size is kept.
-    scaled = (
-        {"min_height": min_height, "min_width": min_width, "min_factor": 2}
-        if min_height > 0 and min_width > 0
-        else {}
-    )
     try:
-        return simplejpeg.decode_jpeg(data, **scaled)
+        if colorspace in _RGB_COLORSPACES:
+            return jpeg.decode_jpeg(data, min_height=min_height, min_width=min_width)
+        if colorspace in jpeg.CMYK:  # Pillow converts it, but does not notice a scan cut short
+            jpeg.decode_jpeg(data, "CMYK")
     except ValueError as error:
         raise CorruptExample(key, f"cannot be decoded: {_one_line(error)}") from error
+    return _read(data, key, _stored_pixels)
 
 
-def _open(data: bytes, key: str) -> Image.Image:
+def _decode_unusual_jpeg(data: bytes, key: str) -> np.ndarray:
+    """Decode a kind of JPEG that simplejpeg does not know, through Pillow."""
+    pixels = _read(data, key, _stored_pixels)
+    try:
+        longer = jpeg.lengthen_scan(data)
+    except ValueError as error:
+        raise CorruptExample(key, f"cannot be decoded: {_one_line(error)}") from error
+    if not np.array_equal(pixels, _read(longer, key, _stored_pixels)):
+        raise CorruptExample(key, "cannot be decoded: a scan is cut short")
+    return pixels
+
+
+def _read(data: bytes, key: str, read: Callable[[Image.Image], T]) -> T:
+    """Return what `read` returns for the image opened by Pillow, despite damaged metadata."""
+    try:
+        return _read_unchanged(data, key, read)
+    except CorruptExample as error:
+        stripped = _without_metadata(data)
+        if stripped is None:
+            raise
+        try:
+            return _read_unchanged(stripped, key, read)
+        except CorruptExample:
+            raise error from None
+
+
+def _read_unchanged(data: bytes, key: str, read: Callable[[Image.Image], T]) -> T:
     try:
         with warnings.catch_warnings():
             # Large photographs are legitimate; Pillow still raises an error beyond twice its limit.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise CorruptExample(key, f"{len(data)} bytes of no known image format") from error
-    except Exception as error:  # see decode_image
+        known = ", ".join(FORMATS)
+        raise CorruptExample(key, f"{len(data)} bytes of no supported format ({known})") from error
+    except Exception as error:  # Pillow's plugins pass on any exception of their parsers
         raise CorruptExample(key, f"not a readable image: {_one_line(error)}") from error
+    try:
+        with image:
+            return read(image)
+    except Exception as error:  # see above
+        raise CorruptExample(key, f"cannot be decoded: {_one_line(error)}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow's conversion clips instead of scaling
-        return Image.fromarray((_sixteen_bits(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+def _without_metadata(data: bytes) -> bytes | None:
+    try:
+        if jpeg.is_jpeg(data):
+            return strip_jpeg(data)
+        return strip_png(data) if data.startswith(PNG_MAGIC) else None
+    except ValueError:
+        return None
 
 
-def _sixteen_bits(image: Image.Image) -> np.ndarray:
-    """Return integers (H, W) from 0 to 65535. Raises ValueError for 32-bit values of unknown range."""
-    values = np.asarray(image)
-    if image.mode == "I" and image.format != "PPM":  # Pillow scales PPM files to 16 bits
-        low, high = int(values.min()), int(values.max())
-        # Values up to 255 may be 8-bit ones in wide storage, which the shift would turn black.
-        if low < 0 or not 255 < high <= 0xFFFF:
-            raise ValueError(f"32-bit grey values of {low} to {high}, not plainly 8 or 16 bits")
-    return values
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    if isinstance(image, TiffImageFile):  # Pillow gives the size after rotating it
+        return image.tag_v2[_IMAGE_LENGTH], image.tag_v2[_IMAGE_WIDTH]
+    return image.height, image.width
+
+
+def _stored_pixels(image: Image.Image) -> np.ndarray:
+    # Pillow rotates TIFF files upright as it loads them, and no other format.
+    orientation = read_orientation(image) if isinstance(image, TiffImageFile) else UPRIGHT
+    return undo_rotation(to_rgb(image), orientation)
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    """Return the error's text without memory addresses, which differ from run to run."""
+    text = re.sub(r"(?: object)? at 0x[0-9a-fA-F]+", "", str(error))
+    return " ".join(text.split()) or type(error).__name__

@@ -5,8 +5,6 @@ Random functions take their generator as an argument.
 """
 
 import math
-import re
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -16,7 +14,6 @@ import numpy as np
 MIN_AREA_KEPT = 0.5
 _BORDER = cv2.BORDER_REPLICATE | cv2.BORDER_ISOLATED  # pixels outside the crop are not read
 _MAX_SMOOTHED_SHRINK = 2.0  # beyond this reduction three taps no longer prevent aliasing
-_SIDE_WORDS = re.compile(r"\b(?:left|right)(?:most|hand|handed|ward|wards)?\b", re.IGNORECASE)
 
 
 class Crop(NamedTuple):
@@ -128,11 +125,6 @@ def flip(image: np.ndarray) -> np.ndarray:
 def flip_boxes(boxes: np.ndarray) -> np.ndarray:
     """Mirror boxes (..., 4) left to right."""
     return np.stack([1 - boxes[..., 2], boxes[..., 1], 1 - boxes[..., 0], boxes[..., 3]], -1)
-
-
-def mentions_side(texts: Sequence[str]) -> bool:
-    """Return True if a text mentions left or right, which mirroring the image would make false."""
-    return any(_SIDE_WORDS.search(text) for text in texts)
 
 
 def crop_boxes(boxes: np.ndarray, crop: Crop) -> np.ndarray:

@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from absl import logging
 
 from timix_jax.data.prepare.pool import map_shards
 from timix_jax.data.prepare.shards import (
+    NAMED_PER_REASON,
     STATE_FOLDER,
     Receipt,
     Tally,
@@ -19,7 +20,8 @@ from timix_jax.data.prepare.shards import (
     merge_tallies,
     write_shard,
 )
-from timix_jax.data.prepare.tasks import ShardTask
+from timix_jax.data.prepare.side_keys import Matches
+from timix_jax.data.prepare.tasks import READ_ERROR, ShardTask, replace_lone_surrogates
 from timix_jax.data.records.manifest import MANIFEST, shard_name, write_manifest
 from timix_jax.errors import UserError
 from timix_jax.runtime.atomic_write import atomic_write_bytes
@@ -49,6 +51,7 @@ def prepare(
     command: Mapping[str, Any],
     max_size: int | None = None,
     workers: int = 1,
+    side_keys: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Write one shard per task, then the manifest. The output does not depend on `workers`.
 
@@ -61,13 +64,15 @@ def prepare(
       command: what identifies the work (JSON values); kept in the folder and the manifest.
       max_size: longest side of a stored image in pixels; larger ones are shrunk.
       workers: number of processes.
+      side_keys: all keys of the side file; the manifest counts those that fit no example.
 
     Returns:
       The manifest.
 
     Raises:
       UserError: the folder belongs to another command, another process is writing to it, the inputs
-        of a finished data set have changed, or no example was usable.
+        of a finished data set have changed, an input cannot be read now, a key of the side file fits
+        several examples, or no example was usable.
     """
     command = {**command, "max_size": max_size, "num_shards": len(tasks)}
     with _claim_folder(out, command):
@@ -85,6 +90,9 @@ def prepare(
             )
         if len(todo) < len(jobs):
             logging.info("%s: keeping %d of %d shards", out, len(jobs) - len(todo), len(jobs))
+        matches = Matches()
+        for receipt in filter(None, receipts):
+            matches.add((receipt.matches or {}).items())
         sizes = [tasks[i].size for i in todo]
         written = map_shards(
             _write_shard,
@@ -92,10 +100,14 @@ def prepare(
             workers=workers,
             total=None if None in sizes else sum(filter(None, sizes)),
             title=name,
+            on_result=lambda receipt: matches.add((receipt.matches or {}).items()),
         )
         for index, receipt in zip(todo, written, strict=True):
             receipts[index] = receipt
-        return _write_manifest(out, name, command, [r for r in receipts if r is not None])
+        done = [receipt for receipt in receipts if receipt is not None]
+        known = all(receipt.matches is not None for receipt in done)
+        unmatched = [key for key in side_keys if known and key not in matches.examples]
+        return _write_manifest(out, name, command, done, unmatched)
 
 
 def _finished_receipts(jobs: Sequence[_Job], workers: int) -> list[Receipt | None]:
@@ -107,9 +119,20 @@ def _finished_receipts(jobs: Sequence[_Job], workers: int) -> list[Receipt | Non
 
 
 def _write_manifest(
-    out: Path, name: str, command: Mapping[str, Any], receipts: Sequence[Receipt]
+    out: Path,
+    name: str,
+    command: Mapping[str, Any],
+    receipts: Sequence[Receipt],
+    unmatched: list[str],
 ) -> dict[str, Any]:
     tally = merge_tallies(receipt.tally for receipt in receipts)
+    if READ_ERROR in tally.skipped:
+        count, named = tally.skipped[READ_ERROR]
+        more = f" (and {count - 1} more)" if count > 1 else ""
+        raise UserError(
+            f"--out {out}: not finished, cannot read {named[0]}{more}; repair or leave out what cannot be read, then "
+            "the same command continues"
+        )
     if not any(receipt.summary.examples for receipt in receipts):
         reasons = "; ".join(
             f"{count} {reason} ({named[0]})"
@@ -129,8 +152,16 @@ def _write_manifest(
         reencoded=tally.reencoded,
         skipped=_reason_entries(tally.skipped),
         dropped=_reason_entries(tally.dropped),
+        noted=_reason_entries(tally.noted | _note_unmatched(unmatched)),
         command=dict(command),
     )
+
+
+def _note_unmatched(keys: list[str]) -> dict[str, tuple[int, list[str]]]:
+    if not keys:
+        return {}
+    named = [replace_lone_surrogates(key) for key in keys[:NAMED_PER_REASON]]
+    return {"region key that fits no example": (len(keys), named)}
 
 
 def _size_entries(tally: Tally) -> dict[str, int]:

@@ -1,12 +1,15 @@
 """The format `karpathy` (COCO, Flickr8k, Flickr30k): a JSON file of captions and a folder of images."""
 
+import argparse
 import collections
-import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from timix_jax.data.prepare.json_file import read_json
+from timix_jax.data.prepare.options import Format, image_folder, local_path, side_regions
 from timix_jax.data.prepare.regions import parse_regions
+from timix_jax.data.prepare.side_keys import Matches, find_regions
 from timix_jax.data.prepare.tasks import (
     ListedExample,
     ListedTask,
@@ -39,7 +42,8 @@ def karpathy_tasks(
       num_shards: see `listed_tasks`.
 
     Raises:
-      UserError: the file is missing or has another form, or has no example of these splits.
+      UserError: the file is missing or has another form, has no example of these splits, or a key of
+        the side file fits several of its images.
     """
     entries = _read(file)
     found = collections.Counter(str(entry.get("split")) for entry in entries)
@@ -47,16 +51,20 @@ def karpathy_tasks(
         if split not in found:
             have = ", ".join(f"{name} ({count})" for name, count in sorted(found.items()))
             raise UserError(f"--split {split}: not in {file}, which has {have or 'no images'}")
+    matches = Matches()
     examples: dict[str, ListedExample] = {}
     problems: list[Problem] = []
     for index, entry in enumerate(entries):
-        if str(entry.get("split")) not in splits:
-            continue
+        selected = str(entry.get("split")) in splits
         try:
             listed = _parse_entry(entry, images, regions)
         except ValueError as error:
             name = str(entry.get("filename", f"images[{index}]"))
-            problems.append(Problem("malformed entry", name, str(error)[:200]))
+            if selected:
+                problems.append(Problem("malformed entry", name, str(error)[:200]))
+            continue
+        matches.add(listed.matches)  # other splits may have an image of the same file name
+        if not selected:
             continue
         if is_unsafe_path(listed.key):
             problems.append(Problem("unsafe path", listed.key))
@@ -64,23 +72,26 @@ def karpathy_tasks(
         before = examples.get(listed.key)
         examples[listed.key] = _merge_entries(before, listed) if before else listed
     if not examples:
-        reason, key, detail, _ = problems[0]
         raise UserError(
             f"--json {file}: none of the {len(problems)} entries of --split {','.join(splits)} is usable; "
-            f"the first: {reason} {key}: {detail}".removesuffix(": ")
+            f"the first: {problems[0]}"
         )
     return listed_tasks(list(examples.values()), problems, num_shards)
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
-    try:
-        entries = json.loads(file.read_bytes())["images"]
-    except OSError as error:
-        raise UserError(f"--json {file}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    content = read_json("--json", file)
+    if not isinstance(content, dict) or "images" not in content:
+        raise UserError(f'--json {file}: not a Karpathy-style {{"images": […]}}')
+    if "annotations" in content:
+        boxes = any(
+            "bbox" in entry for entry in content["annotations"] or () if isinstance(entry, dict)
+        )
+        options = f"--captions FILE --instances {file}" if boxes else f"--captions {file}"
         raise UserError(
-            f'--json {file}: not a Karpathy-style {{"images": […]}}: {error!r}'
-        ) from error
+            f"--json {file}: an annotation file of COCO, not a Karpathy split; read it with: prepare coco {options}"
+        )
+    entries = content["images"]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f'--json {file}: "images" must be a list of objects')
     return entries
@@ -101,8 +112,8 @@ def _parse_entry(
     captions = tuple(map(_caption, sentences))
     key = str(PurePosixPath(folder, name))
     own = parse_regions(entry.get("regions") or [])
-    side = regions.get(key) or regions.get(name, ())
-    return ListedExample(key, images / key, captions, own + side)
+    side, matches = find_regions(regions, key, (key, name))
+    return ListedExample(key, images / key, captions, own + side, matches)
 
 
 def _caption(sentence: Any) -> str:
@@ -116,3 +127,22 @@ def _merge_entries(first: ListedExample, second: ListedExample) -> ListedExample
     """Merge two entries of one image, which as separate examples would be negatives of each other."""
     regions = dict.fromkeys(first.regions + second.regions)  # both include the side file's regions
     return first._replace(captions=first.captions + second.captions, regions=tuple(regions))
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=local_path, required=True, help="the captions file")
+    parser.add_argument("--images", type=local_path, required=True, help="image folder")
+    parser.add_argument("--split", required=True, help="one or more, such as train,restval")
+
+
+def _tasks(args: argparse.Namespace) -> list[ListedTask]:
+    return karpathy_tasks(
+        args.json,
+        image_folder(args),
+        splits=tuple(args.split.split(",")),
+        regions=side_regions(args),
+        num_shards=args.num_shards,
+    )
+
+
+FORMAT = Format("Karpathy-style JSON and image folder", _add_options, _tasks)

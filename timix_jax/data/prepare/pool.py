@@ -61,6 +61,7 @@ def map_shards(
     total: int | None,
     title: str,
     unit: str = "examples",
+    on_result: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
     """Apply `function(argument, progress)` to every argument; results are in the same order.
 
@@ -71,6 +72,7 @@ def map_shards(
       total: number of units for the progress bar, or None.
       title: title of the progress bar.
       unit: what `progress` counts.
+      on_result: called with each result as soon as it is there, in any order; an error stops the work.
 
     Raises:
       UserError: a worker process died. Exceptions of the function are passed on.
@@ -78,7 +80,11 @@ def map_shards(
     interval = 0.1 if sys.stderr.isatty() else _LOG_SECONDS
     with tqdm(total=total, desc=title, unit=f" {unit}", mininterval=interval) as bar:
         if workers == 1 or len(arguments) <= 1:
-            return [function(argument, bar.update) for argument in arguments]
+            results = []
+            for argument in arguments:
+                results.append(function(argument, bar.update))
+                on_result(results[-1])
+            return results
         # "spawn", because ArrayRecord's threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
         done = context.Value("q", 0)
@@ -94,7 +100,7 @@ def map_shards(
                 )
                 bar.update(done.value - bar.n)
                 for future in finished:
-                    future.result()
+                    on_result(future.result())
             return [future.result() for future in futures]
 
 

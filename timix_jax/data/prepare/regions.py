@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from timix_jax.data.prepare.tasks import Problem, tidy
+from timix_jax.data.prepare.side_keys import normal_key
+from timix_jax.data.prepare.tasks import Problem, file_state, tidy
 from timix_jax.data.records.schema import Region
 from timix_jax.errors import UserError
 
@@ -41,7 +42,6 @@ def _parse_region(entry: Any) -> Region:
     return Region(text, (x, y, width, height))
 
 
-@functools.cache
 def read_regions(path: Path) -> dict[str, tuple[Region, ...]]:
     """Read a side file: JSON lines, or a JSON list, of `{"key" or "file": …, "regions": […]}`.
 
@@ -50,6 +50,12 @@ def read_regions(path: Path) -> dict[str, tuple[Region, ...]]:
     Raises:
       UserError: the file cannot be read, or an entry is malformed.
     """
+    return _read_regions(path, file_state(path))
+
+
+@functools.lru_cache(maxsize=1)
+def _read_regions(path: Path, state: str) -> dict[str, tuple[Region, ...]]:
+    del state  # part of the cache's key
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -62,6 +68,7 @@ def read_regions(path: Path) -> dict[str, tuple[Region, ...]]:
             key = entry.get("key", entry.get("file"))
             if not isinstance(key, str):
                 raise ValueError('has neither "key" nor "file"')
+            key = normal_key(key)
             regions[key] = regions.get(key, ()) + parse_regions(entry.get("regions"))
         except ValueError as error:
             raise UserError(f"--regions {path}: {where}: {error}") from error

@@ -7,12 +7,20 @@ inputs. It is written after the shard, so an interruption at any moment only lea
 import collections
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from timix_jax.data.prepare.cleaning import clean
-from timix_jax.data.prepare.tasks import Problem, ShardTask, replace_lone_surrogates
+from timix_jax.data.prepare.side_keys import Matches
+from timix_jax.data.prepare.tasks import (
+    READ_ERROR,
+    Note,
+    Problem,
+    ShardTask,
+    replace_lone_surrogates,
+)
 from timix_jax.data.records.manifest import ShardSummary, sha256_file
 from timix_jax.data.records.writer import RecordWriter
 from timix_jax.runtime.atomic_write import atomic_write_bytes
@@ -20,21 +28,30 @@ from timix_jax.runtime.atomic_write import atomic_write_bytes
 STATE_FOLDER = ".prepare"
 NAMED_PER_REASON = 20
 
+# Libraries put objects into their messages; an address would differ between two runs.
+_ADDRESS = re.compile(r"(<[^<>]*) at 0x[0-9a-fA-F]+>")
+
 
 class Tally(NamedTuple):
-    """Counts for one shard or several; `skipped` and `dropped` map a reason to (count, first few)."""
+    """Counts for one shard or several; the last three map a reason to (count, first few)."""
 
     sizes: tuple[int, int, int, int] | None = None  # min width, min height, max width, max height
     reencoded: int = 0
     skipped: dict[str, tuple[int, list[str]]] = {}  # noqa: RUF012 - never mutated
     dropped: dict[str, tuple[int, list[str]]] = {}  # noqa: RUF012
+    noted: dict[str, tuple[int, list[str]]] = {}  # noqa: RUF012
 
 
 class Receipt(NamedTuple):
-    """A finished shard."""
+    """A finished shard.
+
+    `matches` maps keys of the side file to the examples that they fit; None: written by an earlier
+    version, which did not store them.
+    """
 
     summary: ShardSummary
     tally: Tally
+    matches: dict[str, str] | None
 
 
 def merge_tallies(tallies: Iterable[Tally]) -> Tally:
@@ -48,6 +65,7 @@ def merge_tallies(tallies: Iterable[Tally]) -> Tally:
             total.reencoded + tally.reencoded,
             _merge_reasons(total.skipped, tally.skipped),
             _merge_reasons(total.dropped, tally.dropped),
+            _merge_reasons(total.noted, tally.noted),
         )
     return total
 
@@ -65,11 +83,12 @@ def _merge_reasons(
     }
 
 
-def _tally_problems(problems: Iterable[Problem]) -> dict[str, tuple[int, list[str]]]:
+def _tally_problems(problems: Iterable[Problem | Note]) -> dict[str, tuple[int, list[str]]]:
     named = collections.defaultdict(list)
     for problem in problems:
+        detail = _ADDRESS.sub(r"\1>", problem.detail)
         named[problem.reason].append(
-            replace_lone_surrogates(f"{problem.key}: {problem.detail}").removesuffix(": ")
+            replace_lone_surrogates(f"{problem.key}: {detail}").removesuffix(": ")
         )
     return {reason: (len(n), n[:NAMED_PER_REASON]) for reason, n in sorted(named.items())}
 
@@ -77,24 +96,33 @@ def _tally_problems(problems: Iterable[Problem]) -> dict[str, tuple[int, list[st
 def write_shard(
     path: Path, task: ShardTask, max_size: int | None, progress: Callable[[int], None]
 ) -> Receipt:
-    """Read, clean and write one shard and its receipt.
+    """Read, clean and write one shard and its receipt; none if something could not be read now.
 
     Args:
       path: the shard.
       task: its inputs.
       max_size: see `clean`.
       progress: called with the number of examples processed since the last call.
+
+    Raises:
+      UserError: a key of the side file fits several examples.
     """
-    fingerprint = task.fingerprint()  # taken first, so that inputs changed meanwhile are read again
+    states = task.states()  # taken first, so that inputs changed meanwhile are read again
     problems: list[Problem] = []
+    notes: list[Note] = []
+    matches = Matches()
     sizes: list[tuple[int, int]] = []
     reencoded = 0
     with RecordWriter(path) as writer:
-        for item in task.items():
+        for item in task.items(states):
+            if isinstance(item, Note):
+                notes.append(item)
+                continue
             progress(1)
             if isinstance(item, Problem):
                 problems.append(item)
                 continue
+            matches.add(item.matches)
             cleaned = clean(item, max_size)
             problems.extend(cleaned.problems)
             if cleaned.record is None:
@@ -107,15 +135,18 @@ def write_shard(
         reencoded,
         _tally_problems(p for p in problems if p.skipped),
         _tally_problems(p for p in problems if not p.skipped),
+        _tally_problems(notes),
     )
     receipt = {
-        "fingerprint": fingerprint,
+        "fingerprint": task.fingerprint(states),
         "max_size": max_size,
         "summary": dataclasses.asdict(writer.summary),
         "tally": tally._asdict(),
+        "matches": matches.examples,
     }
-    atomic_write_bytes(_receipt_path(path), json.dumps(receipt).encode())
-    return Receipt(writer.summary, tally)
+    if READ_ERROR not in tally.skipped:
+        atomic_write_bytes(_receipt_path(path), json.dumps(receipt).encode())
+    return Receipt(writer.summary, tally, matches.examples)
 
 
 def _size_bounds(sizes: list[tuple[int, int]]) -> tuple[int, int, int, int] | None:
@@ -130,7 +161,8 @@ def finished_shard(path: Path, task: ShardTask, max_size: int | None) -> Receipt
     try:
         stored = json.loads(_receipt_path(path).read_bytes())
         receipt = _parse_receipt(stored)
-        same = (stored["fingerprint"], stored["max_size"]) == (task.fingerprint(), max_size)
+        fingerprint = task.fingerprint(task.states())
+        same = (stored["fingerprint"], stored["max_size"]) == (fingerprint, max_size)
         return receipt if same and sha256_file(path) == receipt.summary.sha256 else None
     except (
         OSError,
@@ -149,6 +181,9 @@ def _parse_receipt(stored: dict[str, Any]) -> Receipt:
     summary, tally = dict(stored["summary"]), dict(stored["tally"])
     summary["annotated"] = tuple((index, hashed) for index, hashed in summary["annotated"])
     tally["sizes"] = tally["sizes"] and tuple(tally["sizes"])
-    for field in ("skipped", "dropped"):
-        tally[field] = {reason: (count, named) for reason, (count, named) in tally[field].items()}
-    return Receipt(ShardSummary(**summary), Tally(**tally))
+    for field in ("skipped", "dropped", "noted"):
+        entries = tally.get(field, {})  # receipts of earlier versions have no "noted"
+        tally[field] = {reason: (count, named) for reason, (count, named) in entries.items()}
+    matches = stored.get("matches")
+    matches = None if matches is None else dict(matches)
+    return Receipt(ShardSummary(**summary), Tally(**tally), matches)

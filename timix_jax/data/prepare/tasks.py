@@ -1,11 +1,21 @@
 """Data that a format hands to the engine: tasks, examples and named problems."""
 
+import errno
 import hashlib
+import stat
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
+from timix_jax.data.prepare.side_keys import Match, Matches
 from timix_jax.data.records.schema import Region
+
+# Reason of a problem that may pass: the shard is written again by the next run.
+READ_ERROR = "read error"
+
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR)
+_INVISIBLE = ("Cc", "Cf", "Zs", "Zl", "Zp")  # Unicode categories: control, format, separators
 
 
 class RawExample(NamedTuple):
@@ -15,6 +25,7 @@ class RawExample(NamedTuple):
     image: bytes
     captions: tuple[str, ...]
     regions: tuple[Region, ...] = ()
+    matches: tuple[Match, ...] = ()  # the keys of the side file that fit
 
 
 class Problem(NamedTuple):
@@ -25,6 +36,17 @@ class Problem(NamedTuple):
     detail: str = ""
     skipped: bool = True
 
+    def __str__(self) -> str:
+        return f"{self.reason} {self.key}: {self.detail}".removesuffix(": ")
+
+
+class Note(NamedTuple):
+    """Something that may not be as the user expects, although nothing is left out."""
+
+    reason: str
+    key: str
+    detail: str = ""
+
 
 class ShardTask(Protocol):
     """The inputs of one output shard, picklable for worker processes."""
@@ -33,11 +55,18 @@ class ShardTask(Protocol):
     def size(self) -> int | None:
         """Number of items, or None if it is not known in advance."""
 
-    def fingerprint(self) -> str:
-        """Return a string that changes with the inputs of this shard, without reading images."""
+    def states(self) -> tuple[str, ...]:
+        """Return the `file_state` of each input, without reading it."""
 
-    def items(self) -> Iterator[RawExample | Problem]:
-        """Yield the examples in a fixed order, and what could not be read."""
+    def fingerprint(self, states: tuple[str, ...]) -> str:
+        """Return a string that changes with the inputs of this shard and with their states."""
+
+    def items(self, states: tuple[str, ...]) -> Iterator[RawExample | Problem | Note]:
+        """Yield the examples in a fixed order, and what could not be read.
+
+        Args:
+          states: as taken before; an input that was there and has gone is a `READ_ERROR`.
+        """
 
 
 class ListedExample(NamedTuple):
@@ -47,6 +76,7 @@ class ListedExample(NamedTuple):
     path: Path
     captions: tuple[str, ...]
     regions: tuple[Region, ...] = ()
+    matches: tuple[Match, ...] = ()  # the keys of the side file that fit
 
 
 class ListedTask(NamedTuple):
@@ -59,22 +89,38 @@ class ListedTask(NamedTuple):
     def size(self) -> int:
         return len(self.examples) + len(self.problems)
 
-    def fingerprint(self) -> str:
+    def states(self) -> tuple[str, ...]:
+        return tuple(file_state(example.path) for example in self.examples)
+
+    def fingerprint(self, states: tuple[str, ...]) -> str:
         digest = hashlib.sha256(repr(self.problems).encode())
-        for example in self.examples:
+        for example, state in zip(self.examples, states, strict=True):
             digest.update(repr((example.key, example.captions, example.regions)).encode())
-            digest.update(file_state(example.path).encode())
+            digest.update(state.encode())
         return digest.hexdigest()
 
-    def items(self) -> Iterator[RawExample | Problem]:
+    def items(self, states: tuple[str, ...]) -> Iterator[RawExample | Problem]:
         yield from self.problems
-        for key, path, captions, regions in self.examples:
+        for example, state in zip(self.examples, states, strict=True):
+            key, path, captions, regions, matches = example
+            if is_special(path):
+                yield Problem("not a regular file", key, "a FIFO, socket or device")
+                continue
             try:
                 image = path.read_bytes()
-            except (OSError, ValueError) as error:
-                yield Problem("missing image", key, getattr(error, "strerror", None) or str(error))
-                continue
-            yield RawExample(key, image, captions, regions)
+            except ValueError as error:  # a name no file can have
+                yield Problem("missing image", key, str(error))
+            except OSError as error:
+                yield _unreadable(key, error, state)
+            else:
+                yield RawExample(key, image, captions, regions, matches)
+
+
+def _unreadable(key: str, error: OSError, state: str) -> Problem:
+    """Tell a file that is not there from one that cannot be read now."""
+    absent = state == "missing" or error.errno == errno.EISDIR
+    reason = "missing image" if absent and error.errno in _NOT_THERE else READ_ERROR
+    return Problem(reason, key, error.strerror or str(error))
 
 
 def file_state(path: Path) -> str:
@@ -86,14 +132,27 @@ def file_state(path: Path) -> str:
     return f"{state.st_size} {state.st_mtime_ns}"
 
 
+def is_special(path: Path) -> bool:
+    """Return True for a FIFO, socket or device, from which reading might never end."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
 def replace_lone_surrogates(text: str) -> str:
     """Replace lone surrogates by U+FFFD: JSON and file names may hold them, UTF-8 cannot."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def tidy(text: str) -> str:
-    """Put a text on one line: valid Unicode, with each run of whitespace collapsed to one space."""
-    return " ".join(replace_lone_surrogates(text).split())
+    """Put a text on one line: valid Unicode, with each run of whitespace collapsed to one space.
+
+    Byte order marks go. A text without a visible character, such as U+200B or NUL, becomes empty.
+    """
+    line = " ".join(replace_lone_surrogates(text).replace("\ufeff", "").split())
+    return line if any(unicodedata.category(c) not in _INVISIBLE for c in line) else ""
 
 
 def is_unsafe_path(path: str) -> bool:
@@ -116,7 +175,13 @@ def listed_tasks(
       examples: all examples, in order.
       problems: what the listing left out.
       num_shards: number of shards; None: one per 2,000 examples.
+
+    Raises:
+      UserError: a key of the side file fits several examples.
     """
+    matches = Matches()
+    for example in examples:
+        matches.add(example.matches)
     count = num_shards or -(-len(examples) // 2000)
     tasks = [ListedTask(tuple(examples[part])) for part in split_evenly(len(examples), count)]
     tasks[0] = tasks[0]._replace(problems=tuple(problems))

@@ -1,17 +1,21 @@
 """The format `webdataset`: tar files as img2dataset writes them, `NNN.jpg` with `NNN.txt`, `NNN.json`."""
 
+import argparse
 import hashlib
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator
 from glob import glob
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from timix_jax.data.prepare.options import Format, local_pattern
 from timix_jax.data.prepare.regions import read_regions
+from timix_jax.data.prepare.side_keys import SideFile, find_regions
+from timix_jax.data.prepare.tar_captions import CaptionRules, read_captions
 from timix_jax.data.prepare.tar_reader import tar_members
 from timix_jax.data.prepare.tasks import (
+    Note,
     Problem,
     RawExample,
     file_state,
@@ -19,7 +23,11 @@ from timix_jax.data.prepare.tasks import (
 )
 from timix_jax.errors import UserError
 
-_IMAGES = ("jpg", "jpeg", "png", "webp")
+# In the order of preference where a sample has several.
+_IMAGES = (
+    *("jpg", "jpeg", "png", "webp"),
+    *("jfif", "jpe", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm", "pgm", "pbm", "pnm"),
+)
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 _MAX_FILES = 1_000_000  # files that braces may name
@@ -29,44 +37,52 @@ class TarTask(NamedTuple):
     """A shard made of whole tar files."""
 
     tars: tuple[Path, ...]
-    caption_field: str = "caption"  # of NNN.json
+    rules: CaptionRules = CaptionRules()
     regions: Path | None = None  # side file
 
     @property
     def size(self) -> None:
         return None
 
-    def fingerprint(self) -> str:
-        files = [*self.tars, self.regions] if self.regions else self.tars
-        states = [(path.name, file_state(path)) for path in files]
-        return hashlib.sha256(repr((states, self.caption_field)).encode()).hexdigest()
+    def _files(self) -> tuple[Path, ...]:
+        return (*self.tars, self.regions) if self.regions else self.tars
 
-    def items(self) -> Iterator[RawExample | Problem]:
+    def states(self) -> tuple[str, ...]:
+        return tuple(map(file_state, self._files()))
+
+    def fingerprint(self, states: tuple[str, ...]) -> str:
+        # The engine compares the other options.
+        named = [(path.name, state) for path, state in zip(self._files(), states, strict=True)]
+        return hashlib.sha256(repr((named, self.rules.field)).encode()).hexdigest()
+
+    def items(self, states: tuple[str, ...]) -> Iterator[RawExample | Problem | Note]:
+        regions = read_regions(self.regions) if self.regions else None
         for tar in self.tars:
-            keys = set[str]()  # per tar, since many data sets number each tar's samples from 0
-            for item in _samples(tar):
-                if isinstance(item, Problem):
-                    yield item
+            # Per archive, since many data sets number each tar's samples from 0.
+            keys = set[tuple[str, str]]()
+            for sample in _samples(tar):
+                if isinstance(sample, Problem):
+                    yield sample
                     continue
-                for found in _example(tar, *item, self.caption_field, self.regions):
-                    if isinstance(found, Problem):
+                for found in _example(tar, sample, self.rules, regions):
+                    if not isinstance(found, RawExample):
                         yield found
-                    elif found.key in keys:
-                        yield Problem("duplicate key", f"{tar.name}/{found.key}")
+                    elif (sample.archive, found.key) in keys:
+                        yield Problem("duplicate key", f"{sample.archive}/{found.key}")
                     else:
-                        keys.add(found.key)
+                        keys.add((sample.archive, found.key))
                         yield found
 
 
 def webdataset_tasks(
-    shards: str, *, caption_field: str, regions: Path | None, num_shards: int | None
+    shards: str, *, rules: CaptionRules, regions: Path | None, num_shards: int | None
 ) -> list[TarTask]:
     """Find the tar files of a pattern and spread them over the output shards.
 
     Args:
       shards: a path with `*`, `?`, `{a,b}` and `{0000..0099}`.
-      caption_field: field of `NNN.json` with a string or a list of strings.
-      regions: side file, by sample key or image name.
+      rules: where the captions are.
+      regions: side file, by sample key or image name, with the tar's name in front where several fit.
       num_shards: number of output shards, at most the number of tar files; None: one per tar file.
 
     Raises:
@@ -87,10 +103,7 @@ def webdataset_tasks(
         )
     if regions is not None:
         read_regions(regions)  # report a bad file before anything is written
-    return [
-        TarTask(tuple(tars[part]), caption_field, regions)
-        for part in split_evenly(len(tars), count)
-    ]
+    return [TarTask(tuple(tars[part]), rules, regions) for part in split_evenly(len(tars), count)]
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -125,61 +138,100 @@ def _expand(pattern: str) -> Iterator[str]:
         yield from _expand(start + choice + end)
 
 
-def _samples(tar: Path) -> Iterator[tuple[str, dict[str, bytes]] | Problem]:
-    """Yield consecutive members that share a key as (key, {extension: bytes}).
+class _Sample(NamedTuple):
+    """The members of a tar that share a key, by extension; `archive` as in `TarMember`."""
 
-    A member's key is its path up to the first dot of its file name.
-    """
-    key, members = "", dict[str, bytes]()
+    archive: str
+    key: str
+    members: dict[str, bytes]
+
+
+def _samples(tar: Path) -> Iterator[_Sample | Problem]:
+    """Yield consecutive members that share a key: their path up to the first dot of the file name."""
+    sample = _Sample("", "", {})
     for item in tar_members(tar):
         if isinstance(item, Problem):
             yield item
             continue
-        name, data = item
-        folder, slash, file = name.rpartition("/")
+        folder, slash, file = item.name.rpartition("/")
         stem, _, extension = file.partition(".")
-        if folder + slash + stem != key:
-            if members:
-                yield key, members
-            key, members = folder + slash + stem, {}
-        if extension.lower() in members:
-            yield Problem("duplicate member", f"{tar.name}/{name}", skipped=False)
+        key = folder + slash + stem
+        if (item.archive, key) != (sample.archive, sample.key):
+            if sample.members:
+                yield sample
+            sample = _Sample(item.archive, key, {})
+        if extension.lower() in sample.members:
+            yield Problem("duplicate member", f"{item.archive}/{item.name}", skipped=False)
         else:
-            members[extension.lower()] = data
-    if members:
-        yield key, members
+            sample.members[extension.lower()] = item.data
+    if sample.members:
+        yield sample
 
 
 def _example(
-    tar: Path, key: str, members: dict[str, bytes], caption_field: str, regions: Path | None
-) -> Iterator[RawExample | Problem]:
-    image = next((members[extension] for extension in _IMAGES if extension in members), None)
-    extension = next((extension for extension in _IMAGES if extension in members), "")
-    where = f"{tar.name}/{key}"
-    if image is None:
+    tar: Path, sample: _Sample, rules: CaptionRules, regions: SideFile | None
+) -> Iterator[RawExample | Problem | Note]:
+    archive, key, members = sample
+    where = f"{archive}/{key}"
+    extension = next((extension for extension in _IMAGES if extension in members), None)
+    if extension is None:
         yield Problem("missing image", where, f"only {', '.join(members)}")
         return
-    captions: list[str] = []
-    if "txt" in members:
-        captions.append(members["txt"].decode("utf-8", errors="replace"))
-    if "json" in members:
-        try:
-            captions.extend(_json_captions(members["json"], caption_field))
-        except (ValueError, RecursionError) as error:
-            yield Problem("unreadable JSON", where, str(error)[:200], skipped=False)
-    table = read_regions(regions) if regions else {}
-    found = table.get(key) or table.get(f"{key}.{extension}", ())
-    # img2dataset writes the same caption to both files.
-    unique = tuple({" ".join(caption.split()): None for caption in captions})
-    yield RawExample(key, image, unique, found)
+    captions, remarks = read_captions(members, where, rules)
+    yield from remarks
+    example = RawExample(key, members[extension], captions)
+    if regions is not None:
+        names = _side_names(tar, sample, extension)
+        full = str(tar.with_name(archive) / key)
+        boxes, matches = find_regions(regions, full, names)
+        example = example._replace(regions=boxes, matches=matches)
+    yield example
 
 
-def _json_captions(data: bytes, field: str) -> list[str]:
-    entry = json.loads(data)
-    captions = entry.get(field) if isinstance(entry, dict) else None
-    if captions is None:
-        return []
-    captions = [captions] if isinstance(captions, str) else captions
-    if not isinstance(captions, list) or not all(isinstance(c, str) for c in captions):
-        raise ValueError(f"{field!r} is neither a string nor a list of strings")
-    return captions
+def _side_names(tar: Path, sample: _Sample, extension: str) -> Iterator[str]:
+    """Yield what a side file may call a sample: `0`, `0.jpg`, `a.tar/0`, `folder/a.tar/0`, …"""
+    for name in (sample.key, f"{sample.key}.{extension}", f"{sample.key}.{extension.upper()}"):
+        yield name
+        for file in dict.fromkeys((tar, tar.with_name(sample.archive))):
+            for start in range(len(file.parts)):
+                yield str(PurePosixPath(*file.parts[start:], name))
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shards",
+        type=local_pattern,
+        required=True,
+        help="quoted: 'DIR/*.tar', 'DIR/{000..009}.tar'",
+    )
+    parser.add_argument("--caption-field", default="caption", help="of NNN.json; default: caption")
+    # Defaults are None: a folder that was started without these options can be continued.
+    txt = parser.add_mutually_exclusive_group()
+    txt.add_argument(
+        "--no-txt", action="store_true", default=None, help="captions only from NNN.json"
+    )
+    txt.add_argument(
+        "--split-lines", action="store_true", default=None, help="one caption per line of NNN.txt"
+    )
+    parser.add_argument("--encoding", type=_encoding, help="of NNN.txt; default: utf-8")
+
+
+def _encoding(text: str) -> str:
+    try:
+        return "a".encode(text).decode(text) and text
+    except (LookupError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a text encoding: {error}") from error
+
+
+def _tasks(args: argparse.Namespace) -> list[TarTask]:
+    return webdataset_tasks(
+        args.shards,
+        rules=CaptionRules(
+            args.caption_field, not args.no_txt, bool(args.split_lines), args.encoding or "utf-8"
+        ),
+        regions=args.regions,
+        num_shards=args.num_shards,
+    )
+
+
+FORMAT = Format("tar shards of img2dataset", _add_options, _tasks)

@@ -17,12 +17,14 @@ _ROLE_NAMES = {
     "sep": ("[SEP]", "</s>", "<|endoftext|>", "<eos>"),
     "mask": ("[MASK]", "<mask>"),
 }
+_UNKNOWN_NAMES = ("[UNK]", "<unk>")
 
 
 class Tokenizer:
     """Encoder of texts as [CLS] words [SEP] padding; immutable, so threads can share it.
 
     A vocabulary without a padding or mask token gets one appended, so that no word takes that role.
+    A text that spells a special token, such as "[MASK]", is encoded as the characters that it is.
 
     Args:
       tokenizer: a tokenizer of the `tokenizers` library. Its own truncation, padding and
@@ -41,6 +43,7 @@ class Tokenizer:
         self.cls_id = self._role_id("cls")
         self.sep_id = self._role_id("sep")
         self.mask_id = self._role_id("mask", append="[MASK]")
+        self._role_ids = frozenset({self.pad_id, self.cls_id, self.sep_id, self.mask_id})
         self.vocab_size: int = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
 
     def _role_id(self, role: str, append: str | None = None) -> int:
@@ -70,12 +73,24 @@ class Tokenizer:
 
     def _encode_words(self, text: str) -> tuple[int, ...]:
         # Not encode_batch, which would start its own threads inside the loader's.
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        if not self._role_ids.isdisjoint(ids) or any(name in text for name in _UNKNOWN_NAMES):
+            ids = self._literal.encode(text, add_special_tokens=False).ids
+            # Some models (WordLevel, Unigram) have special tokens among their words too.
+            ids = [index for index in ids if index not in self._role_ids]
+        return tuple(ids)
+
+    @functools.cached_property
+    def _literal(self) -> hf.Tokenizer:
+        """The same tokenizer, to which special tokens in a text are ordinary characters."""
+        literal = hf.Tokenizer.from_str(self._tokenizer.to_str())
+        literal.encode_special_tokens = True
+        return literal
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """Return the text of ids (T,) without special tokens."""
-        special = {self.pad_id, self.cls_id, self.sep_id, self.mask_id}
-        return self._tokenizer.decode([int(i) for i in ids if int(i) not in special]).strip()
+        words = [int(index) for index in ids if int(index) not in self._role_ids]
+        return self._tokenizer.decode(words).strip()
 
     def to_json(self) -> str:
         """Return the whole tokenizer in the tokenizer.json format."""

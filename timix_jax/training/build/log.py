@@ -14,6 +14,7 @@ class LogSettings:
 
     every: str
     tensorboard: bool
+    wandb: bool
     peak_tflops: float
 
     @classmethod

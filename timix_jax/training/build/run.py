@@ -8,6 +8,7 @@ from typing import Any
 
 from absl import logging
 
+from timix_jax.data.loading.epoch_borders import log_epoch_borders
 from timix_jax.data.loading.train_iterator import TrainIterator
 from timix_jax.data.sources import Source
 from timix_jax.data.tokenizers import Tokenizer
@@ -94,6 +95,7 @@ def build(settings: Settings, *, tokenizer: Tokenizer | None = None) -> Experime
     check_objectives(plan.objectives, total)
     _warn_of_untrained_scores(settings, plan.objectives)
     _check_boxes(plan.objectives, sources)
+    log_epoch_borders(sources, settings.data.weights, settings.train.batch_size)
     return Experiment(
         **{field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)},
         tokenizer=tokenizer,
