@@ -8,6 +8,7 @@ import sys
 import pytest
 from command_line import start
 from refusals import contents, forget_flags
+from repository import ROOT
 
 from timix_jax import main
 from timix_jax.errors import RunError, UserError
@@ -143,6 +144,14 @@ REFUSED = {
         ["--config.loss.pta.weight=1", "--config.regions.batch_size=8"],
         ["config.loss.pta.weight", "config.loss.pta.weight=0"],
     ),
+    "scores from boxes that are missing": (
+        ["--config.mix.mixer=timix", "--config.mix.score=oracle"],
+        [
+            "config.mix.score='oracle'",
+            "no example of config.data.train has regions",
+            "'similarity'",
+        ],
+    ),
     "missing vocabulary": (
         ["--config.data.tokenizer=vocab.txt"],
         ["config.data.tokenizer='vocab.txt'", "does not exist"],
@@ -245,7 +254,7 @@ def test_ctrl_c_is_one_line(monkeypatch, capfd):
 
 
 def test_no_recipe(refused):
-    assert "--config is missing; try --config=configs/demo.py" in refused()
+    assert refused() == f"--config is missing; try --config={ROOT / 'configs' / 'demo.py'}"
     line = refused("--config=nowhere.py")
     assert "--config=nowhere.py: there is no such file" in line
 

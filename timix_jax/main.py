@@ -1,5 +1,10 @@
 """Command line: `python -m timix_jax.main --config=FILE [--workdir=DIR] [--mode=train|eval|info|compile]`."""
 
+from timix_jax.runtime import interrupt
+
+if __name__ == "__main__":
+    interrupt.end_at_ctrl_c()  # before the imports, which take seconds
+
 import importlib
 import sys
 from pathlib import Path
@@ -10,7 +15,14 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from timix_jax.config import complete
-from timix_jax.config.command_line import check_given_once, flag_error
+from timix_jax.config.command_line import (
+    check_given_once,
+    check_is_recipe,
+    example_recipe,
+    flag_error,
+    recipe_path,
+    with_home_folder,
+)
 from timix_jax.distributed import cluster, failure_watch, processes
 from timix_jax.distributed.preemption import end_at_sigterm
 from timix_jax.distributed.shared_folder import check_same_start
@@ -18,7 +30,13 @@ from timix_jax.errors import UserError
 from timix_jax.reporting.phases import CONNECT
 from timix_jax.reporting.watchdog import watched_phases
 from timix_jax.runtime.compile_cache import use_cache
-from timix_jax.runtime.log import only_warnings, print_error, show_own_lines
+from timix_jax.runtime.devices import check_backend
+from timix_jax.runtime.log import (
+    only_warnings,
+    print_error,
+    show_own_lines,
+    without_library_warnings,
+)
 
 # Mode → "module:function" of a function of (config, workdir).
 MODES = {
@@ -77,15 +95,18 @@ def _main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"unexpected argument {argv[1]!r}; flags start with --")
     if _CONFIG.value is None:
-        raise UserError("--config is missing; try --config=configs/demo.py")
+        raise UserError(f"--config is missing; try --config={example_recipe()}")
     show_own_lines()
     # --mode=compile targets a slice elsewhere: it takes no chip and joins no cluster.
     here = _MODE.value != "compile"
+    distributed = _DISTRIBUTED.value if here else "off"
+    if _MODE.value == "info" and distributed == "auto" and cluster.in_slurm_job():
+        distributed = "off"  # often asked in an interactive step, where no other process comes
     if not here:
         jax.config.update("jax_platforms", "cpu")
     with watched_phases() as watch, watch(CONNECT) as phase:
         cluster.join(
-            _DISTRIBUTED.value if here else "off",
+            distributed,
             coordinator=_COORDINATOR.value,
             processes=_PROCESSES.value,
             process=_PROCESS.value,
@@ -93,6 +114,7 @@ def _main(argv: list[str]) -> None:
             heartbeat_timeout_s=_HEARTBEAT_TIMEOUT.value,
         )
         phase.quiet = not jax.distributed.is_initialized()
+    check_backend()
     if not processes.is_first():
         only_warnings()
     if _CACHE.value and here:
@@ -120,11 +142,15 @@ def _mode_options() -> dict[str, Any]:
 
 def _parse_flags(argv: list[str]) -> list[str]:
     try:
+        argv = with_home_folder(argv)
         check_given_once(argv)
-        rest = FLAGS(argv)
-        # A recipe that could not be opened raises its error on first use, here in hasattr.
-        if hasattr(_CONFIG.value, "items"):
-            complete(_CONFIG.value)
+        with without_library_warnings():
+            rest = FLAGS(argv)
+        recipe = _CONFIG.value
+        hasattr(recipe, "items")  # a recipe that could not be opened raises its error on first use
+        if recipe_path(argv):
+            check_is_recipe(recipe, argv)
+            complete(recipe)
     except UserError:
         raise
     except Exception as error:
@@ -141,8 +167,8 @@ def run() -> None:
         print_error(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print_error("interrupted; the same command resumes from the newest checkpoint")
-        sys.exit(130)
+        print_error(interrupt.LINE)
+        sys.exit(interrupt.EXIT_CODE)
 
 
 if __name__ == "__main__":

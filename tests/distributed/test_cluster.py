@@ -82,10 +82,10 @@ def test_timeout_in_a_cluster_is_a_runtime_error(monkeypatch, capfd):
     monkeypatch.setattr(jax.distributed, "initialize", lambda **timeouts: ended.wait(30))
     cluster.join("on", connect_timeout_s=1)
     assert codes == [RUNTIME_ERROR_CODE]
-    assert (
-        "not all processes of the cluster came within --connect_timeout=1 s"
-        in capfd.readouterr().err
+    assert "not all processes of the cluster came within --connect_timeout=1 s" in (
+        said := capfd.readouterr().err
     )
+    assert "--distributed=off for a single process" in said
 
 
 @pytest.mark.parametrize(
@@ -142,6 +142,7 @@ def test_two_tasks_of_srun_find_each_other(tmp_path):
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")]),
     }
     command = [sys.executable, "-m", "timix_jax.main", f"--config={recipe}", "--mode=info"]
+    command.append("--distributed=on")  # by default info describes one process in a Slurm job
     running = [
         subprocess.Popen(
             [*command, "--compile_cache="],

@@ -78,8 +78,11 @@ def test_other_threads_do_not_change_the_handler():
 def test_first_ctrl_c_is_a_request_and_the_second_interrupts():
     before = signal.getsignal(signal.SIGINT)
     with Preemption() as preemption:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)  # no step is taken yet
+        assert not preemption.reached(1)
         signal.raise_signal(signal.SIGINT)
-        assert preemption.reached(1)
+        assert preemption.reached(2)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) == before

@@ -124,17 +124,43 @@ def test_sigterm_ends_an_evaluation_at_once(tmp_path):
     assert time.monotonic() - begin < 60  # reading takes two minutes
 
 
+def test_evaluations_that_fail_in_one_process(tmp_path):
+    """All skip what only process 1 cannot read, be it first, in the middle or last, and finish the training."""
+    damaged = [
+        f"bad{index}=slow:?examples=24&size=16&captions=2&seed=1&corrupt={index}"
+        for index in (1, 13, 23)
+    ]
+    recipe = write_recipe(
+        tmp_path / "recipe.py",
+        eval__sets=(*damaged, "good=slow:?examples=24&size=16&captions=2&seed=1"),
+        eval__batch_size=4,
+        eval__every="1 steps",
+        checkpoint__every="1 steps",
+        train__duration="2 steps",
+    )
+    ended = Run(recipe, tmp_path / "run", processes=2, devices=1).wait()
+    assert_codes(ended, [2, 2])
+    for lines in errors(ended):
+        for index in (1, 13, 23):
+            assert f"bad{index}: retrieval failed: " in lines[0]
+            assert f"example {index} cannot be evaluated: example-{index}: damaged" in lines[0]
+        assert "(2 times)" in lines[0]
+    assert latest(tmp_path / "run") == 2
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {name.partition("/")[0] for name in results} == {"good"}
+
+
 def test_failing_reader_and_killed_process(recipe, tmp_path):
     whole, workdir = tmp_path / "whole", tmp_path / "run"
     ended = Run(recipe, whole, processes=2, devices=1).wait()
     assert_codes(ended, [0, 0])
 
-    # The reader of process 1 fails in step 6 (from 1): 8 examples per step, and all 48 for the tokenizer of process 0.
+    # The reader of process 1 fails in step 6: 8 examples per step, and all 48 for the tokenizer of process 0.
     environment = [{}, {"READ_FAILS_AFTER": "40"}]
     ended = Run(recipe, workdir, processes=2, devices=1, environment=environment).wait()
     assert_codes(ended, [1, 1])
     cause = (
-        "the input pipeline stopped at the batch of step 5: ZeroDivisionError: a bug in the reader"
+        "the input pipeline stopped at the batch of step 6: ZeroDivisionError: a bug in the reader"
     )
     assert f"error in process 1: {cause}" in ended[1].err
     assert "slow_source.py" in ended[1].err  # the traceback
@@ -179,5 +205,5 @@ def test_loss_that_is_not_finite(tmp_path):
             f"error in process {process}: the loss or its update is not finite at step"
             f" {record['step']} (examples {ids}, …: all in {path})"
         )
-    saved = record["step"] or None
+    saved = record["step"] - 1 or None
     assert latest(tmp_path / "run") == saved

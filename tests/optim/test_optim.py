@@ -11,6 +11,7 @@ from timix_jax.errors import UserError
 from timix_jax.optim.optimizer import (
     decay_mask,
     ema_update,
+    freeze,
     global_norm,
     lr_factors,
     make_optimizer,
@@ -69,7 +70,7 @@ def adamw(params, gradients, *, lr, b1, b2, eps, decay, clip, factor_of, decayed
     m = {k: np.zeros_like(v) for k, v in params.items()}
     v = {k: np.zeros_like(x) for k, x in params.items()}
     for t, gradient in enumerate(gradients, start=1):
-        norm = np.sqrt(sum((g**2).sum() for g in gradient.values()))
+        norm = np.sqrt(sum((g**2).sum() for k, g in gradient.items() if factor_of(k)))
         shrink = min(1.0, clip / norm) if clip else 1.0
         for k, g in gradient.items():
             m[k] = b1 * m[k] + (1 - b1) * g * shrink
@@ -127,6 +128,54 @@ def test_three_steps_match_adamw_in_numpy(clip):
     np.testing.assert_array_equal(trained["image"]["cls"], params["image"]["cls"])
 
 
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_frozen_parameters_have_no_moments_and_do_not_count_in_the_clip(name):
+    """Their gradients, however large, change nothing; the others train as if they were not there."""
+    scales = [("image/blocks/.*", 0.0), ("text/query/.*", 0.5)]
+    axes = jax.tree.map(lambda a: a, AXES)
+    axes["text"]["query"]["kernel"] = Axes(muon=((-3,), (-2, -1)))
+    axes["image"]["blocks"]["mlp"]["kernel"] = Axes(stacked=True, muon=((-2,), (-1,)))
+    settings = {**SETTINGS, "name": name, "weight_decay": 0.3, "schedule": lambda step: 0.1}
+    params, gradient, huge = random_tree(0), random_tree(1), random_tree(1)
+    huge["image"]["blocks"] = jax.tree.map(lambda g: g + jnp.inf, huge["image"]["blocks"])
+    optimizer = make_optimizer(params, axes, **{**settings, "lr_scales": scales})
+    state = optimizer.init(params)
+    paths = [path for path, _ in path_names(state)]
+    assert paths
+    assert not [path for path in paths if "blocks" in path]
+    updates, state = jax.jit(optimizer.update)(huge, state, params)
+    for frozen in jax.tree.leaves(updates["image"].pop("blocks")):
+        np.testing.assert_array_equal(frozen, 0)
+    # Without the frozen part.
+    rest_axes = {**axes, "image": {k: v for k, v in axes["image"].items() if k != "blocks"}}
+    for tree in (params, gradient):
+        del tree["image"]["blocks"]
+    alone = make_optimizer(params, rest_axes, **{**settings, "lr_scales": scales[1:]})
+    expected, others = alone.update(gradient, alone.init(params), params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), updates, expected)
+    assert [path for path, _ in path_names(others)] == paths
+
+
+def test_the_other_parameters_keep_the_paths_of_their_moments():
+    """Checkpoints and sharding rules know them."""
+    params = random_tree(0)
+    paths = []
+    for factor in (0.5, 0.0):
+        options = {**SETTINGS, "lr_scales": [("image/blocks/.*", factor)]}
+        chain = make_optimizer(params, AXES, schedule=lambda step: 0.1, **options)
+        paths.append([path for path, _ in path_names(chain.init(params))])
+    assert paths[1] == [path for path in paths[0] if "blocks" not in path]
+    assert paths[1][:2] == ["1/count", "1/mu/image/cls"]
+
+
+def test_frozen_parameters_take_no_gradient():
+    params = {"a": jnp.ones(3), "b": jnp.ones(2)}
+    loss = lambda p: jax.tree.reduce(lambda x, y: x + jnp.sum(y), freeze(p, [("b", 0.0)]), 0.0)
+    gradient = jax.grad(loss)(params)
+    np.testing.assert_array_equal(gradient["a"], 1)
+    np.testing.assert_array_equal(gradient["b"], 0)
+
+
 def test_decay_mask_of_stacked_layers():
     shapes = jax.eval_shape(lambda: random_tree(0))
     mask = dict(path_names(decay_mask(shapes, AXES)))
@@ -155,6 +204,7 @@ def test_first_matching_factor_wins():
         ({"lr_scales": [(".*", 0.1), ("text/.*", 1.0)]}, "'text/.*' matches no parameter"),
         ({"lr_scales": [("image/(", 0.1)]}, "not a regular expression"),
         ({"lr_scales": [("image/.*", -1.0)]}, "negative"),
+        ({"lr_scales": [(".*", 0.0)]}, "every parameter is frozen"),
         ({"clip_norm": 0.0}, "clip_norm=0"),
         ({"weight_decay": -0.1}, "weight_decay=-0.1"),
         ({"b2": 1.0}, "b2=1"),

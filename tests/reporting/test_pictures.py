@@ -1,11 +1,15 @@
 """Plots: the files decode, have a readable size, and show what they were given."""
 
 import json
+import os
+import subprocess
+import sys
 import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
+from repository import ROOT
 
 from timix_jax.errors import UserError
 from timix_jax.reporting.plots.comparison import comparison_chart
@@ -203,3 +207,30 @@ def test_comparison_chart_shows_each_seed(tmp_path):
 def test_incomplete_tables_are_refused(tmp_path, table):
     with pytest.raises(ValueError, match=r"empty|expected"):
         comparison_chart(tmp_path / "a.png", table, "demo")
+
+
+@pytest.mark.parametrize(
+    "backend", ["module://matplotlib_inline.backend_inline", "nonsense", "pdf"]
+)
+def test_any_backend_of_the_environment(tmp_path, backend):
+    """Notebooks export the name of theirs to every program that they start."""
+    code = """
+import os, sys
+from timix_jax.reporting.plots.comparison import comparison_chart
+comparison_chart(sys.argv[1], {"a": {"m": [0.1]}}, "t")
+import matplotlib
+print(dict.__getitem__(matplotlib.rcParams, "backend"), os.environ["MPLBACKEND"])
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.png")],
+        env={**os.environ, "MPLBACKEND": backend, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    used, exported = run.stdout.rsplit(" ", 1)
+    assert exported.strip() == backend
+    if "inline" not in backend:  # which may be installed here
+        assert (used == backend) == (backend == "pdf")
+    assert pixels(tmp_path / "a.png").any()

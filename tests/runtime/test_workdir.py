@@ -9,9 +9,10 @@ from etils import epath
 from tiny_run import tiny_config
 
 from timix_jax import checkpointing
-from timix_jax.config import complete, flatten
+from timix_jax.config import canonical, complete, flatten
 from timix_jax.errors import UserError
 from timix_jax.runtime import workdir
+from timix_jax.runtime.remote import as_path
 from timix_jax.training.evaluate import evaluate_checkpoint
 from timix_jax.training.train import train_and_evaluate
 
@@ -123,6 +124,46 @@ def test_missing_and_empty_files_are_unchanged(tmp_path):
     assert workdir.truncate_jsonl(tmp_path / "empty.jsonl", 3) == 0
 
 
+@pytest.mark.parametrize(
+    ("stored", "given"),
+    [
+        ("400", "400 steps"),
+        ("400 steps", "400"),
+        ("1 step", "1"),
+        ("1_000 steps", "1e3"),
+        ("30 epochs", "30.0epoch"),
+        ("5%", "5.0 %"),
+    ],
+)
+def test_one_duration_written_differently_is_one_configuration(tmp_path, stored, given):
+    before = flatten(complete(tiny_config())) | {"train.duration": stored, "optim.warmup": stored}
+    workdir.open_workdir(tmp_path, before)
+    after = before | {"train.duration": given, "optim.warmup": given}
+    assert workdir.open_workdir(tmp_path, after, canonical=canonical)
+    assert workdir.read_config(tmp_path) == before
+
+
+def test_other_durations_are_other_configurations_and_lengthening_says_how(tmp_path):
+    stored = {"train.duration": "400 steps", "seed": 1}
+    workdir.open_workdir(tmp_path, stored)
+    for given in ("401", "400 epochs", "nonsense"):
+        with pytest.raises(UserError, match=r"train\.duration: \"400 steps\" there") as caught:
+            workdir.open_workdir(tmp_path, stored | {"train.duration": given}, canonical=canonical)
+        assert f"another --workdir and --config.init_from={tmp_path}" in str(caught.value)
+    with pytest.raises(UserError, match="seed: 1 there, 2 now") as caught:
+        workdir.open_workdir(tmp_path, stored | {"seed": 2})
+    assert "init_from" not in str(caught.value)
+
+
+def test_the_home_folder_is_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert as_path("~/x") == workdir.absolute("~/x") == epath.Path(tmp_path / "x")
+    assert as_path("a/~/x") == epath.Path("a/~/x")
+    assert as_path("./~x") == epath.Path("~x")
+    with pytest.raises(UserError, match=r"'~nobody-of-this-name/x': .* or \./~nobody-of"):
+        as_path("~nobody-of-this-name/x")
+
+
 @pytest.mark.parametrize("data", [b"garbage", b"\xff\xfe\x00"])
 def test_damaged_tokenizer_of_a_run_is_named(tmp_path, data):
     config = complete(tiny_config())
@@ -133,7 +174,8 @@ def test_damaged_tokenizer_of_a_run_is_named(tmp_path, data):
 
 
 def test_damaged_tokenizer_of_a_checkpoint_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpointing, "find_checkpoint", lambda folder: epath.Path(folder) / "7")
+    step_folder = epath.Path(tmp_path) / "7"
+    monkeypatch.setattr(checkpointing, "read_newest", lambda folder, read: read(step_folder))
     monkeypatch.setattr(checkpointing, "read_meta", lambda path: {"tokenizer": "garbage"})
     with pytest.raises(UserError, match=rf"^checkpoint {tmp_path}/7: not a tokenizer\.json \("):
         evaluate_checkpoint(tiny_config(), str(tmp_path))

@@ -34,9 +34,9 @@ def test_the_finite_check_is_one_step_late(tmp_path):
     check = FiniteCheck(epath.Path(tmp_path), last_saved=2)
     check(moment(3))
     check(moment(4, finite=False))
-    with pytest.raises(UserError, match=r"not finite at step 3 \(examples 400, 401, 402, .*checkp"):
+    with pytest.raises(UserError, match=r"not finite at step 4 \(examples 400, 401, 402, .*checkp"):
         check(moment(5))
-    assert (tmp_path / "nonfinite-3.json").exists()
+    assert (tmp_path / "nonfinite-4.json").exists()
 
 
 def test_a_run_leaves_when_asked_but_not_after_its_last_step():
@@ -92,24 +92,45 @@ def after_steps(folder, steps, *, preempted_at=None, broken_at=None):
     return per_step
 
 
-def test_evaluated_before_the_save_of_the_same_step(tmp_path):
+def test_saved_before_the_evaluation_of_the_same_step(tmp_path):
     assert after_steps(tmp_path, (1, 2, 3)) == [
         ["log"],
-        ["log", "evaluate", "flush", "save"],
+        ["log", "flush", "save", "evaluate"],
         ["log"],
     ]
     # The evaluation after the last step follows the loop.
     assert after_steps(tmp_path, (9, 10)) == [["log"], ["log", "flush", "save"]]
 
 
-def test_saved_before_leaving(tmp_path):
+@pytest.mark.parametrize("step", [3, 4])
+def test_saved_before_leaving_which_no_evaluation_delays(tmp_path, step):
     events = Events()
-    hooks = events.hooks(tmp_path, preempted_at=3)
-    at = moment(3)
+    hooks = events.hooks(tmp_path, preempted_at=step)
+    at = moment(step)
     for hook in hooks:
         hook(at)
     assert events == ["log", "flush", "save"]
     assert at.leaving
+
+
+@pytest.mark.parametrize(
+    ("step", "written", "evaluated"),
+    [
+        (0, (), False),  # a new run
+        (2, ("step", "loss/itc"), True),
+        (2, ("step", "loss/itc", "val/i2t_r1"), False),
+        (3, ("step", "loss/itc"), False),  # not due
+        (10, ("step", "loss/itc"), False),  # the last step has an evaluation of its own
+    ],
+)
+def test_an_evaluation_that_a_kill_has_prevented_is_done_on_resuming(
+    tmp_path, step, written, evaluated
+):
+    events = Events()
+    evaluate = events.hooks(tmp_path)[-1]
+    evaluate.reporter.writer.names_at_start = frozenset(written)
+    evaluate.resume(moment(step))
+    assert events == ["evaluate"] * evaluated
 
 
 def test_nothing_is_evaluated_or_saved_after_a_step_that_is_not_finite(tmp_path):

@@ -142,7 +142,7 @@ def test_flipped_byte_in_the_newest_checkpoint(whole, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_not_finite_stops_and_keeps_the_last_good_state(whole, tmp_path, monkeypatch):
-    """The weights turn NaN within step 4 (the fifth): named, nothing saved, and it can go on."""
+    """The weights turn NaN within step 5: named, nothing saved, and it can go on."""
     workdir = tmp_path / "nan"
     make = plans.make_train_step
 
@@ -158,13 +158,13 @@ def test_not_finite_stops_and_keeps_the_last_good_state(whole, tmp_path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(plans, "make_train_step", poisoned)
-        with pytest.raises(UserError, match=r"not finite at step 4 .*checkpoint 4 ") as caught:
+        with pytest.raises(UserError, match=r"not finite at step 5 .*checkpoint 4 ") as caught:
             train_and_evaluate(tiny_config(STEPS), str(workdir))
     assert "\n" not in str(caught.value)
     assert not (workdir / "results.json").exists()
-    record = json.loads((workdir / "nonfinite-4.json").read_text())
-    assert str(workdir / "nonfinite-4.json") in str(caught.value)
-    assert record["step"] == 4
+    record = json.loads((workdir / "nonfinite-5.json").read_text())
+    assert str(workdir / "nonfinite-5.json") in str(caught.value)
+    assert record["step"] == 5
     assert len(record["example_ids"]) == 16
     iterator = experiment.build(experiment.read_settings(tiny_config(STEPS))).train_iterator(4)
     assert record["example_ids"] == next(iterator)["example_id"].tolist()

@@ -12,7 +12,7 @@ This is the only package that imports Orbax. It may import `distributed`, `runti
 """
 
 from timix_jax.checkpointing.checkpointer import Checkpointer
-from timix_jax.checkpointing.lookup import find_checkpoint, restore_params
+from timix_jax.checkpointing.lookup import find_checkpoint, read_newest, restore_params
 from timix_jax.checkpointing.step_reader import check_same_arrays, read_meta, saved_shapes
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "check_same_arrays",
     "find_checkpoint",
     "read_meta",
+    "read_newest",
     "restore_params",
     "saved_shapes",
 ]

@@ -194,13 +194,20 @@ class Checkpointer:
             )
         return latest.step
 
-    def restore(self, step: int, abstract_state: PyTree) -> tuple[PyTree, dict[str, Any]]:
+    def restore(
+        self,
+        step: int,
+        abstract_state: PyTree,
+        *,
+        unused: Callable[[tree_diff.Name], bool] = lambda name: False,
+    ) -> tuple[PyTree, dict[str, Any]]:
         """Read the state onto the devices, and its meta.
 
         Args:
           step: A step returned by `latest_valid`; the checksums of any other step are verified first.
           abstract_state: A tree of jax.ShapeDtypeStruct with shardings, which may differ from those of the saved
             arrays, also in the number of devices and processes.
+          unused: True for the name of a saved array that the state may lack.
 
         Raises:
           UserError: The checkpoint is missing, damaged, or from another model; the message names the parameters that
@@ -210,7 +217,7 @@ class Checkpointer:
         if step not in self._valid or not checksums.has_manifest(path):
             require_valid(path)
             self._valid.add(step)
-        return load(path, abstract_state, ()), read_meta(path)
+        return load(path, abstract_state, (), unused=unused), read_meta(path)
 
     def read_meta(self, step: int) -> dict[str, Any]:
         """Return the `meta` of a step."""

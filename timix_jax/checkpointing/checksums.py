@@ -58,6 +58,8 @@ def problems(folder: epath.PathLike) -> list[str]:
         if manifest["sha256"] != _sum_of_entries(files):
             return [f"{MANIFEST_FILE}: its own checksum differs (damaged)"]
     except FileNotFoundError:
+        if not folder.is_dir():
+            return ["the folder does not exist"]
         what = "the folder is empty" if not any(folder.iterdir()) else f"{MANIFEST_FILE} is missing"
         return [f"{what} (the save was not finished)"]
     except (ValueError, KeyError, TypeError) as error:
@@ -66,12 +68,8 @@ def problems(folder: epath.PathLike) -> list[str]:
     if found:
         return found
     with ThreadPoolExecutor(_THREADS) as pool:
-        sums = pool.map(lambda name: _size_and_sum(folder / name)[1], files)
-        return [
-            f"{name}: its bytes differ from those saved (SHA-256)"
-            for (name, entry), digest in zip(files.items(), sums, strict=True)
-            if digest != entry["sha256"]
-        ]
+        found_each = pool.map(lambda name: _content_problem(folder, name, files[name]), files)
+        return [problem for problem in found_each if problem]
 
 
 def _writing_threads() -> int:
@@ -87,6 +85,18 @@ def _size_problem(folder: epath.Path, name: str, entry: dict[str, Any]) -> str |
         how = "truncated" if size < entry["bytes"] else "grown"
         return f"{name}: {size} bytes, not {entry['bytes']} ({how})"
     return None
+
+
+def _content_problem(folder: epath.Path, name: str, entry: dict[str, Any]) -> str | None:
+    try:
+        _, digest = _size_and_sum(folder / name)
+    except FileNotFoundError:  # deleted since its size was read
+        return f"{name}: missing"
+    return (
+        None
+        if digest == entry["sha256"]
+        else f"{name}: its bytes differ from those saved (SHA-256)"
+    )
 
 
 def _files(folder: epath.Path, prefix: str = "") -> list[str]:

@@ -1,16 +1,22 @@
 """Find a checkpoint by its path and read one part of its state."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+from absl import logging
 from etils import epath
 
 from timix_jax.checkpointing import checksums, step_folders
 from timix_jax.checkpointing.checkpointer import Checkpointer
 from timix_jax.checkpointing.step_reader import load, require_valid
-from timix_jax.errors import UserError
+from timix_jax.distributed import processes
+from timix_jax.errors import RunError, UserError
 from timix_jax.runtime.workdir import CHECKPOINTS_FOLDER, absolute
 
 PyTree = Any
+T = TypeVar("T")
+
+_ATTEMPTS = 20
 
 
 def find_checkpoint(path: epath.PathLike) -> epath.Path:
@@ -34,6 +40,41 @@ def find_checkpoint(path: epath.PathLike) -> epath.Path:
     )
 
 
+def read_newest(path: epath.PathLike, read: Callable[[epath.Path], T]) -> T:
+    """Return `read(found)` of the checkpoint that `find_checkpoint` finds; call it from all processes.
+
+    A training that runs in the folder deletes old checkpoints, possibly while they are read: the newest one is then
+    read instead.
+
+    Args:
+      path: as in `find_checkpoint`; a step given itself has no successor.
+      read: may raise anything if files disappear; its errors about a checkpoint that is still there are reraised.
+
+    Raises:
+      UserError: as `find_checkpoint`.
+      RunError: checkpoints disappear faster than they can be read, or the given one has.
+    """
+    for _ in range(_ATTEMPTS):
+        found = find_checkpoint(path)
+        error: Exception | None = None
+        try:
+            value = read(found)
+        except Exception as raised:
+            error = raised
+        # The manifest is deleted first, so nothing was missing while it was there.
+        if processes.from_first(lambda folder=found: checksums.has_manifest(folder)):  # type: ignore[misc]
+            if error is not None:
+                raise error
+            return value
+        if found == absolute(path):
+            break
+        logging.warning("checkpoint %s was deleted while it was read; reading the newest", found)
+    raise RunError(
+        f"checkpoint {found} was deleted while it was read: give one that stays, or raise"
+        " config.checkpoint.keep_last of the run that writes there"
+    )
+
+
 def restore_params(
     path: epath.PathLike, abstract_params: PyTree | None = None, *, part: str = "params"
 ) -> PyTree:
@@ -48,4 +89,4 @@ def restore_params(
     Raises:
       UserError: There is no valid checkpoint, no such part, or its parameters differ; the message names them.
     """
-    return load(find_checkpoint(path), abstract_params, (part,))
+    return read_newest(path, lambda found: load(found, abstract_params, (part,)))

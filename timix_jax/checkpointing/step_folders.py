@@ -13,6 +13,7 @@ from timix_jax.checkpointing import checksums
 
 _TEMPORARY = ".orbax-checkpoint-tmp"  # part of the name of a folder that is being written
 _SHOWN = 3
+_LISTINGS = 20  # a training saves far less often than a checkpoint is verified
 
 
 class Latest(NamedTuple):
@@ -53,14 +54,28 @@ def complete_steps(directory: epath.Path) -> list[int]:
 
 
 def find_latest(directory: epath.Path) -> Latest:
-    """Return the newest step whose files match their checksums; warn about each newer one."""
+    """Return the newest step whose files match their checksums; warn about each newer one.
+
+    A training that runs there may delete all steps that were listed: the list is then read again.
+    """
+    for _ in range(_LISTINGS):
+        listed = steps(directory)
+        found = _newest_of(directory, listed)
+        if found.step is not None or steps(directory) == listed:
+            break
+    return found
+
+
+def _newest_of(directory: epath.Path, listed: list[int]) -> Latest:
     latest, broken, damaged, warned = None, [], [], False
-    for step in reversed(steps(directory)):
+    for step in reversed(listed):
         path = step_path(directory, step)
         problems = checksums.problems(path)
         if not problems:
             latest = step
             break
+        if not path.is_dir():
+            continue  # deleted since it was listed
         broken.append(step)
         warned = True
         logging.warning("checkpoint %s is not used: %s", path, describe(problems))

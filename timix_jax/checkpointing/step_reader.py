@@ -1,6 +1,6 @@
 """Read one step folder with Orbax: its meta, its shapes, and its arrays onto any devices."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -44,13 +44,20 @@ def saved_shapes(path: epath.PathLike, part: str) -> PyTree:
     )
 
 
-def load(path: epath.Path, abstract: PyTree | None, part: tree_diff.Name) -> PyTree:
+def load(
+    path: epath.Path,
+    abstract: PyTree | None,
+    part: tree_diff.Name,
+    *,
+    unused: Callable[[tree_diff.Name], bool] = lambda name: False,
+) -> PyTree:
     """Read the arrays whose names start with `part`.
 
     Args:
       path: A step folder that was found to be valid.
       abstract: A tree of jax.ShapeDtypeStruct with shardings; None for nested dicts of NumPy arrays.
       part: First components of the names, such as `("params",)`; `()` for all arrays.
+      unused: True for the name of a saved array that `abstract` may lack.
 
     Raises:
       UserError: There is no such part, or names, shapes or dtypes of its arrays differ; the message names them.
@@ -69,7 +76,8 @@ def load(path: epath.Path, abstract: PyTree | None, part: tree_diff.Name) -> PyT
         for name, leaf in expected.items():
             if leaf.sharding is None:
                 raise ValueError(f"{'/'.join(name)} has no sharding: say where to put it")
-    _refuse_differences(path, saved, expected)
+    needed = {name: leaf for name, leaf in saved.items() if name in expected or not unused(name)}
+    _refuse_differences(path, needed, expected)
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with context:

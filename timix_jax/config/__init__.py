@@ -5,6 +5,7 @@ objectives, parallel, reporting; not training.
 """
 
 from timix_jax.config.checks import complete, default_of, flatten
+from timix_jax.config.field_values import canonical
 from timix_jax.config.schema import MUTABLE_FIELDS, default_config
 
-__all__ = ["MUTABLE_FIELDS", "complete", "default_config", "default_of", "flatten"]
+__all__ = ["MUTABLE_FIELDS", "canonical", "complete", "default_config", "default_of", "flatten"]

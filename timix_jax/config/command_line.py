@@ -5,20 +5,25 @@ absl and ml_collections raise errors of many kinds, which name neither the path 
 
 import ast
 import linecache
+import os
 import re
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import ml_collections
 
 from timix_jax.config.checks import default_of
 from timix_jax.errors import UserError
 
+_INSTALLED = Path(__file__).parents[2]  # holds configs/, also where pip has put it
 _LIBRARIES = (Path(ml_collections.__file__).parent, Path(__file__).parents[1])
 _OVERRIDE = re.compile(r"--?(?:no)?config\.(?P<field>[^=]+)(?:=(?P<value>.*))?", re.DOTALL)
 
+_HOME = re.compile(r"^(--?config=)(~.*)$", re.DOTALL)
+_WRONG_ARGUMENTS = re.compile(r"get_config\(\) (missing|takes|got)")
 _UNKNOWN_KEY = re.compile(r'Key "(\w+)" does not exist')
 
 
@@ -31,14 +36,16 @@ def flag_error(error: Exception, argv: Sequence[str]) -> UserError:
     """
     path = recipe_path(argv)
     if path and not Path(path).is_file():
-        return UserError(f"--config={path}: there is no such file; try --config=configs/demo.py")
+        return UserError(_no_such_recipe(path))
     if path and str(error).endswith("has no attribute 'get_config'"):
-        return UserError(f"--config={path} defines no get_config(); configs/demo.py shows how")
+        return UserError(f"--config={path} defines no get_config(); {example_recipe()} shows how")
     # Of the chained errors, the deepest one that passed through the recipe is its own.
     for cause in reversed(_chain(error)):
         place = _place_in_recipe(cause, path)
         if place is not None:
             return UserError(f"{place}: {_reason(cause)}")
+    if path and (wrong := _wrong_call(error, _recipe(argv))):
+        return UserError(wrong)
     for argument in argv[1:]:
         override = _OVERRIDE.fullmatch(argument)
         if override:
@@ -54,6 +61,11 @@ def flag_error(error: Exception, argv: Sequence[str]) -> UserError:
                 article = "an" if kind == "int" else "a"
                 return UserError(f"config.{field}={value}: give {article} {kind} such as {such!r}")
     return UserError(_reason(error))
+
+
+def with_home_folder(argv: Sequence[str]) -> list[str]:
+    """Return the command line with `~` expanded in --config=~/…, which most shells leave as it is."""
+    return [_HOME.sub(lambda m: m[1] + os.path.expanduser(m[2]), each) for each in argv]
 
 
 def check_given_once(argv: Sequence[str]) -> None:
@@ -82,11 +94,56 @@ def _is_literal(value: str | None) -> bool:
 
 def recipe_path(argv: Sequence[str]) -> str:
     """Return the value of `--config` without the part after a colon; empty if it is missing."""
+    return _recipe(argv).split(":")[0]
+
+
+def example_recipe(name: str = "demo.py") -> str:
+    """Return the path of one of our recipes, which is relative only where it can be opened like that."""
+    path = Path("configs", name)
+    return str(path if path.is_file() else _INSTALLED / path)
+
+
+def check_is_recipe(value: Any, argv: Sequence[str]) -> None:
+    """Raise a UserError if a recipe returned something else than a configuration."""
+    if not isinstance(value, ml_collections.ConfigDict):
+        kind = "None (no return?)" if value is None else f"a {type(value).__name__}"
+        raise UserError(
+            f"--config={_recipe(argv)}: get_config() returns {kind}; let it return an ml_collections.ConfigDict, as in"
+            f" {example_recipe()}"
+        )
+
+
+def _recipe(argv: Sequence[str]) -> str:
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
         flag, equals, value = argument.partition("=")
         if flag in ("--config", "-config"):
-            return (value if equals else following).split(":")[0]
+            return value if equals else following
     return ""
+
+
+def _no_such_recipe(path: str) -> str:
+    ours = _INSTALLED / path
+    if ours.is_file():  # a relative path of the documentation, used elsewhere
+        return f"--config={path}: there is no such file in {Path.cwd()}; try --config={ours}"
+    return f"--config={path}: there is no such file; try --config={example_recipe()}"
+
+
+def _wrong_call(error: Exception, recipe: str) -> str | None:
+    """Return what is wrong if get_config could not be called as --config asks for; None if it could."""
+    path, _, argument = recipe.partition(":")
+    for text in map(str, _chain(error)):
+        if text.endswith("object is not callable"):
+            return f"--config={path}: get_config is not a function; {example_recipe()} shows how"
+        if not _WRONG_ARGUMENTS.match(text):
+            continue
+        if argument and "takes 0 positional" in text:
+            return f"--config={recipe}: get_config() takes no argument; drop :{argument}"
+        if not argument and "missing 1 required positional" in text:
+            return (
+                f"--config={path}: get_config() needs an argument; write --config={path}:ARGUMENT"
+            )
+        return f"--config={recipe}: {text}; let it take at most one, which --config={path}:ARGUMENT gives"
+    return None
 
 
 def _chain(error: BaseException) -> list[BaseException]:

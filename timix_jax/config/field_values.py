@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from timix_jax.errors import UserError
+from timix_jax.optim.schedule import parse_duration
 
 _LARGEST_INT = 2**31 - 1  # the limit of 32-bit indices, keys and durations
 
@@ -23,6 +24,16 @@ def is_duration(field: str) -> bool:
     """Return True if the field, by its name, holds a time in steps, examples, epochs or percent."""
     name = field.split(".")[-1]
     return name in ("every", "warmup", "ramp", "until", "duration") or name.endswith("_steps")
+
+
+def canonical(field: str, value: Any) -> Any:
+    """Return the same value for each way to write a setting: 400, "400" and "400 steps" are one duration."""
+    if not is_duration(field):
+        return value
+    try:
+        return " ".join(map(str, parse_duration(value, field)))
+    except UserError:  # such as one of an earlier version
+        return value
 
 
 def converted(value: Any, default: Any, field: str) -> Any:

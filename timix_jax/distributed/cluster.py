@@ -81,7 +81,7 @@ def join(
         return
     others = (
         f"not all processes of the cluster came within --connect_timeout={connect_timeout_s} s: start all of them, give"
-        " more time, or name them by --coordinator and --processes"
+        " more time, name them by --coordinator and --processes, or give --distributed=off for a single process"
     )
     try:
         with _time_limit(connect_timeout_s, others):
@@ -96,6 +96,11 @@ def join(
             ) from error
     else:
         logging.info("process %d of %d", jax.process_index(), jax.process_count())
+
+
+def in_slurm_job() -> bool:
+    """Return True in a job of Slurm, where JAX waits for as many processes as the job has tasks."""
+    return "SLURM_JOB_ID" in os.environ
 
 
 def _port(coordinator: str) -> int:

@@ -5,6 +5,7 @@ others.
 """
 
 import contextlib
+import functools
 import os
 import sys
 import threading
@@ -18,6 +19,7 @@ from absl import logging
 
 from timix_jax.distributed import processes
 from timix_jax.errors import RUNTIME_ERROR_CODE, USER_ERROR_CODE, UserError
+from timix_jax.runtime import interrupt
 from timix_jax.runtime.log import print_error
 
 _KEY = "timix/failed"
@@ -42,8 +44,11 @@ def shared_fate() -> Iterator[None]:
         return
     threading.Thread(target=_watch, args=(store,), name="failure watch", daemon=True).start()
     try:
-        yield
-        processes.gather("done")
+        with interrupt.ended_by(functools.partial(_leave_interrupted, store)):
+            yield
+            processes.gather("done")
+    except KeyboardInterrupt:
+        _leave_interrupted(store)
     except BaseException as error:
         announced = _announced(store)
         if announced is not None and not isinstance(error, UserError):
@@ -67,6 +72,11 @@ def shared_fate() -> Iterator[None]:
         _leave(store, code, cause)
     finally:
         _leaving.set()
+
+
+def _leave_interrupted(store: Any) -> None:
+    print_error(interrupt.LINE, jax.process_index())
+    _leave(store, interrupt.EXIT_CODE, "interrupted")
 
 
 def _leave(store: Any, code: int, cause: str) -> None:

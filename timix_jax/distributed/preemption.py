@@ -33,8 +33,8 @@ class Preemption:
 
     With several processes JAX catches SIGTERM, whichever of them receives it, and chooses a step that all of them can
     still reach. A single process has its own handler, which is removed when the context ends. Outside the training
-    loop, where a run ends by itself, nothing happens. The first Ctrl-C acts as SIGTERM, the second raises
-    KeyboardInterrupt.
+    loop, where a run ends by itself, nothing happens. Once a step is taken, the first Ctrl-C acts as SIGTERM; before,
+    when there is nothing to save, and the second time, it does what it did outside the context.
 
     **Example:**
 
@@ -48,6 +48,7 @@ class Preemption:
 
     def __init__(self) -> None:
         self._asked = False
+        self._catches_ctrl_c = False
         self._before: dict[int, Any] = {}
 
     def reached(self, step: int) -> bool:
@@ -55,16 +56,19 @@ class Preemption:
 
         Call it from all processes after each step. It costs less than a microsecond.
         """
+        if not self._catches_ctrl_c:
+            self._catches_ctrl_c = True
+            if threading.current_thread() is threading.main_thread():
+                self._set(signal.SIGINT, self._interrupt)
         if jax.distributed.is_initialized():
             return multihost_utils.reached_preemption_sync_point(step)
         return self._asked
 
     def __enter__(self) -> Self:
         # Only the main thread can set handlers; elsewhere the signals keep their meaning.
-        if threading.current_thread() is threading.main_thread():
-            self._set(signal.SIGINT, self._interrupt)
-            if not jax.distributed.is_initialized():
-                self._set(signal.SIGTERM, self._handle)
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and not jax.distributed.is_initialized():
+            self._set(signal.SIGTERM, self._handle)
         return self
 
     def __exit__(
@@ -84,7 +88,7 @@ class Preemption:
         logging.warning("SIGTERM: saving after this step")
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, self._before[signal.SIGINT])
         logging.warning(
             "Ctrl-C: leaving as with SIGTERM; press it again to end the run without saving"
         )

@@ -8,7 +8,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -16,6 +16,8 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from timix_jax.errors import USER_ERROR_CODE, RunError, UserError
+
+T = TypeVar("T")
 
 _POLL_S = 5  # Ctrl-C cannot interrupt a blocking read
 _REMIND_S = 60
@@ -56,6 +58,24 @@ def gather(value: Any, *, timeout_s: float = 600) -> list[Any]:
 def gather_flags(flag: bool, *, timeout_s: float = 600) -> list[bool]:
     """Return the flags of all processes, on each of them."""
     return gather(bool(flag), timeout_s=timeout_s)
+
+
+def together(compute: Callable[[], T], *, timeout_s: float = 3600) -> T:
+    """Return `compute()`; a UserError that it raises on one process is raised on all.
+
+    Raises:
+      UserError: that of the first process that has one.
+    """
+    own: UserError | None = None
+    try:
+        value = compute()
+    except UserError as error:
+        own = error
+    for found in gather(None if own is None else [str(own), own.exit_code], timeout_s=timeout_s):
+        if found is not None:
+            text, code = found
+            raise own or (UserError if code == USER_ERROR_CODE else RunError)(text)
+    return value
 
 
 def latest(topic: str, value: Any) -> dict[int, Any]:

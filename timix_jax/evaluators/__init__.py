@@ -24,6 +24,7 @@ __all__ = [
     "build_evaluator",
     "curve_panels",
     "evaluator_class",
+    "evaluator_name",
 ]
 
 EVALUATORS: dict[str, type[Evaluator]] = {
@@ -76,6 +77,12 @@ def build_evaluator(name: str, inputs: EvaluationInputs, /, **options: Any) -> E
     for ability in kind.abilities:
         require(inputs.model, ability, f"evaluator {name!r}")
     return kind(inputs, **options)
+
+
+def evaluator_name(evaluator: Evaluator) -> str:
+    """Return the name under which an evaluator is registered, or else that of its class."""
+    kind = type(evaluator)
+    return next((name for name, known in EVALUATORS.items() if known is kind), kind.__name__)
 
 
 def curve_panels() -> dict[str, dict[str, str]]:

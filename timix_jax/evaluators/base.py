@@ -69,12 +69,22 @@ class Evaluator(abc.ABC):
         """Return True if the model has all `abilities`."""
         return all(isinstance(model, ability) for ability in cls.abilities)
 
+    def check(self) -> None:  # noqa: B027 - most have nothing to read
+        """Refuse a source that captions or boxes show to be unusable; all processes call it once, before training.
+
+        Raises:
+          UserError: `run` would fail, after hours of training.
+        """
+
     @abc.abstractmethod
     def run(self, params: Any) -> Mapping[str, float]:
         """Measure `params` (on the mesh); all processes call it at once.
 
         Returns:
           name → fraction (0 to 1); no two evaluators share a name.
+
+        Raises:
+          UserError: the data cannot be measured, on all processes. Training goes on without this measurement.
         """
 
     def text(self, metrics: Mapping[str, float]) -> str:

@@ -71,6 +71,10 @@ class ClassificationEvaluator(Evaluator):
             )
         _ = self._classes  # read now, so that an unusable set is refused before a training starts
 
+    def check(self) -> None:
+        """Read all class names."""
+        self._classes  # noqa: B018 - read once
+
     def run(self, params: Any) -> dict[str, float]:
         """Measure accuracies of `params` (on the mesh), as fractions.
 

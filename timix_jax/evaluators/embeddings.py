@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from timix_jax.data.loading.evaluation import caption_batches, image_batches
+from timix_jax.distributed import processes
 from timix_jax.errors import UserError
 from timix_jax.evaluators.placement import divisible, own_share
 from timix_jax.evaluators.sweep import Arrays, Compute, jitted, sweep
@@ -78,7 +79,9 @@ class Embedder:
                         f"{self.purpose} needs at least one, so leave the evaluator out."
                     )
                 per_example = len(captioned) / len(np.unique(captioned))
-                self.check_memory(round(per_example * len(source)))
+                expected = round(per_example * len(source))
+                # Machines may have different amounts of memory free.
+                processes.together(lambda count=expected: self.check_memory(count))  # type: ignore[misc]
             texts.append(encoded["embedding"][encoded["valid"]])
             owners.append(captioned)
         owner = np.concatenate(owners)

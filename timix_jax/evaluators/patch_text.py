@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from timix_jax.data.loading.evaluation import region_batches
+from timix_jax.data.loading.evaluation import region_batches, region_boxes
+from timix_jax.data.records.schema import CorruptExample
 from timix_jax.errors import UserError
 from timix_jax.evaluators.base import Evaluator
 from timix_jax.evaluators.localisation import pointing, roc_auc
@@ -24,6 +25,9 @@ from timix_jax.objectives.patch_labels import patch_labels
 
 if TYPE_CHECKING:
     from timix_jax.data.sources import Source
+
+
+_CHECKED = 1000  # images decoded before training, at most
 
 
 class RegionScores(NamedTuple):
@@ -91,6 +95,26 @@ class PatchTextEvaluator(Evaluator):
                 "patch_text needs regions, so give it annotated data or leave the evaluator out."
             )
 
+    def check(self) -> None:
+        """Look for a region that can be measured, among the first annotated images."""
+        source, grid = self.inputs.source, self.inputs.model.grid
+        annotated = source.annotated.tolist()
+        for index in annotated[:_CHECKED]:
+            try:
+                boxes = region_boxes(source[index])
+            except CorruptExample:
+                return  # the evaluation names it
+            if not np.all(patch_labels(jnp.asarray(boxes[None]), grid), axis=-1).all():
+                return
+        if len(annotated) <= _CHECKED:
+            raise self._nothing_to_measure()
+
+    def _nothing_to_measure(self) -> UserError:
+        return UserError(
+            f"Evaluation set {self.inputs.source.name!r} has no box smaller than its image: "
+            "patch_text has nothing to measure, so leave the evaluator out."
+        )
+
     def text(self, metrics: Mapping[str, float]) -> str:
         """Return the figures of the patch predictor with their chance levels."""
         hits, chance = 100 * metrics["pointing"], 100 * metrics["pointing_chance"]
@@ -148,10 +172,7 @@ class PatchTextEvaluator(Evaluator):
         means = {name: np.concatenate(parts)[order] for name, parts in values.items()}
         kept = len(order)
         if kept == 0:
-            raise UserError(
-                f"Evaluation set {self.inputs.source.name!r} has no box smaller than its image: "
-                "patch_text has nothing to measure, so leave the evaluator out."
-            )
+            raise self._nothing_to_measure()
         if kept < regions:
             logging.info(
                 "%s: patch_text leaves out %d of %d regions that touch every patch",

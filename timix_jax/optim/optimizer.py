@@ -39,7 +39,7 @@ def make_optimizer(
       lr_scales: (pattern, factor of the learning rate); each pattern is a regular expression that must match the whole
         path, `a/b/c`. The first match wins, and the factor is 1 without a match: the paper's two rates are `schedule`
         for everything and `("image/.*", 0.1)` for a pretrained ViT. The factor also scales the decay, as in AdamW with
-        parameter groups.
+        parameter groups. A factor of 0 freezes: these parameters have no moments and do not count for `clip_norm`.
 
     Raises:
       UserError: a pattern is malformed or matches no parameter, or a number is out of range.
@@ -52,6 +52,14 @@ def make_optimizer(
         if not 0 <= value < 1:
             raise UserError(f"{field}={value}: must be at least 0 and below 1")
 
+    factors = lr_factors(params, lr_scales)
+    trained = jax.tree.map(bool, factors)
+    if not any(jax.tree.leaves(trained)):
+        raise UserError(f"lr_scales={lr_scales}: every parameter is frozen, so nothing is trained")
+    some_are_frozen = not all(jax.tree.leaves(trained))
+    if some_are_frozen:
+        params, axes, factors = (_only(trained, tree) for tree in (params, axes, factors))
+
     parts = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
     if name == "adamw":
         parts.append(optax.scale_by_adam(b1=b1, b2=b2, eps=eps))
@@ -62,9 +70,10 @@ def make_optimizer(
     if weight_decay:
         parts.append(optax.add_decayed_weights(weight_decay, mask=decay_mask(params, axes)))
     if lr_scales:
-        parts.append(_scale_by_tree(lr_factors(params, lr_scales)))
+        parts.append(_scale_by_tree(factors))
     parts.append(optax.scale_by_learning_rate(schedule))
-    return optax.chain(*parts)
+    optimizer = optax.chain(*parts)
+    return _update_only(trained, optimizer) if some_are_frozen else optimizer
 
 
 def decay_mask(params: Any, axes: Any) -> Any:
@@ -103,6 +112,15 @@ def lr_factors(params: Any, lr_scales: Sequence[tuple[str, float]]) -> Any:
     return factors
 
 
+def freeze(params: Any, lr_scales: Sequence[tuple[str, float]]) -> Any:
+    """Return `params` as constants where their factor is 0, so that no gradient is computed there."""
+    return jax.tree.map(
+        lambda leaf, factor: leaf if factor else jax.lax.stop_gradient(leaf),
+        params,
+        lr_factors(params, lr_scales),
+    )
+
+
 def _matches_nothing(pattern: str, names: Sequence[str]) -> str:
     return (
         f"lr_scales: pattern {pattern!r} matches no parameter (it must match the whole path, and the "
@@ -118,6 +136,33 @@ def _scale_by_tree(factors: Any) -> optax.GradientTransformation:
         return jax.tree.map(lambda update, factor: update * factor, updates, factors)
 
     return optax.stateless(scale)
+
+
+def _only(chosen: Any, tree: Any) -> Any:
+    """Return `tree` without the leaves that a tree of bool leaves out; their places stay, but hold nothing."""
+    return jax.tree.map(lambda keep, leaf: leaf if keep else optax.MaskedNode(), chosen, tree)
+
+
+def _update_only(
+    trained: Any, optimizer: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """Apply `optimizer` to the leaves where `trained` is True and leave the others as they are.
+
+    `optax.masked` would put the state into another level, and checkpoints and sharding rules know its paths.
+    """
+
+    def init(params: Any) -> Any:
+        return optimizer.init(_only(trained, params))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        own = None if params is None else _only(trained, params)
+        new, state = optimizer.update(_only(trained, updates), state, own)
+        return jax.tree.map(
+            lambda keep, changed, update: changed if keep else jnp.zeros_like(update),
+            *(trained, new, updates),
+        ), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def ema_update(ema: Any, params: Any, decay: jax.Array | float) -> Any:

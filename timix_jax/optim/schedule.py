@@ -56,7 +56,7 @@ def steps(
 def _steps(
     value: int | float | str, batch_size: int, examples: int, total_steps: int | None, field: str
 ) -> int:
-    number, unit = _parse(value, field)
+    number, unit = parse_duration(value, field)
     if unit == "step":
         return math.ceil(number)
     if unit == "example":
@@ -78,8 +78,12 @@ def _steps(
     return math.ceil(number * total_steps / 100)
 
 
-def _parse(value: int | float | str, field: str) -> tuple[Fraction, str]:
-    """Split into an exact number and a unit (step, example, epoch or %): 7% of 300 is 21, not 22."""
+def parse_duration(value: int | float | str, field: str) -> tuple[Fraction, str]:
+    """Split into an exact number and a unit (step, example, epoch or %): 7% of 300 is 21, not 22.
+
+    Raises:
+      UserError: the value has none of the forms of `steps`; the message names `field`.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise UserError(f"{field}={value!r}: not a duration; write {_FORMS}")
     match = _DURATION.fullmatch(str(value).strip())

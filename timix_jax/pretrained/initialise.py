@@ -30,7 +30,13 @@ def check_init_from(
     Raises:
       UserError: names what does not fit.
     """
-    found = checkpointing.find_checkpoint(path)
+    check = lambda found: _check_checkpoint(found, abstract_params, tokenizer, config)
+    checkpointing.read_newest(path, check)
+
+
+def _check_checkpoint(
+    found: epath.Path, abstract_params: Any, tokenizer: str, config: Mapping[str, Any]
+) -> None:
     if checkpointing.read_meta(found).get("tokenizer") != tokenizer:
         raise UserError(
             f"{found} was trained with another tokenizer, so its word embeddings do not fit; set config.data.tokenizer"

@@ -84,6 +84,9 @@ def reraise_file_errors(path: epath.Path) -> contextlib.AbstractContextManager[N
 class MetricsWriter:
     """Appends metrics to `WORKDIR/metrics.jsonl`, TensorBoard and Weights & Biases, on process 0 only.
 
+    Attributes:
+      names_at_start: names that an earlier run has written under `first_step`; empty on other processes.
+
     **Example:**
 
         with MetricsWriter(workdir, first_step=state.step) as writer:
@@ -113,6 +116,7 @@ class MetricsWriter:
         self._tensorboard: EventFile | None = None
         self._wandb: WandbRun | None = None
         self._mirror: Mirror | None = None
+        self.names_at_start: frozenset[str] = frozenset()
         if jax.process_index():
             return
         folder = as_path(workdir)
@@ -120,7 +124,7 @@ class MetricsWriter:
         self._path = path = folder / METRICS_FILE
         with reraise_file_errors(path):
             truncate_jsonl(path, first_step)
-        self._first_step, self._logged = first_step, _names_at(path, first_step)
+        self._first_step, self.names_at_start = first_step, _names_at(path, first_step)
         if is_remote(folder):
             self._mirror = Mirror(folder)
             path, folder = self._mirror.fetch(METRICS_FILE), epath.Path(self._mirror.folder)
@@ -148,7 +152,7 @@ class MetricsWriter:
         if self._file is None:
             return
         numbers = {name: json_number(name, value) for name, value in metrics.items()}
-        if step == self._first_step and numbers.keys() <= self._logged:
+        if step == self._first_step and numbers.keys() <= self.names_at_start:
             return  # a finished run is evaluated again
         line = json.dumps({"step": int(step), **numbers}, allow_nan=False) + "\n"
         with self._closed_on_failure(self._path):
@@ -206,12 +210,12 @@ class MetricsWriter:
         self.close(failed=error is not None)
 
 
-def _names_at(path: epath.Path, step: int) -> set[str]:
+def _names_at(path: epath.Path, step: int) -> frozenset[str]:
     """Return the names that the file already holds under a step."""
     if not path.exists():
-        return set()
+        return frozenset()
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    return {name for line in lines if line.get("step") == step for name in line}
+    return frozenset(name for line in lines if line.get("step") == step for name in line)
 
 
 def write_results(path: str | os.PathLike[str], results: Mapping[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 import jax
 
+from timix_jax.errors import RunError, UserError
+
 GIB = 2**30
 
 # Dense bfloat16 FLOP/s of one JAX device, from vendors' data sheets, by the start of device_kind.
@@ -31,6 +33,28 @@ HBM_BYTES = {
     "TPU v6 lite": 32 * GIB,
     "TPU7x": 96 * GIB,  # half a chip: each of its two cores is a device with half of the memory
 }
+
+
+def check_backend() -> None:
+    """Let JAX look for its devices, so that their absence is one line.
+
+    Raises:
+      UserError: JAX_PLATFORMS names a platform that this JAX does not have.
+      RunError: the devices cannot be used, as when another process holds them.
+    """
+    try:
+        jax.devices()
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # a plain assertion where JAX lacks the platform's plugin
+        cause = " ".join(str(error).split())[:300] or "no plugin for it is installed"
+        if platforms := jax.config.values["jax_platforms"]:
+            raise UserError(
+                f"JAX_PLATFORMS={platforms}: JAX cannot use it ({cause}); unset the variable, or install JAX for that"
+                " platform, such as pip install 'jax[cuda12]'"
+            ) from error
+        raise RunError(f"JAX finds no device that it can use ({cause})") from error
 
 
 def peak_flops(device: jax.Device, given_tflops: float = 0.0) -> float | None:

@@ -4,6 +4,7 @@ import contextlib
 import logging as python_logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import logging
@@ -18,6 +19,17 @@ def show_own_lines() -> None:
     """Set absl's log to INFO but drop INFO lines of libraries (Orbax writes thirty of them per save)."""
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_is_wanted)
+
+
+@contextlib.contextmanager
+def without_library_warnings() -> Iterator[None]:
+    """Drop what ml_collections warns of within the context: our errors say it in one line."""
+    logger = logging.get_absl_logger()
+    logger.addFilter(_is_not_of_ml_collections)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_not_of_ml_collections)
 
 
 def only_warnings() -> None:
@@ -50,6 +62,10 @@ def print_error(text: str, process: int | None = None) -> None:
     # The log may be on the full disk, and the other processes must learn of the error all the same.
     with contextlib.suppress(OSError):
         print(f"error{name}: {text}", file=sys.stderr, flush=True)
+
+
+def _is_not_of_ml_collections(record: python_logging.LogRecord) -> bool:
+    return "ml_collections" not in Path(record.pathname).parts
 
 
 def _is_wanted(record: python_logging.LogRecord) -> bool:

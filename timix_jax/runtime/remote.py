@@ -27,19 +27,21 @@ def is_remote(path: epath.PathLike) -> bool:
 
 
 def as_path(path: epath.PathLike) -> epath.Path:
-    """Return the path after checking that it is local or on a supported store.
+    """Return the path, with `~` expanded, after checking that it is local or on a supported store.
 
     Raises:
-      UserError: The store is not gs://, or its client is not installed.
+      UserError: The store is not gs://, its client is not installed, or a home folder is not known.
     """
-    text = os.fspath(path)
+    text = os.path.expanduser(os.fspath(path))
     if is_remote(text):
         if not text.startswith(_SCHEME) or not text.removeprefix(_SCHEME).strip("/"):
             raise UserError(f"{text!r}: give a local path or gs://BUCKET/FOLDER")
         if importlib.util.find_spec("gcsfs") is None:
             raise UserError(f"{text!r} needs the package gcsfs: pip install 'timix-jax[gcs]'")
         _disable_listing_cache()
-    return epath.Path(path)
+    if text.startswith("~"):
+        raise UserError(f"{text!r}: there is no such home folder; write it out, or ./{text}")
+    return epath.Path(text)
 
 
 def local_only(path: epath.PathLike, option: str, fix: str) -> None:

@@ -10,7 +10,7 @@ WORKDIR/checkpoints/      see `timix_jax.checkpointing`
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any
@@ -27,13 +27,16 @@ TOKENIZER_FILE = "tokenizer.json"
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS_FOLDER = "checkpoints"
 
+Canonical = Callable[[str, Any], Any]
+
 _ABSENT = object()
 _SHOWN_FIELDS = 5
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """Return the absolute path, which Orbax requires; remote paths stay as they are."""
-    return as_path(path) if is_remote(path) else epath.Path(os.path.abspath(path))
+    """Return the absolute path, which Orbax requires, with `~` expanded; remote paths stay as they are."""
+    path = as_path(path)
+    return path if is_remote(path) else epath.Path(os.path.abspath(path))
 
 
 def free_bytes(path: epath.PathLike) -> int | None:
@@ -51,6 +54,7 @@ def config_differences(
     config: Mapping[str, Any],
     ignore: tuple[str, ...] = (),
     defaults: Mapping[str, Any] = MappingProxyType({}),
+    canonical: Canonical = lambda field, value: value,
 ) -> list[str]:
     """List the differences of two flat configurations, such as `["lr: 0.1 there, 0.2 now"]`.
 
@@ -59,6 +63,7 @@ def config_differences(
       config: The same for the new run; both are compared as JSON (a tuple equals a list).
       ignore: Fields that may differ; `"log"` stands for `log` itself and for every `log.…`.
       defaults: Values of fields that the stored configuration lacks because they are newer.
+      canonical: Maps a field and its value to what is compared.
     """
 
     def ignored(field: str) -> bool:
@@ -72,7 +77,7 @@ def config_differences(
     differences = []
     for field in fields:
         old, new = stored.get(field, defaults.get(field, _ABSENT)), config.get(field, _ABSENT)
-        if not ignored(field) and not _same(old, new):
+        if not ignored(field) and not _same(canonical(field, old), canonical(field, new)):
             differences.append(f"{field}: {shown(old)} there, {shown(new)} now")
     return differences
 
@@ -100,6 +105,7 @@ def open_workdir(
     *,
     ignore: tuple[str, ...] = (),
     defaults: Mapping[str, Any] = MappingProxyType({}),
+    canonical: Canonical = lambda field, value: value,
 ) -> bool:
     """Prepare the working folder for a run with this configuration.
 
@@ -111,6 +117,7 @@ def open_workdir(
       config: Dotted field name → JSON value.
       ignore: Fields that may differ from the stored configuration, see `config_differences`.
       defaults: Values of fields that the stored configuration lacks, see `config_differences`.
+      canonical: Maps a field and its value to what is compared, see `config_differences`.
 
     Returns:
       True if a run was already started in the folder.
@@ -126,15 +133,26 @@ def open_workdir(
             workdir.mkdir(parents=True, exist_ok=True)
             atomic_write_text(path, json.dumps(dict(config), indent=2, ensure_ascii=False) + "\n")
         return False
-    differences = config_differences(read_config(workdir), config, ignore, defaults)
+    differences = config_differences(read_config(workdir), config, ignore, defaults, canonical)
     if differences:
         more = len(differences) - _SHOWN_FIELDS
         listed = "; ".join(differences[:_SHOWN_FIELDS]) + (f"; and {more} more" if more > 0 else "")
         raise UserError(
             f"--workdir={workdir} belongs to a run with another configuration ({listed}): choose"
             " another --workdir, set the fields back, or delete the folder to start again"
+            + _how_to_train_longer(workdir, differences)
         )
     return True
+
+
+def _how_to_train_longer(workdir: epath.Path, differences: list[str]) -> str:
+    """Return what to do instead of changing the length of a run, from which its learning rates follow."""
+    if not any(text.startswith("train.duration:") for text in differences):
+        return ""
+    return (
+        f"; to train its weights further, give another --workdir and --config.init_from={workdir}, with the duration"
+        " and learning rate of the further training"
+    )
 
 
 def read_config(workdir: epath.PathLike) -> dict[str, Any]:

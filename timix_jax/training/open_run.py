@@ -7,7 +7,7 @@ from etils import epath
 
 from timix_jax import checkpointing
 from timix_jax.checkpointing import step_folders
-from timix_jax.config import MUTABLE_FIELDS, default_config, flatten
+from timix_jax.config import MUTABLE_FIELDS, canonical, default_config, flatten
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.distributed import processes
 from timix_jax.distributed.shared_folder import check_same_config, check_shared
@@ -59,6 +59,8 @@ def open_run(
             )
     # Wait for all processes: an error on another one must leave the folder untouched too.
     processes.gather("built", timeout_s=_BUILD_TIMEOUT_S)
+    experiment.check_evaluators(evaluators)
+    processes.gather("checked", timeout_s=_BUILD_TIMEOUT_S)
     if processes.is_first():
         _open_workdir(folder, settings.flat)
         if not tokenizer_file.exists() or not tokenizer_file.read_text():
@@ -69,7 +71,9 @@ def open_run(
 def _open_workdir(folder: epath.Path, config: Mapping[str, Any]) -> None:
     # A run of an earlier version lacks fields added since; their defaults are what it did.
     defaults = flatten(default_config())
-    workdirs.open_workdir(folder, config, ignore=MUTABLE_FIELDS, defaults=defaults)
+    workdirs.open_workdir(
+        folder, config, ignore=MUTABLE_FIELDS, defaults=defaults, canonical=canonical
+    )
 
 
 def _read_folder(folder: epath.Path, config: Mapping[str, Any]) -> tuple[bool, str]:
@@ -95,7 +99,10 @@ def _is_resumable(folder: epath.Path, config: Mapping[str, Any]) -> bool:
     if meta is None:
         return False
     defaults = flatten(default_config())
-    if differences := workdirs.config_differences(meta["config"], config, MUTABLE_FIELDS, defaults):
+    stored = meta["config"]
+    if differences := workdirs.config_differences(
+        stored, config, MUTABLE_FIELDS, defaults, canonical
+    ):
         raise UserError(
             f"the checkpoints in --workdir={folder} belong to a run with another configuration"
             f" ({'; '.join(differences[:5])}): choose another --workdir, or set the fields back"

@@ -33,7 +33,8 @@ def initial_state(run: Experiment, checkpointer: Checkpointer) -> tuple[TrainSta
     if step is not None:
         _check_same_data(run, step, checkpointer)
         _warn_of_other_partners(run, checkpointer.read_meta(step))
-        state, _ = checkpointer.restore(step, with_shardings(abstract, shardings))
+        restored = with_shardings(abstract, shardings)
+        state, _ = checkpointer.restore(step, restored, unused=_is_moment)
         logging.info("resumed from checkpoint %d in %s", step, checkpointer.directory)
         return state, True
     # The key travels as its data: a key array would live on the devices of this process only.
@@ -46,6 +47,11 @@ def initial_state(run: Experiment, checkpointer: Checkpointer) -> tuple[TrainSta
     else:
         logging.info("fresh parameters from seed %d", run.seed)
     return state, False
+
+
+def _is_moment(name: tuple[str, ...]) -> bool:
+    # Frozen parameters had moments in earlier versions. The configuration is the same, so no other array is left over.
+    return name[0] == "opt_state"
 
 
 def _with_params(state: TrainState, params: Any) -> TrainState:

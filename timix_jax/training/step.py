@@ -43,10 +43,12 @@ def make_train_step(
     schedule: Schedule,
     ema_decay: float,
     seed: int,
+    freeze: Callable[[Any], Any] = lambda params: params,
 ) -> TrainStep:
     """Return the step, a pure function of state and global batch; `jit_train_step` compiles it.
 
-    Partners, λ and negatives come from the batches of all devices together.
+    Partners, λ and negatives come from the batches of all devices together. `freeze` stops the gradient of the
+    parameters that are not trained, which then do not count in `grad_norm`.
     """
 
     def train_step(state: TrainState, batch: dict[str, Any]) -> tuple[TrainState, Metrics]:
@@ -56,7 +58,7 @@ def make_train_step(
             forward = prepare_forward(
                 model,
                 objectives,
-                params,
+                freeze(params),
                 batch,
                 teacher=state.ema_params,
                 step=state.step,

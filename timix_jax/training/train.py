@@ -1,6 +1,6 @@
 """Train a run and evaluate its result: `--mode=train`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 from ml_collections import ConfigDict
@@ -22,7 +22,13 @@ from timix_jax.reporting.weights_and_biases import check_installed
 from timix_jax.runtime.log import print_text
 from timix_jax.runtime.remote import as_path, check_reachable
 from timix_jax.training.build import Experiment, evaluated_part, open_checkpointer, read_settings
-from timix_jax.training.evaluate import flat_results, format_results, run_evaluators
+from timix_jax.training.evaluate import (
+    complete_results,
+    flat_results,
+    format_results,
+    raise_failures,
+    run_evaluators,
+)
 from timix_jax.training.hooks import Hook, Moment
 from timix_jax.training.hooks.evaluate import Evaluate
 from timix_jax.training.hooks.finite_check import FiniteCheck
@@ -36,6 +42,8 @@ from timix_jax.training.pictures import draw_run
 from timix_jax.training.start import initial_state
 from timix_jax.training.summary import run_summary
 
+_DRAW_S = 3600  # until the first process has drawn the pictures
+
 
 def train_and_evaluate(config: ConfigDict, workdir: str, *, profile: str = "") -> dict[str, float]:
     """Train to the end, from the newest checkpoint in `workdir` or from the start, and evaluate.
@@ -48,6 +56,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str, *, profile: str = "") -
     Returns:
       The content of results.json: `SET/METRIC` → fraction; empty for a run that SIGTERM has stopped, which the same
       call resumes.
+
+    Raises:
+      UserError: the configuration cannot work, or the loss is not finite; or, once all else is written, an evaluation
+        failed.
     """
     settings = read_settings(config)
     part = evaluated_part(settings)
@@ -86,6 +98,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str, *, profile: str = "") -
                     preemption=preemption,
                     finite_check=FiniteCheck(folder, last_saved=start.step or None),
                 )
+                *_, evaluate = hooks
+                evaluate.resume(start)
                 end = _take_steps(run, start, hooks, reporter, StepProfiler(window, folder))
                 if end.leaving:
                     with watch(phases.LAST_CHECKPOINT):
@@ -95,17 +109,23 @@ def train_and_evaluate(config: ConfigDict, workdir: str, *, profile: str = "") -
                 weights = getattr(end.state, part)
                 with watch(phases.EVALUATE):
                     measured = run_evaluators(evaluators, weights)
-                results = flat_results(measured)
-                writer.write(end.step, results)
+                writer.write(end.step, flat_results(measured))
             with watch(phases.LAST_CHECKPOINT):
                 checkpointer.wait()
+        results = complete_results(measured)
         write_results(folder / RESULTS_FILE, results)
         weights = processes.on_host(weights)
         if processes.is_first():
             with watch(phases.DRAW):
                 draw_run(run, weights, folder)
             print_text(f"\n{format_results(measured)}\nwritten to {folder}")
-        return results
+    failed = [m for m in (*evaluate.failures, *measured) if m.error is not None]
+    if failed:
+        processes.gather(
+            "written", timeout_s=_DRAW_S
+        )  # a process that leaves takes the others with it
+    raise_failures(failed, f"the training is complete, with all other results, in {folder}")
+    return results
 
 
 def make_reporter(run: Experiment, writer: MetricsWriter, watch: Phases) -> Reporter:
@@ -130,23 +150,23 @@ def make_hooks(
     checkpointer: Checkpointer,
     preemption: Preemption,
     finite_check: FiniteCheck,
-) -> tuple[Hook, ...]:
-    """Return what happens after each step, in its order."""
+) -> tuple[*tuple[Hook, ...], Evaluate]:
+    """Return what happens after each step, in its order, which ends with `Evaluate`."""
     part = evaluated_part(run.settings)
     return (
         finite_check,
         Log(run.every["log"], reporter, run.mesh.local_devices),
-        # Before the save: a run killed between the two would resume without these results.
-        Evaluate(run.every["eval"], evaluators, part, finite_check, reporter),
         Leave(preemption),
+        # Before the evaluation, which may fail or be killed; `Evaluate.resume` then does it again.
         Save(run, checkpointer, finite_check, reporter),
+        Evaluate(run.every["eval"], evaluators, part, finite_check, reporter),
     )
 
 
 def _take_steps(
     run: Experiment,
     start: Moment,
-    hooks: tuple[Hook, ...],
+    hooks: Sequence[Hook],
     reporter: Reporter,
     profiler: StepProfiler,
 ) -> Moment:

@@ -163,6 +163,17 @@ def _empty_region_row(spec: ExampleSpec) -> Batch:
     }
 
 
+def region_boxes(record: Record) -> np.ndarray:
+    """Return the boxes of all regions, float32 (R, 4) x0, y0, x1, y1 as fractions of the decoded image.
+
+    Raises:
+      CorruptExample: the image cannot be decoded.
+    """
+    height, width = decode_image(record.image, record.key).shape[:2]
+    pixels = np.array([region.box for region in record.regions], np.float32).reshape(-1, 4)
+    return pixel_boxes_to_fractions(pixels, height, width)
+
+
 def _region_rows(record: Record, spec: ExampleSpec) -> list[Batch]:
     if not record.regions:
         return []

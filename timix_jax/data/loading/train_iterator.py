@@ -36,7 +36,7 @@ class TrainIterator:
         except UserError as error:
             raise type(error)(first_line(error)) from error
         except Exception as error:
-            step = self.state["next_index"]
+            step = self.state["next_index"] + 1  # numbered as in metrics.jsonl
             logging.exception("the input pipeline stopped at the batch of step %d", step)
             raise RunError(
                 f"the input pipeline stopped at the batch of step {step}: {type(error).__name__}:"

@@ -9,8 +9,8 @@ it needs TensorFlow; features and splits are read from the files.
 """
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -197,13 +197,15 @@ def open_tfds(
 
 
 def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    folder = as_path(name)
+    data_dir = os.fspath(as_path(data_dir)) if data_dir else data_dir
     try:
-        if (as_path(name) / "dataset_info.json").is_file():
-            return tfds.builder_from_directory(name)
+        if (folder / "dataset_info.json").is_file():
+            return tfds.builder_from_directory(folder)
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=data_dir)
     except (ValueError, FileNotFoundError) as error:  # TFDS raises ValueError for "not found" too
-        if is_remote(name) or Path(name).is_absolute():
-            raise UserError(f"tfds:{name}: no dataset_info.json in this folder") from error
+        if is_remote(name) or folder.is_absolute():
+            raise UserError(f"tfds:{folder}: no dataset_info.json in this folder") from error
         if not isinstance(error, tfds.core.DatasetNotFoundError):
             raise UserError(
                 f"tfds:{name}: not a valid name; write data_set/config:version"

@@ -8,7 +8,11 @@ there on typed settings and plain values travel. May import everything but the l
 from timix_jax.training.build.batch import abstract_batch
 from timix_jax.training.build.checkpoint import open_checkpointer
 from timix_jax.training.build.checks import check_shapes
-from timix_jax.training.build.evaluation import build_evaluators, evaluated_part
+from timix_jax.training.build.evaluation import (
+    build_evaluators,
+    check_evaluators,
+    evaluated_part,
+)
 from timix_jax.training.build.losses import build_objectives
 from timix_jax.training.build.mesh import build_layout
 from timix_jax.training.build.model import abstract_params, build_model
@@ -29,6 +33,7 @@ __all__ = [
     "build_model",
     "build_objectives",
     "build_optimizer",
+    "check_evaluators",
     "check_shapes",
     "evaluated_part",
     "nominal_plan",

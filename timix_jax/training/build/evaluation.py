@@ -96,5 +96,13 @@ def build_evaluators(
     return built
 
 
+def check_evaluators(evaluators: Mapping[str, list[Evaluator]]) -> None:
+    """Raise a UserError for a set whose captions or boxes show that an evaluator could not use it."""
+    for name, several in evaluators.items():
+        with error_prefix(f"config.eval, {name}: "):
+            for evaluator in several:
+                evaluator.check()
+
+
 def _applies(kind: type[Evaluator], inputs: EvaluationInputs) -> bool:
     return kind.supports(inputs.model) and kind.applies_to(inputs.source)

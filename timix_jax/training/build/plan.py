@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from timix_jax.models.protocols import ImageTextModel
 from timix_jax.objectives import Objective
 from timix_jax.objectives.base import boundaries, objectives_at
+from timix_jax.optim.optimizer import freeze
 from timix_jax.optim.schedule import Schedule
 from timix_jax.parallel.layout import Layout
 from timix_jax.parallel.sharding import with_shardings
@@ -112,6 +113,7 @@ class Plan:
             schedule=self.schedule,
             ema_decay=self.ema_decay,
             seed=self.seed,
+            freeze=functools.partial(freeze, lr_scales=self.settings.optim.lr_scales),
         )
         return jit_train_step(step, self.layout, self.abstract_state)
 

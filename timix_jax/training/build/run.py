@@ -12,8 +12,10 @@ from timix_jax.data.loading.epoch_borders import log_epoch_borders
 from timix_jax.data.loading.train_iterator import TrainIterator
 from timix_jax.data.sources import Source
 from timix_jax.data.tokenizers import Tokenizer
+from timix_jax.errors import UserError
 from timix_jax.objectives import Objective
 from timix_jax.objectives.mixed import MixedContrastive
+from timix_jax.objectives.score_sources import Oracle
 from timix_jax.optim import schedule
 from timix_jax.training.build.checks import check_shapes
 from timix_jax.training.build.data import (
@@ -92,6 +94,7 @@ def build(settings: Settings, *, tokenizer: Tokenizer | None = None) -> Experime
     )
     check_objectives(plan.objectives, total)
     _warn_of_untrained_scores(settings, plan.objectives)
+    _check_boxes(plan.objectives, sources)
     log_epoch_borders(sources, settings.data.weights, settings.train.batch_size)
     return Experiment(
         **{field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)},
@@ -115,3 +118,22 @@ def _warn_of_untrained_scores(settings: Settings, objectives: Sequence[Objective
                 " are arbitrary; set config.mix.score='similarity', or give regions and a weight, or config.init_from",
                 *(source.title, source.trained),
             )
+
+
+def _check_boxes(objectives: Sequence[Objective], sources: Sequence[Source]) -> None:
+    """Refuse scores from boxes where no image has any; without boxes, all patches of an image score the same."""
+    scores = [o.score for o in objectives if isinstance(o, MixedContrastive)]
+    if not any(isinstance(score, Oracle) for score in scores):
+        return
+    examples = sum(len(source) for source in sources)
+    annotated = sum(len(source.annotated) for source in sources)
+    if not annotated:
+        raise UserError(
+            "config.mix.score='oracle' takes its scores from boxes, but no example of config.data.train has regions;"
+            " prepare the data with regions, or set another config.mix.score, such as 'similarity'"
+        )
+    if annotated < examples:
+        logging.warning(
+            "config.mix.score='oracle': only %d of %d images have boxes; the windows of the others are arbitrary",
+            *(annotated, examples),
+        )

@@ -20,7 +20,8 @@ class FiniteCheck:
     Hooks that use the weights call `check_all` first.
 
     Args:
-      workdir: gets `nonfinite-STEP.json` with the step, its metrics and the ids of all its examples.
+      workdir: gets `nonfinite-STEP.json`: the step, numbered as in metrics.jsonl, its metrics and the ids of all its
+        examples.
       last_saved: step of the newest checkpoint, for the error message; None without one. `Save` keeps it up to date.
     """
 
@@ -49,7 +50,7 @@ class FiniteCheck:
                 raise self._error(moment)
 
     def _error(self, moment: Moment) -> UserError:
-        step = moment.step - 1  # steps are numbered from 0
+        step = moment.step  # as in metrics.jsonl
         path = self._workdir / f"nonfinite-{step}.json"
         own_ids = np.asarray(moment.example_ids).tolist()
         example_ids = [i for ids in processes.gather(own_ids) for i in ids]
