@@ -180,4 +180,7 @@ def test_refusals(case):
     everywhere = Region("1", (0.0, 0.0, 8.0, 8.0), (0,))
     whole = make_evaluator(GreySource([[0]], [[everywhere]]), sources=("tpp",))
     with pytest.raises(UserError, match="nothing to measure"):
+        whole.check()
+    make_evaluator(source, sources=("tpp",)).check()
+    with pytest.raises(UserError, match="nothing to measure"):
         whole.run({name: jnp.asarray(value) for name, value in params.items()})

@@ -18,6 +18,7 @@ from timix_jax.errors import UserError
 from timix_jax.evaluators.base import Evaluator
 from timix_jax.evaluators.localisation import pointing, roc_auc
 from timix_jax.evaluators.placement import divisible, own_share
+from timix_jax.evaluators.region_check import every_region_covers_its_image
 from timix_jax.evaluators.sweep import Arrays, Compute, jitted, sweep
 from timix_jax.objectives.base import prepare_forward
 from timix_jax.objectives.features import CLEAN
@@ -67,6 +68,17 @@ class PatchScoresEvaluator(Evaluator):
         if self.max_boxes < 1:
             raise UserError(f"max_boxes={self.max_boxes}: give at least 1")
         _ = self._built
+
+    def check(self) -> None:
+        """Refuse a set in which no box is smaller than its image."""
+        if every_region_covers_its_image(self.inputs.source, self.inputs.model.grid):
+            raise self._nothing_to_measure()
+
+    def _nothing_to_measure(self) -> UserError:
+        return UserError(
+            f"Evaluation set {self.inputs.source.name!r} has no text whose boxes leave a patch free: "
+            "patch_scores has nothing to measure, so leave the evaluator out."
+        )
 
     @functools.cached_property
     def _built(self) -> dict[str, ScoreSource]:
@@ -147,10 +159,7 @@ class PatchScoresEvaluator(Evaluator):
         for kind in KINDS:
             found |= {f"{kind}/{key}": value for key, value in self._run(params, kind).items()}
         if not found:
-            raise UserError(
-                f"Evaluation set {self.inputs.source.name!r} has no text whose boxes leave a patch free: "
-                "patch_scores has nothing to measure, so leave the evaluator out."
-            )
+            raise self._nothing_to_measure()
         self._warn(found)
         return found
 

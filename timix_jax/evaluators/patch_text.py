@@ -13,21 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from timix_jax.data.loading.evaluation import region_batches, region_boxes
-from timix_jax.data.records.schema import CorruptExample
+from timix_jax.data.loading.evaluation import region_batches
 from timix_jax.errors import UserError
 from timix_jax.evaluators.base import Evaluator
 from timix_jax.evaluators.localisation import pointing, roc_auc
 from timix_jax.evaluators.placement import divisible, own_share
+from timix_jax.evaluators.region_check import every_region_covers_its_image
 from timix_jax.evaluators.sweep import Arrays, Compute, jitted, sweep
 from timix_jax.models.protocols import ImageTextModel, PatchPredicting, PatchProjecting, require
 from timix_jax.objectives.patch_labels import patch_labels
 
 if TYPE_CHECKING:
     from timix_jax.data.sources import Source
-
-
-_CHECKED = 1000  # images decoded before training, at most
 
 
 class RegionScores(NamedTuple):
@@ -96,17 +93,8 @@ class PatchTextEvaluator(Evaluator):
             )
 
     def check(self) -> None:
-        """Look for a region that can be measured, among the first annotated images."""
-        source, grid = self.inputs.source, self.inputs.model.grid
-        annotated = source.annotated.tolist()
-        for index in annotated[:_CHECKED]:
-            try:
-                boxes = region_boxes(source[index])
-            except CorruptExample:
-                return  # the evaluation names it
-            if not np.all(patch_labels(jnp.asarray(boxes[None]), grid), axis=-1).all():
-                return
-        if len(annotated) <= _CHECKED:
+        """Refuse a set in which no box is smaller than its image."""
+        if every_region_covers_its_image(self.inputs.source, self.inputs.model.grid):
             raise self._nothing_to_measure()
 
     def _nothing_to_measure(self) -> UserError:
