@@ -184,6 +184,41 @@ def test_png_without_its_end_is_whole_until_pixels_are_missing(photo):
             decode_image(data[:cut])
 
 
+@pytest.mark.parametrize("level", [0, 9])
+def test_damaged_pixel_data_of_a_png_are_refused_or_decode_the_same(level):
+    """Pillow stops reading at the last row, before the checksum that tells damage."""
+    y, x = np.mgrid[0:40, 0:50]
+    data = encoded(Image.fromarray((x + y).astype(np.uint8)), "PNG", compress_level=level)
+    expected, refused = decode_image(data), 0
+    for place in range(data.index(b"IDAT") + 4, len(data) - 16):
+        damaged = data[:place] + bytes((data[place] ^ 128,)) + data[place + 1 :]
+        try:
+            np.testing.assert_array_equal(decode_image(damaged), expected)
+        except CorruptExample:
+            refused += 1
+    assert refused
+
+
+def test_the_checksum_of_the_compressed_stream_of_a_png_is_enough(photo):
+    data = encoded(photo, "PNG")
+    end = data.rindex(b"IEND") - 8
+    damaged = data[:end] + b"\0\0\0\0" + data[end + 4 :]
+    np.testing.assert_array_equal(decode_image(damaged), np.asarray(photo))
+
+
+def test_a_palette_cannot_be_missing(photo):
+    data = encoded(photo.quantize(16), "PNG")
+    with pytest.raises(CorruptExample, match="palette is missing"):
+        decode_image(data.replace(b"PLTE", b"pLTE"))
+
+
+def test_a_damaged_file_prints_no_warning(photo, recwarn):
+    data = encoded(photo, "TIFF")
+    with pytest.raises(CorruptExample):
+        decode_image(data[:-5])
+    assert not recwarn
+
+
 def test_junk_for_exif_data_is_upright(photo):
     for kind in ("JPEG", "WEBP"):
         data = encoded(photo, kind, exif=b"Exif\0\0" + b"junk" * 9)

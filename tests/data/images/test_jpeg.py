@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from timix_jax.data.images.decode import decode_image, image_orientation, image_size
-from timix_jax.data.images.strip_metadata import strip_jpeg
+from timix_jax.data.images.jpeg_segments import strip_jpeg
 from timix_jax.data.records.schema import CorruptExample
 
 EOI = b"\xff\xd9"

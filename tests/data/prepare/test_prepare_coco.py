@@ -186,7 +186,10 @@ def test_files_that_are_something_else_are_explained(tmp_path, coco, capsys):
         files["captions"].write_text(text)
         assert_fails(capsys, argv, f"--captions {files['captions']}")
     assert_fails(
-        capsys, coco.write([7], [image(7)], captions, [box(1, 8, [1, 1, 5, 5])]), "the same split"
+        capsys,
+        coco.write([7], [image(7)], captions, [box(1, 8, [1, 1, 5, 5])]),
+        "the same split",
+        "annotation of an unknown image instances.json annotations[0]",
     )
     assert_fails(
         capsys,

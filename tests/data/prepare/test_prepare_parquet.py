@@ -21,7 +21,8 @@ def images(tmp_path):
 def prepare(tmp_path, columns, *options, name="t.parquet", **write):
     """Write a table and return the command line that prepares it."""
     (tmp_path / name).parent.mkdir(exist_ok=True)
-    pq.write_table(pa.table(columns), tmp_path / name, **write)
+    table = columns if isinstance(columns, pa.Table) else pa.table(columns)
+    pq.write_table(table, tmp_path / name, **write)
     return [
         "table",
         f"--file={tmp_path / name}",
@@ -194,6 +195,17 @@ def test_read_error_ends_the_run(tmp_path, capsys, monkeypatch):
 )  # fmt: skip
 def test_unusable_tables_are_one_line(tmp_path, capsys, columns, options, words):
     assert_fails(capsys, prepare(tmp_path, columns, *options), *words)
+
+
+def test_columns_of_one_name(images, capsys):
+    image, rows = (images / "a.jpg").read_bytes(), [pa.array(["1"]), pa.array(["2"])]
+    table = [pa.array([image]), pa.array(["x"]), *rows]
+    keys = pa.Table.from_arrays(table, names=["jpg", "caption", "key", "key"])
+    argv = prepare(images, keys)
+    assert main(argv) == 0
+    assert [record.key for record in all_records(images / "out")] == ["t/1"]
+    texts = pa.Table.from_arrays(table, names=["jpg", "note", "title", "title"])
+    assert_fails(capsys, prepare(images, texts), "--caption-column title", "several columns")
 
 
 @pytest.mark.parametrize("data", [None, b"", b"path,caption\n", b"PAR1 cut short"])

@@ -105,6 +105,14 @@ def test_tars_of_one_name_are_named_by_their_folders(tmp_path, capsys, absolute)
     assert [len(record.regions) for record in all_records(tmp_path / "out")] == [0, 1]
 
 
+def test_ambiguous_tars_may_be_named_in_two_ways(tmp_path, capsys, monkeypatch):
+    two_tars(tmp_path, "a/0.tar", "b/0.tar")
+    monkeypatch.chdir(tmp_path)
+    shards = f"{{{tmp_path}/a,b}}/0.tar"
+    argv = ["webdataset", f"--shards={shards}", "--out=out", "--workers=1"]
+    assert_fails(capsys, [*argv, side_file(tmp_path, "0")], f"{tmp_path}/a/0.tar/0", "b/0.tar/0")
+
+
 @pytest.mark.parametrize("split", ["train", "train,val"])
 def test_file_name_that_fits_several_folders_is_refused(tmp_path, capsys, split):
     images = {"train/1.jpg": picture(0), "val/1.jpg": picture(1)}

@@ -72,10 +72,36 @@ def test_rows_with_odd_quotes_are_counted(tmp_path):
     assert read_manifest(tmp_path / "out")["skipped"]["malformed row"]["count"] == 1
 
 
-def test_columns_with_the_same_name_are_refused(tmp_path, capsys):
-    assert_fails(
-        capsys, make_table(tmp_path, b"path,caption,caption\na.jpg,x,y\n"), "several columns"
-    )
+@pytest.mark.parametrize("header", [b"path,caption,caption", b"image,Title,Title"])
+def test_columns_with_the_same_name_are_refused(tmp_path, capsys, header):
+    assert_fails(capsys, make_table(tmp_path, header + b"\na.jpg,x,y\n"), "several columns")
+
+
+def test_another_separator_between_quoted_cells_is_named(tmp_path, capsys):
+    argv = make_table(tmp_path, b'"path";"caption"\n"a.jpg";"a dog, black; two"\n')
+    assert_fails(capsys, argv, "line 1", "give --separator semicolon")
+    assert main([*argv, "--separator=;"]) == 0
+
+
+def test_utf16_without_a_mark_is_named(tmp_path, capsys):
+    argv = make_table(tmp_path, "path,caption\na.jpg,x\n".encode("utf-16-le"))
+    assert_fails(capsys, argv, "line 1 has NUL characters, as in UTF-16", "iconv")
+
+
+def test_names_from_the_data_stay_on_one_line(tmp_path, capsys):
+    long, broken = "x" * 5000, "no\nsuch\x1b[31m.jpg"
+    argv = make_table(tmp_path, f'path,caption\n{long},x\n"{broken}",y\na.jpg,z\n'.encode())
+    assert main(argv) == 0
+    skipped = read_manifest(tmp_path / "out")["skipped"]["missing image"]
+    assert skipped == {
+        "count": 2,
+        "first": [
+            f"{long[:300]}…: File name too long",
+            r"no\nsuch\x1b[31m.jpg: No such file or directory",
+        ],
+    }
+    assert all(len(line) < 600 for line in capsys.readouterr().out.splitlines())
+    assert_fails(capsys, make_table(tmp_path, f"path,caption\n../{long},x\n".encode()), "xxx…")
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,19 @@ def test_damaged_header_loses_one_member(tmp_path, form, damage, suffix):
     assert dropped == unreadable(detail, suffix)
 
 
+@pytest.mark.parametrize("suffix", _PACK)
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_damaged_first_header_loses_one_member(tmp_path, form, suffix):
+    data = bytearray(tar_bytes("0", "1", form=form))
+    first, second = members(bytes(data))[:2]
+    data[first.offset_data - 512 : first.offset_data] = b"\xff" * 512
+    keys, skipped, dropped = prepared(tmp_path, _PACK[suffix](bytes(data)), suffix)
+    assert keys == ["1"]
+    assert skipped["missing image"]["first"] == [f"a.tar{suffix}/0: only txt"]
+    detail = f"{second.offset:,} bytes from byte 0 on, behind a damaged header"
+    assert dropped == unreadable(detail, suffix)
+
+
 @pytest.mark.parametrize(
     "more", [b"x", b"<html>" * 1000, b"x" * 100 + tar_bytes("1"), gzip.compress(tar_bytes("1"))]
 )

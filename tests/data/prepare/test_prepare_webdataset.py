@@ -178,7 +178,7 @@ def test_braces_that_name_too_many_files_are_refused(tmp_path, capsys, braces):
     ("extension", "kind"),
     [
         ("gif", "GIF"), ("bmp", "BMP"), ("tif", "TIFF"), ("tiff", "TIFF"), ("avif", "AVIF"),
-        ("jfif", "JPEG"), ("jpe", "JPEG"), ("jp2", "JPEG2000"), ("ppm", "PPM"), ("JPG", "JPEG"),
+        ("jfif", "JPEG"), ("jpe", "JPEG"), ("jp2", "JPEG2000"), ("ppm", "PPM"), ("tga", "TGA"), ("JPG", "JPEG"),
     ],
 )  # fmt: skip
 def test_images_of_other_names_become_jpeg(tmp_path, extension, kind):

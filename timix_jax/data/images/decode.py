@@ -16,8 +16,9 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from timix_jax.data.images import jpeg
+from timix_jax.data.images.jpeg_segments import strip_jpeg
 from timix_jax.data.images.orientation import UPRIGHT, read_orientation, undo_rotation
-from timix_jax.data.images.strip_metadata import PNG_MAGIC, strip_jpeg, strip_png
+from timix_jax.data.images.png import PNG_MAGIC, check_png, strip_png
 from timix_jax.data.images.to_rgb import to_rgb
 from timix_jax.data.records.schema import CorruptExample
 
@@ -78,6 +79,11 @@ def decode_image(
     """
     if jpeg.is_jpeg(data):
         return _decode_jpeg(data, key, min_height, min_width)
+    if data.startswith(PNG_MAGIC):
+        try:
+            check_png(data)
+        except ValueError as error:
+            raise CorruptExample(key, f"cannot be decoded: {error}") from error
     return _read(data, key, _stored_pixels)
 
 
@@ -112,24 +118,25 @@ def _decode_unusual_jpeg(data: bytes, key: str) -> np.ndarray:
 
 def _read(data: bytes, key: str, read: Callable[[Image.Image], T]) -> T:
     """Return what `read` returns for the image opened by Pillow, despite damaged metadata."""
-    try:
-        return _read_unchanged(data, key, read)
-    except CorruptExample as error:
-        stripped = _without_metadata(data)
-        if stripped is None:
-            raise
+    with warnings.catch_warnings():
+        # Of large photographs, which are legitimate up to `_MAX_PIXELS`, and of damaged files, which
+        # either decode or raise an error.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
-            return _read_unchanged(stripped, key, read)
-        except CorruptExample:
-            raise error from None
+            return _read_unchanged(data, key, read)
+        except CorruptExample as error:
+            stripped = _without_metadata(data)
+            if stripped is None:
+                raise
+            try:
+                return _read_unchanged(stripped, key, read)
+            except CorruptExample:
+                raise error from None
 
 
 def _read_unchanged(data: bytes, key: str, read: Callable[[Image.Image], T]) -> T:
     try:
-        with warnings.catch_warnings():
-            # Large photographs are legitimate; Pillow still raises an error beyond twice its limit.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         known = ", ".join(FORMATS)
         raise CorruptExample(key, f"{len(data)} bytes of no supported format ({known})") from error

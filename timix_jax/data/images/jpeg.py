@@ -19,7 +19,7 @@ from typing import TypeVar
 import numpy as np
 import simplejpeg
 
-from timix_jax.data.images.strip_metadata import strip_jpeg
+from timix_jax.data.images.jpeg_segments import strip_jpeg
 
 _MAGIC = b"\xff\xd8\xff"
 _EOI = b"\xff\xd9"

@@ -107,11 +107,12 @@ def coco_tasks(
     boxes: dict[str, _Boxes] = {}
     if instances_file is not None:
         content = read_coco_file(instances_file, "bbox")
+        left_out = len(problems)
         boxes = _boxes(content, keys, problems)
         if not boxes:
             raise UserError(
-                f"--instances {instances_file}: has no box for an image of {captions_file}; "
-                "give the files of the same split"
+                f"--instances {instances_file}: has no box for an image of {captions_file}; give the "
+                f"files of the same split; the first problem: {problems[left_out]}"
             )
     examples = []
     for key in dict.fromkeys(keys.values()):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from timix_jax.data.prepare.csv_table import CsvTable
 from timix_jax.data.prepare.parquet_table import ParquetTable
+from timix_jax.data.prepare.tasks import shown
 from timix_jax.errors import UserError
 
 # Names that need no option, in order of preference; capitals do not matter. `filepath` and `title`
@@ -106,14 +107,15 @@ def _find(
 ) -> int:
     """Return the number of the column `wanted`, or of the first of `names` that there is."""
     columns = table.columns
-    if columns.count(wanted) > 1:
-        raise UserError(f"{option} {wanted}: several columns of {file} have this name; rename them")
-    if wanted in columns:
-        return columns.index(wanted)
-    for name in names:
-        position = _position(columns, name)
-        if position is not None:
-            return position
+    positions = [columns.index(wanted)] if wanted in columns else []
+    positions += [p for p in (_position(columns, name) for name in names) if p is not None]
+    if positions:
+        found = columns[positions[0]]
+        if columns.count(found) > 1:
+            raise UserError(
+                f"{option} {found}: several columns of {file} have this name; rename them"
+            )
+        return positions[0]
     other = table.other_separator() if isinstance(table, CsvTable) else None
     close = difflib.get_close_matches(wanted, columns, n=1)
     if other:
@@ -122,4 +124,5 @@ def _find(
         hint = f"did you mean {close[0]!r}? " if close else ""
     numbered = columns == [str(i) for i in range(len(columns))]
     what = "columns are numbered from 0; it has" if numbered else "columns"
-    raise UserError(f"{option} {wanted}: not in {file}; {hint}{what}: {', '.join(columns)}"[:400])
+    have = shown(", ".join(columns))
+    raise UserError(f"{option} {wanted}: not in {file}; {hint}{what}: {have}")

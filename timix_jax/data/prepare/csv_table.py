@@ -33,19 +33,26 @@ class CsvTable:
         self.file = file
         default = "\t" if file.suffix.lower() == ".tsv" else ","
         self._separator = default if separator is None else separator
+        self._first_line = ""
         self._rows = self._read(quotes)
         first = next(self._rows, None)
         if first is None:
             raise UserError(f"--file {file}: is empty")
-        _, cells = first
+        line, cells = first
         if isinstance(cells, Problem):
-            raise UserError(f"--file {file}: line 1: {cells.detail}")
+            other = self.other_separator()
+            hint = f"; its cells seem to be separated by a {other}: give --separator {other}"
+            raise UserError(f"--file {file}: line {line}: {cells.detail}{hint if other else ''}")
+        if any("\0" in cell for cell in cells):
+            raise UserError(
+                f"--file {file}: line {line} has NUL characters, as in UTF-16; convert it, for example with "
+                "iconv -f utf-16le -t utf-8"
+            )
         self.columns = (
             [cell.strip("\ufeff \t") for cell in cells]
             if header
             else [str(i) for i in range(len(cells))]
         )
-        self._first_cells = cells
         if not header:
             self._rows = itertools.chain([first], self._rows)
 
@@ -62,11 +69,11 @@ class CsvTable:
                 yield place, [cells[column] for column in columns]
 
     def other_separator(self) -> str | None:
-        """Return the name of a separator that divides the first row as often or more, if there is one."""
-        line = self._separator.join(self._first_cells)
+        """Return the name of a separator that divides the first line as often or more, if there is one."""
+        line = self._first_line
         counts = {n: line.count(c) for n, c in SEPARATORS.items() if c != self._separator}
         name = max(counts, key=lambda name: counts[name])
-        return name if counts[name] >= max(1, len(self._first_cells) - 1) else None
+        return name if counts[name] >= max(1, line.count(self._separator)) else None
 
     def _read(self, quotes: bool) -> Iterator[_Row]:
         csv.field_size_limit(
@@ -78,7 +85,9 @@ class CsvTable:
             with self.file.open(
                 newline="", encoding="utf-8-sig", errors="surrogateescape"
             ) as stream:
-                reader = csv.reader(stream, delimiter=self._separator, quoting=quoting, strict=True)
+                self._first_line = stream.readline()
+                lines = itertools.chain([self._first_line], stream)
+                reader = csv.reader(lines, delimiter=self._separator, quoting=quoting, strict=True)
                 yield from self._parse(reader)
         except OSError as error:
             raise UserError(f"--file {self.file}: cannot be read: {error.strerror}") from error

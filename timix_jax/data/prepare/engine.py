@@ -21,7 +21,7 @@ from timix_jax.data.prepare.shards import (
     write_shard,
 )
 from timix_jax.data.prepare.side_keys import Matches
-from timix_jax.data.prepare.tasks import READ_ERROR, ShardTask, replace_lone_surrogates
+from timix_jax.data.prepare.tasks import READ_ERROR, ShardTask, shown
 from timix_jax.data.records.manifest import MANIFEST, shard_name, write_manifest
 from timix_jax.errors import UserError
 from timix_jax.runtime.atomic_write import atomic_write_bytes
@@ -160,7 +160,7 @@ def _write_manifest(
 def _note_unmatched(keys: list[str]) -> dict[str, tuple[int, list[str]]]:
     if not keys:
         return {}
-    named = [replace_lone_surrogates(key) for key in keys[:NAMED_PER_REASON]]
+    named = [shown(key) for key in keys[:NAMED_PER_REASON]]
     return {"region key that fits no example": (len(keys), named)}
 
 

@@ -16,6 +16,7 @@ from timix_jax.data.prepare.tasks import (
     Problem,
     is_unsafe_path,
     listed_tasks,
+    shown,
 )
 from timix_jax.data.records.schema import Region
 from timix_jax.errors import UserError
@@ -49,7 +50,7 @@ def karpathy_tasks(
     found = collections.Counter(str(entry.get("split")) for entry in entries)
     for split in splits:
         if split not in found:
-            have = ", ".join(f"{name} ({count})" for name, count in sorted(found.items()))
+            have = shown(", ".join(f"{name} ({count})" for name, count in sorted(found.items())))
             raise UserError(f"--split {split}: not in {file}, which has {have or 'no images'}")
     matches = Matches()
     examples: dict[str, ListedExample] = {}

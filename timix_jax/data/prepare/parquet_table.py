@@ -47,8 +47,8 @@ class ParquetTable:
         return _is_text(self._type(column)) or (lists and _is_text_list(self._type(column)))
 
     def text_column(self, name: str) -> int | None:
-        """Return the number of a column of strings, or None if there is no such column."""
-        column = self.columns.index(name) if name in self.columns else None
+        """Return the number of the one column of strings with this name, or None."""
+        column = self.columns.index(name) if self.columns.count(name) == 1 else None
         return column if column is not None and self.holds_text(column, lists=False) else None
 
     def holds_images(self, column: int) -> bool:

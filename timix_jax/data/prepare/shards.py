@@ -7,7 +7,6 @@ inputs. It is written after the shard, so an interruption at any moment only lea
 import collections
 import dataclasses
 import json
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from timix_jax.data.prepare.tasks import (
     Note,
     Problem,
     ShardTask,
-    replace_lone_surrogates,
+    describe,
 )
 from timix_jax.data.records.manifest import ShardSummary, sha256_file
 from timix_jax.data.records.writer import RecordWriter
@@ -27,9 +26,6 @@ from timix_jax.runtime.atomic_write import atomic_write_bytes
 
 STATE_FOLDER = ".prepare"
 NAMED_PER_REASON = 20
-
-# Libraries put objects into their messages; an address would differ between two runs.
-_ADDRESS = re.compile(r"(<[^<>]*) at 0x[0-9a-fA-F]+>")
 
 
 class Tally(NamedTuple):
@@ -86,10 +82,7 @@ def _merge_reasons(
 def _tally_problems(problems: Iterable[Problem | Note]) -> dict[str, tuple[int, list[str]]]:
     named = collections.defaultdict(list)
     for problem in problems:
-        detail = _ADDRESS.sub(r"\1>", problem.detail)
-        named[problem.reason].append(
-            replace_lone_surrogates(f"{problem.key}: {detail}").removesuffix(": ")
-        )
+        named[problem.reason].append(describe(problem))
     return {reason: (len(n), n[:NAMED_PER_REASON]) for reason, n in sorted(named.items())}
 
 

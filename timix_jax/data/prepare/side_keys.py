@@ -1,6 +1,6 @@
 """The rule that joins the keys of a side file with examples: a key fits one example."""
 
-import os.path
+import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 
@@ -44,8 +44,15 @@ class Matches:
         for key, example in matches:
             other = self.examples.setdefault(key, example)
             if other != example:
-                shared = len(os.path.commonpath([other, example]))
-                first, second = (name[shared:].lstrip("/") for name in (other, example))
+                first, second = _shortened(other, example)
                 raise UserError(
                     f"--regions: the key {key!r} fits {first!r} and {second!r}; give the longer name as the key"
                 )
+
+
+def _shortened(*names: str) -> tuple[str, ...]:
+    """Return paths without the folders that they share."""
+    parts = [PurePosixPath(name).parts for name in names]
+    folders = zip(*(path[:-1] for path in parts), strict=False)
+    shared = len(list(itertools.takewhile(lambda folder: len(set(folder)) == 1, folders)))
+    return tuple(str(PurePosixPath(*path[shared:])) for path in parts)

@@ -29,9 +29,19 @@ class _Header(tarfile.TarInfo):
             raise _NoHeader(bytes(buf)) from error
 
 
-def tar_headers(
-    archive: tarfile.TarFile, name: str
-) -> Iterator[tuple[str, tarfile.TarInfo] | Problem]:
+class Archive(tarfile.TarFile):
+    """A tar whose headers `tar_headers` reads, which also reads on behind a damaged one."""
+
+    tarinfo = _Header
+
+    def next(self) -> None:
+        """Find no member. `open` calls this to learn whether the file is compressed."""
+        assert self.fileobj is not None
+        if len(self.fileobj.read(_BLOCK)) < _BLOCK:
+            raise tarfile.ReadError("is not a tar file")
+
+
+def tar_headers(archive: Archive, name: str) -> Iterator[tuple[str, tarfile.TarInfo] | Problem]:
     """Yield a label and the header of each member, and the problems of what belongs to none.
 
     `tarfile` itself stops at the first block of zeros or damaged header and tells nobody.
@@ -42,15 +52,14 @@ def tar_headers(
         second archive that was joined to it are labelled `name#2`, and so on.
 
     Raises:
-      tarfile.ReadError: the file ends in an extended header, or a header is forged.
+      tarfile.ReadError: the file is not a tar or ends in an extended header, or a header is forged.
     """
     file = archive.fileobj
     assert file is not None
     label, archives = name, 1
     zeros = 0  # blocks of zeros since the last member
     stray: _Stray | None = None
-    member, seen = archive.next(), False  # `tarfile.open` has read it
-    archive.tarinfo = _Header
+    member, seen = None, False
     while True:
         if member is not None:
             if stray:
@@ -84,6 +93,8 @@ def tar_headers(
                 stray.end = archive.offset
         elif archive.offset <= position:
             raise tarfile.ReadError(f"{member.name} has a negative size")
+    if stray and not seen:
+        raise tarfile.ReadError("is not a tar file")
     if stray:
         yield stray.problem(name, archive.offset if stray.after_end else stray.end)
     if not zeros:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from timix_jax.data.prepare.side_keys import normal_key
-from timix_jax.data.prepare.tar_headers import tar_headers
+from timix_jax.data.prepare.tar_headers import Archive, tar_headers
 from timix_jax.data.prepare.tasks import READ_ERROR, Problem, is_special, is_unsafe_path
 
 _MAX_MEMBER = 1 << 30  # bytes; headers can be forged, and a member is held in memory
@@ -58,13 +58,14 @@ def tar_members(tar: Path) -> Iterator[TarMember | Problem]:
         OverflowError,
         MemoryError,
     ) as error:
+        detail = " ".join((getattr(error, "strerror", None) or str(error)).split())
         if _is_read_error(error):
-            yield Problem(READ_ERROR, tar.name, getattr(error, "strerror", None) or str(error))
+            yield Problem(READ_ERROR, tar.name, detail)
             return
         if isinstance(error, gzip.BadGzipFile) and "Not a gzipped file" in str(error):
             yield _after_compressed(tar)
             return
-        detail = " ".join(str(error).split()) or "a header asks for more memory than is available"
+        detail = detail or "a header asks for more memory than is available"
         yield Problem("truncated tar", tar.name, detail, skipped=False)
 
 
@@ -88,9 +89,9 @@ class _WatchedFile(io.BufferedReader):
         return data
 
 
-def _open(tar: Path, file: io.BufferedReader) -> tarfile.TarFile:
+def _open(tar: Path, file: io.BufferedReader) -> Archive:
     try:
-        return tarfile.open(fileobj=file)
+        return Archive.open(fileobj=file)
     except tarfile.ReadError as error:  # its message lists one line per compression method
         empty = not tar.stat().st_size
         raise tarfile.ReadError("is empty" if empty else "is not a tar file") from error

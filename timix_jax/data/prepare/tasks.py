@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import re
 import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,9 @@ from timix_jax.data.records.schema import Region
 READ_ERROR = "read error"
 
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR)
+_ADDRESS = re.compile(r"(<[^<>]*) at 0x[0-9a-fA-F]+>")
+_SHOWN = 300  # characters of a name or reason in messages
+_BREAKING = ("Cc", "Zl", "Zp")  # Unicode categories: control characters, line separators
 _INVISIBLE = ("Cc", "Cf", "Zs", "Zl", "Zp")  # Unicode categories: control, format, separators
 
 
@@ -37,7 +41,7 @@ class Problem(NamedTuple):
     skipped: bool = True
 
     def __str__(self) -> str:
-        return f"{self.reason} {self.key}: {self.detail}".removesuffix(": ")
+        return f"{self.reason} {describe(self)}"
 
 
 class Note(NamedTuple):
@@ -46,6 +50,23 @@ class Note(NamedTuple):
     reason: str
     key: str
     detail: str = ""
+
+
+def describe(found: Problem | Note) -> str:
+    """Return the place and the detail, as the manifest and messages show them."""
+    # Libraries put objects into their messages; an address would differ between two runs.
+    detail = _ADDRESS.sub(r"\1>", found.detail)
+    return f"{shown(found.key)}: {shown(detail)}".removesuffix(": ")
+
+
+def shown(text: str) -> str:
+    """Return a text from the data as a part of one line: without control characters, not too long."""
+    if len(text) > _SHOWN:
+        text = f"{text[:_SHOWN]}…"
+    return "".join(
+        repr(c)[1:-1] if unicodedata.category(c) in _BREAKING else c
+        for c in replace_lone_surrogates(text)
+    )
 
 
 class ShardTask(Protocol):

@@ -26,7 +26,8 @@ from timix_jax.errors import UserError
 # In the order of preference where a sample has several.
 _IMAGES = (
     *("jpg", "jpeg", "png", "webp"),
-    *("jfif", "jpe", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm", "pgm", "pbm", "pnm"),
+    *("jfif", "jpe", "mpo", "gif", "bmp", "tif", "tiff", "avif", "jp2", "j2k", "jpx"),
+    *("ppm", "pgm", "pbm", "pnm", "pfm", "ico", "qoi", "tga", "pcx", "sgi", "dds"),
 )
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")

@@ -1,9 +1,6 @@
-"""Copies of JPEG and PNG files without metadata, for decoders that fail over damaged metadata."""
+"""Copies of JPEG files without metadata, for decoders that fail over damaged metadata."""
 
 import re
-import zlib
-
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 _SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # restart markers belong to the scan
@@ -13,30 +10,6 @@ _FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA, 0xCB)
 _SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1, 0xC9), (0xC2, 0xCA)
 _OTHERS = (0xDC, *range(0xE0, 0xF0), 0xFE)  # markers of further segments with a length
 _JFIF = b"JFIF\0\1\1\0\0\1\0\1\0\0"
-
-
-def strip_png(data: bytes) -> bytes:
-    """Return a PNG file with only the chunks that its pixels depend on, and undamaged EXIF data.
-
-    Pixel data that the end of the file cuts become a chunk of their own: they may be complete, where
-    only their checksum is missing.
-    """
-    kept, start = [PNG_MAGIC], len(PNG_MAGIC)
-    while start + 8 <= len(data):
-        length = int.from_bytes(data[start : start + 4], "big")
-        kind, end = data[start + 4 : start + 8], start + 12 + length
-        undamaged = _png_chunk(kind, data[start + 8 : start + 8 + length])
-        if kind in (b"IHDR", b"PLTE", b"tRNS"):
-            kept.append(data[start:end])
-        elif kind == b"IDAT" or (kind == b"eXIf" and data[start:end] == undamaged):
-            kept.append(undamaged)
-        start = end
-    return b"".join(kept) + _png_chunk(b"IEND", b"")
-
-
-def _png_chunk(kind: bytes, payload: bytes) -> bytes:
-    checksum = zlib.crc32(kind + payload).to_bytes(4, "big")
-    return len(payload).to_bytes(4, "big") + kind + payload + checksum
 
 
 def strip_jpeg(data: bytes) -> bytes:
