@@ -10,6 +10,7 @@ import jax
 from timix_jax import rng
 from timix_jax.errors import UserError
 from timix_jax.mixing.fraction import take_rows
+from timix_jax.models.layers import unit_norm
 from timix_jax.models.pixels import normalise_pixels
 from timix_jax.models.protocols import (
     BlockTokens,
@@ -144,8 +145,17 @@ class Forward:
 
     def embeddings(self, view: str = CLEAN) -> tuple[Array, Array]:
         """Return the student's embeddings (n, D) of a view's images and captions, after any mixing of embeddings."""
-        image, text = self.image(view).embedding, self.text(view).embedding
-        mix = self.view(view).mix_embeddings
+        inputs, captions = self.view(view), self.text(view)
+        image, text = self.image(view).embedding, captions.embedding
+        if inputs.mix_text is not None:
+            if captions.projected is None:
+                raise UserError(
+                    "this mixer mixes projected captions before their norm, which "
+                    f"{type(self.model).__name__} does not return (TextFeatures.projected): choose another"
+                    " config.mix.mixer"
+                )
+            text = unit_norm(inputs.mix_text(captions.projected))
+        mix = inputs.mix_embeddings
         return (image, text) if mix is None else mix(image, text)
 
     def weights(self, teacher: bool = False) -> Any:
