@@ -175,7 +175,7 @@ def test_clip_c_takes_the_middle_of_both():
 def test_refusals():
     for name in ("mixgen", "clip_c"):
         mixer = build_mixer(name, grid=2)
-        with pytest.raises(UserError, match=r"joins captions by itself: use mix\.captions='own'"):
+        with pytest.raises(UserError, match=r"joins captions by itself; use 'own'"):
             with_captions(mixer, "joined")
         with pytest.raises(UserError, match="needs captions"):
             mixer(KEY, Sample(jnp.zeros((4, 4, 4, 3))))

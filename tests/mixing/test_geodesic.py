@@ -158,9 +158,9 @@ def test_refusals():
         with pytest.raises(UserError, match=message):
             build_mixer("geodesic", grid=2, **options)
     for options, message in (
-        ({"placement": "replace"}, r"use mix\.placement='extra'"),
+        ({"placement": "replace"}, r"mix\.placement='replace': .* use 'extra'"),
         ({"target": "pred"}, "one positive pair"),
-        ({"pairs": PairLoss(KINDS["sigmoid"])}, r"needs contrastive\.loss='softmax'"),
+        ({"pairs": PairLoss(KINDS["sigmoid"])}, r"contrastive\.loss='sigmoid'"),
     ):
         with pytest.raises(UserError, match=message):
             mixed("geodesic", **options)

@@ -54,5 +54,6 @@ class CoinFlip(BetaPaired):
 
     def mix_text(self, mixed: Mixed, text: jax.Array) -> jax.Array:
         """Mix projected captions (B, D) if the coin shows tails."""
+        assert mixed.by_caption is not None
         own = jnp.where(mixed.by_caption, mixed.lam, 1)[:, None]
         return own * text + (1 - own) * self.partners.take(text, mixed.partner)

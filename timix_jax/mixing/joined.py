@@ -45,7 +45,7 @@ class JoinedCaptions:
                 f"mix.captions='joined' needs a mixer of images; {name} mixes embeddings"
             )
         if composes_captions(self.mixer):
-            raise UserError(f"{name} joins captions by itself: use mix.captions='own'")
+            raise UserError(f"mix.captions='joined': {name} joins captions by itself; use 'own'")
 
     @property
     def needs_scores(self) -> bool:

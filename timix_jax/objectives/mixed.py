@@ -72,16 +72,20 @@ class MixedContrastive(Objective):
         one_positive = composes_captions(self.mixer) or isinstance(self.mixer, MixesNegatives)
         if one_positive and (target.reads_reference or self.label_smoothing):
             raise UserError(
-                "this mixer (or mix.captions='joined') makes every image and its caption one positive pair: use"
-                " mix.target='hard' and mix.label_smoothing=0"
+                f"mix.target={self.target!r} with mix.label_smoothing={self.label_smoothing}: mixed images and their"
+                " captions are one positive pair each (as mix.captions='joined' or the mixer makes them); use 'hard'"
+                " and 0"
             )
         if isinstance(self.mixer, MixesNegatives):
+            name = type(self.mixer).__name__
             if kind.replaces_clean:
                 raise UserError(
-                    f"{type(self.mixer).__name__} adds negatives to the clean loss: use mix.placement='extra'"
+                    f"mix.placement={self.placement!r}: {name} adds negatives to the clean loss; use 'extra'"
                 )
             if self.pairs.kind.name != "softmax":
-                raise UserError(f"{type(self.mixer).__name__} needs contrastive.loss='softmax'")
+                raise UserError(
+                    f"contrastive.loss={self.pairs.kind.name!r}: {name} needs 'softmax'"
+                )
         if not 0 < self.fraction <= 1:
             raise UserError(
                 f"mix.fraction={self.fraction} is not a share of the batch: use 0 < f <= 1"
