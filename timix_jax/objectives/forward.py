@@ -6,11 +6,11 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 
 from timix_jax import rng
 from timix_jax.errors import UserError
 from timix_jax.mixing.fraction import take_rows
-from timix_jax.models.layers import unit_norm
 from timix_jax.models.pixels import normalise_pixels
 from timix_jax.models.protocols import (
     BlockTokens,
@@ -154,7 +154,7 @@ class Forward:
                     f"{type(self.model).__name__} does not return (TextFeatures.projected): choose another"
                     " config.mix.mixer"
                 )
-            text = unit_norm(inputs.mix_text(captions.projected))
+            text = _unit(inputs.mix_text(captions.projected))
         mix = inputs.mix_embeddings
         return (image, text) if mix is None else mix(image, text)
 
@@ -243,3 +243,9 @@ class Forward:
             if f.tower == "image" and f.block is not None and self._pass(f) == whole
         }
         return tuple(sorted(blocks))
+
+
+def _unit(x: Array) -> Array:
+    """Return x (n, D) with unit norm, as the models normalise it: in float32 or wider, finite for zeros."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)
