@@ -32,7 +32,7 @@ def inputs_of(mixer, batch):
     )
 
 
-@pytest.mark.parametrize("name", [name for name in MIXERS if name != "none"])
+@pytest.mark.parametrize("name", ["timix", "random_window", "cutmix", "mixup"])
 @pytest.mark.parametrize("partner", ["flip", "derangement"])
 @pytest.mark.parametrize("batch", [4, 5])
 def test_each_mixer(name, partner, batch):

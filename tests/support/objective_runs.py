@@ -1,5 +1,6 @@
 """Run an objective on a tiny model, and compute reference losses and gradients."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from tiny_model import GRID, make_forward, tiny_model
 
-from timix_jax.mixing import build_mixer
+from timix_jax.mixing import MIXERS, build_mixer
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.objectives.score_sources import build_score_source
 
@@ -17,7 +18,7 @@ SCORES = ("tpp", "similarity", "attention", "random", "oracle")
 
 
 def mixed(name="timix", score="tpp", **options):
-    known = ("partner", "lambda_by", "alpha", "low", "high")
+    known = {field.name for field in dataclasses.fields(MIXERS[name])}
     mixer = build_mixer(name, grid=GRID, **{k: options.pop(k) for k in known if k in options})
     source = build_score_source(score, MODEL) if mixer.needs_scores else None
     return MixedContrastive(mixer, source, **options)

@@ -8,25 +8,46 @@ import dataclasses
 from typing import Any
 
 from timix_jax.errors import UserError
-from timix_jax.mixing.base import Mixed, Mixer, MixesFeatures, Sample
+from timix_jax.mixing.base import (
+    Mixed,
+    Mixer,
+    MixesFeatures,
+    MixesNegatives,
+    MixesText,
+    Sample,
+    composes_captions,
+)
+from timix_jax.mixing.clip_c import ClipC
+from timix_jax.mixing.coin_flip import CoinFlip
 from timix_jax.mixing.cutmix import CutMix
+from timix_jax.mixing.geodesic import Geodesic
+from timix_jax.mixing.hidden_text import HiddenText
 from timix_jax.mixing.joined import JoinedCaptions, with_captions
+from timix_jax.mixing.mixgen import MixGen
 from timix_jax.mixing.mixup import Mixup
 from timix_jax.mixing.random_window import RandomWindow
 from timix_jax.mixing.timix import TiMix
 
 __all__ = [
     "MIXERS",
+    "ClipC",
+    "CoinFlip",
     "CutMix",
+    "Geodesic",
+    "HiddenText",
     "JoinedCaptions",
+    "MixGen",
     "Mixed",
     "Mixer",
     "MixesFeatures",
+    "MixesNegatives",
+    "MixesText",
     "Mixup",
     "RandomWindow",
     "Sample",
     "TiMix",
     "build_mixer",
+    "composes_captions",
     "with_captions",
 ]
 
@@ -36,6 +57,11 @@ MIXERS: dict[str, type | None] = {
     "random_window": RandomWindow,
     "cutmix": CutMix,
     "mixup": Mixup,
+    "mixgen": MixGen,
+    "clip_c": ClipC,
+    "coin_flip": CoinFlip,
+    "hidden_text": HiddenText,
+    "geodesic": Geodesic,
 }
 
 

@@ -42,6 +42,8 @@ class Mixed(NamedTuple):
       tokens: (B, T) int32 mixed captions, which the mixed images are compared with; None if captions do not change.
       apart: int32 (B,) or (B, K), rows that row k shares content with although no target says so: their captions are
         neither positives nor negatives of image k, nor their images of caption k. None: every other pair is compared.
+      by_caption: bool (), True if captions are mixed and images are not: row k then holds the shares of the images
+        k and π(k) in caption k. None: False.
       pasted: (B,) share of each image that comes from its partners, for the log; None if it is 1 − λ.
       kept: int32 (B, K) the patches that the image tower reads, each at its own position; None for all of them, or
         those that patch dropout keeps. Needs the space "patches" or "pixels".
@@ -56,6 +58,7 @@ class Mixed(NamedTuple):
     partner_weight: jax.Array | None = None
     tokens: jax.Array | None = None
     apart: jax.Array | None = None
+    by_caption: jax.Array | None = None
     pasted: jax.Array | None = None
     kept: jax.Array | None = None
     low: jax.Array | None = None
@@ -67,7 +70,8 @@ class Mixer(Protocol):
     """A pure function of a key and a batch; an implementation is a frozen dataclass of its settings.
 
     Its fields become `config.mix.options.NAME`; fields called `grid` and `shards` are filled in by `build_mixer`. A
-    mixer of pooled embeddings also has a method `mix_features(mixed, image, text)` (`MixesFeatures`).
+    mixer of what the towers return also follows `MixesFeatures`, `MixesText` or `MixesNegatives`; a mixer of captions
+    whose images and captions are one positive each has the attribute `composes_captions = True`.
     """
 
     @property
@@ -100,6 +104,36 @@ class MixesFeatures(Protocol):
         self, mixed: Mixed, image: jax.Array, text: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Mix the embeddings (B, D) of images and captions; inputs and results have unit norm."""
+
+
+@runtime_checkable
+class MixesText(Protocol):
+    """A mixer that changes the captions' vectors between their projection and the L2 norm."""
+
+    def mix_text(self, mixed: Mixed, text: jax.Array) -> jax.Array:
+        """Mix projected captions (B, D) of any norm; the caller normalises the result."""
+
+
+@runtime_checkable
+class MixesNegatives(Protocol):
+    """A mixer that makes other negatives: each image still has its own caption as its one positive."""
+
+    @property
+    def temperature(self) -> float:
+        """τ of the loss with these negatives."""
+
+    def mix_negatives(self, mixed: Mixed, image: jax.Array, text: jax.Array) -> jax.Array:
+        """Return (B, D): row j takes the place of image j and of caption j wherever they are negatives."""
+
+
+def mixes_embeddings(mixer: Mixer) -> bool:
+    """Return True for a mixer of what the towers return."""
+    return isinstance(mixer, MixesFeatures | MixesText | MixesNegatives)
+
+
+def composes_captions(mixer: Mixer) -> bool:
+    """Return True for a mixer whose mixed image and mixed caption are one positive pair."""
+    return getattr(mixer, "composes_captions", False)
 
 
 def lambda_dtype(*inputs: jax.Array) -> jnp.dtype:

@@ -5,12 +5,21 @@ that is overwritten is the one that the own caption speaks of least, so that bot
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from timix_jax.errors import UserError
-from timix_jax.mixing.base import Mixed, Mixer, MixesFeatures, Sample, Space, is_self_partner
+from timix_jax.mixing.base import (
+    Mixed,
+    Mixer,
+    Sample,
+    Space,
+    composes_captions,
+    is_self_partner,
+    mixes_embeddings,
+)
 from timix_jax.mixing.partners import Partners
 
 
@@ -27,11 +36,16 @@ class JoinedCaptions:
 
     mixer: Mixer
 
+    composes_captions: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
-        if isinstance(self.mixer, MixesFeatures):
+        name = type(self.mixer).__name__
+        if mixes_embeddings(self.mixer):
             raise UserError(
-                f"mix.captions='joined' needs a mixer of images; {type(self.mixer).__name__} mixes embeddings"
+                f"mix.captions='joined' needs a mixer of images; {name} mixes embeddings"
             )
+        if composes_captions(self.mixer):
+            raise UserError(f"mix.captions='joined': {name} joins captions by itself; use 'own'")
 
     @property
     def needs_scores(self) -> bool:
@@ -54,24 +68,37 @@ class JoinedCaptions:
         Raises:
           UserError: the sample has no captions, or the mixer changes captions or has several partners per row.
         """
-        if sample.tokens is None:
-            raise UserError("mix.captions='joined' needs captions: give Sample.tokens")
         mixed = self.mixer(key, sample)
         if mixed.tokens is not None or mixed.partner.ndim > 1:
             raise UserError(
                 "mix.captions='joined' needs a mixer with one partner per row that leaves the captions alone"
             )
-        joined = join_captions(
-            sample.tokens, self.partners.take(sample.tokens, mixed.partner), sample.pad_id
-        )
-        alone = is_self_partner(mixed.partner)
-        return mixed._replace(
-            tokens=jnp.where(alone[:, None], sample.tokens, joined),
-            lam=jnp.ones_like(mixed.lam),
-            partner_weight=jnp.zeros_like(mixed.lam),
-            apart=mixed.partner,
-            pasted=1 - mixed.lam if mixed.pasted is None else mixed.pasted,
-        )
+        return as_one_positive(mixed, sample, self.partners)
+
+
+def as_one_positive(mixed: Mixed, sample: Sample, partners: Partners) -> Mixed:
+    """Return mixed images, whose λ is a share of the image, with the joined captions of both sources as one positive.
+
+    Args:
+      mixed: mixed images with one partner per row.
+      sample: the batch before mixing.
+      partners: the rule of the partners.
+
+    Raises:
+      UserError: the sample has no captions.
+    """
+    if sample.tokens is None:
+        raise UserError("a mixer of captions needs captions: give Sample.tokens")
+    other = partners.take(sample.tokens, mixed.partner)
+    joined = join_captions(sample.tokens, other, sample.pad_id)
+    alone = is_self_partner(mixed.partner)
+    return mixed._replace(
+        tokens=jnp.where(alone[:, None], sample.tokens, joined),
+        lam=jnp.ones_like(mixed.lam),
+        partner_weight=jnp.zeros_like(mixed.lam),
+        apart=mixed.partner,
+        pasted=1 - mixed.lam if mixed.pasted is None else mixed.pasted,
+    )
 
 
 def with_captions(mixer: Mixer, captions: str) -> Mixer:

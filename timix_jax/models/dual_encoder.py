@@ -229,7 +229,7 @@ class DualEncoder(ImageTextModel):
 
         def encode(tokens: Array) -> TextFeatures:
             projected, hidden, mask = self._apply("text", self._text, params, tokens)
-            return TextFeatures(unit_norm(projected), hidden[:, 0], hidden, mask)
+            return TextFeatures(unit_norm(projected), hidden[:, 0], hidden, mask, projected)
 
         return self._split(encode, tokens)
 

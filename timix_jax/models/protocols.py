@@ -42,12 +42,14 @@ class TextFeatures(NamedTuple):
       cls: (B, C) one vector per caption, before projection and normalisation.
       tokens: (B, T, C) last hidden states.
       mask: (B, T) bool, False for padding.
+      projected: (B, D) what `embedding` is before normalisation; None if the model does not say.
     """
 
     embedding: Array
     cls: Array
     tokens: Array
     mask: Array
+    projected: Array | None = None
 
 
 @runtime_checkable

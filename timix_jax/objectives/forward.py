@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 
 from timix_jax import rng
 from timix_jax.errors import UserError
@@ -144,8 +145,17 @@ class Forward:
 
     def embeddings(self, view: str = CLEAN) -> tuple[Array, Array]:
         """Return the student's embeddings (n, D) of a view's images and captions, after any mixing of embeddings."""
-        image, text = self.image(view).embedding, self.text(view).embedding
-        mix = self.view(view).mix_embeddings
+        inputs, captions = self.view(view), self.text(view)
+        image, text = self.image(view).embedding, captions.embedding
+        if inputs.mix_text is not None:
+            if captions.projected is None:
+                raise UserError(
+                    "this mixer mixes projected captions before their norm, which "
+                    f"{type(self.model).__name__} does not return (TextFeatures.projected): choose another"
+                    " config.mix.mixer"
+                )
+            text = _unit(inputs.mix_text(captions.projected))
+        mix = inputs.mix_embeddings
         return (image, text) if mix is None else mix(image, text)
 
     def weights(self, teacher: bool = False) -> Any:
@@ -233,3 +243,9 @@ class Forward:
             if f.tower == "image" and f.block is not None and self._pass(f) == whole
         }
         return tuple(sorted(blocks))
+
+
+def _unit(x: Array) -> Array:
+    """Return x (n, D) with unit norm, as the models normalise it: in float32 or wider, finite for zeros."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from timix_jax.errors import UserError
-from timix_jax.mixing import JoinedCaptions, Mixer
+from timix_jax.mixing import Mixer, MixesNegatives, composes_captions
 from timix_jax.mixing.fraction import take_rows
 from timix_jax.models.protocols import ImageTextModel
 from timix_jax.objectives.base import INTERNAL, Objective, Term
@@ -69,12 +69,23 @@ class MixedContrastive(Objective):
         for name in ("beta", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"mix.{name}={getattr(self, name)}: a share, use 0 to 1")
-        joined = isinstance(self.mixer, JoinedCaptions)
-        if joined and (target.reads_reference or self.label_smoothing):
+        one_positive = composes_captions(self.mixer) or isinstance(self.mixer, MixesNegatives)
+        if one_positive and (target.reads_reference or self.label_smoothing):
             raise UserError(
-                "mix.captions='joined' makes every mixed image and its caption one positive pair: use mix.target='hard'"
-                " and mix.label_smoothing=0"
+                f"mix.target={self.target!r} with mix.label_smoothing={self.label_smoothing}: mixed images and their"
+                " captions are one positive pair each (as mix.captions='joined' or the mixer makes them); use 'hard'"
+                " and 0"
             )
+        if isinstance(self.mixer, MixesNegatives):
+            name = type(self.mixer).__name__
+            if kind.replaces_clean:
+                raise UserError(
+                    f"mix.placement={self.placement!r}: {name} adds negatives to the clean loss; use 'extra'"
+                )
+            if self.pairs.kind.name != "softmax":
+                raise UserError(
+                    f"contrastive.loss={self.pairs.kind.name!r}: {name} needs 'softmax'"
+                )
         if not 0 < self.fraction <= 1:
             raise UserError(
                 f"mix.fraction={self.fraction} is not a share of the batch: use 0 < f <= 1"
@@ -119,7 +130,18 @@ class MixedContrastive(Objective):
         if self._target.reads_reference:
             reference = similarities(forward, self.view.source).constant()
         s = similarities(forward, self.view.name)
-        loss = self.pairs.mixed(s, self._target, inputs.shares, reference)
+        if isinstance(self.mixer, MixesNegatives):
+            negatives = self.mixer.mix_negatives(inputs.mixed, s.image, s.text)
+            temperature = jnp.asarray(self.mixer.temperature, s.temperature.dtype)
+            loss = self.pairs.against(s._replace(temperature=temperature), negatives)
+        else:
+            by_caption = inputs.mixed.by_caption
+            if by_caption is not None:
+                # The loss treats both sides alike; transposed, the rows are the mixed captions.
+                s = s.transposed_where(by_caption)
+                if reference is not None:
+                    reference = reference.transposed_where(by_caption)
+            loss = self.pairs.mixed(s, self._target, inputs.shares, reference)
         return Term(loss if self.view.replaces_clean else gamma * loss, log)
 
     def _mixed_shares(self, forward: Forward) -> dict[str, Array]:
@@ -141,4 +163,6 @@ class MixedContrastive(Objective):
             own = forward.batch["tokens"]
             own = own if inputs.rows is None else take_rows(own, inputs.rows)
             shares["mixed_captions"] = jnp.sum((mixed.tokens != own).any(axis=1)) / shown
+        elif mixed.by_caption is not None:
+            shares["mixed_captions"] = jnp.sum(mixed.by_caption & (mixed.lam < 1)) / shown
         return shares

@@ -5,11 +5,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from timix_jax.errors import UserError
 from timix_jax.objectives.pairs.kinds import KINDS, LossKind, TargetMoments, precise
 from timix_jax.objectives.pairs.shares import Shares
 from timix_jax.objectives.pairs.similarities import Similarities
+from timix_jax.objectives.pairs.sums import pair_logsumexp
 from timix_jax.objectives.pairs.sweep import DENSE, PairReduction
 from timix_jax.objectives.pairs.targets import Target, blend
+from timix_jax.objectives.pairs.tiles import OWN_PAIR
 
 Array = jax.Array
 
@@ -82,6 +85,34 @@ class PairLoss:
         matrix = shares.without_apart(s.matrix())
         seen = None if reference is None else jax.lax.stop_gradient(reference.matrix())
         return self.kind.dense(matrix, *target.matrices(self.kind, shares, seen))
+
+    def against(self, s: Similarities, negatives: Array) -> Array:
+        """Return symmetric InfoNCE with other negatives; image and caption k are each other's one positive.
+
+        The candidates of image k are caption k and `negatives[j]`, j ≠ k, and so are those of caption k, with image k.
+
+        Args:
+          s: images and captions, and the temperature of this loss.
+          negatives: (B, D).
+
+        Raises:
+          UserError: the loss is no softmax.
+        """
+        if self.kind.name != "softmax":
+            raise UserError("this mixer's negatives need config.contrastive.loss='softmax'")
+        own = jnp.sum(precise(s.image) * precise(s.text), axis=1) / s.temperature
+        images, texts = (self._partition(side, negatives, own, s) for side in (s.image, s.text))
+        return jnp.mean((images + texts) / 2 - own)
+
+    def _partition(self, side: Array, negatives: Array, own: Array, s: Similarities) -> Array:
+        """Return log(exp own_k + Σ_j≠k exp ⟨side_k, negatives_j⟩/τ), (B,)."""
+        if self._tiled:
+            apart = jnp.full((len(side), 1), OWN_PAIR, jnp.int32)
+            others, _, _ = pair_logsumexp(side, negatives, 1 / s.temperature, self.reduction, apart)
+            return jnp.logaddexp(own, others)
+        matrix = Similarities(side, negatives, s.temperature).matrix()
+        itself = jnp.eye(len(matrix), dtype=bool)
+        return jax.nn.logsumexp(jnp.where(itself, own[:, None], matrix), axis=1)
 
     @property
     def _tiled(self) -> bool:

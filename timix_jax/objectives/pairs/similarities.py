@@ -32,6 +32,13 @@ class Similarities(NamedTuple):
         """Return the similarities as constants."""
         return jax.lax.stop_gradient(self)
 
+    def transposed_where(self, condition: Array) -> "Similarities":
+        """Return the similarities, transposed if the bool () is true."""
+        return self._replace(
+            image=jnp.where(condition, self.text, self.image),
+            text=jnp.where(condition, self.image, self.text),
+        )
+
     def transposed(self) -> "Similarities":
         """Return the similarities with texts as rows and images as columns."""
         return self._replace(image=self.text, text=self.image)

@@ -15,6 +15,8 @@ from timix_jax.objectives.pairs.sweep import Part, Place
 Array = jax.Array
 # Far below any similarity over a temperature, yet finite: −∞ − (−∞) is NaN.
 LOWEST = -1e30
+OWN_PAIR = -2
+"""In `apart`: the row is not compared with its own column."""
 
 
 class Side(NamedTuple):
@@ -23,7 +25,7 @@ class Side(NamedTuple):
     Attributes:
       embedding: (n, D).
       apart: int32 (n, K), for each of them K indices of the other side that it is not compared with; its own index
-        is ignored. None: all pairs are compared.
+        is ignored, but `OWN_PAIR` stands for it. None: all pairs are compared.
     """
 
     embedding: Array
@@ -50,7 +52,9 @@ def apart_pairs(row: Array, row_apart: Array, column: Array, column_apart: Array
     """
     by_row = (row_apart[:, :, None] == column).any(axis=1)
     by_column = (row[:, None, None] == column_apart).any(axis=2)
-    return (by_row | by_column) & (row[:, None] != column)
+    same = row[:, None] == column
+    without_own = (row_apart == OWN_PAIR).any(axis=1)[:, None]
+    return jnp.where(same, without_own, by_row | by_column)
 
 
 def weighted_sum(

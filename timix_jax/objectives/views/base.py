@@ -31,6 +31,7 @@ class Inputs:
       tokens: int32 (n, T) captions.
       rows: rows of the clean batch that the view consists of; None for all of them.
       mix_embeddings: maps the embeddings (n, D) of images and captions to those that are compared; None: unchanged.
+      mix_text: maps projected captions (n, D) before normalisation to mixed ones, of any norm; None: unchanged.
       shares: share of each caption in each image; None if image k shows caption k and nothing else.
       mixed: the mixer's result, if there is a mixer.
       scores: (n, N) the patch scores that the mixer used.
@@ -42,6 +43,7 @@ class Inputs:
     tokens: Array | None = None
     rows: np.ndarray | None = None
     mix_embeddings: Callable[[Array, Array], tuple[Array, Array]] | None = None
+    mix_text: Callable[[Array], Array] | None = None
     shares: Shares | None = None
     mixed: Mixed | None = None
     scores: Array | None = None

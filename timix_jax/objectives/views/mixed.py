@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from timix_jax.errors import UserError
-from timix_jax.mixing import Mixed, Mixer, MixesFeatures, Sample
+from timix_jax.mixing import Mixed, Mixer, MixesFeatures, MixesText, Sample
 from timix_jax.mixing.fraction import keep_clean, select_rows, take_rows
 from timix_jax.objectives.features import CLEAN, Feature
 from timix_jax.objectives.pairs.shares import Shares
@@ -111,6 +111,9 @@ class MixedView(View):
             if isinstance(mixer, MixesFeatures)
             else None
         )
+        mix_text = (
+            (lambda text: mixer.mix_text(mixed, text)) if isinstance(mixer, MixesText) else None
+        )
         return Inputs(
             images=mixed.image if pixels else None,
             patches=None if pixels else mixed.image,
@@ -118,6 +121,7 @@ class MixedView(View):
             tokens=mixed.tokens,
             rows=rows,
             mix_embeddings=mix_embeddings,
+            mix_text=mix_text,
             shares=Shares.of(mixed, mixer.partners),
             mixed=mixed,
             scores=sample.scores,
