@@ -8,24 +8,37 @@ import dataclasses
 from typing import Any
 
 from timix_jax.errors import UserError
-from timix_jax.mixing.base import Mixed, Mixer, MixesFeatures, Sample
+from timix_jax.mixing.base import LabelsByAttention, Mixed, Mixer, MixesFeatures, Sample
 from timix_jax.mixing.cutmix import CutMix
 from timix_jax.mixing.joined import JoinedCaptions, with_captions
 from timix_jax.mixing.mixup import Mixup
+from timix_jax.mixing.packing import Packing
+from timix_jax.mixing.patchmix import PatchMix
 from timix_jax.mixing.random_window import RandomWindow
+from timix_jax.mixing.relevant_patches import RelevantPatches
+from timix_jax.mixing.smmix import SMMix
 from timix_jax.mixing.timix import TiMix
+from timix_jax.mixing.tokenmix import TokenMix
+from timix_jax.mixing.transmix import TransMix
 
 __all__ = [
     "MIXERS",
     "CutMix",
     "JoinedCaptions",
+    "LabelsByAttention",
     "Mixed",
     "Mixer",
     "MixesFeatures",
     "Mixup",
+    "Packing",
+    "PatchMix",
     "RandomWindow",
+    "RelevantPatches",
+    "SMMix",
     "Sample",
     "TiMix",
+    "TokenMix",
+    "TransMix",
     "build_mixer",
     "with_captions",
 ]
@@ -36,6 +49,12 @@ MIXERS: dict[str, type | None] = {
     "random_window": RandomWindow,
     "cutmix": CutMix,
     "mixup": Mixup,
+    "smmix": SMMix,
+    "transmix": TransMix,
+    "tokenmix": TokenMix,
+    "patchmix": PatchMix,
+    "relevant_patches": RelevantPatches,
+    "packing": Packing,
 }
 
 

@@ -10,7 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from timix_jax.errors import UserError
-from timix_jax.mixing.base import Mixed, Mixer, MixesFeatures, Sample, Space, is_self_partner
+from timix_jax.mixing.base import (
+    LabelsByAttention,
+    Mixed,
+    Mixer,
+    MixesFeatures,
+    Sample,
+    Space,
+    is_self_partner,
+)
 from timix_jax.mixing.partners import Partners
 
 
@@ -31,6 +39,10 @@ class JoinedCaptions:
         if isinstance(self.mixer, MixesFeatures):
             raise UserError(
                 f"mix.captions='joined' needs a mixer of images; {type(self.mixer).__name__} mixes embeddings"
+            )
+        if isinstance(self.mixer, LabelsByAttention):
+            raise UserError(
+                f"mix.captions='joined' leaves no labels to {type(self.mixer).__name__}: use mix.mixer='cutmix'"
             )
 
     @property
