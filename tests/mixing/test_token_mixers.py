@@ -114,7 +114,7 @@ def test_block_masks_have_the_drawn_size_and_few_parts():
     parts = np.array([label(mask)[1] for mask in drawn])
     assert 1 < parts.mean() < 4  # 98 single patches would be some 20 parts
     covered = drawn.mean(axis=0)
-    assert covered.min() > 0.1  # every place at times
+    assert covered.min() > 0.02  # every place at times
     assert covered.max() < 0.9
 
 
@@ -277,6 +277,6 @@ def test_inputs_that_are_missing_or_too_few():
             build_mixer(name, grid=GRID)(KEY, Sample(numbered(2)))
     with pytest.raises(UserError, match="needs patch scores"):
         RandomWindow(GRID, lambda_by="mass")(KEY, Sample(numbered(2)))
-    with pytest.raises(UserError, match="use mix.mixer='cutmix'"):
+    with pytest.raises(UserError, match=r"use mix\.mixer='cutmix'"):
         with_captions(build_mixer("transmix", grid=GRID), "joined")
     assert MIXERS["smmix"](GRID).low == 0.25

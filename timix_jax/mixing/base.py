@@ -46,8 +46,8 @@ class Mixed(NamedTuple):
       pasted: (B,) share of each image that comes from its partners, for the log; None if it is 1 − λ.
       kept: int32 (B, K) the patches that the image tower reads, each at its own position; None for all of them, or
         those that patch dropout keeps. Needs the space "patches" or "pixels".
-      clean_kept: int32 (B, K) the same for rows that stay clean (`mix.fraction`); they index the patches of `image`. None:
-        as `kept`.
+      clean_kept: int32 (B, K) the same for rows that stay clean (`mix.fraction`), as indices of the patches of `image`.
+        None: as `kept`.
       pasted_patches: (B, N) share of each patch that comes from the partner, for `LabelsByAttention`.
       low: (B, 2) int32, row and column (in patches) of the window that was overwritten, or None.
       high: (B, 2) int32, each row's most relevant window, or None; `high[partner]` was pasted.

@@ -27,8 +27,8 @@ class TiMix(Paired):
       grid: patches per side, g.
       low, high: smallest and largest side of the window, as shares of the image's side.
       partner, within_shard, shards: how rows are paired (`partners.Paired`).
-      lambda_by: what weighs the captions: "area"; relevance "mass", kept and pasted, as shares of both; or "visible", the
-        kept mass of the own caption and the pasted mass of the partner's, which need not add to 1.
+      lambda_by: what weighs the captions: "area"; relevance "mass", kept and pasted, as shares of both; or "visible",
+        the kept mass of the own caption and the pasted mass of the partner's, which need not add to 1.
 
     Raises:
       UserError: a setting is out of range.

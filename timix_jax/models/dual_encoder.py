@@ -201,7 +201,7 @@ class DualEncoder(ImageTextModel):
         kept: Array | None = None,
         blocks: Sequence[int] = (),
     ) -> ImageFeatures:
-        """Run patch embeddings (B, N, C), or only those of `kept` (B, K) of one or more images, through the whole tower.
+        """Run patch embeddings (B, N, C), or only those of `kept` (B, K), of one or more images, through the tower.
 
         The features hold all tokens after each of `blocks`, as `encode_blocks` returns them.
         """
