@@ -224,7 +224,7 @@ def test_packing_through_the_model(params, batch, settings, options):
     source = np.where(selected[:, None], source, row)
     np.testing.assert_array_equal(how.kept % N, position)
     assert log["mixed_patches"] == pytest.approx(selected.mean() / 2 / (1 if replace else 2))
-    tokens = apart = None
+    tokens, apart = None, False
     if "captions" in options:
         i2t, tokens = np.eye(BATCH), np.asarray(how.tokens)
         apart = np.eye(BATCH, dtype=bool)[::-1]
@@ -314,6 +314,9 @@ def test_eight_devices_and_the_ring_give_the_same(params, batch, name, score, se
 def test_settings_that_cannot_work():
     with pytest.raises(UserError, match=r"mix.score='tpp': SMMix is defined by mix.score='attenti"):
         objective_of("smmix", "tpp")
+    with pytest.raises(UserError, match=r"mix.score='tpp\+ema:attention': SMMix"):
+        objective_of("smmix", "tpp+ema:attention")
+    assert objective_of("smmix", "ema:attention").score.teacher
     with pytest.raises(UserError, match=r"mix.placement='replace' leaves some rows clean"):
         objective_of("patchmix", settings={"against": "mixtures"}, placement="replace")
     with pytest.raises(UserError, match="mixes embeddings"):

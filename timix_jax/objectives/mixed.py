@@ -91,9 +91,10 @@ class MixedContrastive(Objective):
         mixer = self.mixer.mixer if isinstance(self.mixer, JoinedCaptions) else self.mixer
         name = type(mixer).__name__
         wanted = getattr(mixer, "scored_by", None)
-        if wanted and self.score is not None and self.score.name != wanted:
+        score = "" if self.score is None else self.score.title
+        if wanted and {part.split(":")[-1] for part in score.split("+")} != {wanted}:
             raise UserError(
-                f"mix.score={self.score.title!r}: {name} is defined by mix.score={wanted!r}; with other scores use"
+                f"mix.score={score!r}: {name} is defined by mix.score={wanted!r}; with other scores use"
                 " mix.mixer='timix'"
             )
         if kind.replaces_clean and getattr(mixer, "mixes_whole_batch", False):
