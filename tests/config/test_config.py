@@ -140,7 +140,7 @@ def test_options_of_mixers_are_their_fields():
         if kind:
             fields = {f.name: f.default for f in dataclasses.fields(kind)}
             given = {name: fields.pop(name) for name in ("grid", "shards") if name in fields}
-            assert ("shards" in given) == issubclass(kind, Paired)
+            assert "shards" in given or not issubclass(kind, Paired)
             assert options[name].to_dict() == fields
 
 

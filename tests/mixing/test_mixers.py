@@ -32,7 +32,10 @@ def inputs_of(mixer, batch):
     )
 
 
-@pytest.mark.parametrize("name", ["timix", "random_window", "cutmix", "mixup"])
+PAIRED = ("timix", "random_window", "cutmix", "mixup", "transmix")
+
+
+@pytest.mark.parametrize("name", PAIRED)
 @pytest.mark.parametrize("partner", ["flip", "derangement"])
 @pytest.mark.parametrize("batch", [4, 5])
 def test_each_mixer(name, partner, batch):

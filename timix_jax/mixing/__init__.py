@@ -9,6 +9,7 @@ from typing import Any
 
 from timix_jax.errors import UserError
 from timix_jax.mixing.base import (
+    LabelsByAttention,
     Mixed,
     Mixer,
     MixesFeatures,
@@ -25,8 +26,14 @@ from timix_jax.mixing.hidden_text import HiddenText
 from timix_jax.mixing.joined import JoinedCaptions, with_captions
 from timix_jax.mixing.mixgen import MixGen
 from timix_jax.mixing.mixup import Mixup
+from timix_jax.mixing.packing import Packing
+from timix_jax.mixing.patchmix import PatchMix
 from timix_jax.mixing.random_window import RandomWindow
+from timix_jax.mixing.relevant_patches import RelevantPatches
+from timix_jax.mixing.smmix import SMMix
 from timix_jax.mixing.timix import TiMix
+from timix_jax.mixing.tokenmix import TokenMix
+from timix_jax.mixing.transmix import TransMix
 
 __all__ = [
     "MIXERS",
@@ -36,6 +43,7 @@ __all__ = [
     "Geodesic",
     "HiddenText",
     "JoinedCaptions",
+    "LabelsByAttention",
     "MixGen",
     "Mixed",
     "Mixer",
@@ -43,9 +51,15 @@ __all__ = [
     "MixesNegatives",
     "MixesText",
     "Mixup",
+    "Packing",
+    "PatchMix",
     "RandomWindow",
+    "RelevantPatches",
+    "SMMix",
     "Sample",
     "TiMix",
+    "TokenMix",
+    "TransMix",
     "build_mixer",
     "composes_captions",
     "with_captions",
@@ -62,6 +76,12 @@ MIXERS: dict[str, type | None] = {
     "coin_flip": CoinFlip,
     "hidden_text": HiddenText,
     "geodesic": Geodesic,
+    "smmix": SMMix,
+    "transmix": TransMix,
+    "tokenmix": TokenMix,
+    "patchmix": PatchMix,
+    "relevant_patches": RelevantPatches,
+    "packing": Packing,
 }
 
 

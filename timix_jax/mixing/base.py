@@ -34,7 +34,8 @@ class Mixed(NamedTuple):
     With one partner per row, `partner` and `partner_weight` are (B,); with K partners per row they are (B, K).
 
     Attributes:
-      image: mixed patches (B, N, C) or pixels (B, H, W, 3), like `Sample.image`; None if images do not change.
+      image: mixed patches (B, N, C) or pixels (B, H, W, 3), like `Sample.image`; None if images do not change. With
+        `kept` it may be (B, M·N, C), the patches of M images one after another, each at its position in its own image.
       partner: int32 (B,) or (B, K), π: row k took content from row π(k); if π(k) = k it took none.
       lam: (B,) float32 (float64 for float64 inputs or scores), λ, the weight of each row's own caption.
       partner_weight: weight of each partner's caption; None for 1 − λ, with one partner only. A row's weights need not
@@ -47,6 +48,9 @@ class Mixed(NamedTuple):
       pasted: (B,) share of each image that comes from its partners, for the log; None if it is 1 − λ.
       kept: int32 (B, K) the patches that the image tower reads, each at its own position; None for all of them, or
         those that patch dropout keeps. Needs the space "patches" or "pixels".
+      clean_kept: int32 (B, K) the same for rows that stay clean (`mix.fraction`), as indices of the patches of `image`.
+        None: as `kept`.
+      pasted_patches: (B, N) share of each patch that comes from the partner, for `LabelsByAttention`.
       low: (B, 2) int32, row and column (in patches) of the window that was overwritten, or None.
       high: (B, 2) int32, each row's most relevant window, or None; `high[partner]` was pasted.
       window: int32 (), the side of the windows in patches, or None.
@@ -61,6 +65,8 @@ class Mixed(NamedTuple):
     by_caption: jax.Array | None = None
     pasted: jax.Array | None = None
     kept: jax.Array | None = None
+    clean_kept: jax.Array | None = None
+    pasted_patches: jax.Array | None = None
     low: jax.Array | None = None
     high: jax.Array | None = None
     window: jax.Array | None = None
@@ -134,6 +140,14 @@ def mixes_embeddings(mixer: Mixer) -> bool:
 def composes_captions(mixer: Mixer) -> bool:
     """Return True for a mixer whose mixed image and mixed caption are one positive pair."""
     return getattr(mixer, "composes_captions", False)
+
+
+@runtime_checkable
+class LabelsByAttention(Protocol):
+    """A mixer whose labels depend on what the image tower attends to in the mixed images (TransMix)."""
+
+    def relabel(self, mixed: Mixed, attention: jax.Array) -> Mixed:
+        """Return the batch with weights by the attention (B, N) of [CLS] to the mixed images' patches, a constant."""
 
 
 def lambda_dtype(*inputs: jax.Array) -> jnp.dtype:

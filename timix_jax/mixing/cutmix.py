@@ -20,12 +20,8 @@ class CutMix(BetaPaired):
         """Mix (B, H, W, 3) pixels of any dtype, where λ is the share that stays; ignore scores."""
         inputs = sample.image
         batch, height, width, _ = inputs.shape
-        share_key, row_key, column_key, partner_key = jax.random.split(key, 4)
-        side = jnp.sqrt(1 - self.draw_share(share_key, jnp.dtype(jnp.float32)))
-        rows = _inside(row_key, height, side)
-        columns = _inside(column_key, width, side)
-        box = rows[:, None] & columns[None, :]
-        partner = self.partners.draw(partner_key, batch)
+        box = self.draw_box(key, height, width)
+        partner = self.partners.draw(jax.random.split(key, 4)[3], batch)
         others = self.partners.take(inputs, partner)
         dtype = lambda_dtype(inputs)
         lam = 1 - box.sum(dtype=jnp.int32).astype(dtype) / (height * width)
@@ -34,6 +30,14 @@ class CutMix(BetaPaired):
             partner=partner,
             lam=jnp.where(is_self_partner(partner), jnp.ones((), dtype), lam),
         )
+
+    def draw_box(self, key: jax.Array, height: int, width: int) -> jax.Array:
+        """Return the box that `__call__` pastes with this key, (H, W) bool."""
+        share_key, row_key, column_key, _ = jax.random.split(key, 4)
+        side = jnp.sqrt(1 - self.draw_share(share_key, jnp.dtype(jnp.float32)))
+        rows = _inside(row_key, height, side)
+        columns = _inside(column_key, width, side)
+        return rows[:, None] & columns[None, :]
 
 
 def _inside(key: jax.Array, size: int, share: jax.Array) -> jax.Array:

@@ -38,7 +38,8 @@ def take_rows(values: jax.Array, rows: np.ndarray) -> jax.Array:
 def keep_clean(mixed: Mixed, sample: Sample, selected: jax.Array) -> Mixed:
     """Restore the rows that are not selected: clean images and captions, λ = 1, each its own partner.
 
-    A list of kept patches does not change: a row that keeps all patches would have another shape.
+    A list of kept patches has the same length in every row: clean rows get `Mixed.clean_kept`, which selects from the
+    mixed image and so decides what they show, or else keep the patches that they would keep if mixed.
 
     Args:
       mixed: the whole batch mixed.
@@ -51,12 +52,19 @@ def keep_clean(mixed: Mixed, sample: Sample, selected: jax.Array) -> Mixed:
 
     itself = _own_index(mixed.partner)
     weight = mixed.partner_weight
+    if mixed.clean_kept is not None:
+        assert mixed.kept is not None
+        mixed = mixed._replace(kept=choose(mixed.kept, mixed.clean_kept))
+    elif mixed.image is not None:
+        mixed = mixed._replace(image=choose(mixed.image, sample.image))
     return mixed._replace(
-        image=None if mixed.image is None else choose(mixed.image, sample.image),
         tokens=None if mixed.tokens is None else choose(mixed.tokens, _given(sample.tokens)),
         partner=choose(mixed.partner, itself),
         apart=None if mixed.apart is None else choose(mixed.apart, _own_index(mixed.apart)),
         pasted=None if mixed.pasted is None else jnp.where(selected, mixed.pasted, 0),
+        pasted_patches=None
+        if mixed.pasted_patches is None
+        else choose(mixed.pasted_patches, jnp.zeros_like(mixed.pasted_patches)),
         lam=jnp.where(selected, mixed.lam, jnp.ones((), mixed.lam.dtype)),
         partner_weight=None if weight is None else choose(weight, jnp.zeros_like(weight)),
     )

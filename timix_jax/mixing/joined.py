@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from timix_jax.errors import UserError
 from timix_jax.mixing.base import (
+    LabelsByAttention,
     Mixed,
     Mixer,
     Sample,
@@ -46,6 +47,10 @@ class JoinedCaptions:
             )
         if composes_captions(self.mixer):
             raise UserError(f"mix.captions='joined': {name} joins captions by itself; use 'own'")
+        if isinstance(self.mixer, LabelsByAttention):
+            raise UserError(
+                f"mix.captions='joined' leaves no labels to {type(self.mixer).__name__}: use mix.mixer='cutmix'"
+            )
 
     @property
     def needs_scores(self) -> bool:

@@ -6,8 +6,16 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from timix_jax.errors import UserError
 from timix_jax.mixing.base import Mixed, Sample, Space, area_lambda, lambda_dtype, pasted_window
 from timix_jax.mixing.partners import Paired
+from timix_jax.mixing.relevance import (
+    LambdaBy,
+    Weights,
+    check_lambda_by,
+    relevance_weights,
+    visible_mass,
+)
 from timix_jax.mixing.windows import draw_window, paste_windows, window_bounds
 
 
@@ -18,6 +26,7 @@ class RandomWindow(Paired):
     Attributes:
       grid: patches per side, g.
       low, high: smallest and largest side of the window, as shares of the image's side.
+      lambda_by: what weighs the captions, as of `TiMix`: other than "area" it needs scores.
       partner, within_shard, shards: how rows are paired (`partners.Paired`).
 
     Raises:
@@ -27,16 +36,22 @@ class RandomWindow(Paired):
     grid: int
     low: float = 0.35
     high: float = 0.75
+    lambda_by: LambdaBy = "area"
 
-    needs_scores: ClassVar[bool] = False
     space: ClassVar[Space] = "patches"
 
     def __post_init__(self) -> None:
         window_bounds(self.grid, self.low, self.high)
         super().__post_init__()
+        check_lambda_by(self.lambda_by)
+
+    @property
+    def needs_scores(self) -> bool:
+        """True if relevance weighs the captions; windows never depend on it."""
+        return self.lambda_by != "area"
 
     def __call__(self, key: jax.Array, sample: Sample) -> Mixed:
-        """Mix (B, N, C) patches; ignore scores."""
+        """Mix (B, N, C) patches."""
         inputs = sample.image
         batch = inputs.shape[0]
         window_key, partner_key, low_key, high_key = jax.random.split(key, 4)
@@ -55,5 +70,20 @@ class RandomWindow(Paired):
             r,
             self.grid,
         )
-        lam = area_lambda(r, self.grid, partner, lambda_dtype(inputs))
-        return Mixed(mixed, partner, lam, low=low, high=high, window=r)
+        area = area_lambda(r, self.grid, partner, lambda_dtype(inputs))
+        weights = Weights(area)
+        if self.lambda_by != "area":
+            if sample.scores is None:
+                raise UserError(f"lambda_by={self.lambda_by!r} needs patch scores: set mix.score")
+            visible = visible_mass(sample.scores, low, high, partner, r, self.grid, self.partners)
+            weights = relevance_weights(self.lambda_by, *visible, area.dtype)
+        return Mixed(
+            mixed,
+            partner,
+            weights.lam,
+            weights.partner,
+            pasted=1 - area,
+            low=low,
+            high=high,
+            window=r,
+        )

@@ -1,7 +1,7 @@
 """TiMix: the partner's most relevant window overwrites the target's least relevant one (docs/method.md §3)."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,13 @@ import jax.numpy as jnp
 from timix_jax.errors import UserError
 from timix_jax.mixing.base import Mixed, Sample, Space, area_lambda, lambda_dtype, pasted_window
 from timix_jax.mixing.partners import Paired
-from timix_jax.mixing.relevance import relevance_mass_lambda
+from timix_jax.mixing.relevance import (
+    LambdaBy,
+    Weights,
+    check_lambda_by,
+    relevance_weights,
+    visible_mass,
+)
 from timix_jax.mixing.windows import draw_window, extreme_windows, paste_windows, window_bounds
 
 
@@ -21,7 +27,8 @@ class TiMix(Paired):
       grid: patches per side, g.
       low, high: smallest and largest side of the window, as shares of the image's side.
       partner, within_shard, shards: how rows are paired (`partners.Paired`).
-      lambda_by: quantity whose remaining share is λ: "area", or relevance "mass".
+      lambda_by: what weighs the captions: "area"; relevance "mass", kept and pasted, as shares of both; or "visible",
+        the kept mass of the own caption and the pasted mass of the partner's, which need not add to 1.
 
     Raises:
       UserError: a setting is out of range.
@@ -34,7 +41,7 @@ class TiMix(Paired):
     grid: int
     low: float = 0.35
     high: float = 0.75
-    lambda_by: Literal["area", "mass"] = "area"
+    lambda_by: LambdaBy = "area"
 
     needs_scores: ClassVar[bool] = True
     space: ClassVar[Space] = "patches"
@@ -42,8 +49,7 @@ class TiMix(Paired):
     def __post_init__(self) -> None:
         window_bounds(self.grid, self.low, self.high)
         super().__post_init__()
-        if self.lambda_by not in ("area", "mass"):
-            raise UserError(f"mixing lambda_by={self.lambda_by!r} is unknown; use 'area' or 'mass'")
+        check_lambda_by(self.lambda_by)
 
     def __call__(self, key: jax.Array, sample: Sample) -> Mixed:
         """Draw one window size and the partners, then `mix`.
@@ -83,13 +89,16 @@ class TiMix(Paired):
             self.grid,
         )
         dtype = lambda_dtype(inputs, scores)
-        lam = area = area_lambda(r, self.grid, partner, dtype)
-        if self.lambda_by == "mass":
-            lam = relevance_mass_lambda(scores, low, high, partner, r, self.grid, self.partners)
+        area = area_lambda(r, self.grid, partner, dtype)
+        weights = Weights(area)
+        if self.lambda_by != "area":
+            visible = visible_mass(scores, low, high, partner, r, self.grid, self.partners)
+            weights = relevance_weights(self.lambda_by, *visible, dtype)
         return Mixed(
             mixed,
             partner,
-            lam.astype(dtype),
+            weights.lam,
+            weights.partner,
             pasted=1 - area,
             low=low,
             high=high,

@@ -201,7 +201,7 @@ class DualEncoder(ImageTextModel):
         kept: Array | None = None,
         blocks: Sequence[int] = (),
     ) -> ImageFeatures:
-        """Run patch embeddings (B, N, C), or only those of `kept` (B, K), through the whole tower.
+        """Run patch embeddings (B, N, C), or only those of `kept` (B, K), of one or more images, through the tower.
 
         The features hold all tokens after each of `blocks`, as `encode_blocks` returns them.
         """
@@ -262,7 +262,10 @@ class DualEncoder(ImageTextModel):
           UserError: the tower has no [CLS] token.
         """
         if self.pool != "cls":
-            raise UserError("mix.score='attention' needs a CLS token: set model.image.pool='cls'")
+            raise UserError(
+                "the attention of [CLS] (mix.score='attention', mix.mixer='transmix') needs a CLS token: set"
+                " model.image.pool='cls'"
+            )
         return self.image.depth - 2
 
     def cls_attention(self, params: Params, tokens: Array) -> Array:

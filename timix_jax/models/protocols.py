@@ -115,7 +115,8 @@ class ImageTextModel(Protocol):
         """Run patches (B, N, C) through the whole image tower.
 
         Args:
-          kept: int32 (B, K) the patches that the tower reads, each at its own position; None for all of them.
+          kept: int32 (B, K) the patches that the tower reads, each at its own position; None for all of them. With
+            `kept`, patches may be (B, M·N, C), those of M images one after another: number p is at position p mod N.
           blocks: blocks whose tokens to return as well; empty for a model without `BlockTokens`.
 
         Raises:

@@ -125,9 +125,12 @@ class VisionTransformer(nn.Module):
         return self.patch_embed(x)
 
     def _tokens(self, patches: Array, kept: Array | None = None) -> Array:
-        x = patches + self.pos_embed.astype(self.dtype)
-        if kept is not None:
-            x = take_patches(x, kept)
+        positions = self.pos_embed.astype(self.dtype)
+        if kept is None:
+            x = patches + positions
+        else:
+            images = patches.shape[1] // positions.shape[1]
+            x = take_patches(patches + jnp.tile(positions, (1, images, 1)), kept)
         if self.pool == "cls":
             cls = jnp.broadcast_to(self.cls.astype(self.dtype), (x.shape[0], 1, x.shape[2]))
             x = jnp.concatenate([cls, x], axis=1)
@@ -142,7 +145,8 @@ class VisionTransformer(nn.Module):
     ) -> tuple[Array, Array, Array, dict[int, Array]]:
         """Encode patch embeddings (B, N, C).
 
-        With `kept` (B, K) the blocks see only those patches, each at its own position, and N becomes K.
+        With `kept` (B, K) the blocks see only those patches, each at its own position, and N becomes K. The patches may
+        then be those of several images, one image after another.
 
         Returns:
           The embedding (B, D), the final tokens (B, N+prefix, C), the patches (B, N, C) among them, and a dict from

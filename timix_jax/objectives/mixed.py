@@ -9,20 +9,30 @@ import jax
 import jax.numpy as jnp
 
 from timix_jax.errors import UserError
-from timix_jax.mixing import Mixer, MixesNegatives, composes_captions
+from timix_jax.mixing import (
+    JoinedCaptions,
+    LabelsByAttention,
+    Mixed,
+    Mixer,
+    MixesNegatives,
+    composes_captions,
+)
 from timix_jax.mixing.fraction import take_rows
-from timix_jax.models.protocols import ImageTextModel
+from timix_jax.models.protocols import ClsAttending, ImageTextModel, require
 from timix_jax.objectives.base import INTERNAL, Objective, Term
 from timix_jax.objectives.contrastive import similarities
 from timix_jax.objectives.features import Feature
 from timix_jax.objectives.forward import Forward
 from timix_jax.objectives.pairs.loss import DENSE_SOFTMAX, PairLoss
+from timix_jax.objectives.pairs.shares import Shares
 from timix_jax.objectives.pairs.targets import Target, build_target
 from timix_jax.objectives.score_sources import ScoreSource
 from timix_jax.objectives.views.base import View
 from timix_jax.objectives.views.mixed import MixedView, placement
 
 Array = jax.Array
+
+_BY_ATTENTION = "a mixer with labels by attention (mix.mixer)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +102,24 @@ class MixedContrastive(Objective):
             )
         if self.mixer.needs_scores and self.score is None:
             raise UserError("this mixer needs patch scores: set mix.score")
+        self._check_mixer(kind)
+
+    def _check_mixer(self, kind: type[MixedView]) -> None:
+        """Refuse settings that the mixer is not defined for."""
+        mixer = self.mixer.mixer if isinstance(self.mixer, JoinedCaptions) else self.mixer
+        name = type(mixer).__name__
+        wanted = getattr(mixer, "scored_by", None)
+        score = "" if self.score is None else self.score.title
+        if wanted and {part.split(":")[-1] for part in score.split("+")} != {wanted}:
+            raise UserError(
+                f"mix.score={score!r}: {name} is defined by mix.score={wanted!r}; with other scores use"
+                " mix.mixer='timix'"
+            )
+        if kind.replaces_clean and getattr(mixer, "mixes_whole_batch", False):
+            raise UserError(
+                f"mix.placement={self.placement!r} leaves some rows clean, for which the targets of {name} against"
+                " mixtures do not hold; use mix.placement='extra'"
+            )
 
     @functools.cached_property
     def _target(self) -> Target:
@@ -110,9 +138,15 @@ class MixedContrastive(Objective):
         return (self.view,)
 
     def reads(self, model: ImageTextModel) -> Sequence[Feature]:
-        """Return the view's features, and those of the clean batch for a target that uses its predictions."""
-        del model
+        """Return the view's features, and those of the clean batch for a target that uses its predictions.
+
+        Raises:
+          UserError: the model lacks what the mixer's labels need.
+        """
         reads = [Feature("image", self.view.name), Feature("text", self.view.name)]
+        if isinstance(self.mixer, LabelsByAttention):
+            block = require(model, ClsAttending, _BY_ATTENTION).attention_input
+            reads.append(Feature("image", self.view.name, block=block, gradient=False))
         if self._target.reads_reference:
             clean = self.view.source
             reads += [Feature("image", clean, gradient=False), Feature("text", clean)]
@@ -121,11 +155,15 @@ class MixedContrastive(Objective):
     def __call__(self, forward: Forward) -> Term:
         """Return L_mix, scaled by γ next to clean images; log λ, γ and the window."""
         inputs, gamma = forward.view(self.view.name), self.view.gamma(forward.step)
-        assert inputs.mixed is not None
-        assert inputs.shares is not None
-        log = {"lambda": jnp.mean(inputs.mixed.lam), "gamma": gamma, **self._mixed_shares(forward)}
-        if inputs.mixed.window is not None:
-            log["window"] = inputs.mixed.window.astype(jnp.float32)
+        mixed, shares = inputs.mixed, inputs.shares
+        assert mixed is not None
+        assert shares is not None
+        if isinstance(self.mixer, LabelsByAttention):
+            mixed = self.mixer.relabel(mixed, self._attention(forward))
+            shares = Shares.of(mixed, self.mixer.partners)
+        log = {"lambda": jnp.mean(mixed.lam), "gamma": gamma, **self._mixed_shares(forward, mixed)}
+        if mixed.window is not None:
+            log["window"] = mixed.window.astype(jnp.float32)
         reference = None
         if self._target.reads_reference:
             reference = similarities(forward, self.view.source).constant()
@@ -141,17 +179,22 @@ class MixedContrastive(Objective):
                 s = s.transposed_where(by_caption)
                 if reference is not None:
                     reference = reference.transposed_where(by_caption)
-            loss = self.pairs.mixed(s, self._target, inputs.shares, reference)
+            loss = self.pairs.mixed(s, self._target, shares, reference)
         return Term(loss if self.view.replaces_clean else gamma * loss, log)
 
-    def _mixed_shares(self, forward: Forward) -> dict[str, Array]:
+    def _attention(self, forward: Forward) -> Array:
+        """Return the attention (n, N) of [CLS] to the mixed images' patches, as a constant."""
+        model = require(forward.model, ClsAttending, _BY_ATTENTION)
+        tokens = forward.block(model.attention_input, self.view.name)
+        params = jax.lax.stop_gradient(forward.params)
+        return jax.lax.stop_gradient(model.cls_attention(params, jax.lax.stop_gradient(tokens)))
+
+    def _mixed_shares(self, forward: Forward, mixed: Mixed) -> dict[str, Array]:
         """Return how much of what the step shows is mixed: shares of all its images, patches and captions.
 
         With placement="extra" the clean batch counts among what is shown. Patch dropout is not considered.
         """
         inputs = forward.view(self.view.name)
-        mixed = inputs.mixed
-        assert mixed is not None
         pasted = 1 - mixed.lam if mixed.pasted is None else mixed.pasted
         clean = 0 if self.view.replaces_clean else len(forward.batch["image"])
         shown = clean + len(pasted)

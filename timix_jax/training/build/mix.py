@@ -91,7 +91,7 @@ def build_mix(
     # "100%" is no end, so that no program is compiled for steps without mixing.
     ends_at = None if until >= to_steps("100%", field="config.mix.until") else until
     with error_prefix("config."):
-        return build_objective(
+        objective = build_objective(
             "mix",
             mixer=mixer,
             score=build_score_source(mix.score, model) if mixer.needs_scores else None,
@@ -105,6 +105,8 @@ def build_mix(
             ends_at=ends_at,
             pairs=pairs,
         )
+        objective.reads(model)  # refuses a model that lacks what the mixer needs
+    return objective
 
 
 def _build_mixer(mix: MixSettings, model: ImageTextModel, shards: int) -> Mixer | None:
