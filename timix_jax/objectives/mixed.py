@@ -169,11 +169,11 @@ class MixedContrastive(Objective):
             reference = similarities(forward, self.view.source).constant()
         s = similarities(forward, self.view.name)
         if isinstance(self.mixer, MixesNegatives):
-            negatives = self.mixer.mix_negatives(inputs.mixed, s.image, s.text)
+            negatives = self.mixer.mix_negatives(mixed, s.image, s.text)
             temperature = jnp.asarray(self.mixer.temperature, s.temperature.dtype)
             loss = self.pairs.against(s._replace(temperature=temperature), negatives)
         else:
-            by_caption = inputs.mixed.by_caption
+            by_caption = mixed.by_caption
             if by_caption is not None:
                 # The loss treats both sides alike; transposed, the rows are the mixed captions.
                 s = s.transposed_where(by_caption)

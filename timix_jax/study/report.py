@@ -102,8 +102,11 @@ def _differences(table: Table) -> list[tuple[_Question, Difference, float]]:
                 seeds = table.seeds(ours, theirs)
                 if not seeds:
                     continue
-                values = [table.values(p, table.study.metric, seeds) for p in (ours, theirs)]
-                found.append(((pair, data, budget), paired_difference(*values)))
+                gap = paired_difference(
+                    table.values(ours, table.study.metric, seeds),
+                    table.values(theirs, table.study.metric, seeds),
+                )
+                found.append(((pair, data, budget), gap))
     corrected = holm([gap.p for _, gap in found])
     return [(*one, p) for one, p in zip(found, corrected, strict=True)]
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 
 from timix_jax.mixing import scores
 from timix_jax.models.protocols import ImageTextModel
@@ -48,6 +49,5 @@ class Sum(ScoreSource):
 
     def __call__(self, forward: Forward, view: str) -> jax.Array:
         """Return the standardised sum of the standardised scores."""
-        return scores.standardise(
-            sum(scores.standardise(part(forward, view)) for part in self.parts)
-        )
+        parts = [scores.standardise(part(forward, view)) for part in self.parts]
+        return scores.standardise(jnp.sum(jnp.stack(parts), axis=0))
