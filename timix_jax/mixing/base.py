@@ -74,8 +74,8 @@ class Mixer(Protocol):
 
     Its fields become `config.mix.options.NAME`; fields called `grid` and `shards` are filled in by `build_mixer`. A
     mixer of pooled embeddings also has a method `mix_features(mixed, image, text)` (`MixesFeatures`), one whose labels
-    follow the mixed images' attention a method `relabel(mixed, attention)` (`LabelsByAttention`). A mixer that is defined
-    for one score source only names it as `scored_by`; one whose targets hold only where every row is mixed has
+    follow the mixed images' attention a method `relabel(mixed, attention)` (`LabelsByAttention`). A mixer that is
+    defined for one score source only names it as `scored_by`; one whose targets hold only where every row is mixed has
     `mixes_whole_batch` True, and its placement must be "extra".
     """
 
