@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from tiny_model import GRID, make_forward, tiny_model
 
-from timix_jax.mixing import MIXERS, build_mixer
+from timix_jax.mixing import MIXERS, build_mixer, with_captions
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.objectives.score_sources import build_score_source
 
@@ -20,6 +20,13 @@ SCORES = ("tpp", "similarity", "attention", "random", "oracle")
 def mixed(name="timix", score="tpp", **options):
     known = {field.name for field in dataclasses.fields(MIXERS[name])}
     mixer = build_mixer(name, grid=GRID, **{k: options.pop(k) for k in known if k in options})
+    source = build_score_source(score, MODEL) if mixer.needs_scores else None
+    return MixedContrastive(mixer, source, **options)
+
+
+def objective_of(name, score="random", settings=(), captions="own", **options):
+    """Build the loss of a mixer with the given settings."""
+    mixer = with_captions(build_mixer(name, grid=GRID, **dict(settings)), captions)
     source = build_score_source(score, MODEL) if mixer.needs_scores else None
     return MixedContrastive(mixer, source, **options)
 

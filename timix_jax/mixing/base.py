@@ -76,8 +76,10 @@ class Mixer(Protocol):
     """A pure function of a key and a batch; an implementation is a frozen dataclass of its settings.
 
     Its fields become `config.mix.options.NAME`; fields called `grid` and `shards` are filled in by `build_mixer`. A
-    mixer of what the towers return also follows `MixesFeatures`, `MixesText` or `MixesNegatives`; a mixer of captions
-    whose images and captions are one positive each has the attribute `composes_captions = True`.
+    mixer of what the towers return also follows `MixesFeatures`, `MixesText` or `MixesNegatives`, one whose labels
+    follow the mixed images' attention `LabelsByAttention`. Optional attributes: `composes_captions` is True if images
+    and captions are one positive each, `scored_by` names the only score source that the mixer is defined for, and
+    `mixes_whole_batch` is True if its targets hold only where every row is mixed, so that its placement must be "extra".
     """
 
     @property
