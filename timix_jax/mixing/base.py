@@ -79,7 +79,7 @@ class Mixer(Protocol):
     mixer of what the towers return also follows `MixesFeatures`, `MixesText` or `MixesNegatives`, one whose labels
     follow the mixed images' attention `LabelsByAttention`. Optional attributes: `composes_captions` is True if images
     and captions are one positive each, `scored_by` names the only score source that the mixer is defined for, and
-    `mixes_whole_batch` is True if its targets hold only where every row is mixed, so that its placement must be "extra".
+    `mixes_whole_batch` is True if its targets hold only where every row is mixed, which needs the placement "extra".
     """
 
     @property
