@@ -75,7 +75,15 @@ def test_other_threads_do_not_change_the_handler():
     assert seen == [(before, False)]
 
 
-def test_first_ctrl_c_is_a_request_and_the_second_interrupts():
+@pytest.fixture
+def listening():
+    """Listen to SIGINT, which a background job ignores."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_first_ctrl_c_is_a_request_and_the_second_interrupts(listening):
     before = signal.getsignal(signal.SIGINT)
     with Preemption() as preemption:
         with pytest.raises(KeyboardInterrupt):

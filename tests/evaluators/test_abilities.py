@@ -23,7 +23,7 @@ def inputs():
 
 def test_an_evaluator_without_its_ability_is_left_out(inputs):
     supported = [name for name, kind in EVALUATORS.items() if kind.supports(inputs.model)]
-    assert supported == ["retrieval", "classification"]
+    assert supported == ["retrieval", "patch_scores", "classification"]
     assert all(kind.supports(LookupModel()) for kind in EVALUATORS.values())
 
 

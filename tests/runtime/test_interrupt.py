@@ -1,5 +1,6 @@
 """Ctrl-C in the first seconds, in processes of their own: one line, exit code 130, never swallowed."""
 
+import signal
 import subprocess
 import sys
 
@@ -31,7 +32,15 @@ CASES = {
 
 def ended(code, *wrapper):
     command = [*wrapper, sys.executable, "-c", BEGIN.replace("ROOT", repr(str(ROOT))) + code]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        # The tests themselves may run as a background job, which ignores the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 @pytest.mark.parametrize("case", CASES)

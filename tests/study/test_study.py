@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 
 from timix_jax.errors import UserError
@@ -55,19 +54,17 @@ def program(tmp_path):
 
 def make_study(**changes):
     return read_study(
-        ConfigDict(
-            {
-                "recipe": "configs/demo.py",
-                "metric": ("*/r1",),
-                "methods": {"plain": ("quality=0.2",), "timix": ("quality=0.3", "mix.mixer=timix")},
-                "data": {"1k": (), "2k": ("more=0.15",)},
-                "seeds": (0, 1, 2),
-                "primary": (("timix", "plain"),),
-                "amounts": {"1k": 1000, "2k": 2000},
-                "baseline": "plain",
-                **changes,
-            }
-        )
+        {
+            "recipe": "configs/demo.py",
+            "metric": ("*/r1",),
+            "methods": {"plain": ("quality=0.2",), "timix": ("quality=0.3", "mix.mixer=timix")},
+            "data": {"1k": (), "2k": ("more=0.15",)},
+            "seeds": (0, 1, 2),
+            "primary": (("timix", "plain"),),
+            "amounts": {"1k": 1000, "2k": 2000},
+            "baseline": "plain",
+            **changes,
+        }
     )
 
 

@@ -36,7 +36,7 @@ def _main(argv: list[str]) -> int:
         raise UserError(f"unexpected argument {argv[1]!r}; flags start with --")
     if _CONFIG.value is None:
         raise UserError("--config is missing; try --config=configs/studies/gap.py")
-    study = read_study(_CONFIG.value)
+    study = read_study(_CONFIG.value.to_dict())
     name = Path(config_flags.get_config_filename(FLAGS["config"])).stem
     out = Path(_OUT.value or f"runs/studies/{name}").expanduser()
     code = code_version()

@@ -6,8 +6,6 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
 from timix_jax.errors import UserError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
@@ -123,13 +121,13 @@ class Study:
         return tuple({change.partition("=")[0]: change for change in changes}.values())
 
 
-def read_study(config: ConfigDict) -> Study:
-    """Turn the configuration of a study into a `Study`.
+def read_study(fields_given: Mapping[str, Any]) -> Study:
+    """Turn the fields that a study's file gives into a `Study`.
 
     Raises:
       UserError: an unknown or missing field, or a value that cannot work.
     """
-    given = config.to_dict()
+    given = dict(fields_given)
     fields = {field.name: field for field in dataclasses.fields(Study)}
     unknown = sorted(set(given) - set(fields))
     if unknown:

@@ -166,7 +166,7 @@ def test_killed_worker_is_reported_at_once(open_train):
 
 def test_unexpected_error_keeps_its_name_and_traceback(open_train, capfd):
     iterator = open_train([FailingSource()])
-    with pytest.raises(RunError, match=r"batch of step 0: KeyError: 'no such bucket'") as caught:
+    with pytest.raises(RunError, match=r"batch of step 1: KeyError: 'no such bucket'") as caught:
         next(iterator)
     notes = "".join(getattr(caught.value.__cause__, "__notes__", ()))
     assert "in a loader process" in notes

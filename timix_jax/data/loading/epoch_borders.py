@@ -30,6 +30,8 @@ def log_epoch_borders(
                 *(count, batch_size, batch_size**2 / (6 * count)),
             )
         return
+    if len(weights) != len(sources) or any(not weight > 0 for weight in weights):
+        return  # refused where the sources are mixed
     rows = [batch_size * weight / sum(weights) for weight in weights]
     for source, own in zip(sources, rows, strict=True):
         if own > len(source):
