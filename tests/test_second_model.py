@@ -110,6 +110,7 @@ def test_a_checkpoint_evaluates_to_the_same_figures(whole):
     assert evaluate_checkpoint(conv_config(**WITH_TENSOR), str(workdir)) == pytest.approx(results)
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_is_uninterrupted(whole, tmp_path, monkeypatch, no_pictures):
     log = Log.__call__
 
@@ -127,6 +128,7 @@ def test_stopped_and_resumed_is_uninterrupted(whole, tmp_path, monkeypatch, no_p
     assert_same_run(tmp_path, whole[0], STEPS)
 
 
+@pytest.mark.slow
 def test_one_device_gives_the_same_losses(whole, tmp_path, monkeypatch, no_pictures):
     build_layout = experiment.checks.build_layout
     monkeypatch.setattr(
@@ -140,6 +142,7 @@ def test_one_device_gives_the_same_losses(whole, tmp_path, monkeypatch, no_pictu
     assert_close_weights(tmp_path, whole[0], STEPS, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_mixed_images_in_the_place_of_clean_ones(tmp_path, no_pictures):
     config = conv_config(2, mix__placement="replace", mix__score="oracle", eval__sets=())
     train_and_evaluate(config, str(tmp_path))

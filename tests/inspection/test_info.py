@@ -170,12 +170,14 @@ def test_info_refuses_a_training_of_nothing(refused):
     assert "every weight is 0" in said
 
 
+@pytest.mark.slow
 def test_info_does_not_take_a_nominal_epoch_for_the_length_of_the_data():
     """A warm-up of more steps than one epoch of the nominal million."""
     config = tiny_config(2, train__duration="1 epochs", optim__warmup="100000 steps")
     assert "FLOP per step" in info.describe(read_settings(config), "x")
 
 
+@pytest.mark.slow
 def test_info_is_printed_by_the_first_process_only(monkeypatch, capsys):
     config = tiny_config(2)
     info.print_info(config, "runs/x")

@@ -14,6 +14,8 @@ from timix_jax.objectives.pairs.loss import PairLoss
 from timix_jax.objectives.pairs.sweep import PairReduction
 from timix_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(4)
 SEPARATOR = 2
 

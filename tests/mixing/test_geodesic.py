@@ -108,6 +108,7 @@ def test_clean_negatives_give_infonce_of_half_the_candidates(x64):
     assert float(got) == pytest.approx(want, rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fraction", [1.0, 0.5])
 def test_through_the_model(fraction):
     params = make_params(MODEL)

@@ -95,6 +95,7 @@ def test_three_partners_through_the_model(params, batch, target, beta):
     assert_trees_close(grads, want)
 
 
+@pytest.mark.slow
 def test_three_partners_on_eight_devices(params, batch):
     mesh = make_mesh()
     objective = mixed("quadrants", target="blend")

@@ -65,13 +65,18 @@ def test_scanned_and_unrolled_agree_in_values_and_gradients(params, images, rema
 @pytest.mark.parametrize("pool", ["cls", "gap"])
 def test_the_captured_block_is_where_the_short_pass_stops(images, scan, pool):
     model = dataclasses.replace(MODEL, scan=scan, pool=pool)
-    params = model.init(jax.random.key(3))
-    patches = model.embed_patches(params, images)
-    captured = model.encode_image(params, patches, blocks=(1,)).blocks[1]
-    site = encode_site(model, params, patches)
+
+    @jax.jit
+    def three_passes(images):
+        params = model.init(jax.random.key(3))
+        patches = model.embed_patches(params, images)
+        captured = model.encode_image(params, patches, blocks=(1,)).blocks[1]
+        before_last = model.encode_image(params, patches, blocks=(2,)).blocks[2]
+        return captured, encode_site(model, params, patches), before_last
+
+    captured, site, before_last = three_passes(images)
     assert site.shape == (4, 36, 16)
     np.testing.assert_allclose(model.patch_tokens(captured), site, atol=1e-6)
-    before_last = model.encode_image(params, patches, blocks=(2,)).blocks[2]
     assert float(jnp.abs(before_last - captured).max()) > 1e-3
 
 
@@ -138,15 +143,16 @@ def test_mixing_patches_equals_mixing_pixels_through_the_model(params, images):
 
 def test_embeddings_have_unit_norm_in_float32_also_under_bfloat16(images):
     model = dataclasses.replace(MODEL, dtype=jnp.bfloat16)
-    params = model.init(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))
     assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(params))
-    embedding = model.encode_image(params, model.embed_patches(params, images)).embedding
+    encode = lambda p: model.encode_image(p, model.embed_patches(p, images)).embedding
+    embedding = jax.jit(encode)(params)
     assert embedding.dtype == jnp.float32
     np.testing.assert_allclose(jnp.sum(embedding**2, axis=1), 1, atol=1e-5)
 
 
 def test_temperature_is_clamped_and_not_frozen():
-    params = MODEL.init(jax.random.key(0))
+    params = jax.jit(MODEL.init)(jax.random.key(0))
     np.testing.assert_allclose(MODEL.temperature(params), 0.07, rtol=1e-6)
     for value, expected in ((-99.0, 0.001), (99.0, 0.5)):
         clamped = MODEL.constrain({**params, "log_temperature": jnp.asarray(value)})

@@ -57,6 +57,7 @@ def test_is_three_strided_convolutions(patch):
     sides = [side for side, _ in stem_stages(patch, model.image.width)]
     assert np.prod(sides) == patch
 
+    @jax.jit
     def both(params):
         plain = as_convolutions(
             params["image"]["patch_embed"], pixels, stem_stages(patch, model.image.width)
@@ -66,7 +67,9 @@ def test_is_three_strided_convolutions(patch):
     ours, plain = both(params)
     np.testing.assert_allclose(ours, plain, atol=2e-5)
     gradients = [
-        jax.grad(lambda p, i=i: jnp.sum(jnp.sin(both(p)[i])))(params)["image"]["patch_embed"]
+        jax.jit(jax.grad(lambda p, i=i: jnp.sum(jnp.sin(both(p)[i]))))(params)["image"][
+            "patch_embed"
+        ]
         for i in (0, 1)
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-3), *gradients)

@@ -25,6 +25,8 @@ from timix_jax.errors import UserError
 from timix_jax.objectives.pairs.loss import DENSE_SOFTMAX
 from timix_jax.training.build.mix import MixSettings, build_mix
 
+pytestmark = pytest.mark.slow
+
 N = GRID**2
 FLIPPED = np.arange(BATCH)[::-1]
 

@@ -25,6 +25,8 @@ from timix_jax.objectives.pairs.loss import PairLoss
 from timix_jax.objectives.pairs.sweep import PairReduction
 from timix_jax.parallel.mesh import batch_sharding, make_mesh, replicated
 
+pytestmark = pytest.mark.slow
+
 N = GRID**2
 FLIPPED = np.arange(BATCH)[::-1]
 

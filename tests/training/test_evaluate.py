@@ -72,6 +72,7 @@ def test_weights_are_not_evaluated_as_another_model_of_their_shapes(
     assert not (workdir / f"eval-{STEPS}.json").exists()
 
 
+@pytest.mark.slow
 def test_eval_mode_may_compute_differently(whole, tmp_path):
     workdir = copy_run(whole[0], tmp_path / "otherwise")
     config = tiny_config(

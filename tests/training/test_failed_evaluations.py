@@ -94,6 +94,7 @@ def test_one_smaller_box_is_enough(tmp_path, first):
     evaluator.check()
 
 
+@pytest.mark.slow
 def test_the_training_goes_on_and_saves(tmp_path, capfd):
     spec = records(tmp_path / "data", captions=two_later)
     damage(spec)

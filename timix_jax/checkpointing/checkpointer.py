@@ -20,6 +20,7 @@ from timix_jax.runtime.workdir import absolute, free_bytes
 
 PyTree = Any
 
+_SHARED_LEAF_BYTES = 4 << 20  # leaves from this size on are written by all devices that hold them
 _ANNOUNCE_S = 10  # for the other processes to learn that a save has failed
 
 
@@ -65,6 +66,8 @@ class Checkpointer:
         self._context.asynchronous.create_directories_asynchronously = False
         # Compression shrinks weights by only 8% and takes three times the CPU time, which training needs.
         self._context.array.saving.use_compression = False
+        # To share the writing of a replicated leaf, each device compiles and runs a program that cuts out its part.
+        self._context.array.saving.min_slice_bytes_for_replica_parallel = _SHARED_LEAF_BYTES
         self._pending: Future[None] | None = None
         self._pending_step = -1
         self._state_bytes = 0

@@ -136,7 +136,7 @@ def default_config() -> ConfigDict:
         },
         "eval": {
             "sets": (),
-            "evaluators": ("retrieval", "patch_text", "patch_scores"),
+            "evaluators": ("retrieval", "patch_text"),
             "options": {name: _fields(kind) for name, kind in EVALUATORS.items()},
             "every": "25%",
             "batch_size": 256,

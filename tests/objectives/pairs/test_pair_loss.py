@@ -96,6 +96,7 @@ def test_float32(kind, method, shape, chunk):
         assert np.any(b) != constant, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_bfloat16(kind):
     """The dense loss in float32 of the same rounded embeddings, within the rounding of what is bfloat16 here:

@@ -61,6 +61,7 @@ def one_step(kind, reduction, mesh, mixed):
     return metrics, params, new.params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "method", "mixed"),
     [
