@@ -121,6 +121,7 @@ def test_bytes(size, text):
     assert format_bytes(size) == text
 
 
+@pytest.mark.slow
 def test_info_of_the_paper_s_recipe_without_data(tmp_path):
     ended = start(
         f"--config={ROOT}/configs/vitb16.py",

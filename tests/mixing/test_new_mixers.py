@@ -74,6 +74,7 @@ def join_by_hand(batch, partner):
     return images, tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "rows"),
     [
@@ -132,6 +133,7 @@ def test_mixed_captions_value_and_gradient(params, batch):
     assert_trees_close(grads, want)
 
 
+@pytest.mark.slow
 def test_pooled_features_of_both_sides(params, batch):
     value, _, grads, _ = run(mixed("pooled_mixup"), params, batch, 0)
     i2t, t2i = map(np.float32, reference.hard_targets(np.full(BATCH, 0.7), np.arange(BATCH)[::-1]))

@@ -84,6 +84,7 @@ def test_hidden_text(params, batch, placement, partner):
     assert log["mixed_images"] == log["mixed_patches"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [0.0, 1.0])
 def test_coin_flip(params, batch, p):
     value, log, grads, (how, _) = run(mixed("coin_flip", p=p, alpha=1.0), params, batch, 3)
@@ -154,6 +155,7 @@ def test_the_target_is_two_cross_entropies(x64, by_caption, lam):
     assert float(got) == pytest.approx(want, rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hidden_text", pytest.param("coin_flip", marks=pytest.mark.slow)])
 def test_ring_on_eight_devices(params, batch, name):
     mesh = make_mesh()

@@ -111,6 +111,7 @@ def test_three_partners_on_eight_devices(params, batch):
     assert_trees_close(grads, want_grads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["softmax", pytest.param("sigmoid", marks=pytest.mark.slow)])
 def test_three_partners_dense_gather_and_ring(kind):
     rng = np.random.default_rng(4)

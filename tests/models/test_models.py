@@ -46,6 +46,7 @@ def test_embedding_patches_is_the_patch_convolution(params, images):
     np.testing.assert_allclose(MODEL.embed_patches(params, images), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["none", "dots", "full"])
 def test_scanned_and_unrolled_agree_in_values_and_gradients(params, images, remat):
     def loss(p, model):

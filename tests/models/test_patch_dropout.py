@@ -74,6 +74,7 @@ def test_each_step_draws_other_patches_reproducibly():
     assert np.abs(seen[1] - seen[2]).max(axis=1).min() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", ["tpp", "similarity", "attention"])
 @pytest.mark.parametrize("placement", ["extra", "replace"])
 def test_scores_see_every_patch(score, placement):

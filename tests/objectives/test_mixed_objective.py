@@ -94,6 +94,7 @@ def test_mixed_loss_is_that_of_pixel_mixed_images(params, batch, options):
     assert sides <= {1, 2, 3}
 
 
+@pytest.mark.slow
 def test_ramp_and_until(params, batch):
     objective = mixed(ramp=4, ends_at=6)
     for step in (1, 3, 4, 5):
@@ -105,6 +106,7 @@ def test_ramp_and_until(params, batch):
         assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads))
 
 
+@pytest.mark.slow
 def test_a_fraction_is_a_separate_batch(params, batch):
     rows = [0, 2, 4, 6]
     part = {name: value[rows] for name, value in batch.items()}
@@ -244,6 +246,7 @@ def check_hard_loss(params, batch, images, lam, value, grads):
     assert_trees_close(grads, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [

@@ -105,6 +105,7 @@ def test_teacher_gets_no_gradient_and_must_exist(params, batch):
         objective(make_forward(MODEL, (objective,), params, batch, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", [False, True])
 def test_patch_text_alignment(params, full):
     batch = make_batch(BATCH)

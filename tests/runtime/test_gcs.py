@@ -128,6 +128,7 @@ def test_whole_run_resumed(store, data, tmp_path, compile_cache_in_bucket):
     assert figures["val/i2t_r10"] > 0
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_is_named_and_the_previous_one_is_used(store, caplog):
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))

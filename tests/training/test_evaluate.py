@@ -40,6 +40,7 @@ def test_eval_mode_reproduces_the_results(whole, tmp_path, caplog):
     assert (workdir / f"eval-{STEPS}.json").read_text() == expected
 
 
+@pytest.mark.slow
 def test_the_average_is_evaluated_on_request(whole, monkeypatch, tmp_path):
     workdir = copy_run(whole[0], tmp_path / "average")
     given = []

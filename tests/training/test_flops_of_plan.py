@@ -40,6 +40,7 @@ def test_training_costs_less_when_mixing_has_ended(placement, score):
     assert plan_of(**mixing, mix__until="100%").training_flops(0, 10) == 10 * mixed
 
 
+@pytest.mark.slow
 def test_one_trace_counts_and_runs_a_step(monkeypatch):
     traces = []
     monkeypatch.setattr(step_module, "total_loss", counting(step_module.total_loss, traces))

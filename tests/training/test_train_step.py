@@ -197,6 +197,7 @@ def test_logged_rate_is_the_one_used_and_patterns_scale_it():
     assert moved["text"]["word_embed"]["embedding"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("start", "limit"), [(0.001, 0.001), (0.5, 0.5)])
 def test_temperature_stays_in_its_range(start, limit):
     """The loss pulls τ further out, at a rate that would carry it there."""

@@ -15,6 +15,7 @@ def test_one_process_per_core(monkeypatch, available, processes):
     assert loader_processes.default_process_count() == processes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("requested", "started"), [(-1, 3), (0, 0), (1, 1)])
 def test_configured_number_of_processes_is_started(monkeypatch, requested, started):
     monkeypatch.setattr(loader_processes, "available_cores", lambda: 3)
