@@ -194,7 +194,7 @@ class PatchScoresEvaluator(Evaluator):
         ]
         index, embedding = (np.concatenate(parts) for parts in zip(*rows, strict=True))
         if not len(index):
-            return np.zeros(self.inputs.model.embed_dim, np.float32)
+            return np.zeros(embedding.shape[1], np.float32)
         order = np.lexsort((*embedding.T[:1], index))
         return embedding[order].astype(np.float64).mean(axis=0).astype(np.float32)
 
