@@ -101,7 +101,9 @@ def test_two_processes_share_the_reading():
     for name in EVALUATORS:
         assert all(process[name]["metrics"] == one[name]["metrics"] for process in two)
         first, second = (process[name]["read"] for process in two)
-        assert sorted(first + second) == one[name]["read"]
+        # A patch score is compared with that of the next example's text, which the other process may read too.
+        read = {*first, *second} if name == "patch_scores" else first + second
+        assert sorted(read) == one[name]["read"]
         assert first
         assert second
     assert one["retrieval"]["read"] == one["classification"]["read"] == list(range(IMAGES))
