@@ -181,7 +181,7 @@ def test_a_rate_that_ruins_the_weights_is_stopped_before_a_save(tmp_path):
     config = tiny_config(
         STEPS, optim__lr=1e30, optim__warmup="0 steps", checkpoint__every="1 steps"
     )
-    with pytest.raises(UserError, match=r"not finite at step 0 .*none yet"):
+    with pytest.raises(UserError, match=r"not finite at step 1 .*none yet"):
         train_and_evaluate(config, str(tmp_path / "ruined"))
     assert not list((tmp_path / "ruined").glob("checkpoints/*"))
 
