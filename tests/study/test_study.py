@@ -164,9 +164,9 @@ def test_runs_of_other_code_are_refused(tmp_path, program):
         Runner(study, tmp_path / "out", {**CODE, "commit": "x"}, 1, program).run(study.cells())
         == []
     )
-    # A run that other code has begun is not continued either.
+    # A run that other code started is not continued either.
     (runner.folder(study.cells()[0]) / RECORD).unlink()
-    with pytest.raises(UserError, match=r"begun\.json was made by other code"):
+    with pytest.raises(UserError, match=r"started\.json was made by other code"):
         Runner(study, tmp_path / "out", {**CODE, "digest": "def"}, 1, program).run(study.cells())
     (runner.folder(study.cells()[1]) / RECORD).write_text("{")
     with pytest.raises(UserError, match="cannot be read"):

@@ -19,7 +19,7 @@ from timix_jax.runtime.atomic_write import atomic_write_bytes
 from timix_jax.study.plan import Cell, Study
 
 RECORD = "record.json"
-_BEGUN = "begun.json"
+_STARTED = "started.json"
 RUNS = "runs"
 _LOG = "study.log"
 _MAIN = (sys.executable, "-m", "timix_jax.main")
@@ -127,8 +127,8 @@ class Runner:
     def _train(self, cell: Cell, cores: list[int]) -> Outcome | None:
         folder = self.folder(cell)
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / _BEGUN).exists():
-            atomic_write_bytes(folder / _BEGUN, json.dumps({"code": self.code}).encode())
+        if not (folder / _STARTED).exists():
+            atomic_write_bytes(folder / _STARTED, json.dumps({"code": self.code}).encode())
         command = self.command(cell)
         # Inherited by the process; libraries count the cores that they may use.
         os.sched_setaffinity(0, cores)
@@ -178,7 +178,7 @@ def read_record(folder: Path, code: dict[str, Any]) -> dict[str, Any] | None:
     Raises:
       UserError: a record cannot be read, or another version of the code made it or began the run.
     """
-    _read(folder / _BEGUN, code)
+    _read(folder / _STARTED, code)
     return _read(folder / RECORD, code)
 
 
