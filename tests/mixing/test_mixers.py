@@ -12,7 +12,7 @@ from timix_jax.mixing import MIXERS, CutMix, Mixup, RandomWindow, Sample, TiMix,
 from timix_jax.mixing.base import Mixed
 from timix_jax.mixing.fraction import keep_clean, select_rows
 from timix_jax.mixing.partners import flip
-from timix_jax.mixing.relevance import relevance_mass_lambda
+from timix_jax.mixing.relevance import share_of_visible, visible_mass
 
 GRID, N = 6, 36
 KEY = jax.random.key(11)
@@ -94,7 +94,7 @@ def test_mass_lambda_against_a_loop_and_the_corners():
     scores = rng.normal(size=(4, N)).astype(np.float32)
     low, high = (rng.integers(0, 4, (4, 2)).astype(np.int32) for _ in range(2))
     partner = np.array([1, 2, 0, 3], np.int32)
-    got = relevance_mass_lambda(scores, low, high, partner, 3, GRID)
+    got = share_of_visible(*visible_mass(scores, low, high, partner, 3, GRID))
     mass = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     mass = mass.reshape(4, GRID, GRID)
 
@@ -105,9 +105,9 @@ def test_mass_lambda_against_a_loop_and_the_corners():
         kept, pasted = 1 - inside(k, low[k]), inside(partner[k], high[partner[k]])
         assert got[k] == pytest.approx(kept / (kept + pasted), rel=1e-5)
     assert got[3] == 1
-    flat = relevance_mass_lambda(jnp.zeros((2, N)), low[:2], high[:2], flip(2), 3, GRID)
+    flat = share_of_visible(*visible_mass(jnp.zeros((2, N)), low[:2], high[:2], flip(2), 3, GRID))
     np.testing.assert_allclose(flat, 0.75, rtol=1e-5)  # (N−9)/(N−9+9): equal mass gives the area
-    extreme = relevance_mass_lambda(1e4 * scores, low, high, partner, 3, GRID)
+    extreme = share_of_visible(*visible_mass(1e4 * scores, low, high, partner, 3, GRID))
     assert ((extreme >= 0) & (extreme <= 1)).all()
 
 

@@ -18,7 +18,7 @@ from timix_jax.errors import UserError
 from timix_jax.evaluators.base import Evaluator
 from timix_jax.evaluators.localisation import pointing, roc_auc
 from timix_jax.evaluators.placement import divisible, own_share
-from timix_jax.evaluators.region_check import every_region_covers_its_image
+from timix_jax.evaluators.region_check import every_region_covers_its_image, require_regions
 from timix_jax.evaluators.sweep import Arrays, Compute, jitted, sweep
 from timix_jax.objectives.base import prepare_forward
 from timix_jax.objectives.features import CLEAN
@@ -60,11 +60,7 @@ class PatchScoresEvaluator(Evaluator):
         return len(source.annotated) > 0
 
     def __post_init__(self) -> None:
-        if not self.applies_to(self.inputs.source):
-            raise UserError(
-                f"Evaluation set {self.inputs.source.name!r} has no boxes: "
-                "patch_scores needs regions, so give it annotated data or leave the evaluator out."
-            )
+        require_regions(self.inputs.source, "patch_scores")
         if self.max_boxes < 1:
             raise UserError(f"max_boxes={self.max_boxes}: give at least 1")
         _ = self._built

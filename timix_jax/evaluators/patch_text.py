@@ -18,7 +18,7 @@ from timix_jax.errors import UserError
 from timix_jax.evaluators.base import Evaluator
 from timix_jax.evaluators.localisation import pointing, roc_auc
 from timix_jax.evaluators.placement import divisible, own_share
-from timix_jax.evaluators.region_check import every_region_covers_its_image
+from timix_jax.evaluators.region_check import every_region_covers_its_image, require_regions
 from timix_jax.evaluators.sweep import Arrays, Compute, jitted, sweep
 from timix_jax.models.protocols import ImageTextModel, PatchPredicting, PatchProjecting, require
 from timix_jax.objectives.patch_labels import patch_labels
@@ -86,11 +86,7 @@ class PatchTextEvaluator(Evaluator):
         return len(source.annotated) > 0
 
     def __post_init__(self) -> None:
-        if not self.applies_to(self.inputs.source):
-            raise UserError(
-                f"Evaluation set {self.inputs.source.name!r} has no boxes: "
-                "patch_text needs regions, so give it annotated data or leave the evaluator out."
-            )
+        require_regions(self.inputs.source, "patch_text")
 
     def check(self) -> None:
         """Refuse a set in which no box is smaller than its image."""

@@ -6,6 +6,7 @@ import numpy as np
 from timix_jax.data.loading.evaluation import region_boxes
 from timix_jax.data.records.schema import CorruptExample
 from timix_jax.data.sources import Source
+from timix_jax.errors import UserError
 from timix_jax.objectives.patch_labels import patch_labels
 
 _CHECKED = 1000  # images; an evaluation set of more is taken to have a region that can be measured
@@ -22,3 +23,12 @@ def every_region_covers_its_image(source: Source, grid: int) -> bool:
         if not np.all(patch_labels(jnp.asarray(boxes[None]), grid), axis=-1).all():
             return False
     return len(annotated) <= _CHECKED
+
+
+def require_regions(source: Source, evaluator: str) -> None:
+    """Raise a UserError if the source has no boxes, which the named evaluator needs."""
+    if not len(source.annotated):
+        raise UserError(
+            f"Evaluation set {source.name!r} has no boxes: "
+            f"{evaluator} needs regions, so give it annotated data or leave the evaluator out."
+        )

@@ -79,22 +79,6 @@ def share_of_visible(kept: jax.Array, pasted: jax.Array) -> jax.Array:
     return jnp.where(total > 0, kept / jnp.where(total > 0, total, 1), 1)
 
 
-def relevance_mass_lambda(
-    scores: jax.Array,
-    low: jax.Array,
-    high: jax.Array,
-    partner: jax.Array,
-    r: jax.Array | int,
-    grid: int,
-    partners: Partners = ANY_PARTNERS,
-) -> jax.Array:
-    """Return λ_k = kept mass of the target / (kept mass of the target + pasted mass of the partner).
-
-    Takes the arguments of `visible_mass`; returns (B,) in [0, 1], 1 if the row is its own partner.
-    """
-    return share_of_visible(*visible_mass(scores, low, high, partner, r, grid, partners))
-
-
 def relevance_weights(
     by: LambdaBy, kept: jax.Array, pasted: jax.Array, dtype: jnp.dtype
 ) -> Weights:
