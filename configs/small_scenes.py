@@ -5,8 +5,17 @@ from ml_collections import ConfigDict
 from configs.demo import SCENES
 from configs.demo import get_config as base
 
-# Galleries of 500 scenes, the parts of one test set of 4,000.
+# Sets of 500 test scenes.
 GALLERIES = 8
+
+
+def galleries(first: int) -> tuple[str, ...]:
+    """Return the evaluation sets of `GALLERIES` galleries, by the unseen vendor and by those of training."""
+    return tuple(
+        f"{split}{gallery}=emoji:{split}?{SCENES}&gallery={gallery}"
+        for split in ("heldout_vendor", "trained_vendor")
+        for gallery in range(first, first + GALLERIES)
+    )
 
 
 def get_config() -> ConfigDict:
@@ -42,11 +51,7 @@ def get_config() -> ConfigDict:
 
     # Duration, evaluation at the end, log.
     c.train.duration = "800 steps"
-    c.eval.sets = tuple(
-        f"{name}{block}=emoji:{name}?{SCENES}&scenes=4000&block={block}/{GALLERIES}"
-        for name in ("heldout_vendor", "trained_vendor")
-        for block in range(GALLERIES)
-    )
+    c.eval.sets = galleries(0)
     c.eval.evaluators = ("retrieval",)
     c.eval.every = "100%"
     c.checkpoint.every = "100%"

@@ -25,7 +25,7 @@ flags.FLAGS.mark_as_parsed()
 
 # Each compiled program takes memory maps, of which Linux gives a process 65,530: without them LLVM crashes.
 MAPS = Path("/proc/self/maps")
-MANY_MAPS = 15_000
+MANY_MAPS = 35_000
 
 
 @pytest.fixture
@@ -36,16 +36,15 @@ def x64():
 
 
 @pytest.fixture(autouse=True, scope="session")
-def quick_compilation(tmp_path_factory):
-    """Compile without optimisations, and each program once for all modules and workers.
+def quick_compilation(pytestconfig, tmp_path_factory):
+    """Compile without optimisations, and each program once for all modules, workers and later runs of pytest.
 
-    Most of the tests' time goes to compiling, and most programs run a few times.
+    Most of the tests' time goes to compiling, and most programs run a few times. `pytest --cache-clear` starts afresh.
     """
-    session = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        session = session.parent
+    cache = getattr(pytestconfig, "cache", None)  # gone with `-p no:cacheprovider`
+    folder = cache.mkdir("xla") if cache else tmp_path_factory.getbasetemp() / "xla"
     with compiler_settings(
-        jax_compilation_cache_dir=str(session / "xla"),
+        jax_compilation_cache_dir=str(folder),
         jax_persistent_cache_min_compile_time_secs=0.0,
     ):
         yield

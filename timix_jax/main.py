@@ -1,8 +1,9 @@
 """Command line: `python -m timix_jax.main --config=FILE [--workdir=DIR] [--mode=train|eval|info|compile]`."""
 
-from timix_jax.runtime import interrupt
+from timix_jax.runtime import interrupt, large_pages
 
 if __name__ == "__main__":
+    large_pages.start_on_large_pages()
     interrupt.end_at_ctrl_c()  # before the imports, which take seconds
 
 import importlib

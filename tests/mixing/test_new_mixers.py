@@ -119,6 +119,7 @@ def test_mixed_captions_need_no_second_pass_of_images(params, batch):
     }
 
 
+@pytest.mark.slow
 def test_mixed_captions_value_and_gradient(params, batch):
     value, _, grads, _ = run(mixed("swapped_words"), params, batch, 0)
     tokens = np.array(batch["tokens"])
@@ -154,6 +155,7 @@ def test_pooled_features_of_both_sides(params, batch):
     assert_trees_close(grads, want_grads)
 
 
+@pytest.mark.slow
 def test_kept_patches(params, batch):
     """The image tower sees only the kept patches."""
     value, _, grads, (how, _) = run(mixed("kept_patches"), params, batch, 0)

@@ -92,6 +92,7 @@ def test_scores_see_every_patch(score, placement):
     np.testing.assert_array_equal(with_dropout.image, with_all.image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("placement", ["extra", "replace"])
 def test_the_mixed_view_draws_its_own_patches(placement):
     batch, model = make_batch(), tiny_model(patch_dropout=0.5)

@@ -81,8 +81,14 @@ def check_against_pixels(objective, params, batch, step, gamma=1.0):
     [
         {"target": "hard", "score": "tpp"},
         {"target": "pred", "score": "similarity"},
-        {"target": "pred_shared", "score": "oracle", "lambda_by": "mass"},
-        {"target": "blend", "score": "attention", "beta": 0.3, "partner": "derangement"},
+        pytest.param(
+            {"target": "pred_shared", "score": "oracle", "lambda_by": "mass"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"target": "blend", "score": "attention", "beta": 0.3, "partner": "derangement"},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda options: options["target"],
 )
@@ -188,6 +194,7 @@ def expected_scores(params, batch, name):
     return None
 
 
+@pytest.mark.slow
 def test_scores_agree_between_placements(params, batch):
     @jax.jit
     def all_scores(params):

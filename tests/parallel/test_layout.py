@@ -160,7 +160,13 @@ def test_rows_that_do_not_divide_into_parts_are_named():
         jax.eval_shape(model.encode_text, params_of_tests(), jnp.zeros((16, 6), jnp.int32))
 
 
-@pytest.mark.parametrize(("stem", "share"), [("linear", 1 / 3), ("hierarchical", 1 / 4)])
+@pytest.mark.parametrize(
+    ("stem", "share"),
+    [
+        ("linear", 1 / 3),
+        pytest.param("hierarchical", 1 / 4, marks=pytest.mark.slow),
+    ],
+)
 def test_accumulation_keeps_the_activations_of_one_part_only(stem, share):
     def temporaries(parts):
         model = tiny_model(stem, microbatches=parts)

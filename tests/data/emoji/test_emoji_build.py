@@ -75,6 +75,22 @@ def test_scenes_depend_on_the_seed_but_not_on_their_number(cache, records):
     assert all(a.image != b.image for a, b in zip(_all(fewer), _all(other), strict=True))
 
 
+def test_galleries_have_different_scenes_of_the_same_concepts(cache, records):
+    scenes = {
+        gallery: list(
+            _all(
+                open_emoji("heldout_vendor", scenes=60, gallery=gallery, cache=str(cache), **SMALL)
+            )
+        )
+        for gallery in (0, 1, 2)
+    }
+    assert scenes[0] == records["heldout_vendor"]
+    images = [record.image for records in scenes.values() for record in records]
+    assert len(set(images)) == 3 * 60
+    texts = [{r.text for record in part for r in record.regions} for part in scenes.values()]
+    assert len(set.intersection(*texts)) > 30
+
+
 @pytest.mark.parametrize("split", [name for name, split in SPLITS.items() if split.unique])
 def test_no_caption_fits_another_test_scene(records, split):
     sets = [_sets(record) for record in records[split]]
@@ -112,6 +128,18 @@ def test_boxes_lie_on_the_image(records):
             assert max(x + w, y + h) <= 48
             assert min(w, h) >= 1
             assert max(w, h) >= 8
+
+
+@pytest.mark.parametrize(
+    ("split", "heldout", "expected"),
+    [
+        ("train", "Goog", {"Twtr", "Joy"}),
+        ("heldout_vendor", "Goog", {"Goog"}),
+        ("trained_vendor", "Twtr", {"Goog", "Joy"}),
+    ],
+)
+def test_any_vendor_can_be_held_out(split, heldout, expected):
+    assert {art.VENDORS[index] for index in SPLITS[split].vendors(heldout)} == expected
 
 
 @pytest.mark.parametrize("split", COUNTS)
@@ -214,6 +242,8 @@ def test_unwritable_cache_is_named(tmp_path):
         ("emoji:test", "emoji:test: no such split; valid: train, trained_vendor"),
         ("emoji:train?scenes=0", "scenes=0"),
         ("emoji:train?seed=-1", "seed=-1"),
+        ("emoji:train?gallery=1", "gallery=1.*no galleries"),
+        ("emoji:heldout_vendor?heldout_vendor=Samsung", "heldout_vendor=Samsung.*Goog, Twtr, Joy"),
         ("emoji:train?heldout=240", "heldout=240"),
         ("emoji:train?concept=240", "did you mean 'concepts'"),
         ("emoji:train?canvas=big", "canvas='big'"),

@@ -2,11 +2,14 @@
 
 from collections import Counter
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from timix_jax.data.emoji import backgrounds, captions, scenes
 from timix_jax.errors import UserError
+from timix_jax.evaluators.localisation import roc_auc
+from timix_jax.objectives.patch_labels import patch_labels
 
 
 def _plans(count, **options):
@@ -97,6 +100,42 @@ def test_sizes_and_visibility(black):
     assert np.median(areas) > 0.9 * 30**2
 
 
+@pytest.mark.parametrize(("on_canvas", "cut"), [(1.0, False), (0.5, True)])
+def test_drawings_stick_out_as_far_as_allowed(black, on_canvas, cut):
+    look = scenes.Look(canvas=100, min_size=0.3, max_size=0.3, rotation=0, on_canvas=on_canvas)
+    shown = []
+    for seed in range(60):
+        ((box, image),) = _visible(seed, look, 1, 40, 40)
+        x, y, w, h = box
+        np.testing.assert_array_equal(np.argwhere(image).min(0), [y, x])
+        np.testing.assert_array_equal(np.argwhere(image).max(0), [y + h - 1, x + w - 1])
+        shown.append(w * h / 30**2)
+    assert min(shown) >= on_canvas * 0.95
+    assert (min(shown) < 0.6) == cut
+    assert max(shown) == pytest.approx(1, rel=0.1)
+
+
+def test_the_centre_is_no_better_than_elsewhere_when_drawings_stick_out():
+    """AUC of a score that prefers the middle, on the patches of 5 x 5 that show the first drawing."""
+    axis = np.square(np.arange(5) - 2.0)
+    prior = -(axis[:, None] + axis).reshape(1, -1)
+
+    def auc(on_canvas):
+        look = scenes.Look(64, 0.38, 0.54, 20, on_canvas)
+        boxes = np.array(
+            [
+                scenes.render_scene(np.random.default_rng(seed), _squares(3), look).boxes[0] / 64
+                for seed in range(200)
+            ]
+        )
+        boxes[:, 2:] += boxes[:, :2]
+        labels = np.asarray(patch_labels(jnp.asarray(boxes), 5))
+        return roc_auc(np.repeat(prior, len(labels), axis=0), labels).mean()
+
+    assert auc(1.0) > 0.7
+    assert auc(0.5) < 0.6
+
+
 def test_crowded_scenes_terminate_and_keep_their_drawings(black):
     look = scenes.Look(canvas=64, min_size=0.6, max_size=0.6, rotation=45)
     for seed in range(10):
@@ -163,6 +202,7 @@ def test_joined_phrases():
         ({"min_size": 0.5, "max_size": 0.4}, "min_size=0.5, max_size=0.4"),
         ({"max_size": 0.9}, "max_size=0.9"),
         ({"rotation": -1}, "rotation=-1"),
+        ({"on_canvas": 0.0}, "on_canvas=0"),
     ],
 )
 def test_bad_looks_are_named(options, named):

@@ -71,10 +71,16 @@ def values_and_gradients(kind, reduction, arguments):
     return *aux, gradient
 
 
-@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 @pytest.mark.parametrize(
-    ("method", "shape", "chunk"),
-    [("ring", (2, 2, 2), 3), ("gather", (2, 4, 1), 5), ("ring", (1, 1, 1), 6)],
+    ("kind", "method", "shape", "chunk"),
+    [
+        ("softmax", "ring", (2, 2, 2), 3),
+        ("sigmoid", "gather", (2, 4, 1), 5),
+        pytest.param("sigmoid", "ring", (2, 2, 2), 3, marks=pytest.mark.slow),
+        pytest.param("softmax", "gather", (2, 4, 1), 5, marks=pytest.mark.slow),
+        pytest.param("softmax", "ring", (1, 1, 1), 6, marks=pytest.mark.slow),
+        pytest.param("sigmoid", "ring", (1, 1, 1), 6, marks=pytest.mark.slow),
+    ],
 )
 def test_float32(kind, method, shape, chunk):
     data, fsdp, tensor = shape

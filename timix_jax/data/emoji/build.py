@@ -50,6 +50,8 @@ class BuildOptions:
       heldout: number of concepts that training never shows.
       seed: seed of everything random.
       look: geometry of the scenes.
+      heldout_vendor: the vendor that draws the split `heldout_vendor` and no other.
+      gallery: number of the set of test scenes; every gallery of a test split has other scenes.
     """
 
     split: str
@@ -58,17 +60,29 @@ class BuildOptions:
     heldout: int
     seed: int
     look: Look
+    heldout_vendor: str = "Joy"
+    gallery: int = 0
 
     def __post_init__(self) -> None:
         if self.scenes < 1:
             raise UserError(f"scenes={self.scenes}: must be at least 1")
         if self.seed < 0:
             raise UserError(f"seed={self.seed}: must be 0 or more")
+        if not 0 <= self.gallery < 1000 or (self.gallery and not SPLITS[self.split].unique):
+            raise UserError(
+                f"gallery={self.gallery}: number of a set of test scenes, 0 to 999; the training split has no galleries"
+            )
+        _ = self.vendors
         if not 3 <= self.heldout <= self.concepts - 10:
             raise UserError(
                 f"heldout={self.heldout}: number of the {self.concepts} concepts to hold out, "
                 "must be at least 3 and leave 10 for training"
             )
+
+    @property
+    def vendors(self) -> tuple[int, ...]:
+        """Indices into `art.VENDORS` of the vendors that draw the split."""
+        return SPLITS[self.split].vendors(self.heldout_vendor)
 
     def folder_name(self) -> str:
         """Return the folder name in the cache: the split and a hash of everything the records depend on."""
@@ -148,7 +162,9 @@ def _is_complete(folder: Path) -> bool:
 def _build(options: BuildOptions, folder: Path, workers: int) -> None:
     split = SPLITS[options.split]
     trained, heldout = choose_concepts(options.concepts, options.heldout, options.seed)
-    numbers = scene_numbers(split, options.scenes, options.seed, len(trained), len(heldout))
+    numbers = scene_numbers(
+        split, options.scenes, options.seed, len(trained), len(heldout), options.gallery
+    )
     count = -(-options.scenes // _SHARD_SCENES)
     shards = [
         _Shard(
@@ -172,7 +188,7 @@ def _build(options: BuildOptions, folder: Path, workers: int) -> None:
         [summaries[shard.path.name] for shard in shards],
         options=dataclasses.asdict(options),
         packages=art.package_versions(),
-        vendors=[art.VENDORS[vendor] for vendor in split.vendors],
+        vendors=[art.VENDORS[vendor] for vendor in options.vendors],
         trained_concepts=[concept.name for concept in trained],
         heldout_concepts=[concept.name for concept in heldout],
     )
@@ -196,7 +212,7 @@ def _make_record(
     split = SPLITS[options.split]
     concepts = [*trained, *heldout]
     rng = scene_rng(options.seed, split, number)
-    plan = plan_split_scene(split, rng, len(trained), len(heldout))
+    plan = plan_split_scene(split, rng, len(trained), len(heldout), options.vendors)
     drawings = [
         art.load_drawing(concepts[concept].key, art.VENDORS[vendor])
         for concept, vendor in zip(plan.concepts, plan.vendors, strict=True)

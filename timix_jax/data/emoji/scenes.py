@@ -30,12 +30,16 @@ class Look:
         drawings do not fit, the scene is started again with all of them 6% smaller.
       max_size: longer side of the largest drawing; scenes of many drawings have smaller ones.
       rotation: largest rotation in either direction, in degrees.
+      on_canvas: smallest share of a drawing that lies on the canvas. With 1, places are uniform over those where the
+        whole drawing fits, so that the centre of the canvas is covered far more often than its border. Below 1,
+        drawings may stick out and more of them lie near the border: the centre is covered hardly more often.
     """
 
     canvas: int = 64
     min_size: float = 0.34
     max_size: float = 0.55
     rotation: float = 30.0
+    on_canvas: float = 1.0
 
     def __post_init__(self) -> None:
         if not 16 <= self.canvas <= 1024:
@@ -47,6 +51,10 @@ class Look:
             )
         if not 0 <= self.rotation <= 180:
             raise UserError(f"rotation={self.rotation:g}: degrees, must be 0 to 180")
+        if not 0.3 <= self.on_canvas <= 1:
+            raise UserError(
+                f"on_canvas={self.on_canvas:g}: share of a drawing that lies on the canvas, must be 0.3 to 1"
+            )
 
 
 class Plan(NamedTuple):
@@ -128,7 +136,7 @@ def render_scene(rng: np.random.Generator, drawings: Sequence[np.ndarray], look:
       look: the geometry.
 
     Returns:
-      The scene; every drawing lies on the canvas with at least 70% of its pixels visible.
+      The scene; other drawings hide at most 30% of what lies on the canvas of each.
     """
     pixels, background = draw_background(rng, look.canvas)
     largest = max(look.min_size, min(look.max_size, (_COVER / len(drawings)) ** 0.5))
@@ -136,11 +144,11 @@ def render_scene(rng: np.random.Generator, drawings: Sequence[np.ndarray], look:
     angles = rng.uniform(-look.rotation, look.rotation, len(drawings))
     while True:
         patches = [_scale_and_rotate(*each) for each in zip(drawings, sizes, angles, strict=True)]
-        placed = _place_patches(rng, patches, look.canvas)
+        placed = _place_patches(rng, patches, look.canvas, look.on_canvas)
         if placed is not None:
             break
         sizes = sizes * _SHRINK
-    corners, owner = placed
+    patches, corners, owner = placed
     for patch, (x, y) in zip(patches, corners, strict=True):
         part = pixels[y : y + patch.shape[0], x : x + patch.shape[1]]
         part *= 1 - patch[..., 3:] * np.float32(1 / 255)
@@ -168,16 +176,17 @@ def _scale_and_rotate(drawing: np.ndarray, size: float, angle: float) -> np.ndar
 
 
 def _place_patches(
-    rng: np.random.Generator, patches: Sequence[np.ndarray], canvas: int
-) -> tuple[list[tuple[int, int]], np.ndarray] | None:
-    """Find a place for each patch that leaves enough of those below it visible.
+    rng: np.random.Generator, patches: Sequence[np.ndarray], canvas: int, on_canvas: float
+) -> tuple[list[np.ndarray], list[tuple[int, int]], np.ndarray] | None:
+    """Find a place for each patch that leaves enough of it on the canvas and of those below it visible.
 
     Returns:
-      The corners (x, y), and int8 (canvas, canvas) the topmost patch at each pixel (−1: none);
-      None if a patch does not fit.
+      The parts of the patches that lie on the canvas, their corners (x, y), and int8 (canvas, canvas) the topmost patch
+      at each pixel (−1: none); None if a patch does not fit.
     """
     owner = np.full((canvas, canvas), -1, np.int8)
     spare = np.zeros(len(patches))  # how many more pixels of each patch may be covered
+    parts: list[np.ndarray] = []
     corners: list[tuple[int, int]] = []
     for index, patch in enumerate(patches):
         # Relative to the drawing's strongest alpha, so that translucent drawings are not empty.
@@ -185,20 +194,39 @@ def _place_patches(
         height, width = solid.shape
         if max(height, width) > canvas:
             return None
-        xs = rng.integers(canvas - width + 1, size=_TRIES).tolist()
-        ys = rng.integers(canvas - height + 1, size=_TRIES).tolist()
+        outside_x, outside_y = (int(side * (1 - on_canvas)) for side in (width, height))
+        xs = _draw_places(rng, -outside_x, canvas - width + outside_x, on_canvas < 1)
+        ys = _draw_places(rng, -outside_y, canvas - height + outside_y, on_canvas < 1)
+        needed = on_canvas * np.count_nonzero(solid)
         for x, y in zip(xs, ys, strict=True):
-            part = owner[y : y + height, x : x + width]
-            lost = np.bincount(part[solid] + 1, minlength=len(patches) + 1)[1:]
+            inside = (
+                slice(max(-y, 0), min(height, canvas - y)),
+                slice(max(-x, 0), min(width, canvas - x)),
+            )
+            shown = solid[inside]
+            area = np.count_nonzero(shown)
+            if area < needed:
+                continue
+            part = owner[max(y, 0) : y + height, max(x, 0) : x + width]
+            lost = np.bincount(part[shown] + 1, minlength=len(patches) + 1)[1:]
             if (lost[:index] <= spare[:index]).all():
                 break
         else:
             return None
         spare -= lost
-        spare[index] = (1 - _MIN_VISIBLE) * np.count_nonzero(solid)
-        part[solid] = index
-        corners.append((x, y))
-    return corners, owner
+        spare[index] = (1 - _MIN_VISIBLE) * area
+        part[shown] = index
+        parts.append(patch[inside])
+        corners.append((max(x, 0), max(y, 0)))
+    return parts, corners, owner
+
+
+def _draw_places(rng: np.random.Generator, first: int, last: int, spread: bool) -> list[int]:
+    """Draw coordinates from first … last: uniformly, or with `spread` more of them near both ends (arcsine law)."""
+    if not spread:
+        return rng.integers(first, last + 1, size=_TRIES).tolist()
+    share = rng.beta(0.5, 0.5, size=_TRIES)
+    return np.floor(np.minimum(first + share * (last - first + 1), last)).astype(int).tolist()
 
 
 def _visible_box(

@@ -19,13 +19,16 @@ def open_emoji(
     min_size: float = 0.34,
     max_size: float = 0.55,
     rotation: float = 30.0,
+    on_canvas: float = 1.0,
+    heldout_vendor: str = "Joy",
+    gallery: int = 0,
     cache: str = "",
 ) -> RecordSource:
     """Open a split of the emoji scenes, building it on first use (`build.ensure_built`).
 
     `train`, `trained_vendor` and `heldout_vendor` show and name the training concepts;
     `heldout_concepts` names the held-out ones and shows training concepts as clutter. The vendors
-    Goog and Twtr draw all splits except `heldout_vendor`, which Joy draws. In the three test
+    Goog and Twtr draw all splits except `heldout_vendor`, which Joy draws by default. In the three test
     splits, no other scene shows all concepts of a caption. Every record has two captions, which
     name the same concepts, and the boxes of all drawings; `Region.captions` is (0, 1) for what the
     captions name and () for clutter.
@@ -47,6 +50,10 @@ def open_emoji(
       min_size: longer side of the smallest drawing, as a fraction of the canvas side.
       max_size: longer side of the largest drawing, likewise.
       rotation: largest rotation in either direction, in degrees.
+      on_canvas: smallest share of a drawing that lies on the canvas. Below 1 drawings may stick out, so that they do
+        not lie mostly in the middle.
+      heldout_vendor: the vendor that training never sees: Goog, Twtr or Joy.
+      gallery: number of the set of test scenes; every gallery of a test split has other scenes.
       cache: folder to build in; by default $TIMIX_CACHE, else ~/.cache/timix_jax.
 
     Raises:
@@ -61,7 +68,9 @@ def open_emoji(
         concepts=concepts,
         heldout=heldout,
         seed=seed,
-        look=Look(canvas, min_size, max_size, rotation),
+        look=Look(canvas, min_size, max_size, rotation, on_canvas),
+        heldout_vendor=heldout_vendor,
+        gallery=gallery,
     )
     folder = ensure_built(options, cache)
     source = RecordSource(folder, annotated=annotated if argument == "train" else 1.0)

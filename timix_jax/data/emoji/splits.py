@@ -9,9 +9,10 @@ from timix_jax.data.emoji.art import VENDORS
 from timix_jax.data.emoji.scenes import Plan, plan_scene
 from timix_jax.errors import UserError
 
-_TRAINING_VENDORS = (VENDORS.index("Goog"), VENDORS.index("Twtr"))
-_HELDOUT_VENDOR = (VENDORS.index("Joy"),)
 _TRIES = 40  # plans drawn per test scene, on average, before giving up for lack of concepts
+_GALLERY = (
+    1_000_000  # first scene of gallery 1; more than `_TRIES` times the scenes of any test split
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Split:
     Attributes:
       stream: number of its stream of random scenes.
       scenes: default number of scenes.
-      vendors: indices into `VENDORS` of the vendors that draw it.
+      unseen_vendor: True if the held-out vendor draws it, False if the others do.
       names_heldout: True if captions name only held-out concepts, False if only training concepts.
       unique: True if no scene shows all concepts of another's caption, so that recall is well
         defined.
@@ -29,16 +30,30 @@ class Split:
 
     stream: int
     scenes: int
-    vendors: tuple[int, ...]
+    unseen_vendor: bool = False
     names_heldout: bool = False
     unique: bool = True
 
+    def vendors(self, heldout: str) -> tuple[int, ...]:
+        """Return the indices into `VENDORS` of the vendors that draw the split, if training never shows `heldout`.
+
+        Raises:
+          UserError: there is no such vendor.
+        """
+        if heldout not in VENDORS:
+            raise UserError(f"heldout_vendor={heldout}: must be one of {', '.join(VENDORS)}")
+        return tuple(
+            index
+            for index, vendor in enumerate(VENDORS)
+            if (vendor == heldout) == self.unseen_vendor
+        )
+
 
 SPLITS = {
-    "train": Split(0, 40_000, _TRAINING_VENDORS, unique=False),
-    "trained_vendor": Split(1, 500, _TRAINING_VENDORS),
-    "heldout_vendor": Split(2, 500, _HELDOUT_VENDOR),
-    "heldout_concepts": Split(3, 200, _TRAINING_VENDORS, names_heldout=True),
+    "train": Split(0, 40_000, unique=False),
+    "trained_vendor": Split(1, 500),
+    "heldout_vendor": Split(2, 500, unseen_vendor=True),
+    "heldout_concepts": Split(3, 200, names_heldout=True),
 }
 
 
@@ -47,24 +62,30 @@ def scene_rng(seed: int, split: Split, number: int) -> np.random.Generator:
     return np.random.default_rng([seed, split.stream, number])
 
 
-def plan_split_scene(split: Split, rng: np.random.Generator, trained: int, heldout: int) -> Plan:
+def plan_split_scene(
+    split: Split,
+    rng: np.random.Generator,
+    trained: int,
+    heldout: int,
+    vendors: Sequence[int],
+) -> Plan:
     """Plan a scene of a split; concepts 0 … trained − 1 are trained, the rest held out."""
     return plan_scene(
         rng,
         range(trained, trained + heldout) if split.names_heldout else range(trained),
         range(trained),
-        split.vendors,
+        vendors,
         min_drawings=3 if split.unique else 2,
     )
 
 
 def scene_numbers(
-    split: Split, scenes: int, seed: int, trained: int, heldout: int
+    split: Split, scenes: int, seed: int, trained: int, heldout: int, gallery: int = 0
 ) -> Sequence[int]:
     """Choose the scenes of a split's stream.
 
     A training split keeps the first `scenes`. A test split skips a scene if the concepts it names
-    are a subset of those shown by a kept scene, or vice versa.
+    are a subset of those shown by a kept scene, or vice versa; each gallery has scenes of its own.
 
     Raises:
       UserError: there are too few concepts for this many scenes.
@@ -74,10 +95,12 @@ def scene_numbers(
     numbers: list[int] = []
     named = np.zeros((scenes, trained + heldout), np.int32)
     shown = np.zeros((scenes, trained + heldout), np.int32)
-    for number in range(scenes * _TRIES):
+    first = gallery * _GALLERY
+    for number in range(first, first + scenes * _TRIES):
         if len(numbers) == scenes:
             return numbers
-        plan = plan_split_scene(split, scene_rng(seed, split, number), trained, heldout)
+        # What a scene shows does not depend on who draws it.
+        plan = plan_split_scene(split, scene_rng(seed, split, number), trained, heldout, (0,))
         kept = len(numbers)
         named[kept], shown[kept] = 0, 0
         named[kept, list(plan.named)] = 1
