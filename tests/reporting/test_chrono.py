@@ -41,12 +41,13 @@ def test_chrono_leaves_out_compilation_and_pauses():
     assert speed.images_per_s_device == pytest.approx(4.0)
     assert speed.wait == pytest.approx(0.25)
     assert speed.mfu == pytest.approx(4e12 * 0.5 / 8e12)
+    assert speed.flops_per_step == pytest.approx(4e12)
     assert speed.eta_s == pytest.approx(99 * 2.0)
 
     clock.now += 40  # ten slow steps: the rate is the last ten's, the ETA of all twenty
     speed = chrono.read(21)
     assert speed.images_per_s == pytest.approx(16.0)
-    assert speed.wait == speed.mfu == 0
+    assert speed.wait == speed.mfu == speed.flops_per_step == 0
     assert speed.eta_s == pytest.approx(89 * 3.0)
 
 
@@ -91,4 +92,5 @@ def test_rates_by_their_names_in_the_metrics():
         "data_wait": 0.012,
         "mfu": 0.31,
     }
+    assert speed._replace(flops_per_step=2e12).metrics()["flops_per_step"] == 2e12
     assert "mfu" not in speed._replace(mfu=None).metrics()

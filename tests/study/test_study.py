@@ -36,8 +36,8 @@ while time.monotonic() < end:
     if stopped:
         sys.exit(0)
     time.sleep(0.01)
-lines = [{"step": n, "loss": 1.0, "mixed_images": 0.5} for n in (1, 2)]
-lines += [{"step": 3, "loss": 1.0}, {"step": 3, "x": 1}]
+lines = [{"step": n, "loss": 1.0, "mixed_images": 0.5, "flops_per_step": 2e12} for n in (10, 20)]
+lines += [{"step": 25, "loss": 1.0, "flops_per_step": 1e12}, {"step": 25, "x": 1}]
 (folder / "metrics.jsonl").write_text("\\n".join(map(json.dumps, lines)))
 quality = float(flags["config.quality"]) + float(flags.get("config.more", 0)) + 0.001 * int(flags["config.seed"])
 cores = len(os.sched_getaffinity(0))
@@ -63,6 +63,7 @@ def make_study(**changes):
             "primary": (("timix", "plain"),),
             "amounts": {"1k": 1000, "2k": 2000},
             "baseline": "plain",
+            "fresh": "2k",
             **changes,
         }
     )
@@ -95,6 +96,8 @@ def test_cells_and_changes():
         ({"primary": (("timix", "cutmix"),)}, "names 'cutmix'; known are plain, timix"),
         ({"amounts": {"4k": 1}}, "study.amounts names '4k'"),
         ({"seeds": (1, 1)}, "named twice"),
+        ({"fresh": "4k"}, "study.fresh names '4k'; known are 1k, 2k"),
+        ({"baseline": ""}, "study.fresh needs study.baseline"),
     ],
 )
 def test_settings_that_cannot_work(changes, message):
@@ -114,6 +117,7 @@ def test_runs_once_and_resumes(tmp_path, program):
         record = read_record(runner.folder(cell), CODE)
         assert record["cell"] == cell._asdict()
         assert record["mixed"] == {"mixed_images": pytest.approx(1 / 3)}
+        assert (record["steps"], record["flops"]) == (25, 45e12)
         assert record["command"] == runner.command(cell)
         assert record["results"]["a/cores"] == record["cores"]
     assert sum(record["cores"] for record in (record,)) <= len(os.sched_getaffinity(0))
@@ -121,7 +125,7 @@ def test_runs_once_and_resumes(tmp_path, program):
 
 def test_a_failed_run_is_named_and_tried_again(tmp_path, program):
     study = make_study(methods={"plain": ("quality=1",), "bad": ("quality=1", "fail=yes")},
-                       primary=(), baseline="")  # fmt: skip
+                       primary=(), baseline="", fresh="")  # fmt: skip
     runner, said = make_runner(study, tmp_path, program)
     ends = runner.run(study.cells())
     failed = [end for end in ends if end.error]
@@ -195,7 +199,9 @@ def test_report(tmp_path, program):
     rows = [line for line in text.splitlines() if line.startswith("| 1k")]
     assert rows[0].startswith("| 1k | all | plain | 25.1 ± 0.1 | 3 |")
     assert "| 1k | all | timix | 35.1 ± 0.1 | 3 |" in rows[1]
-    assert rows[1].endswith("33% / 0% / 0% |")
+    assert rows[1].endswith("| 45.0 | 33% / 0% / 0% |")
+    assert "| 1k | all | plain | 15.0 | – |" in text
+    assert "| 1k | all | timix | 5.0 | 67% |" in text
     assert "| 1k | all | timix | plain | +10.0 | +10.0 to +10.0 | 0.000 | 3 |" in text
     # plain has 25.1% at 1,000 and 40.1% at 2,000.
     found = json.loads(numbers)

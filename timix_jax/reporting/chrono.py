@@ -16,6 +16,7 @@ class Speed(NamedTuple):
         worked during such a wait is not known.
       mfu: model FLOP/s over the devices' peak, or None if the peak is not known.
       eta_s: seconds to the last step at the mean pace so far, without pauses.
+      flops_per_step: the model's FLOPs of a step over all devices, or None if they are not counted.
     """
 
     images_per_s: float
@@ -23,15 +24,17 @@ class Speed(NamedTuple):
     wait: float
     mfu: float | None
     eta_s: float
+    flops_per_step: float | None = None
 
     def metrics(self) -> dict[str, float]:
-        """Return the rates under their names in metrics.jsonl and TensorBoard, `wait` and `mfu` as fractions."""
+        """Return what is known under its name in metrics.jsonl and TensorBoard, `wait` and `mfu` as fractions."""
         values = {
             "images_per_s": self.images_per_s,
             "images_per_s_device": self.images_per_s_device,
             "data_wait": self.wait,
         }
-        return values if self.mfu is None else {**values, "mfu": self.mfu}
+        optional = {"mfu": self.mfu, "flops_per_step": self.flops_per_step}
+        return values | {name: value for name, value in optional.items() if value is not None}
 
 
 def is_busy(result: Any) -> bool:
@@ -122,10 +125,12 @@ class Chrono:
         steps, seconds = step - self._last[0], now - self._last[1]
         pace = (now - self._started[1]) / (step - self._started[0])
         wait = min(self._waited / seconds, 1.0)
+        flops = self._flops(self._last[0], step) if self._flops else None
         mfu = None
-        if self._flops and self._peak:
-            mfu = self._flops(self._last[0], step) / seconds / (self._peak * self._devices)
+        if flops is not None and self._peak:
+            mfu = flops / seconds / (self._peak * self._devices)
         self._last, self._waited = (step, now), 0.0
         images = steps * self._batch_size / seconds
         eta = max(self._total_steps - step, 0) * pace
-        return Speed(images, images / self._devices, wait, mfu, eta)
+        per_step = None if flops is None else flops / steps
+        return Speed(images, images / self._devices, wait, mfu, eta, per_step)

@@ -1,5 +1,6 @@
-"""The curves of a study: quality against data, and against the time that the runs took."""
+"""The curves of a study: quality against data, and against the steps, FLOPs and seconds of the runs."""
 
+import functools
 import os
 from collections.abc import Callable
 
@@ -15,11 +16,13 @@ def draw_study(table: Table, path: str | os.PathLike[str], title: str) -> None:
         panels["examples"] = _curves(
             table, lambda point: amounts.get(point.data), lambda point: point.budget
         )
-    panels["seconds of a run"] = _curves(
-        table,
-        lambda point: table.mean_of(point, "seconds"),
-        lambda point: f"{point.data} {point.budget}",
-    )
+    costs = {"seconds": "seconds of a run", "flops": "FLOPs of a run"}
+    if len(table.study.budgets) > 1:
+        costs["steps"] = "steps"
+    for field, label in costs.items():
+        panels[label] = _curves(
+            table, functools.partial(table.mean_of, field=field), lambda point: point.data
+        )
     quality_curves(path, panels, title, ", ".join(table.study.metric))
 
 

@@ -52,6 +52,7 @@ class Study:
       primary: the comparisons whose p-values are corrected together (Holm).
       amounts: data name → number of examples, for curves and data multipliers; empty for none.
       baseline: the method whose curve over amounts defines the data multiplier.
+      fresh: the data name without repeated examples, whose quality bounds what a method can gain; empty for none.
 
     Raises:
       UserError: an axis is empty, a name cannot be part of a file name, or a comparison names no method.
@@ -72,6 +73,7 @@ class Study:
     primary: tuple[Comparison, ...] = ()
     amounts: Mapping[str, float] = dataclasses.field(default_factory=dict)
     baseline: str = ""
+    fresh: str = ""
 
     def __post_init__(self) -> None:
         for axis in ("methods", "data", "budgets", "seeds", "metric"):
@@ -94,6 +96,12 @@ class Study:
             self._known("baseline", self.baseline, self.methods)
         for name in self.amounts:
             self._known("amounts", name, self.data)
+        if self.fresh:
+            self._known("fresh", self.fresh, self.data)
+            if not self.baseline:
+                raise UserError(
+                    "study.fresh needs study.baseline, whose gap to fresh data is meant"
+                )
 
     def _known(self, field: str, name: str, axis: Mapping[str, Any]) -> None:
         if name not in axis:

@@ -45,6 +45,7 @@ def report(table: Table, *, title: str, command: str, code: dict[str, Any]) -> t
     lines += _quality_table(table, study.metric)
     for name, metric in study.tables.items():
         lines += [f"## {name}", "", f"The mean of {_code(metric)}.", "", *_plain(table, metric)]
+    lines += _gap_table(table, metric=study.metric)
     differences = _differences(table)
     lines += _difference_table(differences)
     multipliers = _multipliers(table)
@@ -66,8 +67,8 @@ def report(table: Table, *, title: str, command: str, code: dict[str, Any]) -> t
 
 def _quality_table(table: Table, metric: Sequence[str]) -> list[str]:
     lines = [
-        "| data | budget | method | quality | seeds | seconds | mixed images / patches / captions |",
-        "|---|---|---|---|---|---|---|",
+        "| data | budget | method | quality | seeds | seconds | TFLOP | mixed images / patches / captions |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for point in table.points():
         seeds = table.seeds(point)
@@ -75,7 +76,8 @@ def _quality_table(table: Table, metric: Sequence[str]) -> list[str]:
         shares = " / ".join(_percent(table.mixed(point, name)) for name in _MIXED)
         lines.append(
             f"| {point.data} | {point.budget} | {point.method} | {_with_error(quality.mean, quality.error)} | "
-            f"{quality.seeds} | {table.mean_of(point, 'seconds'):.0f} | {shares} |"
+            f"{quality.seeds} | {table.mean_of(point, 'seconds'):.0f} | "
+            f"{table.mean_of(point, 'flops') / 1e12:.1f} | {shares} |"
         )
     return [*lines, ""]
 
@@ -87,6 +89,36 @@ def _plain(table: Table, metric: Sequence[str]) -> list[str]:
         shown = _with_error(value.mean, value.error)
         lines.append(f"| {point.data} | {point.budget} | {point.method} | {shown} |")
     return [*lines, ""]
+
+
+def _gap_table(table: Table, metric: Sequence[str]) -> list[str]:
+    """Return how far each method is from the baseline on fresh data, and how much of the baseline's gap it closes."""
+    study, rows = table.study, []
+    for point in table.points():
+        fresh = Point(study.baseline, study.fresh, point.budget)
+        plain = point._replace(method=study.baseline)
+        seeds = table.seeds(point, plain, fresh)
+        if point.data == study.fresh or not seeds:
+            continue
+        best, base, ours = (
+            float(table.values(p, metric, seeds).mean()) for p in (fresh, plain, point)
+        )
+        closed = "–" if point == plain else _percent((ours - base) / (best - base))
+        rows.append(
+            f"| {point.data} | {point.budget} | {point.method} | {100 * (best - ours):.1f} | {closed} |"
+        )
+    if not rows:
+        return []
+    return [
+        f"## Gap to `{study.fresh}`",
+        "",
+        f"Points behind `{study.baseline}` on data that never repeat, at equal budget; share of its gap closed.",
+        "",
+        "| data | budget | method | gap | closed |",
+        "|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
 
 
 _Question = tuple[Comparison, str, str]
@@ -178,7 +210,7 @@ def _numbers(table: Table, point: Point) -> dict[str, Any]:
         "seeds": seeds,
         "quality": values.mean(axis=1).tolist(),
         "galleries": values.tolist(),
-        "seconds": table.mean_of(point, "seconds"),
+        **{name: table.mean_of(point, name) for name in ("seconds", "steps", "flops")},
         **{name: table.mixed(point, name) for name in _MIXED},
     }
 

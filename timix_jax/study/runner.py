@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import json
+import math
 import os
 import queue
 import signal
@@ -164,7 +165,7 @@ class Runner:
             "results": results,
             "seconds": round(seconds, 1),
             "cores": cores,
-            "mixed": _mixed_shares(self.folder(cell) / "metrics.jsonl"),
+            **_from_log(self.folder(cell) / "metrics.jsonl"),
             "command": command,
             "code": self.code,
         }
@@ -202,12 +203,19 @@ def _read(path: Path, code: dict[str, Any]) -> dict[str, Any] | None:
     return record
 
 
-def _mixed_shares(metrics: Path) -> dict[str, float]:
-    """Return the mean of each `mixed_*` over the logged steps; a step without one mixed nothing."""
+def _from_log(metrics: Path) -> dict[str, Any]:
+    """Return the training's steps and FLOPs, and `mixed`: the mean of each `mixed_*` over the logged steps.
+
+    A step without a `mixed_*` mixed nothing. FLOPs of a line are those of the steps since the line before.
+    """
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    steps = [line for line in lines if "loss" in line]
-    names = {name for line in steps for name in line if name.startswith("mixed_")}
-    return {name: sum(line.get(name, 0.0) for line in steps) / len(steps) for name in sorted(names)}
+    logged = [line for line in lines if "loss" in line]
+    names = {name for line in logged for name in line if name.startswith("mixed_")}
+    mixed = {name: sum(line.get(name, 0.0) for line in logged) / len(logged) for name in names}
+    ends = [line["step"] for line in logged]
+    counts = [line.get("flops_per_step", math.nan) for line in logged]
+    flops = sum(n * (end - start) for n, start, end in zip(counts, [0, *ends], ends, strict=False))
+    return {"steps": ends[-1], "flops": flops, "mixed": dict(sorted(mixed.items()))}
 
 
 def _last_line(log: Path) -> str:
