@@ -2,9 +2,11 @@
 
 from ml_collections import ConfigDict
 
-from configs.demo import SCENES
+from configs.demo import SCENES as DEMO_SCENES
 from configs.demo import get_config as base
 
+# Half the demo's concepts.
+SCENES = DEMO_SCENES.replace("concepts=240&heldout=40", "concepts=120&heldout=20")
 # Sets of 500 test scenes.
 GALLERIES = 8
 
@@ -26,15 +28,15 @@ def get_config() -> ConfigDict:
     c.data.processes = 0
     c.data.threads = 1
 
-    # Model: three quarters of the demo's width and depth.
-    c.model.image.width = 96
-    c.model.image.depth = 3
-    c.model.image.heads = 6
-    c.model.image.mlp_dim = 192
-    c.model.text.width = 96
-    c.model.text.heads = 6
-    c.model.text.mlp_dim = 192
-    c.model.embed_dim = 96
+    # Model: half the demo's width and depth.
+    c.model.image.width = 64
+    c.model.image.depth = 2
+    c.model.image.heads = 4
+    c.model.image.mlp_dim = 128
+    c.model.text.width = 64
+    c.model.text.heads = 4
+    c.model.text.mlp_dim = 128
+    c.model.embed_dim = 64
     c.model.tpp_layer = 1
 
     # Mixing is off; switched on by `mix.mixer=timix`, it is the form without boxes.
@@ -50,7 +52,7 @@ def get_config() -> ConfigDict:
     c.loss.pta.weight = 0.0
 
     # Duration, evaluation at the end, log.
-    c.train.duration = "800 steps"
+    c.train.duration = "600 steps"
     c.eval.sets = galleries(0)
     c.eval.evaluators = ("retrieval",)
     c.eval.every = "100%"

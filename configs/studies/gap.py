@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs.demo import SCENES
+from configs.small_scenes import SCENES
 
 AMOUNTS = {"1k": 1000, "2k": 2000, "4k": 4000, "8k": 8000, "40k": 40000}
 
