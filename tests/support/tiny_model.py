@@ -60,7 +60,7 @@ def _drawn_params(model, seed):
     def draw(shape, constant):
         noise = 0.2 * rng.standard_normal(shape.shape)
         if shape.ndim > 1:
-            start = 0.25 * rng.standard_normal(shape.shape)
+            start = 0.2 * rng.standard_normal(shape.shape)
         else:
             start, noise = np.asarray(constant), noise * (shape.ndim > 0)
         return (start + noise).astype(shape.dtype)

@@ -35,6 +35,61 @@ def take_rows(values: jax.Array, rows: np.ndarray) -> jax.Array:
     return values.reshape(len(rows), every, *values.shape[1:])[:, 0]
 
 
+def put_rows(values: jax.Array, new: jax.Array, rows: np.ndarray) -> jax.Array:
+    """Return `values` with `new` in the rows from `select_rows`: what `take_rows` took away."""
+    every = len(values) // len(rows)
+    if every * len(rows) != len(values):
+        return values.at[rows].set(new, unique_indices=True)
+    blocks = values.reshape(len(rows), every, *values.shape[1:])
+    return jnp.concatenate([new[:, None], blocks[:, 1:]], axis=1).reshape(values.shape)
+
+
+def in_place(mixed: Mixed, batch: Sample, rows: np.ndarray) -> Mixed:
+    """Return a mixed part of the batch within the whole batch, whose other rows are clean as in `keep_clean`.
+
+    Its partners are correct under `partners.ANY_PARTNERS`.
+
+    Args:
+      mixed: n rows, mixed with each other.
+      batch: the whole batch (B) before mixing.
+      rows: (n,) their places, from `select_rows`.
+
+    Raises:
+      UserError: the mixer keeps lists of patches, which clean rows have not.
+    """
+    if mixed.kept is not None:
+        raise UserError(
+            "mix.placement='among' cannot mix a part of the batch whose images keep fewer patches; use 'replace'"
+        )
+    count = len(batch.image)
+
+    def put(values: jax.Array, clean: jax.Array | None) -> jax.Array:
+        return put_rows(_given(clean), values, rows)
+
+    def index(partner: jax.Array) -> jax.Array:
+        """Return rows of the part as rows of the batch; clean rows are their own partners."""
+        shape = (count, *partner.shape[1:])
+        own = jnp.broadcast_to(_own_index(jnp.zeros(shape, jnp.int32)), shape)
+        return put(jnp.asarray(rows, jnp.int32)[partner], own)
+
+    def zeros(values: jax.Array) -> jax.Array:
+        return put(values, jnp.zeros((count, *values.shape[1:]), values.dtype))
+
+    m = mixed
+    return m._replace(
+        image=None if m.image is None else put(m.image, batch.image),
+        tokens=None if m.tokens is None else put(m.tokens, batch.tokens),
+        partner=index(m.partner),
+        apart=None if m.apart is None else index(m.apart),
+        lam=put(m.lam, jnp.ones(count, m.lam.dtype)),
+        partner_weight=None if m.partner_weight is None else zeros(m.partner_weight),
+        pasted=None if m.pasted is None else zeros(m.pasted),
+        pasted_patches=None if m.pasted_patches is None else zeros(m.pasted_patches),
+        low=None,
+        high=None,
+    )
+
+
 def keep_clean(mixed: Mixed, sample: Sample, selected: jax.Array) -> Mixed:
     """Restore the rows that are not selected: clean images and captions, λ = 1, each its own partner.
 
@@ -76,9 +131,9 @@ def _own_index(partner: jax.Array) -> jax.Array:
     return index.reshape(-1, *[1] * (partner.ndim - 1))
 
 
-def _given(tokens: jax.Array | None) -> jax.Array:
-    if tokens is None:
+def _given(values: jax.Array | None) -> jax.Array:
+    if values is None:
         raise ValueError(
             "the mixer returned tokens but Sample.tokens is None; give the sample its captions"
         )
-    return tokens
+    return values

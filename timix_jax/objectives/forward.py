@@ -136,9 +136,14 @@ class Forward:
     def text(self, view: str = CLEAN, *, teacher: bool = False) -> TextFeatures:
         """Return the features of a view's captions."""
         feature = self._checked(Feature("text", view, teacher))
-        tokens = self.view(view).tokens
+        inputs = self.view(view)
+        tokens = inputs.tokens
         if tokens is None:
-            feature, tokens = feature._replace(view=CLEAN), self.batch["tokens"]
+            tokens, clean = self.batch["tokens"], feature._replace(view=CLEAN)
+            if inputs.rows is None or {clean, clean._replace(gradient=False)} & self._declared:
+                feature = clean
+            else:  # nobody reads the other rows
+                tokens = take_rows(tokens, inputs.rows)
         encode = lambda: self.model.encode_text(self.weights(teacher), tokens)
         features = self.once(("text", feature.view, teacher), encode)
         return self._rows_of(view, feature, features)

@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from timix_jax.errors import UserError
-from timix_jax.mixing import Mixed, Mixer, MixesFeatures, MixesText, Sample
-from timix_jax.mixing.fraction import keep_clean, select_rows, take_rows
+from timix_jax.mixing import LabelsByAttention, Mixed, Mixer, MixesFeatures, MixesText, Sample
+from timix_jax.mixing.base import mixes_embeddings
+from timix_jax.mixing.fraction import in_place, keep_clean, select_rows, take_rows
+from timix_jax.mixing.partners import ANY_PARTNERS, Partners
 from timix_jax.objectives.features import CLEAN, Feature
 from timix_jax.objectives.pairs.shares import Shares
 from timix_jax.objectives.score_sources import ScoreSource
@@ -90,14 +92,26 @@ class MixedView(View):
         mixer = self.mixer
         assert mixer is not None
         scores = self.score(forward, self.source) if self.score and mixer.needs_scores else None
-        image = forward.pixels() if mixer.space == "pixels" else forward.patches()
+        sample = self._sample(forward, rows)._replace(scores=scores)
+        return mixer(forward.stream("mix"), sample), sample
+
+    def _sample(self, forward: Forward, rows: np.ndarray | None) -> Sample:
+        """Return these rows of the clean batch, without scores."""
+        assert self.mixer is not None
+        image = forward.pixels() if self.mixer.space == "pixels" else forward.patches()
         tokens = forward.batch["tokens"]
         if rows is not None:
             image, tokens = take_rows(image, rows), take_rows(tokens, rows)
-        sample = Sample(image, tokens, scores, forward.model.pad_id)
-        return mixer(forward.stream("mix"), sample), sample
+        return Sample(image, tokens, pad_id=forward.model.pad_id)
 
-    def _inputs(self, mixed: Mixed, sample: Sample, rows: np.ndarray | None) -> Inputs:
+    def _inputs(
+        self,
+        mixed: Mixed,
+        sample: Sample,
+        rows: np.ndarray | None,
+        partners: Partners | None = None,
+    ) -> Inputs:
+        """Return the view; `partners` is the rule of the mixed batch if it is not the mixer's."""
         mixer = self.mixer
         assert mixer is not None
         if mixer.space == "none" and not (mixed.image is None and mixed.kept is None):
@@ -122,7 +136,7 @@ class MixedView(View):
             rows=rows,
             mix_embeddings=mix_embeddings,
             mix_text=mix_text,
-            shares=Shares.of(mixed, mixer.partners),
+            shares=Shares.of(mixed, partners or mixer.partners),
             mixed=mixed,
             scores=sample.scores,
         )
@@ -165,14 +179,65 @@ class ReplacingView(MixedView):
             patches = forward.patches(CLEAN)
             return Inputs(patches=patches, shares=Shares.own(len(patches)))
         mixed, sample = self._mix(forward, None)
-        share = self.gamma(forward.step) * self.fraction
-        row = jnp.arange(len(sample.image))
-        # Evenly spaced: ⌊row·share⌋ grows at exactly share·B rows.
-        selected = jnp.floor((row + 1) * share + 1e-4) > jnp.floor(row * share + 1e-4)
+        selected = _evenly_spaced(len(sample.image), self.gamma(forward.step) * self.fraction)
         return self._inputs(keep_clean(mixed, sample, selected), sample, None)
 
 
-PLACEMENTS: dict[str, type[MixedView]] = {"extra": ExtraView, "replace": ReplacingView}
+@dataclasses.dataclass(frozen=True)
+class AmongView(MixedView):
+    """Mixed images in place of fraction·B evenly spaced rows, which are partners of each other only.
+
+    Only these rows need scores. γ is the share of them that is mixed.
+
+    Raises:
+      UserError: the mixer mixes embeddings, or labels its images by their attention.
+    """
+
+    replaces_clean: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.mixer is not None and (
+            mixes_embeddings(self.mixer) or isinstance(self.mixer, LabelsByAttention)
+        ):
+            raise UserError(
+                f"mix.placement='among' needs a mixer of images that knows its labels, which"
+                f" {type(self.mixer).__name__} is not; use 'replace' or 'extra'"
+            )
+
+    @property
+    def parts(self) -> Sequence[View]:
+        """The selected rows, unless the whole batch is mixed."""
+        return () if self.fraction == 1 else (SelectedRows(self.fraction),)
+
+    @property
+    def source(self) -> str:
+        """Name of the view whose rows are scored and mixed."""
+        return CLEAN if self.fraction == 1 else SelectedRows.name
+
+    def make(self, forward: Forward) -> Inputs:
+        """Mix the selected rows with each other, and put them in their places."""
+        rows = forward.view(self.source).rows
+        mixed, sample = self._mix(forward, rows)
+        mixed = keep_clean(
+            mixed, sample, _evenly_spaced(len(sample.image), self.gamma(forward.step))
+        )
+        if rows is None:
+            return self._inputs(mixed, sample, None)
+        whole = self._sample(forward, None)
+        return self._inputs(in_place(mixed, whole, rows), whole, None, ANY_PARTNERS)
+
+
+def _evenly_spaced(rows: int, share: Array) -> Array:
+    """Return (rows,) bool, True for share·rows of them: ⌊row·share⌋ grows at exactly these."""
+    row = jnp.arange(rows)
+    return jnp.floor((row + 1) * share + 1e-4) > jnp.floor(row * share + 1e-4)
+
+
+PLACEMENTS: dict[str, type[MixedView]] = {
+    "extra": ExtraView,
+    "replace": ReplacingView,
+    "among": AmongView,
+}
 
 
 def placement(name: str) -> type[MixedView]:
