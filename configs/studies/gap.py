@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from configs.small_scenes import SCENES
 
-AMOUNTS = {"1k": 1000, "2k": 2000, "4k": 4000, "8k": 8000, "40k": 40000}
+AMOUNTS = {"1k": 1000, "2k": 2000, "4k": 4000, "8k": 8000, "16k": 16000, "40k": 40000}
 
 
 def scenes(count: int) -> tuple[str, ...]:
@@ -28,5 +28,6 @@ def get_config() -> ConfigDict:
             "primary": (("timix", "plain"),),
             "amounts": AMOUNTS,
             "baseline": "plain",
+            "fresh": "40k",
         }
     )
