@@ -4,12 +4,9 @@ from ml_collections import ConfigDict
 
 from timix_jax.config import default_config
 
-# 240 concepts, 40 of them held out of training, on a 64 px canvas. A drawing's longer side is 0.38 to 0.54 of
-# the canvas; drawings are rotated by up to 20 degrees, and up to half of one may lie outside, so that no part of the
-# canvas is covered much more often than others. Scenes are built on first use.
-SCENES = (
-    "concepts=240&heldout=40&canvas=64&min_size=0.38&max_size=0.54&rotation=20&on_canvas=0.5&seed=0"
-)
+# 240 concepts, 40 of them held out of training, on a 64 px canvas. A drawing's longer side is 0.42 to 0.6 of
+# the canvas; drawings are rotated by up to 20 degrees. Scenes are built on first use.
+SCENES = "concepts=240&heldout=40&canvas=64&min_size=0.42&max_size=0.6&rotation=20&seed=0"
 
 
 def get_config() -> ConfigDict:

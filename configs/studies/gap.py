@@ -21,9 +21,10 @@ def get_config() -> ConfigDict:
             "methods": {"plain": (), "timix": ("mix.mixer=timix",)},
             "data": {name: scenes(count) for name, count in AMOUNTS.items()},
             "seeds": (0, 1, 2),
-            "metric": ("heldout_vendor?/*_r1", "heldout_vendor?/*_r10"),
+            # The mean of R@1, R@5 and R@10, both ways.
+            "metric": ("heldout_vendor*/*_r?", "heldout_vendor*/*_r10"),
             "tables": {
-                "Training vendors": ("trained_vendor?/*_r1", "trained_vendor?/*_r10"),
+                "Training vendors": ("trained_vendor*/*_r?", "trained_vendor*/*_r10"),
             },
             "primary": (("timix", "plain"),),
             "amounts": AMOUNTS,
