@@ -155,7 +155,9 @@ class LabelsByAttention(Protocol):
 def lambda_dtype(*inputs: jax.Array) -> jnp.dtype:
     """Return the dtype of λ: float32, or float64 if an input is float64 (or an integer under JAX's x64 mode)."""
     floating = [x.dtype for x in inputs if jnp.issubdtype(x.dtype, jnp.floating)]
-    return functools.reduce(jnp.promote_types, floating or [jnp.result_type(float)], jnp.float32)
+    return functools.reduce(
+        jnp.promote_types, floating or [jnp.result_type(float)], jnp.dtype(jnp.float32)
+    )
 
 
 def area_lambda(r: jax.Array | int, grid: int, partner: jax.Array, dtype: jnp.dtype) -> jax.Array:

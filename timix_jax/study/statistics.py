@@ -132,7 +132,7 @@ def data_multiplier(
     rng = np.random.default_rng(seed)
     draws = []
     for _ in range(_DRAWS // 5):
-        pick = np.ix_(rng.integers(0, seeds, seeds), rng.integers(0, galleries, galleries))
+        pick = np.ix_(rng.integers(0, seeds, (seeds,)), rng.integers(0, galleries, (galleries,)))
         qualities = np.array([part[pick].mean() for part in curve])
         draws.append(_equivalent(amounts, qualities, float(np.asarray(ours)[pick].mean()))[0])
     low, high = interval(np.array(draws) / amount)

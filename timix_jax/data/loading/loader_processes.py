@@ -164,7 +164,8 @@ def _receive(stream: Any) -> Any:
 
 
 def _read(stream: Any, size: int) -> memoryview:
-    data = memoryview(np.empty(size, np.uint8))  # type: ignore[arg-type]  # a bytearray would be zeroed first
+    array: Any = np.empty(size, np.uint8)  # a bytearray would be zeroed first
+    data = memoryview(array)
     if stream.readinto(data) < size:
         raise EOFError
     return data

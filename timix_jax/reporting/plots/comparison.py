@@ -44,7 +44,7 @@ def comparison_chart(
             axes.set_title(metric)
             top = 0.0
             for row, method in enumerate(methods):
-                values = 100 * np.asarray(table[method][metric], np.float64)
+                values: np.ndarray = 100 * np.asarray(table[method][metric], np.float64)
                 colour = COLOURS[row % len(COLOURS)]
                 axes.plot([values.min(), values.max()], [row, row], color=colour, alpha=0.35, lw=5)
                 axes.plot(values, np.full(len(values), row), "o", color=colour, ms=5, alpha=0.8)
