@@ -7,6 +7,7 @@ windows but does change λ from relevance mass.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 
@@ -38,6 +39,24 @@ def from_similarity(patch_embeddings: jax.Array, text: jax.Array) -> jax.Array:
         preferred_element_type=jnp.promote_types(text.dtype, jnp.float32),
     )
     return _constant(standardise(similarity))
+
+
+def smoothed(scores: jax.Array, grid: int, neighbour: float) -> jax.Array:
+    """Return weighted means of each patch and its up to 8 neighbours, (B, N): things are larger than a patch.
+
+    Args:
+      scores: (B, N), row-major over the grid.
+      grid: patches per side, N = grid².
+      neighbour: weight of the next patch in a row or column, relative to the patch itself; its square for diagonals.
+    """
+    line = np.eye(grid) + neighbour * (np.eye(grid, k=1) + np.eye(grid, k=-1))
+    line /= line.sum(axis=1, keepdims=True)
+    square = scores.reshape(-1, grid, grid)
+    means = jnp.asarray(line, scores.dtype)
+    precision = lax.Precision.HIGHEST  # the same windows on every device, even if they nearly tie
+    return jnp.einsum("ij,bjk,lk->bil", means, square, means, precision=precision).reshape(
+        scores.shape
+    )
 
 
 def centred(text: jax.Array, mean: jax.Array | None = None) -> jax.Array:

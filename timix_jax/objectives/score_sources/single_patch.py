@@ -16,13 +16,17 @@ from timix_jax.objectives.score_sources.base import ScoreSource
 if TYPE_CHECKING:
     from timix_jax.objectives.forward import Forward
 
+NEIGHBOUR = 0.6
+"""Weight of a neighbouring patch: what a caption names covers several patches, of which one shows little alone."""
+
 
 @dataclasses.dataclass(frozen=True)
 class SinglePatch(ScoreSource):
     """Similarity of single patches and the centred caption; needs no annotation.
 
     A patch that passes through the tower without its neighbours is embedded by what it shows. From each caption the
-    mean caption of the batch is subtracted: what all captions have in common points to no patch of any image.
+    mean caption of the batch is subtracted: what all captions have in common points to no patch of any image. Each
+    patch then gets the weighted mean of its neighbourhood (`scores.smoothed`).
     """
 
     name: ClassVar[str] = "single_patch"
@@ -33,11 +37,12 @@ class SinglePatch(ScoreSource):
         return (self.text_feature(view),)
 
     def __call__(self, forward: Forward, view: str) -> jax.Array:
-        """Return standardised products of unit-norm patches and centred captions."""
+        """Return standardised means over neighbourhoods of products of unit-norm patches and centred captions."""
         model = require(forward.model, SinglePatchEncoding, f"mix.score={self.title!r}")
         patches = jax.lax.stop_gradient(forward.patches(view, teacher=self.teacher))
         encoded = forward.once(
             ("single_patches", view, self.teacher),
             lambda: model.encode_single_patches(self.weights(forward), patches),
         )
-        return scores.from_similarity(encoded, self.centred_caption(forward, view))
+        similarity = scores.from_similarity(encoded, self.centred_caption(forward, view))
+        return scores.standardise(scores.smoothed(similarity, forward.model.grid, NEIGHBOUR))
