@@ -6,7 +6,7 @@ python -m timix_jax.main --config=configs/vitb16.py --config.data.tokenizer=voca
 
 Patch-text alignment and the scores "tpp" need data with regions (COCO, Visual Genome). For plain web pairs:
 
-    --config.loss.pta.weight=0 --config.mix.score=similarity
+    --config.loss.pta.weight=0 --config.mix.score=single_patch
 """
 
 from ml_collections import ConfigDict
@@ -63,7 +63,7 @@ def get_config() -> ConfigDict:
     c.mix.options.timix.high = 0.75  # largest
     c.mix.options.timix.partner = "flip"  # image k with image B-1-k
     c.mix.options.timix.lambda_by = "area"  # λ measures area; or relevance, "mass"
-    c.mix.score = "tpp"  # the patch predictor; "similarity" if no data have regions
+    c.mix.score = "tpp"  # the patch predictor; "single_patch" if no data have regions
     c.mix.target = "hard"  # or pred, pred_shared (released code), blend
     c.mix.label_smoothing = 0.0  # for the hard target
     c.mix.placement = "extra"  # mixed images are a second view, as in the paper
