@@ -149,8 +149,12 @@ REFUSED = {
         [
             "config.mix.score='oracle'",
             "no example of config.data.train has regions",
-            "'similarity'",
+            "'single_patch'",
         ],
+    ),
+    "boxes of two kinds": (
+        ["--config.mix.mixer=timix", "--config.mix.score=oracle+clutter"],
+        ["config.mix.score='oracle+clutter'", "the boxes of one of oracle, clutter"],
     ),
     "missing vocabulary": (
         ["--config.data.tokenizer=vocab.txt"],

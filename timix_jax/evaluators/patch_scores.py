@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from timix_jax.data.sources import Source
 
 KINDS: tuple[TextKind, ...] = get_args(TextKind)
-_WITHOUT_MODEL = ("random", "oracle", "centre")
+_WITHOUT_MODEL = ("random", "oracle", "clutter", "centre")
 TWIN = "shuffled:"
 
 

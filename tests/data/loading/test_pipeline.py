@@ -53,7 +53,7 @@ def assert_same(one, two):
 
 
 def test_shapes_and_types(open_train, synthetic):
-    batch = next(open_train([synthetic], with_boxes=True, region_batch_size=4, max_regions=3))
+    batch = next(open_train([synthetic], boxes_of="named", region_batch_size=4, max_regions=3))
     regions = batch.pop("regions")
     found = {name: (value.shape, value.dtype.name) for name, value in batch.items()}
     assert found == {
@@ -72,7 +72,7 @@ def test_shapes_and_types(open_train, synthetic):
 
 
 def test_seeking_continues_the_uninterrupted_stream(open_train, synthetic):
-    options = {"with_boxes": True, "region_batch_size": 4}
+    options = {"boxes_of": "named", "region_batch_size": 4}
     whole = take(open_train([synthetic], **options), 12)
     for start, threads in ((0, 0), (5, 1), (9, 3)):
         iterator = open_train([synthetic], start_step=start, num_threads=threads, **options)
@@ -95,7 +95,7 @@ def test_seeds_differ(open_train, synthetic):
 @pytest.mark.parametrize("rows_of", ["blocks", "strided", "all"])
 def test_processes_share_the_global_batch(open_train, synthetic, count, weights, rows_of):
     sources = [synthetic, open_synthetic(examples=24, size=32, captions=3, regions=1, seed=5)]
-    options = {"region_batch_size": 4, "with_boxes": True}
+    options = {"region_batch_size": 4, "boxes_of": "named"}
     whole = take(open_train(sources, weights, **options), 7)
 
     def rows(host, size):

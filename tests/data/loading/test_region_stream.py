@@ -30,7 +30,8 @@ def open_train(tokenizer):
         yield start
 
 
-def test_boxes_are_those_mentioned_by_the_caption(open_train, tokenizer):
+@pytest.mark.parametrize("boxes_of", ["named", "clutter"])
+def test_boxes_are_those_that_the_caption_names_or_the_others(open_train, tokenizer, boxes_of):
     """Draw a blue and a green square; the caption decides which box is returned."""
     pixels = np.zeros((32, 32, 3), np.uint8)
     pixels[2:12, 4:14, 2], pixels[18:30, 16:28, 1] = 255, 255
@@ -41,20 +42,21 @@ def test_boxes_are_those_mentioned_by_the_caption(open_train, tokenizer):
         Region("one", (4, 2, 10, 10), (0,)),
         Region("two", (16, 18, 12, 12), (1,)),
         Region("three", (0, 0, 5, 5), ()),
-    )
+    )[: 3 if boxes_of == "named" else 2]
     source = ListSource(
         [Record(str(i), buffer.getvalue(), ("one", "two"), regions) for i in range(8)]
     )
     first = tokenizer.encode(["one"], 12)[0]
     iterator = open_train(
-        [source], augment=Augment(crop_min=0.5), with_boxes=True, image_size=64, max_regions=4
+        [source], augment=Augment(crop_min=0.5), boxes_of=boxes_of, image_size=64, max_regions=4
     )
     found = 0
     for batch in take(iterator, 20):
         assert (batch["box_mask"].sum(1) <= 1).all()
         assert not batch["box_mask"][:, 1:].any()
         for row in np.flatnonzero(batch["box_mask"][:, 0]):
-            channel = 2 if (batch["tokens"][row] == first).all() else 1
+            says_one = bool((batch["tokens"][row] == first).all())
+            channel = 2 if says_one == (boxes_of == "named") else 1
             rows, columns = np.nonzero(batch["image"][row, ..., channel] > 127)
             extent = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             np.testing.assert_allclose(batch["boxes"][row, 0] * 64, extent, atol=1.01)

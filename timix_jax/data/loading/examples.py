@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import UserError
 
 T = TypeVar("T")
+BoxesOf = Literal["", "named", "clutter"]
 
 _CROP_TRIES = 10
 _MAX_CONSECUTIVE = 1000
@@ -94,7 +95,7 @@ class ExampleSpec:
       tokenizer: the tokenizer.
       augment: the random changes to images.
       max_regions: number of rows for boxes.
-      with_boxes: adds the boxes of the regions that the chosen caption mentions.
+      boxes_of: adds the boxes of the regions that the chosen caption names, or of all others ("clutter"); "" for none.
     """
 
     image_size: int
@@ -102,7 +103,7 @@ class ExampleSpec:
     tokenizer: Tokenizer
     augment: Augment
     max_regions: int
-    with_boxes: bool = False
+    boxes_of: BoxesOf = ""
 
 
 def pair_example(
@@ -120,7 +121,7 @@ def pair_example(
     chosen = int(rng.integers(len(record.captions)))
     caption = record.captions[chosen]
     stored = (0, 0)
-    if spec.augment.crop_min < 1 or spec.with_boxes:
+    if spec.augment.crop_min < 1 or spec.boxes_of:
         stored = image_size(record.image, record.key)
     view = sample_view(rng, spec.augment, stored[0], stored[1], (caption,))
     # The smaller the crop, the more pixels the whole image needs to fill the picture.
@@ -134,9 +135,10 @@ def pair_example(
         "image": render_view(pixels, view, spec.image_size),
         "tokens": spec.tokenizer.encode([caption], spec.max_tokens)[0],
     }
-    if spec.with_boxes:
-        named = [region.box for region in record.regions if chosen in region.captions]
-        boxes = pixel_boxes_to_fractions(np.array(named, np.float32), *stored)
+    if spec.boxes_of:
+        named = spec.boxes_of == "named"
+        shown = [r.box for r in record.regions if (chosen in r.captions) == named]
+        boxes = pixel_boxes_to_fractions(np.array(shown, np.float32), *stored)
         boxes, kept = view_boxes(boxes, view, pixels.shape[0], pixels.shape[1], spec.image_size)
         example["boxes"], example["box_mask"] = pad_boxes(boxes[kept], spec.max_regions)
     return example

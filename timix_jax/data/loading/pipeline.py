@@ -16,7 +16,12 @@ import numpy as np
 from timix_jax.data.images.augment import Augment
 from timix_jax.data.loading.corrupt_examples import CorruptExamples
 from timix_jax.data.loading.example_stream import MakeExamples, open_readers, shuffled_examples
-from timix_jax.data.loading.examples import ExampleSpec, pair_example, region_example
+from timix_jax.data.loading.examples import (
+    BoxesOf,
+    ExampleSpec,
+    pair_example,
+    region_example,
+)
 from timix_jax.data.loading.loader_processes import LoaderProcesses, MadeByProcesses
 from timix_jax.data.loading.process_rows import ProcessRows
 from timix_jax.data.loading.train_iterator import TrainIterator
@@ -37,7 +42,7 @@ def make_train_iterator(
     tokenizer: Tokenizer,
     seed: int,
     augment: Augment,
-    with_boxes: bool = False,
+    boxes_of: BoxesOf = "",
     region_batch_size: int = 0,
     max_regions: int = 5,
     region_max_tokens: int | None = None,
@@ -61,7 +66,7 @@ def make_train_iterator(
       tokenizer: the tokenizer.
       seed: seed of the order and the augmentation.
       augment: the random changes to images.
-      with_boxes: adds the boxes of the regions that the chosen caption mentions.
+      boxes_of: adds the boxes of the regions that the chosen caption names, or of all others ("clutter"); "" for none.
       region_batch_size: annotated images per step, over all processes; 0 = no second stream.
       max_regions: number of rows for boxes.
       region_max_tokens: length of a region's token row, Tr; phrases are short. None = max_tokens.
@@ -87,7 +92,7 @@ def make_train_iterator(
     # Loader threads already decode in parallel; OpenCV's own threads would only compete.
     cv2.setNumThreads(1)
     corrupt = CorruptExamples()
-    spec = ExampleSpec(image_size, max_tokens, tokenizer, augment, max_regions, with_boxes)
+    spec = ExampleSpec(image_size, max_tokens, tokenizer, augment, max_regions, boxes_of)
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(4)]
     everything = [range(len(source)) for source in sources]
     readers = open_readers(sources, everything, corrupt)

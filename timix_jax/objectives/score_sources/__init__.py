@@ -8,7 +8,7 @@ from timix_jax.errors import UserError
 from timix_jax.models.protocols import ImageTextModel
 from timix_jax.objectives.score_sources.attention import Attention
 from timix_jax.objectives.score_sources.base import ScoreSource
-from timix_jax.objectives.score_sources.controls import Centre, Oracle, Random
+from timix_jax.objectives.score_sources.controls import Centre, Clutter, Oracle, Random
 from timix_jax.objectives.score_sources.gradient import Gradient
 from timix_jax.objectives.score_sources.predictor import Predictor
 from timix_jax.objectives.score_sources.similarity import Similarity
@@ -26,6 +26,7 @@ SCORES: dict[str, type[ScoreSource]] = {
     "random": Random,
     "centre": Centre,
     "oracle": Oracle,
+    "clutter": Clutter,
 }
 
 _MODIFIERS = {"ema": "teacher", "shuffled": "shuffled"}

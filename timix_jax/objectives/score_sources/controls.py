@@ -46,12 +46,12 @@ class Centre(ScoreSource):
 
 @dataclasses.dataclass(frozen=True)
 class Oracle(ScoreSource):
-    """The annotated boxes, as an upper bound for experiments."""
+    """The boxes of what the caption names, as an upper bound for experiments."""
 
     name: ClassVar[str] = "oracle"
 
     def __call__(self, forward: Forward, view: str) -> jax.Array:
-        """Return the share of each patch that lies in a box of its caption."""
+        """Return the share of each patch that lies in a box of the batch."""
         boxes, mask = forward.batch["boxes"], forward.batch["box_mask"]
         rows = forward.view(view).rows
         if rows is not None:
@@ -59,3 +59,10 @@ class Oracle(ScoreSource):
         if self.shuffled:
             boxes, mask = jnp.roll(boxes, 1, axis=0), jnp.roll(mask, 1, axis=0)
         return scores.from_boxes(boxes, mask, forward.model.grid)
+
+
+@dataclasses.dataclass(frozen=True)
+class Clutter(Oracle):
+    """The boxes of what the caption does not name: how much mixing loses if it pastes things that no text speaks of."""
+
+    name: ClassVar[str] = "clutter"

@@ -27,7 +27,7 @@ def abstract_batch(settings: Settings) -> dict[str, Any]:
         }
 
     batch = images_and_texts(batch_size, tokens)
-    if settings.mix.needs_boxes:
+    if settings.mix.boxes_of:
         batch |= boxes(batch_size, "box_mask")
     if settings.uses_regions:
         rows, length = regions.batch_size, regions.max_tokens or tokens

@@ -123,7 +123,7 @@ def open_train_iterator(
             tokenizer=tokenizer,
             seed=settings.seed,
             augment=settings.augment,
-            with_boxes=settings.mix.needs_boxes,
+            boxes_of=settings.mix.boxes_of,
             region_batch_size=regions.batch_size if settings.uses_regions else 0,
             max_regions=regions.max_regions,
             region_max_tokens=regions.max_tokens or None,

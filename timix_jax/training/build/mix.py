@@ -6,7 +6,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from timix_jax.errors import error_prefix
+from timix_jax.data.loading.examples import BoxesOf
+from timix_jax.errors import UserError, error_prefix
 from timix_jax.mixing import Mixer, build_mixer, with_captions
 from timix_jax.models.protocols import ImageTextModel
 from timix_jax.objectives import Objective, build_objective
@@ -14,6 +15,9 @@ from timix_jax.objectives.pairs.loss import PairLoss
 from timix_jax.objectives.pairs.targets import Hard
 from timix_jax.objectives.score_sources import build_score_source
 from timix_jax.objectives.views.mixed import ReplacingView, placement
+
+# Score source → the boxes that it reads.
+_BOXES: dict[str, BoxesOf] = {"oracle": "named", "clutter": "clutter"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +77,20 @@ class MixSettings:
         return bool(self.mixer_options.get("within_shard", False))
 
     @property
-    def needs_boxes(self) -> bool:
-        """True if the main batch must carry the boxes of its captions, from which the oracle makes scores."""
-        return self.enabled and "oracle" in self.score
+    def boxes_of(self) -> BoxesOf:
+        """The boxes that the main batch must carry, from which `mix.score` takes the scores.
+
+        Raises:
+          UserError: both the boxes of what captions name and those of clutter.
+        """
+        wanted: list[BoxesOf] = [
+            boxes for score, boxes in _BOXES.items() if self.enabled and score in self.score
+        ]
+        if len(wanted) > 1:
+            raise UserError(
+                f"config.mix.score={self.score!r}: a batch carries the boxes of one of {', '.join(_BOXES)}"
+            )
+        return wanted[0] if wanted else ""
 
 
 def build_mix(

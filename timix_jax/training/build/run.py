@@ -115,25 +115,29 @@ def _warn_of_untrained_scores(settings: Settings, objectives: Sequence[Objective
         if source and source.trained and source.trained not in trained and not settings.init_from:
             logging.warning(
                 "config.mix.score=%r with config.loss.%s.weight=0: nothing trains the patch predictor, so that windows"
-                " are arbitrary; set config.mix.score='similarity', or give regions and a weight, or config.init_from",
+                " are arbitrary; set config.mix.score='single_patch', or regions and a weight, or config.init_from",
                 *(source.title, source.trained),
             )
 
 
 def _check_boxes(objectives: Sequence[Objective], sources: Sequence[Source]) -> None:
     """Refuse scores from boxes where no image has any; without boxes, all patches of an image score the same."""
-    scores = [o.score for o in objectives if isinstance(o, MixedContrastive)]
-    if not any(isinstance(score, Oracle) for score in scores):
+    titles = [
+        o.score.title
+        for o in objectives
+        if isinstance(o, MixedContrastive) and isinstance(o.score, Oracle)
+    ]
+    if not titles:
         return
     examples = sum(len(source) for source in sources)
     annotated = sum(len(source.annotated) for source in sources)
     if not annotated:
         raise UserError(
-            "config.mix.score='oracle' takes its scores from boxes, but no example of config.data.train has regions;"
-            " prepare the data with regions, or set another config.mix.score, such as 'similarity'"
+            f"config.mix.score={titles[0]!r} takes its scores from boxes, but no example of config.data.train has"
+            " regions; prepare the data with regions, or set another config.mix.score, such as 'single_patch'"
         )
     if annotated < examples:
         logging.warning(
-            "config.mix.score='oracle': only %d of %d images have boxes; the windows of the others are arbitrary",
-            *(annotated, examples),
+            "config.mix.score=%r: only %d of %d images have boxes; the windows of the others are arbitrary",
+            *(titles[0], annotated, examples),
         )
