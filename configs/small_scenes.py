@@ -38,6 +38,7 @@ def get_config() -> ConfigDict:
     c.model.image.depth = 2
     c.model.image.heads = 4
     c.model.image.mlp_dim = 128
+    c.model.text.max_tokens = 32  # two captions, joined, fit
     c.model.text.width = 64
     c.model.text.heads = 4
     c.model.text.mlp_dim = 128

@@ -85,6 +85,13 @@ def test_cells_and_changes():
     )
 
 
+def test_some_methods_only():
+    study = make_study(only={"2k": ("plain",)}, seeds=(0,))
+    assert [(cell.method, cell.data) for cell in study.cells()] == [
+        ("plain", "1k"), ("timix", "1k"), ("plain", "2k"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -96,6 +103,8 @@ def test_cells_and_changes():
         ({"primary": (("timix", "cutmix"),)}, "names 'cutmix'; known are plain, timix"),
         ({"amounts": {"4k": 1}}, "study.amounts names '4k'"),
         ({"seeds": (1, 1)}, "named twice"),
+        ({"only": {"4k": ()}}, "study.only names '4k'"),
+        ({"only": {"1k": ("cutmix",)}}, "study.only.1k names 'cutmix'; known are plain, timix"),
         ({"fresh": "4k"}, "study.fresh names '4k'; known are 1k, 2k"),
         ({"baseline": ""}, "study.fresh needs study.baseline"),
     ],

@@ -52,6 +52,7 @@ class Study:
       primary: the comparisons whose p-values are corrected together (Holm).
       amounts: data name → number of examples, for curves and data multipliers; empty for none.
       baseline: the method whose curve over amounts defines the data multiplier.
+      only: data name → the methods that are trained on it; all methods on data that are not named.
       fresh: the data name without repeated examples, whose quality bounds what a method can gain; empty for none.
 
     Raises:
@@ -74,6 +75,7 @@ class Study:
     amounts: Mapping[str, float] = dataclasses.field(default_factory=dict)
     baseline: str = ""
     fresh: str = ""
+    only: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for axis in ("methods", "data", "budgets", "seeds", "metric"):
@@ -96,6 +98,10 @@ class Study:
             self._known("baseline", self.baseline, self.methods)
         for name in self.amounts:
             self._known("amounts", name, self.data)
+        for data, methods in self.only.items():
+            self._known("only", data, self.data)
+            for method in methods:
+                self._known(f"only.{data}", method, self.methods)
         if self.fresh:
             self._known("fresh", self.fresh, self.data)
             if not self.baseline:
@@ -114,6 +120,7 @@ class Study:
             for seed, budget, data, method in itertools.product(
                 self.seeds, self.budgets, self.data, self.methods
             )
+            if method in self.only.get(data, self.methods)
         ]
 
     def changes(self, cell: Cell) -> tuple[str, ...]:
