@@ -50,6 +50,7 @@ class MixedContrastive(Objective):
       target: target of the mixed images' similarities, a key of `pairs.targets.TARGETS`.
       beta: β of the target "blend".
       label_smoothing: smoothing of the hard part of the target.
+      temperature: constant τ of L_mix next to clean images; 0: the model's, which L_mix then trains too.
       placement: key of `views.mixed.PLACEMENTS`.
       fraction: f, share of the batch that is mixed.
       ramp: steps over which γ grows from 0 to 1; from `ends_at` on γ is 0.
@@ -61,6 +62,7 @@ class MixedContrastive(Objective):
     target: str = "hard"
     beta: float = 0.5
     label_smoothing: float = 0.0
+    temperature: float = 0.0
     placement: str = "extra"
     fraction: float = 1.0
     ramp: int = 0
@@ -96,6 +98,11 @@ class MixedContrastive(Objective):
                 raise UserError(
                     f"contrastive.loss={self.pairs.kind.name!r}: {name} needs 'softmax'"
                 )
+        if self.temperature < 0 or (self.temperature and kind.replaces_clean):
+            raise UserError(
+                f"mix.temperature={self.temperature}: above 0, for the loss of images next to the clean ones"
+                " (mix.placement='extra'), or 0 for the model's temperature"
+            )
         if not 0 < self.fraction <= 1:
             raise UserError(
                 f"mix.fraction={self.fraction} is not a share of the batch: use 0 < f <= 1"
@@ -168,6 +175,8 @@ class MixedContrastive(Objective):
         if self._target.reads_reference:
             reference = similarities(forward, self.view.source).constant()
         s = similarities(forward, self.view.name)
+        if self.temperature:
+            s = s._replace(temperature=jnp.asarray(self.temperature, s.temperature.dtype))
         if isinstance(self.mixer, MixesNegatives):
             negatives = self.mixer.mix_negatives(mixed, s.image, s.text)
             temperature = jnp.asarray(self.mixer.temperature, s.temperature.dtype)

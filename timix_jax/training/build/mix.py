@@ -29,7 +29,7 @@ class MixSettings:
       options: mixer → its settings.
       captions: "own" or "joined", what the captions of mixed images are.
       score: where patch scores come from.
-      weight, target, beta, label_smoothing, placement, fraction: those of the objective "mix".
+      weight, target, beta, label_smoothing, temperature, placement, fraction: those of the objective "mix".
       ramp, until: durations, of the ramp of γ and until the end of mixing.
     """
 
@@ -41,6 +41,7 @@ class MixSettings:
     target: str
     beta: float
     label_smoothing: float
+    temperature: float
     placement: str
     fraction: float
     ramp: str
@@ -114,6 +115,7 @@ def build_mix(
             target=mix.target,
             beta=mix.beta,
             label_smoothing=mix.label_smoothing,
+            temperature=mix.temperature,
             placement=mix.placement,
             fraction=mix.fraction,
             ramp=to_steps(mix.ramp, field="config.mix.ramp"),
