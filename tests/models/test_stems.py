@@ -76,6 +76,7 @@ def test_is_three_strided_convolutions(patch):
     assert all(float(jnp.abs(leaf).max()) > 1e-4 for leaf in jax.tree.leaves(gradients[0]))
 
 
+@pytest.mark.slow
 def test_mixed_embeddings_are_those_of_mixed_pixels():
     model, params = stemmed(12), params_of(12)
     pixels = pixels_of(model, 2)

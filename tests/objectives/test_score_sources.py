@@ -82,6 +82,7 @@ def test_single_patches_and_centred_captions(params, batch):
     np.testing.assert_allclose(got, want, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_gradient_is_that_of_finite_differences(x64, params, batch):
     wide = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), params)
     model = tiny_model(pool="gap", dtype=jnp.float64)

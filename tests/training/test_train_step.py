@@ -172,6 +172,7 @@ def test_average_follows_the_new_parameters(extra_run):
     assert [int(state.step) for state in states] == list(range(1, 8))
 
 
+@pytest.mark.slow
 def test_logged_rate_is_the_one_used_and_patterns_scale_it():
     """A first Adam step without decay moves every weight by its learning rate times ±1."""
     rate = lambda step: jnp.asarray([1e-3, 4e-3, 2e-3], jnp.float32)[step]

@@ -24,7 +24,14 @@ def open_train():
         yield start
 
 
-@pytest.mark.parametrize("weights", [(1, 1), (3, 1), (2, 1, 1)])
+@pytest.mark.parametrize(
+    "weights",
+    [
+        (3, 1),
+        pytest.param((1, 1), marks=pytest.mark.slow),
+        pytest.param((2, 1, 1), marks=pytest.mark.slow),
+    ],
+)
 def test_mixed_rows_come_from_all_sources(open_train, weights):
     sources = [flat_source(40, str(number)) for number in range(len(weights))]
     batches = take(open_train(sources, weights, batch_size=16), 60)

@@ -94,7 +94,7 @@ class WorkerOnlySource(ListSource):
         return super().__getitem__(index)
 
 
-@pytest.mark.parametrize("weights", [None, (2.0, 1.0)])
+@pytest.mark.parametrize("weights", [pytest.param(None, marks=pytest.mark.slow), (2.0, 1.0)])
 def test_processes_make_the_same_batches_as_threads(open_train, weights):
     sources = [shapes_source(), flat_source(24)]
     options = {"weights": weights, "region_batch_size": 4, "region_max_tokens": 5, "start_step": 3}
