@@ -155,30 +155,6 @@ def test_replaced_rows(params, batch, step, fraction, rows):
     assert_trees_close(grads, want)
 
 
-def test_a_temperature_of_its_own(params, batch):
-    """L_mix is that of embeddings at the given τ, and does not train the model's."""
-    objective = mixed(score="random", temperature=0.5)
-    value, _, grads, (how, scores) = run(objective, params, batch, 1)
-    images = reference.mix_images(
-        pixels(batch["image"]), scores, int(how.window), np.asarray(how.partner), PATCH
-    )
-    tau = float(MODEL.temperature(params))
-    assert abs(tau - 0.5) > 0.1
-    S = clean_logits(params, {**batch, "image": images}) * tau / 0.5
-    i2t, t2i = reference.hard_targets(np.float64(how.lam), np.asarray(how.partner))
-    assert value == pytest.approx(reference.both_ways(S, i2t, t2i), rel=2e-5)
-    assert float(grads["log_temperature"]) == 0
-    assert np.abs(grads["image"]["projection"]["kernel"]).max() > 1e-4
-
-
-@pytest.mark.parametrize(
-    "options", [{"temperature": -1.0}, {"temperature": 0.1, "placement": "replace"}]
-)
-def test_temperatures_that_cannot_work(options):
-    with pytest.raises(UserError, match=r"mix\.temperature=.*mix\.placement='extra'"):
-        mixed(**options)
-
-
 def test_replace_without_mixing_is_the_plain_loss(params, batch):
     objective = mixed(placement="replace", ramp=4, ends_at=20)
     value, log, grads, _ = run(objective, params, batch, 20)
