@@ -22,12 +22,15 @@ from timix_jax.training.build.stored import stored_settings
 Weights = Literal["params", "ema"]
 
 
-def load_model(path: str | os.PathLike[str], *, weights: Weights | None = None) -> LoadedModel:
+def load_model(
+    path: str | os.PathLike[str], *, weights: Weights | None = None, batch_size: int | None = None
+) -> LoadedModel:
     """Open a trained model.
 
     Args:
       path: a working folder (its newest checkpoint), its checkpoints folder, or a step in it; local or gs://.
       weights: "params" or "ema", their moving average; None for those that the run itself evaluates.
+      batch_size: images or texts per batch over all devices; None for a moderate one.
 
     Raises:
       UserError: there is no model, its files are damaged, or it is of a kind that this process does not know.
@@ -35,14 +38,16 @@ def load_model(path: str | os.PathLike[str], *, weights: Weights | None = None) 
     **Example:** `timix_jax.load("runs/demo").encode_text(["a lemon and two skis"])`
     """
     check_backend()
+    if batch_size is not None and batch_size < 1:
+        raise UserError(f"batch_size={batch_size}: give at least 1")
     folder = as_path(path)
     check_reachable(folder, "")
     if not folder.exists():
         raise UserError(f"{folder} does not exist: give the folder of a run, or a checkpoint in it")
-    return checkpointing.read_newest(folder, lambda step: _load_step(step, weights))
+    return checkpointing.read_newest(folder, lambda step: _load_step(step, weights, batch_size))
 
 
-def _load_step(step: epath.Path, weights: Weights | None) -> LoadedModel:
+def _load_step(step: epath.Path, weights: Weights | None, batch_size: int | None) -> LoadedModel:
     """Read a checkpoint of this project; its weights go straight to every device."""
     meta = checkpointing.read_meta(step)
     missing = [name for name in ("config", "tokenizer") if name not in meta]
@@ -68,8 +73,9 @@ def _load_step(step: epath.Path, weights: Weights | None) -> LoadedModel:
         tokenizer,
         image_size=settings.model.image.size,
         max_tokens=settings.model.text.max_tokens,
-        batch_size=min(settings.eval.batch_size, 64 * mesh.size),
+        batch_size=batch_size or min(settings.eval.batch_size, 64 * mesh.size),
         predictor_trained=settings.loss.terms["pta"]["weight"] > 0,
+        origin=str(step),
     )
 
 

@@ -39,6 +39,7 @@ class LoadedModel:
       max_tokens: tokens per text; longer texts are cut.
       batch_size: images or texts per batch.
       predictor_trained: True if the patch predictor was trained, so that heat maps may use it.
+      origin: where the weights come from, such as the folder of a checkpoint.
 
     **Example:**
 
@@ -59,9 +60,10 @@ class LoadedModel:
         max_tokens: int,
         batch_size: int = 64,
         predictor_trained: bool = False,
+        origin: str = "",
     ) -> None:
         self._model, self._params, self._mesh = model, params, mesh
-        self.tokenizer = tokenizer
+        self.tokenizer, self.origin = tokenizer, origin
         self.image_size, self.max_tokens = image_size, max_tokens
         self.towers = Towers(model, params, mesh, batch_size)
         self._predictor_trained = predictor_trained
