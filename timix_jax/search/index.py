@@ -92,7 +92,7 @@ class EmbeddingIndex:
         if k < 1:
             raise UserError(f"--k {k}: give at least 1")
         query = np.ascontiguousarray(query, np.float32)
-        with ThreadPoolExecutor(available_cores()) as pool:  # NumPy's products release the lock
+        with ThreadPoolExecutor(available_cores()) as pool:  # NumPy releases the lock
             found = pool.map(lambda block: _best(block, query, k), self._blocks())
             best = heapq.nsmallest(k, itertools.chain.from_iterable(found))
         rows = [row for _, row in best]
@@ -147,7 +147,8 @@ class EmbeddingIndex:
 def _best(block: tuple[int, np.ndarray], query: np.ndarray, k: int) -> list[tuple[float, int]]:
     """Return (−cosine, row) of the best rows of a block."""
     start, rows = block
-    scores = rows.astype(np.float32, copy=False) @ query
+    # Not `@`: OpenBLAS starts threads of its own in each of ours, which takes three times as long.
+    scores = np.einsum("nd,d->n", rows.astype(np.float32, copy=False), query)
     scores = np.where(np.isnan(scores), -np.inf, scores)
     if len(scores) > k:
         # All that equal the last of them stay, so that ties do not depend on blocks.
