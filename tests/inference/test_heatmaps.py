@@ -48,7 +48,11 @@ def test_single_patches_are_compared_with_the_centred_text():
     with jax.default_matmul_precision("highest"):
         patches = model.encode_single_patches(params, model.embed_patches(params, IMAGES[:1]))[0]
     text = found.encode_text("two dog")[0] - found.encode_text(reference_texts()).mean(axis=0)
-    expected = z_score(np.asarray(patches, np.float64) @ text).reshape(4, 4)
+    # Means over neighbourhoods, in which a neighbour counts 0.6 (see `SinglePatch`).
+    line = np.eye(4) + 0.6 * (np.eye(4, k=1) + np.eye(4, k=-1))
+    line /= line.sum(axis=1, keepdims=True)
+    similarity = (np.asarray(patches, np.float64) @ text).reshape(4, 4)
+    expected = z_score(line @ similarity @ line.T)
     got = found.heatmap(IMAGES[0], "two dog")
     assert got.shape == (4, 4)
     assert got.dtype == np.float32
