@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from saved_model import save_model
 from tiny_run import arrays, copy_run, tiny_config
 
 import timix_jax
@@ -19,17 +20,13 @@ from timix_jax.errors import UserError
 from timix_jax.evaluators.classification import ClassificationEvaluator
 from timix_jax.evaluators.embeddings import Embedder
 from timix_jax.training import evaluate
-from timix_jax.training.train import train_and_evaluate
 
 STEPS = 2
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "run"
-    # Weights of another size than the start's, so that embeddings differ.
-    train_and_evaluate(tiny_config(STEPS, optim__lr=0.05, optim__warmup="0 steps"), str(workdir))
-    return workdir
+    return save_model(tmp_path_factory.mktemp("runs") / "run", step=STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +48,7 @@ def photos(tmp_path_factory):
     return paths
 
 
-def eval_inputs(workdir, monkeypatch, **overrides):
+def eval_inputs(workdir, monkeypatch):
     """Return what `--mode=eval` hands to its evaluators, and its parameters."""
     seen = {}
 
@@ -60,9 +57,7 @@ def eval_inputs(workdir, monkeypatch, **overrides):
         return []
 
     monkeypatch.setattr(evaluate, "run_evaluators", keep)
-    evaluate.evaluate_checkpoint(
-        tiny_config(STEPS, optim__lr=0.05, optim__warmup="0 steps", **overrides), str(workdir)
-    )
+    evaluate.evaluate_checkpoint(tiny_config(STEPS), str(workdir))
     return seen["evaluators"]["val"][0].inputs, seen["params"]
 
 

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-import jax
-import numpy as np
 from captions import CAPTIONS
+from tiny_model import make_params
 from tiny_run import tiny_config
 
 from timix_jax.checkpointing import Checkpointer
@@ -14,19 +13,17 @@ from timix_jax.training.build import build_model, read_settings
 
 
 def save_model(workdir: Path, seed: int = 0, step: int = 3, **overrides) -> Path:
-    """Write step `step` of a run that never was, and return its working folder; `overrides` as in `tiny_config`."""
+    """Write step `step` of a run that never was, and return its working folder.
+
+    Its moving average has other weights; `overrides` as in `tiny_config`.
+    """
     config = complete(tiny_config(**overrides))
     tokenizer = train_tokenizer(CAPTIONS, vocab_size=200)
     model = build_model(
         read_settings(config), vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id
     )
-    rng = np.random.default_rng(seed)
-    params = jax.tree.map(
-        # Scalars and vectors keep the value that the model starts with.
-        lambda p: p if p.ndim < 2 else p + 0.3 * rng.standard_normal(p.shape).astype(p.dtype),
-        jax.jit(model.init)(jax.random.key(seed)),
-    )
+    state = {"params": make_params(model, seed), "ema_params": make_params(model, seed + 1)}
     with Checkpointer(workdir / "checkpoints") as checkpointer:
         meta = {"config": flatten(config), "tokenizer": tokenizer.to_json()}
-        checkpointer.save(step, {"params": params}, meta)
+        checkpointer.save(step, state, meta)
     return workdir
