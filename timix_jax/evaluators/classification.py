@@ -87,7 +87,7 @@ class ClassificationEvaluator(Evaluator):
         names, label = self._classes
         prompts = self._prompts(names)
         texts, owner = self._embedder.captions(params, prompts)
-        classes = _unit_means(texts, owner, len(names))
+        classes = unit_means(texts, owner, len(names))
         images = self._embedder.images(params)
         rank = ranks_one_way(
             images,
@@ -147,7 +147,7 @@ def _examples(source: Source, share: Share) -> list[int]:
     return [index for index in range(len(source)) if index % share.parts in share.own]
 
 
-def _unit_means(texts: np.ndarray, owner: np.ndarray, classes: int) -> np.ndarray:
+def unit_means(texts: np.ndarray, owner: np.ndarray, classes: int) -> np.ndarray:
     """Return the mean of each owner's rows (M, D), normalised to length 1: float32 (classes, D)."""
     sums = np.zeros((classes, texts.shape[1]), np.float64)
     np.add.at(sums, owner, texts)

@@ -8,6 +8,7 @@ import numpy as np
 from etils import epath
 
 from timix_jax import checkpointing
+from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import UserError
 from timix_jax.pretrained.compatibility import check_same_model
 from timix_jax.pretrained.position_embeddings import fit_position_embeddings
@@ -37,7 +38,9 @@ def check_init_from(
 def _check_checkpoint(
     found: epath.Path, abstract_params: Any, tokenizer: str, config: Mapping[str, Any]
 ) -> None:
-    if checkpointing.read_meta(found).get("tokenizer") != tokenizer:
+    stored = checkpointing.read_meta(found).get("tokenizer")
+    # Not as text: earlier versions stored it without the template that adds the special tokens.
+    if stored is None or Tokenizer.from_json(stored) != Tokenizer.from_json(tokenizer):
         raise UserError(
             f"{found} was trained with another tokenizer, so its word embeddings do not fit; set config.data.tokenizer"
             " to the tokenizer.json of that run"

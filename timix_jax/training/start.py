@@ -10,6 +10,7 @@ from absl import logging
 
 from timix_jax.checkpointing import Checkpointer
 from timix_jax.data.sources import describe_sources
+from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import UserError, error_prefix
 from timix_jax.parallel.mesh import batch_shards
 from timix_jax.parallel.sharding import with_shardings
@@ -74,7 +75,8 @@ def _check_same_data(run: Experiment, step: int, checkpointer: Checkpointer) -> 
             f"checkpoint {step} in {checkpointer.directory} was trained on other data ({'; '.join(changed)}): put the"
             " data back, or choose another --workdir"
         )
-    if meta["tokenizer"] != run.tokenizer.to_json():
+    # Not as text: earlier versions stored it without the template that adds the special tokens.
+    if Tokenizer.from_json(meta["tokenizer"]) != run.tokenizer:
         raise UserError(
             f"tokenizer.json next to {checkpointer.directory} is not the tokenizer of checkpoint {step}: delete it, and"
             " the checkpoint's is used"

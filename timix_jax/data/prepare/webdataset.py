@@ -23,8 +23,8 @@ from timix_jax.data.prepare.tasks import (
 )
 from timix_jax.errors import UserError
 
-# In the order of preference where a sample has several.
-_IMAGES = (
+# In the order of preference where a sample has several; without the dot, in lower case.
+IMAGE_SUFFIXES = (
     *("jpg", "jpeg", "png", "webp"),
     *("jfif", "jpe", "mpo", "gif", "bmp", "tif", "tiff", "avif", "jp2", "j2k", "jpx"),
     *("ppm", "pgm", "pbm", "pnm", "pfm", "ico", "qoi", "tga", "pcx", "sgi", "dds"),
@@ -61,7 +61,7 @@ class TarTask(NamedTuple):
         for tar in self.tars:
             # Per archive, since many data sets number each tar's samples from 0.
             keys = set[tuple[str, str]]()
-            for sample in _samples(tar):
+            for sample in tar_samples(tar):
                 if isinstance(sample, Problem):
                     yield sample
                     continue
@@ -139,7 +139,7 @@ def _expand(pattern: str) -> Iterator[str]:
         yield from _expand(start + choice + end)
 
 
-class _Sample(NamedTuple):
+class Sample(NamedTuple):
     """The members of a tar that share a key, by extension; `archive` as in `TarMember`."""
 
     archive: str
@@ -147,9 +147,9 @@ class _Sample(NamedTuple):
     members: dict[str, bytes]
 
 
-def _samples(tar: Path) -> Iterator[_Sample | Problem]:
+def tar_samples(tar: Path) -> Iterator[Sample | Problem]:
     """Yield consecutive members that share a key: their path up to the first dot of the file name."""
-    sample = _Sample("", "", {})
+    sample = Sample("", "", {})
     for item in tar_members(tar):
         if isinstance(item, Problem):
             yield item
@@ -160,7 +160,7 @@ def _samples(tar: Path) -> Iterator[_Sample | Problem]:
         if (item.archive, key) != (sample.archive, sample.key):
             if sample.members:
                 yield sample
-            sample = _Sample(item.archive, key, {})
+            sample = Sample(item.archive, key, {})
         if extension.lower() in sample.members:
             yield Problem("duplicate member", f"{item.archive}/{item.name}", skipped=False)
         else:
@@ -170,11 +170,11 @@ def _samples(tar: Path) -> Iterator[_Sample | Problem]:
 
 
 def _example(
-    tar: Path, sample: _Sample, rules: CaptionRules, regions: SideFile | None
+    tar: Path, sample: Sample, rules: CaptionRules, regions: SideFile | None
 ) -> Iterator[RawExample | Problem | Note]:
     archive, key, members = sample
     where = f"{archive}/{key}"
-    extension = next((extension for extension in _IMAGES if extension in members), None)
+    extension = next((extension for extension in IMAGE_SUFFIXES if extension in members), None)
     if extension is None:
         yield Problem("missing image", where, f"only {', '.join(members)}")
         return
@@ -189,7 +189,7 @@ def _example(
     yield example
 
 
-def _side_names(tar: Path, sample: _Sample, extension: str) -> Iterator[str]:
+def _side_names(tar: Path, sample: Sample, extension: str) -> Iterator[str]:
     """Yield what a side file may call a sample: `0`, `0.jpg`, `a.tar/0`, `folder/a.tar/0`, …"""
     for name in (sample.key, f"{sample.key}.{extension}", f"{sample.key}.{extension.upper()}"):
         yield name

@@ -1,4 +1,4 @@
-"""Published vocabularies: tokenizer.json, BERT's vocab.txt, and the BPE files of GPT-2 and CLIP."""
+"""Published vocabularies: tokenizer.json, BERT's vocab.txt, the BPE of GPT-2 and CLIP, sentencepiece models."""
 
 import difflib
 import json
@@ -7,25 +7,34 @@ import tokenizers as hf
 from etils import epath
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from timix_jax.data.tokenizers.tokenizer import Tokenizer
+from timix_jax.data.tokenizers.clip_bpe import load_clip_bpe, split_into_words
+from timix_jax.data.tokenizers.sentencepiece_model import load_sentencepiece
+from timix_jax.data.tokenizers.tokenizer import OWN, Tokenizer
 from timix_jax.data.tokenizers.training import TRAINED, bert_tokenizer
 from timix_jax.errors import UserError, error_prefix
 from timix_jax.runtime.remote import as_path
 
-_CLIP_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _BOM = "\ufeff"  # the byte-order mark that some editors put before UTF-8
 
 
-def load_tokenizer(path: epath.PathLike) -> Tokenizer:
+def load_tokenizer(path: epath.PathLike, *, pad_id: int | None = None) -> Tokenizer:
     """Load a published vocabulary.
 
     Args:
-      path: a tokenizer.json; a BERT vocab.txt (one token per line; lower-cased unless it has
-        upper-case words); or a vocab.json next to its merges.txt (the BPE of GPT-2 or CLIP; of
-        CLIP's text cleaning only whitespace and case are reproduced, not ftfy or HTML entities).
+      path: one of
+        `tokenizer.json`;
+        `vocab.txt` of BERT: one token per line, lower-cased unless it has upper-case words;
+        `bpe_simple_vocab_16e6.txt.gz` of CLIP: texts give the ids of open_clip, including its cleaning (ftfy, HTML
+        entities, case) and its padding with 0;
+        `vocab.json` next to its `merges.txt`, the BPE of GPT-2 or CLIP, without ftfy and HTML entities;
+        `*.model` of sentencepiece: cleaned as for SigLIP (lower case, no punctuation), words and end piece only.
+      pad_id: the id that pads, where published weights expect a certain one; nothing is then appended to the
+        vocabulary. None for that of the vocabulary.
 
     Raises:
       UserError: the file is missing or has none of these formats.
+
+    **Example:** `load_tokenizer("bpe_simple_vocab_16e6.txt.gz").encode(["a diagram"], 77)`
     """
     path = as_path(path)
     if not path.is_file():
@@ -35,8 +44,18 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer:
             f"vocabulary {path} does not exist; {suggestion}"
             "give a vocab.txt or tokenizer.json, or train wordpiece or bpe"
         )
+    with error_prefix(f"vocabulary {path}: "):
+        if path.suffix == ".gz":
+            return Tokenizer(
+                load_clip_bpe(path), clean="clip", pad_id=0 if pad_id is None else pad_id
+            )
+        if path.suffix == ".model":
+            tokenizer, found = load_sentencepiece(path)
+            return Tokenizer(
+                tokenizer, clean="canonical", pad_id=found if pad_id is None else pad_id
+            )
     if path.suffix == ".txt":
-        return _load_wordpiece(path)
+        return Tokenizer(_load_wordpiece(path), pad_id=pad_id)
     try:
         content = json.loads(path.read_text(encoding="utf-8").removeprefix(_BOM))
     except (ValueError, RecursionError) as error:
@@ -44,16 +63,16 @@ def load_tokenizer(path: epath.PathLike) -> Tokenizer:
             f"vocabulary {path} is not JSON; give a vocab.txt or tokenizer.json"
         ) from error
     # The key "model" alone proves nothing: it is also a word in CLIP's vocabulary.
-    if isinstance(content, dict) and isinstance(content.get("model"), dict):
+    if isinstance(content, dict) and isinstance(content.get("model", content.get(OWN)), dict):
         with error_prefix(f"vocabulary {path}: "):
-            return Tokenizer.from_json(json.dumps(content))
+            return Tokenizer.from_json(json.dumps(content), pad_id=pad_id)
     merges = path.with_name("merges.txt")
     if not isinstance(content, dict) or not merges.is_file():
         raise UserError(
             f"vocabulary {path} is not a tokenizer.json and has no merges.txt next to it"
         )
     with error_prefix(f"vocabulary {path}: "):
-        return Tokenizer(_load_bpe(path, merges, content))
+        return Tokenizer(_load_bpe(path, merges, content), pad_id=pad_id)
 
 
 def _lines(path: epath.Path) -> list[str]:
@@ -65,16 +84,14 @@ def _lines(path: epath.Path) -> list[str]:
     return text.removesuffix("\n").replace("\r\n", "\n").split("\n")
 
 
-def _load_wordpiece(path: epath.Path) -> Tokenizer:
+def _load_wordpiece(path: epath.Path) -> hf.Tokenizer:
     tokens = _lines(path)
     vocabulary = {token: index for index, token in enumerate(tokens)}
     missing = [name for name in ("[UNK]", "[CLS]", "[SEP]") if name not in vocabulary]
     if missing:
         raise UserError(f"vocabulary {path} has no {missing[0]}; it is not a BERT vocab.txt")
     cased = any(token != token.lower() for token in tokens if not token.startswith("["))
-    return Tokenizer(
-        bert_tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"), lowercase=not cased)
-    )
+    return bert_tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"), lowercase=not cased)
 
 
 def _load_bpe(
@@ -99,12 +116,7 @@ def _load_bpe(
         tokenizer.normalizer = normalizers.Sequence(
             [normalizers.NFC(), normalizers.Replace(hf.Regex(r"\s+"), " "), normalizers.Lowercase()]
         )
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(hf.Regex(_CLIP_PATTERN), "removed", invert=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
+        tokenizer.pre_tokenizer = split_into_words()
     else:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -1,11 +1,15 @@
 """Encoding captions as token ids."""
 
 import functools
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tokenizers as hf
+from tokenizers import processors
 
+from timix_jax.data.tokenizers.cleaning import CLEANINGS
 from timix_jax.errors import UserError
 
 # Texts whose encoding is cached: region texts and the captions of a small data set repeat.
@@ -18,60 +22,96 @@ _ROLE_NAMES = {
     "mask": ("[MASK]", "<mask>"),
 }
 _UNKNOWN_NAMES = ("[UNK]", "<unk>")
+OWN = "timix_jax"  # key of what the tokenizer.json format has no place for
 
 
 class Tokenizer:
     """Encoder of texts as [CLS] words [SEP] padding; immutable, so threads can share it.
 
-    A vocabulary without a padding or mask token gets one appended, so that no word takes that role.
-    A text that spells a special token, such as "[MASK]", is encoded as the characters that it is.
+    A vocabulary without a padding or mask token gets one appended, so that no word takes that role, unless the padding
+    is given. A text that spells a special token, such as "[MASK]", is encoded as the characters that it is.
 
     Args:
-      tokenizer: a tokenizer of the `tokenizers` library. Its own truncation, padding and
-        special-token template are not used.
+      tokenizer: a tokenizer of the `tokenizers` library. Its own truncation and padding are not used. Its template, if
+        it has one, says which tokens start and end a text; SigLIP's `words </s>` has no start.
+      clean: what happens to a text first, a key of `cleaning.CLEANINGS`.
+      pad_id: the id that pads, where published weights expect a certain one; nothing is appended then.
+
+    Attributes:
+      pad_id, sep_id: ids of padding and of the end of a text.
+      cls_id: id of the start of a text; None if a text starts with its first word.
+      mask_id: id of the mask; None if `pad_id` was given and the vocabulary has none.
+      vocab_size: number of ids.
 
     Raises:
       UserError: the vocabulary has no token to start or end a text with.
     """
 
-    def __init__(self, tokenizer: hf.Tokenizer):
+    def __init__(self, tokenizer: hf.Tokenizer, *, clean: str = "", pad_id: int | None = None):
+        if clean not in CLEANINGS:
+            raise UserError(f"the cleaning {clean!r} is unknown; this version has {[*CLEANINGS]}")
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        self._tokenizer = tokenizer
+        self._tokenizer, self._clean, self._given_pad = tokenizer, clean, pad_id
         self._words = functools.lru_cache(_CACHED_TEXTS)(self._encode_words)
-        self.pad_id = self._role_id("pad", append="[PAD]")
-        self.cls_id = self._role_id("cls")
-        self.sep_id = self._role_id("sep")
-        self.mask_id = self._role_id("mask", append="[MASK]")
-        self._role_ids = frozenset({self.pad_id, self.cls_id, self.sep_id, self.mask_id})
+        self.pad_id: int = self._role_id("pad", "[PAD]") if pad_id is None else pad_id
+        start, end = _template_ids(tokenizer)
+        without_start = start is None and end is not None
+        self.cls_id = None if without_start else self._role_id("cls") if start is None else start
+        self.sep_id: int = self._role_id("sep") if end is None else end
+        self.mask_id = self._find("mask") if pad_id is not None else self._role_id("mask", "[MASK]")
+        roles = {self.cls_id, self.sep_id, self.mask_id}
+        added = tokenizer.get_added_tokens_decoder()
+        if pad_id is None or (pad_id in added and added[pad_id].special):
+            roles.add(self.pad_id)  # otherwise it is a word as well, like CLIP's 0
+        self._role_ids = frozenset(roles - {None})
         self.vocab_size: int = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
+        if not 0 <= self.pad_id < self.vocab_size:
+            raise UserError(f"pad_id={pad_id}: the vocabulary has ids 0 to {self.vocab_size - 1}")
+        tokenizer.post_processor = self._template()
+
+    def _find(self, role: str) -> int | None:
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        return next((vocabulary[name] for name in _ROLE_NAMES[role] if name in vocabulary), None)
 
     def _role_id(self, role: str, append: str | None = None) -> int:
-        names = _ROLE_NAMES[role]
-        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
-        for name in names:
-            if name in vocabulary:
-                return vocabulary[name]
+        found = self._find(role)
+        if found is not None:
+            return found
         if append is None:
             raise UserError(
-                f"the vocabulary has no {role} token; it needs one of {', '.join(names)}"
+                f"the vocabulary has no {role} token; it needs one of {', '.join(_ROLE_NAMES[role])}"
             )
         self._tokenizer.add_special_tokens([append])
         return self._tokenizer.get_vocab(with_added_tokens=True)[append]
+
+    def _template(self) -> processors.TemplateProcessing:
+        """Return the step by which other programs add the special tokens as `encode` does."""
+        start, end = (
+            "" if index is None else self._tokenizer.id_to_token(index)
+            for index in (self.cls_id, self.sep_id)
+        )
+        tokens = {start: self.cls_id, end: self.sep_id}
+        return processors.TemplateProcessing(
+            single=[*([start] if start else []), "$A", end],
+            pair=[*([start] if start else []), "$A", end, "$B:1", f"{end}:1"],
+            special_tokens=[(name, index) for name, index in tokens.items() if index is not None],
+        )
 
     def encode(self, texts: Sequence[str], max_tokens: int) -> np.ndarray:
         """Return token ids int32 (n, max_tokens); a truncated text still ends with [SEP]."""
         if max_tokens < 2:
             raise UserError(f"max_tokens={max_tokens}: [CLS] and [SEP] take 2, words need more")
         ids = np.full((len(texts), max_tokens), self.pad_id, np.int32)
+        first = [] if self.cls_id is None else [self.cls_id]
         for row, text in zip(ids, texts, strict=True):
-            words = self._words(text)[: max_tokens - 2]
-            row[0] = self.cls_id
-            row[1 : 1 + len(words)] = words
-            row[1 + len(words)] = self.sep_id
+            words = self._words(text)[: max_tokens - len(first) - 1]
+            whole = [*first, *words, self.sep_id]
+            row[: len(whole)] = whole
         return ids
 
     def _encode_words(self, text: str) -> tuple[int, ...]:
+        text = CLEANINGS[self._clean](text)
         # Not encode_batch, which would start its own threads inside the loader's.
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         if not self._role_ids.isdisjoint(ids) or any(name in text for name in _UNKNOWN_NAMES):
@@ -88,19 +128,43 @@ class Tokenizer:
         return literal
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Return the text of ids (T,) without special tokens."""
-        words = [int(index) for index in ids if int(index) not in self._role_ids]
+        """Return the text of ids (T,) up to the first [SEP], without special tokens."""
+        listed = [int(index) for index in ids]
+        start = (
+            1 if listed[:1] == [self.cls_id] else 0
+        )  # some vocabularies start and end with one token
+        if self.sep_id in listed[start:]:
+            listed = listed[: listed.index(self.sep_id, start)]
+        words = [index for index in listed if index not in self._role_ids]
         return self._tokenizer.decode(words).strip()
 
     def to_json(self) -> str:
-        """Return the whole tokenizer in the tokenizer.json format."""
+        """Return the whole tokenizer, for `from_json`: a tokenizer.json, in an envelope if that cannot hold it all."""
+        text = self.to_tokenizer_json()
+        if not self._clean and self._given_pad is None:
+            return text
+        own = {"clean": self._clean, "pad_id": self._given_pad}
+        return json.dumps({OWN: own, "tokenizer": json.loads(text)}, ensure_ascii=False)
+
+    def to_tokenizer_json(self) -> str:
+        """Return a tokenizer.json for other programs, with the template that adds the special tokens.
+
+        It has no place for ftfy and HTML entities: apply `cleaning.CLEANINGS` to texts first where a model needs it.
+        """
         return self._tokenizer.to_str()
 
     @staticmethod
-    def from_json(text: str) -> "Tokenizer":
-        """Read a tokenizer.json, such as `to_json`'s output. Raises UserError if it is invalid."""
+    def from_json(text: str, *, pad_id: int | None = None) -> "Tokenizer":
+        """Read a tokenizer.json, or `to_json`'s output. Raises UserError if it is invalid.
+
+        `pad_id` is that of `Tokenizer`; None for the stored one.
+        """
         try:
-            return Tokenizer(hf.Tokenizer.from_str(text))
+            tokenizer, own = _opened(text)
+            return Tokenizer(
+                hf.Tokenizer.from_str(tokenizer),
+                **own | ({} if pad_id is None else {"pad_id": pad_id}),
+            )
         except UserError:
             raise
         except Exception as error:  # the library raises bare Exception
@@ -119,4 +183,23 @@ class Tokenizer:
         return self.to_json()
 
     def __setstate__(self, state: str) -> None:
-        self.__init__(hf.Tokenizer.from_str(state))  # type: ignore[misc]
+        tokenizer, own = _opened(state)
+        self.__init__(hf.Tokenizer.from_str(tokenizer), **own)  # type: ignore[misc]
+
+
+def _template_ids(tokenizer: hf.Tokenizer) -> tuple[int | None, int | None]:
+    """Return the ids that the tokenizer's own template puts before and after a text; None for none."""
+    example = tokenizer.encode("a")
+    ids, special = example.ids, example.special_tokens_mask
+    if all(special):  # without a word there is no before and after
+        return (ids[0], ids[-1]) if len(ids) == 2 else (None, None)
+    return (ids[0] if special[0] else None), (ids[-1] if special[-1] else None)
+
+
+def _opened(text: str) -> tuple[str, dict[str, Any]]:
+    """Return the tokenizer.json and the arguments of `Tokenizer` that the envelope adds, if there is one."""
+    if OWN not in text[:100]:
+        return text, {}
+    stored = json.loads(text)
+    own = stored[OWN]
+    return json.dumps(stored["tokenizer"]), {"clean": own["clean"], "pad_id": own["pad_id"]}

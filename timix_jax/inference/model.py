@@ -1,0 +1,234 @@
+"""A loaded model: images and texts in, NumPy arrays out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from timix_jax.data.tokenizers import Tokenizer
+from timix_jax.errors import UserError
+from timix_jax.evaluators.classification import unit_means
+from timix_jax.evaluators.prompts import Prompts
+from timix_jax.inference.heatmaps import HeatMaps, default_source, reference_texts, resized
+from timix_jax.inference.images import ImageLike, image_list, read_or_raise
+from timix_jax.inference.read_ahead import map_ahead
+from timix_jax.inference.towers import Towers
+from timix_jax.models.protocols import ImageTextModel
+
+_AHEAD = 2  # batches of images that wait for the devices
+
+
+class LoadedModel:
+    """A model with its weights on all devices of this process, as `timix_jax.load` returns it.
+
+    Embeddings of images and of texts lie in one space and have length 1: their products are cosines. Results come in
+    the order of the inputs, whatever the batching. Inputs are processed in batches of two fixed shapes, so that each
+    tower is compiled at most twice.
+
+    Args:
+      model: its pure functions, for parameters that are whole on each device.
+      params: its parameters, replicated over `mesh`.
+      mesh: devices of this process.
+      tokenizer: the one that the model was trained with.
+      image_size: side of the square images in pixels.
+      max_tokens: tokens per text; longer texts are cut.
+      batch_size: images or texts per batch.
+      predictor_trained: True if the patch predictor was trained, so that heat maps may use it.
+      origin: where the weights come from, such as the folder of a checkpoint.
+
+    **Example:**
+
+        model = timix_jax.load("runs/demo")
+        images = model.encode_image(["one.jpg", "two.png"])  # float32 (2, D)
+        texts = model.encode_text(["a lemon", "two skis"])  # float32 (2, D)
+        images @ texts.T == model.similarity(["one.jpg", "two.png"], ["a lemon", "two skis"])
+    """
+
+    def __init__(
+        self,
+        model: ImageTextModel,
+        params: Any,
+        mesh: Mesh,
+        tokenizer: Tokenizer,
+        *,
+        image_size: int,
+        max_tokens: int,
+        batch_size: int = 64,
+        predictor_trained: bool = False,
+        origin: str = "",
+    ) -> None:
+        self._model, self._params, self._mesh = model, params, mesh
+        self.tokenizer, self.origin = tokenizer, origin
+        self.image_size, self.max_tokens = image_size, max_tokens
+        self.towers = Towers(model, params, mesh, batch_size)
+        self._predictor_trained = predictor_trained
+        self._heat_maps = functools.cache(functools.partial(HeatMaps, model, params, mesh))
+
+    @property
+    def embed_dim(self) -> int:
+        """D, the width of the embeddings."""
+        return self._model.embed_dim
+
+    @property
+    def grid(self) -> int:
+        """g, patches per side."""
+        return self._model.grid
+
+    @functools.cached_property
+    def temperature(self) -> float:
+        """τ, by which cosines are divided to give logits."""
+        return float(jax.jit(self._model.temperature)(self._params))
+
+    def encode_image(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
+        """Embed images.
+
+        Args:
+          images: paths (also gs://), bytes of image files, Pillow images or uint8 (H, W, 3) arrays, in any mixture;
+            one of them is a list of one. Each is resized whole to a square, as in training.
+
+        Returns:
+          float32 (N, D), rows of length 1, in the order of the images.
+
+        Raises:
+          UserError: an image cannot be read; the message names it.
+        """
+        listed = image_list(images)
+        return self._joined(self.towers.images(self._pixel_batches(listed)))
+
+    def encode_text(self, texts: str | Sequence[str]) -> np.ndarray:
+        """Embed texts: float32 (M, D), rows of length 1, in their order; one text is a list of one."""
+        rows, size = self.tokenize(texts), self.towers.batch_size
+        batches = (rows[start : start + size] for start in range(0, len(rows), size))
+        return self._joined(self.towers.texts(batches))
+
+    def tokenize(self, texts: str | Sequence[str]) -> np.ndarray:
+        """Return the token ids of texts, int32 (M, T).
+
+        Raises:
+          UserError: something else than text is among them.
+        """
+        listed = [texts] if isinstance(texts, str) else list(texts)
+        wrong = next((text for text in listed if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise UserError(f"{wrong!r} is not a text: give strings")
+        return self.tokenizer.encode(listed, self.max_tokens)
+
+    def similarity(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        texts: str | Sequence[str] | np.ndarray,
+    ) -> np.ndarray:
+        """Return the cosine of each image with each text, float32 (N, M).
+
+        Args:
+          images: as for `encode_image`, or what it returned.
+          texts: as for `encode_text`, or what it returned.
+        """
+        return self._image_embeddings(images) @ self._text_embeddings(texts).T
+
+    def classify(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        class_names: Sequence[str],
+        templates: Sequence[str] = ("a photo of a {}.",),
+    ) -> np.ndarray:
+        """Return the probability of each class for each image, float32 (N, C), rows adding to 1.
+
+        The embedding of a class is the mean over its prompts, normalised, as in the evaluator `classification`; the
+        probabilities are the softmax of the cosines over the model's temperature.
+
+        Args:
+          images: as for `similarity`.
+          class_names: C names, in which `_` is a space.
+          templates: prompts with `{}` in place of the name.
+
+        Raises:
+          UserError: no class, or a template without `{}`.
+        """
+        templates = [templates] if isinstance(templates, str) else list(templates)
+        if isinstance(class_names, str) or not len(class_names):
+            raise UserError(f"class_names={class_names!r}: give a list of names")
+        if not templates or any("{}" not in text for text in templates):
+            raise UserError(
+                f"templates={templates!r}: give texts with {{}} in place of the class, such as 'a photo of a {{}}.'"
+            )
+        prompts = Prompts("classify", list(class_names), templates)
+        texts = [text for index in range(len(prompts)) for text in prompts[index].captions]
+        owner = np.repeat(np.arange(len(prompts)), len(templates))
+        classes = unit_means(self.encode_text(texts), owner, len(prompts))
+        logits = self._image_embeddings(images) @ classes.T / self.temperature
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return odds / odds.sum(axis=1, keepdims=True)
+
+    def heatmap(
+        self,
+        image: ImageLike,
+        text: str,
+        *,
+        size: tuple[int, int] | None = None,
+        source: str = "",
+    ) -> np.ndarray:
+        """Return how well each patch of an image fits a text.
+
+        Args:
+          image: as for `encode_image`.
+          text: what to look for.
+          size: (height, width) to interpolate the scores to, such as the image's; None for the patches themselves.
+          source: a score source of `mix.score`; by default the first that the model has: `single_patch`, `tpp` if
+            it was trained, `similarity`.
+
+        Returns:
+          float32 (g, g) or `size`: z-scores over the patches, higher where the image fits the text better. They rank
+          the patches of one image and say nothing about how well the whole image fits.
+        """
+        scores = self.heatmaps([image], [text], source=source)[0]
+        return scores if size is None else resized(scores, size)
+
+    def heatmaps(
+        self, images: Sequence[ImageLike], texts: Sequence[str], *, source: str = ""
+    ) -> np.ndarray:
+        """Return `heatmap` of pairs of an image and a text, in batches: float32 (N, g, g)."""
+        source = source or default_source(self._model, predictor_trained=self._predictor_trained)
+        maps, tokens = self._heat_maps(source), self.tokenize(texts)
+        listed = image_list(images)
+        if len(listed) != len(tokens):
+            raise UserError(f"{len(listed)} images and {len(tokens)} texts: give pairs")
+        found, start = [np.zeros((0, self.grid, self.grid), np.float32)], 0
+        for pixels in self._pixel_batches(listed):
+            rows = self.towers.placed(tokens[start : start + len(pixels)])
+            scores = maps(self.towers.placed(pixels), rows, self._caption_mean)
+            found.append(scores[: len(pixels)])
+            start += len(pixels)
+        return np.concatenate(found)
+
+    @functools.cached_property
+    def _caption_mean(self) -> np.ndarray:
+        return self.encode_text(reference_texts()).mean(axis=0)
+
+    def _image_embeddings(self, images: Any) -> np.ndarray:
+        return images if _is_embedded(images) else self.encode_image(images)
+
+    def _text_embeddings(self, texts: Any) -> np.ndarray:
+        return texts if _is_embedded(texts) else self.encode_text(texts)
+
+    def _pixel_batches(self, images: Sequence[ImageLike]) -> Iterator[np.ndarray]:
+        size = self.towers.batch_size
+
+        def read(numbered: tuple[int, ImageLike]) -> np.ndarray:
+            return read_or_raise(numbered[1], self.image_size, f"image {numbered[0]} of the list")
+
+        pixels = map_ahead(read, enumerate(images), _AHEAD * size)
+        for start in range(0, len(images), size):
+            yield np.stack([next(pixels) for _ in range(start, min(start + size, len(images)))])
+
+    def _joined(self, batches: Iterable[np.ndarray]) -> np.ndarray:
+        return np.concatenate([np.zeros((0, self.embed_dim), np.float32), *batches])
+
+
+def _is_embedded(given: Any) -> bool:
+    return isinstance(given, np.ndarray) and given.ndim == 2 and given.dtype.kind == "f"
