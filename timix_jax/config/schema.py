@@ -50,6 +50,9 @@ def default_config() -> ConfigDict:
     config: dict[str, Any] = {
         "seed": 0,
         "init_from": "",
+        "init_from_image": "",
+        "init_from_text": "",
+        "init_pixels": "",
         "data": {
             "train": (),
             "weights": (),

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -61,8 +61,8 @@ class Plan:
         return self.settings.optim.ema
 
     @property
-    def init_from(self) -> str:
-        """Another run whose weights to start from; empty for none."""
+    def init_from(self) -> Mapping[str, str]:
+        """Part of the model (empty for all of it) → weights to start from."""
         return self.settings.init_from
 
     @property

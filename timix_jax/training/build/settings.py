@@ -1,12 +1,14 @@
 """A configuration as typed values, read once."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from timix_jax.config import complete, flatten
 from timix_jax.data.images.augment import Augment
+from timix_jax.pretrained import INIT_FIELDS
 from timix_jax.training.build.checkpoint import CheckpointSettings
 from timix_jax.training.build.data import DataSettings, RegionSettings, read_augment
 from timix_jax.training.build.evaluation import EvaluationSettings
@@ -26,12 +28,12 @@ class Settings:
 
     Attributes:
       seed: of initialisation, data order, augmentation and the step's random streams.
-      init_from: another run whose weights to start from; empty for none.
+      init_from: part of the model (empty for all of it, `image`, `text`) → weights to start from, in this order.
       flat: every field by its dotted name, as config.json and the metadata of checkpoints hold it.
     """
 
     seed: int
-    init_from: str
+    init_from: Mapping[str, str]
     data: DataSettings
     augment: Augment
     model: ModelSettings
@@ -74,7 +76,7 @@ def read_settings(config: ConfigDict) -> Settings:
     config = complete(config)
     return Settings(
         seed=config.seed,
-        init_from=config.init_from,
+        init_from={part: config[field] for part, field in INIT_FIELDS.items() if config[field]},
         data=DataSettings.read(config),
         augment=read_augment(config),
         model=ModelSettings.read(config),
