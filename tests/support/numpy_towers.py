@@ -35,8 +35,8 @@ class Tower:
     pool: str = "cls"
 
 
-def _pair(rng, ins, outs, gain=1.5):
-    return gain * rng.standard_normal((ins, outs)) / math.sqrt(ins), 0.1 * rng.standard_normal(outs)
+def _pair(rng, ins, outs):
+    return 1.5 * rng.standard_normal((ins, outs)) / math.sqrt(ins), 0.1 * rng.standard_normal(outs)
 
 
 def _norm(rng, width):
@@ -48,7 +48,7 @@ def _attention(rng, width):
 
 
 def _mlp(rng, width, hidden):
-    return {"up": _pair(rng, width, hidden), "down": _pair(rng, hidden, width, gain=5.0)}
+    return {"up": _pair(rng, width, hidden), "down": _pair(rng, hidden, width)}
 
 
 def _blocks(rng, depth, width, hidden):
