@@ -93,7 +93,7 @@ def _pooling_notes(files: WeightFiles, run: Mapping[str, Any]) -> tuple[str, ...
     """Warn if a sentence encoder was trained with mean pooling and the run pools otherwise."""
     pooling = files.json("1_Pooling/config.json") or {}
     pool = run.get("model.text.pool")
-    if pooling.get("pooling_mode_mean_tokens") and pool != "mean":
+    if run and pooling.get("pooling_mode_mean_tokens") and pool != "mean":
         return (
             f"they were trained with the mean of all tokens, and config.model.text.pool={pool!r}: its [CLS] is no"
             " sentence vector yet",
