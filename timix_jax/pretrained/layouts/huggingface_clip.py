@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from timix_jax.pretrained.layouts import huggingface as hf
 from timix_jax.pretrained.layouts.base import (
     Contents,
@@ -13,7 +11,7 @@ from timix_jax.pretrained.layouts.base import (
     pair_scalars,
     position_leaves,
 )
-from timix_jax.pretrained.leaves import Leaf, norm, patch_kernel
+from timix_jax.pretrained.leaves import Leaf, norm, patch_kernel, transposed
 from timix_jax.pretrained.pixels import no_bias
 from timix_jax.pretrained.weight_files import Shape, WeightFiles
 
@@ -28,7 +26,7 @@ def recognises(shapes: Mapping[str, Shape]) -> bool:
 
 
 def _projection(name: str) -> dict[str, Leaf]:
-    return {"projection/kernel": Leaf((f"{name}.weight",), np.transpose)}
+    return {"projection/kernel": Leaf((f"{name}.weight",), transposed)}
 
 
 def read(files: WeightFiles, shapes: Shapes, run: Mapping[str, Any]) -> Contents:

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from timix_jax.errors import UserError
 from timix_jax.pretrained.layouts.base import (
     UNSTATED,
@@ -25,6 +23,7 @@ from timix_jax.pretrained.leaves import (
     norm,
     patch_kernel,
     stacked,
+    transposed,
 )
 from timix_jax.pretrained.pixels import Pixels, no_bias
 from timix_jax.pretrained.weight_files import WeightFiles
@@ -183,7 +182,7 @@ def _projection(shapes: Shapes, name: str) -> Leaves:
         return {"projection/kernel": Leaf((name,))}
     if f"{name}.weight" not in shapes:
         return {}
-    leaves = {"projection/kernel": Leaf((f"{name}.weight",), np.transpose)}
+    leaves = {"projection/kernel": Leaf((f"{name}.weight",), transposed)}
     if f"{name}.bias" in shapes:
         leaves["projection/bias"] = Leaf((f"{name}.bias",))
     return leaves
