@@ -67,7 +67,9 @@ def _without_foreign_projection(
         return contents, settings
     leaves = {n: v for n, v in getattr(contents, part).items() if not n.startswith("projection")}
     settings = {name: value for name, value in settings.items() if name != field}
-    return dataclasses.replace(contents, **{part: leaves}), settings
+    if part == "image":
+        return dataclasses.replace(contents, image=leaves), settings
+    return dataclasses.replace(contents, text=leaves), settings
 
 
 def _refuse_unstated(settings: Mapping[str, Any], title: str, run: Mapping[str, Any]) -> None:
