@@ -8,7 +8,6 @@ from ml_collections import ConfigDict
 
 from timix_jax.config import complete, flatten
 from timix_jax.data.images.augment import Augment
-from timix_jax.pretrained import INIT_FIELDS
 from timix_jax.training.build.checkpoint import CheckpointSettings
 from timix_jax.training.build.data import DataSettings, RegionSettings, read_augment
 from timix_jax.training.build.evaluation import EvaluationSettings
@@ -29,11 +28,13 @@ class Settings:
     Attributes:
       seed: of initialisation, data order, augmentation and the step's random streams.
       init_from: part of the model (empty for all of it, `image`, `text`) → weights to start from, in this order.
+      init_pixels: how published weights had pixels normalised, where no file says; `flat` has it for those who load.
       flat: every field by its dotted name, as config.json and the metadata of checkpoints hold it.
     """
 
     seed: int
     init_from: Mapping[str, str]
+    init_pixels: str
     data: DataSettings
     augment: Augment
     model: ModelSettings
@@ -74,9 +75,15 @@ def read_settings(config: ConfigDict) -> Settings:
     **Example:** `build(read_settings(recipe))`
     """
     config = complete(config)
+    starts = {
+        "": config.init_from,
+        "image": config.init_from_image,
+        "text": config.init_from_text,
+    }
     return Settings(
         seed=config.seed,
-        init_from={part: config[field] for part, field in INIT_FIELDS.items() if config[field]},
+        init_from={part: path for part, path in starts.items() if path},
+        init_pixels=config.init_pixels,
         data=DataSettings.read(config),
         augment=read_augment(config),
         model=ModelSettings.read(config),
