@@ -63,7 +63,7 @@ def open_run(
 
 
 def _check_init(settings: Settings, run: Experiment) -> None:
-    for part, path in settings.init_from.items():
+    for part, path in settings.initial_weights.items():
         with error_prefix(f"config.{INIT_FIELDS[part]}: "):
             check_init_from(
                 path,

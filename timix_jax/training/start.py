@@ -42,12 +42,12 @@ def initial_state(run: Experiment, checkpointer: Checkpointer) -> tuple[TrainSta
     key_data = np.asarray(jax.random.key_data(jax.random.key(run.seed)))
     create = lambda data: run.create_state(jax.random.wrap_key_data(data))
     state = jax.jit(create, out_shardings=shardings)(key_data)
-    for part, path in run.init_from.items():
+    for part, path in run.initial_weights.items():
         with error_prefix(f"config.{INIT_FIELDS[part]}: "):
             params = load_params(path, state.params, config=run.settings.flat, part=part)
         state = _with_params(state, params)
         logging.info("initial weights%s from %s", f" of the {part} tower" if part else "", path)
-    if not run.init_from:
+    if not run.initial_weights:
         logging.info("fresh parameters from seed %d", run.seed)
     return state, False
 

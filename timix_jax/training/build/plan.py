@@ -61,9 +61,9 @@ class Plan:
         return self.settings.optim.ema
 
     @property
-    def init_from(self) -> Mapping[str, str]:
+    def initial_weights(self) -> Mapping[str, str]:
         """Part of the model (empty for all of it) → weights to start from."""
-        return self.settings.init_from
+        return self.settings.initial_weights
 
     @property
     def peak_flops(self) -> float | None:
