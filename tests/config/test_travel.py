@@ -16,6 +16,9 @@ BUILD = PACKAGE / "training" / "build"
 MODULES = {
     "seed": "settings",
     "init_from": "settings",
+    "init_from_image": "settings",
+    "init_from_text": "settings",
+    "init_pixels": "settings",
     "augment": "data",
     "regions": "data",
     "contrastive": "losses",

@@ -46,10 +46,13 @@ MUTABLE_FIELDS = (
 def default_config() -> ConfigDict:
     """Return every field with its default; a recipe in configs/ overrides and comments them."""
     dual_encoder = MODELS["dual_encoder"]
-    image_shape = get_type_hints(dual_encoder)["image"]
+    kinds = get_type_hints(dual_encoder)
     config: dict[str, Any] = {
         "seed": 0,
         "init_from": "",
+        "init_from_image": "",
+        "init_from_text": "",
+        "init_pixels": "",
         "data": {
             "train": (),
             "weights": (),
@@ -74,7 +77,8 @@ def default_config() -> ConfigDict:
                 "heads": 12,
                 "mlp_dim": 3072,
                 **_defaults(dual_encoder, "pool", "patch_dropout"),
-                **_defaults(image_shape, "stem"),
+                **_defaults(kinds["image"], "stem"),
+                **_defaults(kinds["image_variant"], *kinds["image_variant"]._fields),
             },
             "text": {
                 "max_tokens": 40,
@@ -83,6 +87,7 @@ def default_config() -> ConfigDict:
                 "heads": 12,
                 "mlp_dim": 3072,
                 **_defaults(dual_encoder, pre_norm="text_pre_norm"),
+                **_defaults(kinds["text_variant"], *kinds["text_variant"]._fields),
             },
             # The dual encoder's are the fields above.
             "options": {

@@ -59,7 +59,12 @@ def _load_step(step: epath.Path, weights: Weights | None, batch_size: int | None
         settings = stored_settings(meta["config"])
         tokenizer = Tokenizer.from_json(meta["tokenizer"])
         part = _part(weights or settings.eval.weights, averaged=settings.optim.ema > 0)
-        model = build_model(settings, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id)
+        model = build_model(
+            settings,
+            vocab_size=tokenizer.vocab_size,
+            pad_id=tokenizer.pad_id,
+            eot_id=tokenizer.sep_id,
+        )
     except UserError as error:
         raise type(error)(f"checkpoint {step} cannot be loaded: {error}") from error
     mesh = make_mesh(jax.local_devices())

@@ -16,7 +16,7 @@ __all__ = ["MODELS", "RUN_FIELDS", "field_names", "model_class"]
 MODELS: dict[str, type[ImageTextModel]] = {"dual_encoder": DualEncoder}
 
 RUN_FIELDS = (
-    *("image_size", "max_tokens", "vocab_size", "pad_id", "embed_dim"),
+    *("image_size", "max_tokens", "vocab_size", "pad_id", "eot_id", "embed_dim"),
     *("temperature_init", "temperature_range", "logit_bias_init"),
     *("patch_dropout", "tpp_layer", "act", "dtype", "scan", "remat", "microbatches", "layout"),
 )

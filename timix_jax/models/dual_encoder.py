@@ -5,7 +5,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,14 +13,15 @@ import jax.numpy as jnp
 
 from timix_jax.errors import UserError
 from timix_jax.models.axes import axes_of, unbox
+from timix_jax.models.dual_encoder_checks import check_dual_encoder
 from timix_jax.models.layers import unit_norm
 from timix_jax.models.microbatches import in_microbatches
 from timix_jax.models.patch_dropout import draw_kept
 from timix_jax.models.patch_predictor import PatchPredictor
 from timix_jax.models.protocols import ImageFeatures, ImageTextModel, Params, TextFeatures
-from timix_jax.models.stems import STEMS
 from timix_jax.models.text import TextShape, TextTransformer
 from timix_jax.models.transformer import Remat
+from timix_jax.models.variants import BERT, VIT, ImagePool, ImageVariant, TextVariant
 from timix_jax.models.vit import VisionTransformer, VitShape, cls_attention
 from timix_jax.parallel.layout import Layout
 
@@ -36,15 +37,17 @@ class DualEncoder(ImageTextModel):
       text: shape of the text transformer.
       embed_dim: width D of the shared space.
       tpp_layer: 0-based ViT block whose patch tokens the predictor reads.
-      pool: the image's vector: the [CLS] token, or the mean of the patches.
+      pool: the image's vector: the [CLS] token (`cls`), the mean of the patches (`gap`), or what a learned query reads
+        from them (`map`).
       patch_dropout: share of the patches that training passes leave out (`draw_kept`); scores, patch labels and
         evaluations see all patches.
       text_pre_norm: norm before each sublayer of the text tower; False for BERT's order.
-      pad_id: token that pads captions.
+      pad_id, eot_id: tokens that pad and that end captions; `eot_id` is needed to pool captions there.
       temperature_init: τ at the start.
       temperature_range: τ is clamped to this range after each update.
       logit_bias_init: start of the learned bias that the sigmoid loss needs; None for no bias.
-      act: activation of the MLPs.
+      act: activation of the MLPs, unless the variant of a tower names another.
+      image_variant, text_variant: what towers of published weights need.
       dtype: of the computation; parameters are float32.
       scan: run the blocks as one compiled loop.
       remat: what the backward pass recomputes.
@@ -65,7 +68,7 @@ class DualEncoder(ImageTextModel):
     text: TextShape
     embed_dim: int = 256
     tpp_layer: int = 5
-    pool: Literal["cls", "gap"] = "cls"
+    pool: ImagePool = "cls"
     patch_dropout: float = 0.0
     text_pre_norm: bool = False
     pad_id: int = 0
@@ -78,40 +81,13 @@ class DualEncoder(ImageTextModel):
     remat: Remat = "none"
     layout: Layout | None = None
     microbatches: int = 1
+    image_variant: ImageVariant = VIT
+    text_variant: TextVariant = BERT
+    eot_id: int = -1
 
     def __post_init__(self) -> None:
         """Refuse shapes that cannot work before anything is compiled."""
-        v, t = self.image, self.text
-        if v.image_size % v.patch:
-            raise UserError(
-                f"model.image.size={v.image_size} is not a multiple of model.image.patch={v.patch}; "
-                f"use {v.image_size // v.patch * v.patch} or {(v.image_size // v.patch + 1) * v.patch}"
-            )
-        for name, width, heads in (("image", v.width, v.heads), ("text", t.width, t.heads)):
-            if width % heads:
-                raise UserError(
-                    f"model.{name}.width={width} does not divide by model.{name}.heads={heads}"
-                )
-        if not 0 <= self.tpp_layer < v.depth:
-            raise UserError(
-                f"model.tpp_layer={self.tpp_layer} is not a block of the image tower: "
-                f"use 0 to {v.depth - 1}"
-            )
-        if v.stem not in STEMS:
-            raise UserError(
-                f"model.image.stem={v.stem!r} is unknown; use {' or '.join(map(repr, STEMS))}"
-            )
-        if v.stem == "hierarchical" and v.patch % 4:
-            raise UserError(
-                f"model.image.patch={v.patch}: model.image.stem='hierarchical' needs a multiple of 4 pixels"
-            )
-        if not 0 <= self.patch_dropout < 1:
-            raise UserError(
-                f"model.image.patch_dropout={self.patch_dropout} is not a share of the patches: use 0 (none) "
-                "or more, below 1"
-            )
-        if v.width % 4:
-            raise UserError(f"model.image.width={v.width} must be a multiple of 4")
+        check_dual_encoder(self)
 
     @property
     def grid(self) -> int:
@@ -129,6 +105,7 @@ class DualEncoder(ImageTextModel):
             self.scan,
             self.remat,
             self.layout,
+            self.image_variant,
         )
 
     @property
@@ -143,6 +120,8 @@ class DualEncoder(ImageTextModel):
             self.scan,
             self.remat,
             self.layout,
+            self.text_variant,
+            self.eot_id,
         )
 
     def _apply(
@@ -228,8 +207,8 @@ class DualEncoder(ImageTextModel):
         """Encode captions int32 (B, T), [CLS] first."""
 
         def encode(tokens: Array) -> TextFeatures:
-            projected, hidden, mask = self._apply("text", self._text, params, tokens)
-            return TextFeatures(unit_norm(projected), hidden[:, 0], hidden, mask, projected)
+            projected, pooled, hidden, mask = self._apply("text", self._text, params, tokens)
+            return TextFeatures(unit_norm(projected), pooled, hidden, mask, projected)
 
         return self._split(encode, tokens)
 
@@ -275,7 +254,8 @@ class DualEncoder(ImageTextModel):
         if self.layout is not None:
             scope = "image/blocks/layers"
             last = self.layout.gather(last, scope, layers=self.image.depth)
-        return cls_attention(last, tokens, heads=self.image.heads)
+        eps = self.image_variant.eps or 1e-6
+        return cls_attention(last, tokens, heads=self.image.heads, eps=eps)
 
     def temperature(self, params: Params) -> Array:
         """Return τ, a float32 scalar."""

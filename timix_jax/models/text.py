@@ -1,4 +1,4 @@
-"""BERT-style text encoder."""
+"""Text encoder in BERT's order, CLIP's or SigLIP's."""
 
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from timix_jax.errors import UserError
 from timix_jax.models.axes import Axes, declare
 from timix_jax.models.transformer import Remat, Stack, kernel_init
+from timix_jax.models.variants import BERT, TextVariant
 from timix_jax.parallel.layout import Layout
 
 Array = jax.Array
@@ -26,9 +27,10 @@ class TextShape(NamedTuple):
 
 
 class TextTransformer(nn.Module):
-    """Word and position embeddings, a norm and bidirectional blocks; [CLS] is the text vector.
+    """Word and position embeddings, a norm and blocks, bidirectional unless the variant is causal.
 
-    `pre_norm=False` is BERT's order and fits its weights; `True` trains more easily from scratch.
+    `pre_norm=False` is BERT's order and fits its weights; `True` trains more easily from scratch. `eot_id` ends a
+    caption, for `variant.pool="eot"`.
     """
 
     shape: TextShape
@@ -40,26 +42,33 @@ class TextTransformer(nn.Module):
     scan: bool = True
     remat: Remat = "none"
     layout: Layout | None = None
+    variant: TextVariant = BERT
+    eot_id: int = -1
 
     @nn.compact
-    def __call__(self, tokens: Array) -> tuple[Array, Array, Array]:
+    def __call__(self, tokens: Array) -> tuple[Array, Array, Array, Array]:
         """Encode tokens int32 (B, T), [CLS] first.
 
         Returns:
-          The projection (B, D) of [CLS], the last hidden states (B, T, C), and a mask (B, T), False for padding.
+          The projection (B, D), the pooled vector (B, C), the last hidden states (B, T, C), and a mask (B, T), False
+          for padding.
         """
         s = self.shape
         if tokens.shape[1] > s.max_tokens:
             raise UserError(
                 f"captions of {tokens.shape[1]} tokens exceed model.text.max_tokens={s.max_tokens}"
             )
+        v, given = self.variant, tokens.shape[1]
+        if not v.pad_mask or v.pool == "last":
+            missing = s.max_tokens - given
+            tokens = jnp.pad(tokens, ((0, 0), (0, missing)), constant_values=self.pad_id)
         embed = nn.Embed(
             s.vocab_size, s.width, embedding_init=nn.initializers.normal(0.02), name="word_embed"
         )
         position_init = declare(nn.initializers.normal(0.02), Axes(decay=False))
         positions = self.param("pos_embed", position_init, (1, s.max_tokens, s.width))
         x = embed(tokens) + positions[:, : tokens.shape[1]]
-        eps = 1e-6 if self.pre_norm else 1e-12
+        eps = v.eps or (1e-6 if self.pre_norm else 1e-12)
         if not self.pre_norm:
             x = nn.LayerNorm(epsilon=eps, name="embed_norm")(x)
         mask = tokens != self.pad_id
@@ -69,21 +78,38 @@ class TextTransformer(nn.Module):
             s.mlp_dim,
             pre_norm=self.pre_norm,
             eps=eps,
-            act=self.act,
+            act=v.act or self.act,
             dtype=self.dtype,
             scan=self.scan,
             remat=self.remat,
             layout=self.layout,
             root="text/blocks",
+            causal=v.causal,
             name="blocks",
-        )(x.astype(self.dtype), mask)
+        )(x.astype(self.dtype), mask if v.pad_mask and not v.causal else None)
         if self.pre_norm:
             x = nn.LayerNorm(epsilon=eps, dtype=self.dtype, name="norm")(x)
-        projection = nn.Dense(
-            self.embed_dim,
-            use_bias=False,
-            kernel_init=kernel_init,
-            dtype=self.dtype,
-            name="projection",
-        )(x[:, 0])
-        return projection, x, mask
+        pooled = projected = self._pool(x, tokens, mask)
+        if v.projection != "none":
+            projected = nn.Dense(
+                self.embed_dim,
+                use_bias=v.projection == "biased",
+                kernel_init=kernel_init,
+                dtype=self.dtype,
+                name="projection",
+            )(pooled)
+        return projected, pooled, x[:, :given], mask[:, :given]
+
+    def _pool(self, x: Array, tokens: Array, mask: Array) -> Array:
+        """Return one vector (B, C) of the hidden states x (B, T, C)."""
+        pool = self.variant.pool
+        if pool == "cls":
+            return x[:, 0]
+        if pool == "last":
+            return x[:, -1]
+        if pool == "mean":
+            weights = mask.astype(jnp.promote_types(x.dtype, jnp.float32))[..., None]
+            total = jnp.sum(x * weights, axis=1)
+            return (total / jnp.maximum(jnp.sum(weights, axis=1), 1)).astype(x.dtype)
+        end = jnp.argmax(tokens == self.eot_id, axis=1)  # the first one
+        return jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]

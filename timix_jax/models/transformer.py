@@ -9,11 +9,18 @@ import jax.numpy as jnp
 
 from timix_jax.errors import UserError
 from timix_jax.models.axes import Axes, declare, mark_stacked
-from timix_jax.models.layers import attend, gelu, widening_dot_general
+from timix_jax.models.layers import attend, gelu, quick_gelu, widening_dot_general
 from timix_jax.parallel.layout import Layout
 
 Remat = Literal["none", "dots", "full"]
 Array = jax.Array
+
+# The exact GELU of ViT and BERT, its tanh form of SigLIP and big_vision, and that of OpenAI's CLIP.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": gelu,
+    "gelu_tanh": jax.nn.gelu,
+    "quick_gelu": quick_gelu,
+}
 
 # Scaled by fan-in: a fixed 0.02 suits width 768, but keeps small models on a plateau for epochs.
 kernel_init = nn.initializers.lecun_normal()
@@ -21,19 +28,20 @@ bias_init = nn.initializers.zeros_init()
 
 # Splitting heads and hidden units over the mesh axis `tensor` costs a block one sum over that axis in attention and one
 # in the MLP.
-_QKV = Axes(tensor=-2, muon=((-4,), (-2, -1)), unit="heads")  # (C, 3, heads, C/heads)
-_QKV_BIAS = Axes(tensor=-2, decay=False, unit="heads")  # (3, heads, C/heads)
-_OUT = Axes(tensor=-3, muon=((-3, -2), (-1,)), unit="heads")  # (heads, C/heads, C)
+QKV = Axes(tensor=-2, muon=((-4,), (-2, -1)), unit="heads")  # (C, 3, heads, C/heads)
+QKV_BIAS = Axes(tensor=-2, decay=False, unit="heads")  # (3, heads, C/heads)
+OUT = Axes(tensor=-3, muon=((-3, -2), (-1,)), unit="heads")  # (heads, C/heads, C)
 _UP = Axes(tensor=-1, muon=((-2,), (-1,)), unit="hidden units")
 _UP_BIAS = Axes(tensor=-1, unit="hidden units")
 _DOWN = Axes(tensor=-2, muon=((-2,), (-1,)), unit="hidden units")
 
 
 def activation(name: str) -> Callable[[Array], Array]:
-    """Return the activation `gelu` (exact, as ViT and BERT checkpoints expect) or `gelu_tanh`."""
-    if name not in ("gelu", "gelu_tanh"):
-        raise UserError(f"model.act={name!r} is unknown; use 'gelu' or 'gelu_tanh'")
-    return gelu if name == "gelu" else jax.nn.gelu
+    """Return the activation of `ACTIVATIONS` called `name`."""
+    if name not in ACTIVATIONS:
+        known = ", ".join(map(repr, ACTIVATIONS))
+        raise UserError(f"model.act={name!r} is unknown; use one of {known}")
+    return ACTIVATIONS[name]
 
 
 class Attention(nn.Module):
@@ -41,6 +49,7 @@ class Attention(nn.Module):
 
     heads: int
     dtype: Any = jnp.float32
+    causal: bool = False
 
     @nn.compact
     def __call__(self, x: Array, mask: Array | None) -> Array:
@@ -48,8 +57,8 @@ class Attention(nn.Module):
         width = x.shape[-1]
         project = nn.DenseGeneral(
             (3, self.heads, width // self.heads),
-            kernel_init=declare(kernel_init, _QKV),
-            bias_init=declare(bias_init, _QKV_BIAS),
+            kernel_init=declare(kernel_init, QKV),
+            bias_init=declare(bias_init, QKV_BIAS),
             dtype=self.dtype,
             dot_general=widening_dot_general,
             name="qkv",
@@ -62,11 +71,11 @@ class Attention(nn.Module):
             y = jnp.einsum("btc,chd->bthd", x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
         else:
             qkv = project(x)
-            y = attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask)
+            y = attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask, causal=self.causal)
         return nn.DenseGeneral(
             width,
             axis=(-2, -1),
-            kernel_init=declare(kernel_init, _OUT),
+            kernel_init=declare(kernel_init, OUT),
             dtype=self.dtype,
             name="out",
         )(y)
@@ -105,11 +114,12 @@ class Block(nn.Module):
     eps: float = 1e-6
     act: str = "gelu"
     dtype: Any = jnp.float32
+    causal: bool = False
 
     @nn.compact
     def __call__(self, x: Array, mask: Array | None = None) -> Array:
         """Map tokens (B, T, C) to (B, T, C) of the same dtype; mask (B, T) bool is False for padding, or None."""
-        attention = Attention(self.heads, self.dtype, name="attention")
+        attention = Attention(self.heads, self.dtype, self.causal, name="attention")
         mlp = Mlp(self.mlp_dim, self.act, self.dtype, name="mlp")
         norm1 = nn.LayerNorm(epsilon=self.eps, dtype=self.dtype, name="norm1")
         norm2 = nn.LayerNorm(epsilon=self.eps, dtype=self.dtype, name="norm2")
@@ -150,6 +160,7 @@ class Stack(nn.Module):
     remat: Remat = "none"
     layout: Layout | None = None
     root: str = ""
+    causal: bool = False
 
     @nn.compact
     def __call__(
@@ -178,6 +189,7 @@ class Stack(nn.Module):
             self.eps,
             self.act,
             self.dtype,
+            self.causal,
             parent=None,  # unbound: this module holds its parameters, stacked
         )
 

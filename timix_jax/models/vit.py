@@ -1,7 +1,7 @@
 """Vision transformer: stem, blocks, pooling and projection as separate steps."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from timix_jax.errors import UserError
+from timix_jax.models.attention_pool import AttentionPool
 from timix_jax.models.axes import Axes, declare
 from timix_jax.models.patch_dropout import take_patches
 from timix_jax.models.pixels import normalise_pixels
 from timix_jax.models.stems import HierarchicalStem
 from timix_jax.models.transformer import Remat, Stack, kernel_init
+from timix_jax.models.variants import VIT, ImagePool, ImageVariant
 from timix_jax.parallel.layout import Layout
 
 Array = jax.Array
@@ -65,20 +67,20 @@ class VisionTransformer(nn.Module):
 
     shape: VitShape
     embed_dim: int
-    pool: Literal["cls", "gap"] = "cls"
+    pool: ImagePool = "cls"
     act: str = "gelu"
     dtype: Any = jnp.float32
     scan: bool = True
     remat: Remat = "none"
     layout: Layout | None = None
+    variant: ImageVariant = VIT
 
     def setup(self) -> None:
         """Declare the parameters, whose shapes do not depend on the inputs."""
-        s = self.shape
-        if self.pool not in ("cls", "gap"):
-            raise UserError(f"model.image.pool={self.pool!r} is unknown; use 'cls' or 'gap'")
+        s, v = self.shape, self.variant
+        act, eps = v.act or self.act, v.eps or 1e-6
         self.patch_embed = (
-            HierarchicalStem(s.patch, s.width, self.act, self.dtype)
+            HierarchicalStem(s.patch, s.width, act, self.dtype)
             if s.stem == "hierarchical"
             # The patch convolution as a matrix product over (row, column, channel), into which HWIO kernels reshape.
             else nn.Dense(s.width, kernel_init=kernel_init, dtype=self.dtype)
@@ -93,17 +95,26 @@ class VisionTransformer(nn.Module):
             s.depth,
             s.heads,
             s.mlp_dim,
-            act=self.act,
+            eps=eps,
+            act=act,
             dtype=self.dtype,
             scan=self.scan,
             remat=self.remat,
             layout=self.layout,
             root="image/blocks",
         )
-        self.norm = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)
-        self.projection = nn.Dense(
-            self.embed_dim, use_bias=False, kernel_init=kernel_init, dtype=self.dtype
-        )
+        if v.ln_pre:
+            self.norm_pre = nn.LayerNorm(epsilon=eps, dtype=self.dtype)
+        self.norm = nn.LayerNorm(epsilon=eps, dtype=self.dtype)
+        if self.pool == "map":
+            self.attention_pool = AttentionPool(s.heads, s.mlp_dim, eps, act, self.dtype)
+        if v.projection != "none":
+            self.projection = nn.Dense(
+                self.embed_dim,
+                use_bias=v.projection == "biased",
+                kernel_init=kernel_init,
+                dtype=self.dtype,
+            )
 
     @property
     def prefix(self) -> int:
@@ -134,7 +145,7 @@ class VisionTransformer(nn.Module):
         if self.pool == "cls":
             cls = jnp.broadcast_to(self.cls.astype(self.dtype), (x.shape[0], 1, x.shape[2]))
             x = jnp.concatenate([cls, x], axis=1)
-        return x
+        return self.norm_pre(x) if self.variant.ln_pre else x
 
     def run_blocks(self, patches: Array, *, blocks: Sequence[int]) -> dict[int, Array]:
         """Run patch embeddings (B, N, C) up to the last of `blocks`; return all tokens (B, N+prefix, C) after each."""
@@ -155,22 +166,33 @@ class VisionTransformer(nn.Module):
         x, captured = self.blocks(self._tokens(patches, kept), blocks=blocks)
         x = self.norm(x)
         patch_tokens = x[:, self.prefix :]
-        pooled = x[:, 0] if self.pool == "cls" else patch_tokens.mean(axis=1)
-        return self.projection(pooled), x, patch_tokens, captured
+        return self._embed(x), x, patch_tokens, captured
+
+    def _embed(self, tokens: Array) -> Array:
+        """Pool normed tokens (B, N+prefix, C) and project them, (B, D) without normalising."""
+        if self.pool == "cls":
+            pooled = tokens[:, 0]
+        else:
+            pooled = self.attention_pool(tokens) if self.pool == "map" else tokens.mean(axis=1)
+        return pooled if self.variant.projection == "none" else self.projection(pooled)
 
     def encode_single(self, patches: Array) -> Array:
         """Encode each of the patches (B, N, C) as if its image showed nothing else, (B, N, D) without normalising."""
         b, n, c = patches.shape
-        x = self._tokens(patches)[:, self.prefix :].reshape(b * n, 1, c)
+        tokens = self._tokens(patches)
+        x = tokens[:, self.prefix :].reshape(b * n, 1, c)
         if self.pool == "cls":
-            cls = jnp.broadcast_to(self.cls.astype(self.dtype), (b * n, 1, c))
+            cls = jnp.broadcast_to(tokens[:1, :1], (b * n, 1, c))  # the same in all images
             x = jnp.concatenate([cls, x], axis=1)
-        x = self.norm(self.blocks(x)[0])
-        return self.projection(x[:, 0]).reshape(b, n, -1)
+        return self._embed(self.norm(self.blocks(x)[0])).reshape(b, n, -1)
 
     def project(self, tokens: Array) -> Array:
-        """Project final tokens (..., C) into the shared space (..., D), without normalising."""
-        return self.projection(tokens)
+        """Embed each of the final tokens (B, N, C) as if it were pooled alone, (B, N, D) without normalising."""
+        if self.pool == "map":
+            tokens = self.attention_pool(tokens.reshape(-1, 1, tokens.shape[-1])).reshape(
+                tokens.shape
+            )
+        return tokens if self.variant.projection == "none" else self.projection(tokens)
 
     def initialise(self) -> Array:
         """Use every parameter once, for `init`."""

@@ -1,6 +1,7 @@
 """Compare model settings with those that weights were trained with: matching shapes do not prove a match."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from etils import epath
@@ -22,7 +23,14 @@ FREE_SETTINGS = (
 _ADAPTED = ("model.image.size",)  # position embeddings are interpolated
 
 
-def check_same_model(path: epath.Path, config: Mapping[str, Any], *, to_train: bool) -> None:
+def check_same_model(
+    path: epath.Path,
+    config: Mapping[str, Any],
+    *,
+    to_train: bool,
+    part: str = "",
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Refuse model settings other than those that a checkpoint's weights were trained with.
 
     Args:
@@ -30,20 +38,24 @@ def check_same_model(path: epath.Path, config: Mapping[str, Any], *, to_train: b
       config: this run's, flat.
       to_train: the weights initialise another training, which may have another image size, and another `tpp_layer`
         if the weights come without a trained patch predictor.
+      part: `image` or `text`, if only that tower is used; empty for the whole model.
+      defaults: of all fields, for those that are newer than the checkpoint; without one, any value may be given.
 
     Raises:
       UserError: names the fields that differ.
     """
+    prefixes = (f"model.{part}.", "model.name", "model.act") if part else ("model.",)
     there = checkpointing.read_meta(path).get("config", {})
     stored, given = (
-        {name: value for name, value in fields.items() if name.startswith("model.")}
+        {name: value for name, value in fields.items() if name.startswith(prefixes)}
         for fields in (there, config)
     )
-    ignore = [*FREE_SETTINGS, *(given.keys() - stored.keys())]  # newer than the checkpoint
+    newer = given.keys() - stored.keys() - defaults.keys()
+    ignore = [*FREE_SETTINGS, *newer]
     if to_train:
         ignore += _ADAPTED
         ignore += [] if there.get("loss.pta.weight", 1) else ["model.tpp_layer"]
-    if differences := config_differences(stored, given, tuple(ignore)):
+    if differences := config_differences(stored, given, tuple(ignore), defaults):
         raise UserError(
             f"{path} was trained with other settings (config.{'; config.'.join(differences)}): give"
             " --config and its fields as the run had them"

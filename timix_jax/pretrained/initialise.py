@@ -1,10 +1,12 @@
-"""Parameters from another run of this project, as `config.init_from` names it."""
+"""Parameters from other weights, as `config.init_from` names them: another run of this project, or published ones."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from etils import epath
 
 from timix_jax import checkpointing
@@ -12,32 +14,57 @@ from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import UserError
 from timix_jax.pretrained.compatibility import check_same_model
 from timix_jax.pretrained.position_embeddings import fit_position_embeddings
+from timix_jax.pretrained.public_weights import read_public
+from timix_jax.pretrained.report import Report
+from timix_jax.pretrained.weight_files import is_weights
+
+INIT_FIELDS = {"": "init_from", "image": "init_from_image", "text": "init_from_text"}
+"""Part of the model (all of it, or a tower) → the field of the configuration that names its weights."""
 
 
 def check_init_from(
-    path: epath.PathLike, abstract_params: Any, *, tokenizer: str, config: Mapping[str, Any]
+    path: epath.PathLike,
+    abstract_params: Any,
+    *,
+    tokenizer: str,
+    config: Mapping[str, Any],
+    part: str = "",
+    defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Refuse weights that do not fit a run, reading their shapes only.
+    """Refuse weights that do not fit a run, reading names, shapes and configuration only.
 
     The position embeddings may have another grid. The tokenizer must be the same, or each word embedding would stand
     for another word; so must the settings that change what the weights do but not their shapes.
 
     Args:
-      path: a working folder, its checkpoints folder, or a step in it.
+      path: a working folder, its checkpoints folder, or a step in it; or published weights, a .safetensors or .npz file
+        or a folder with one.
       abstract_params: shapes of the run's parameters.
       tokenizer: the run's, as JSON.
       config: the run's, flat.
+      part: `image` or `text` for that tower alone; empty for all that the weights have.
+      defaults: of all fields of the configuration, for those that are newer than a checkpoint.
 
     Raises:
       UserError: names what does not fit.
     """
-    check = lambda found: _check_checkpoint(found, abstract_params, tokenizer, config)
+    if is_weights(path):
+        read_public(path, run=config, part=part).check(abstract_params)
+        return
+
+    def check(found: epath.Path) -> None:
+        if part != "image":
+            _check_tokenizer(found, tokenizer)
+        wanted = _part_of(abstract_params, part)
+        shapes = _part_of(checkpointing.saved_shapes(found, "params"), part)
+        fitted = jax.eval_shape(lambda saved: fit_position_embeddings(saved, wanted), shapes)
+        checkpointing.check_same_arrays(found, fitted, wanted)
+        check_same_model(found, config, to_train=True, part=part, defaults=defaults)
+
     checkpointing.read_newest(path, check)
 
 
-def _check_checkpoint(
-    found: epath.Path, abstract_params: Any, tokenizer: str, config: Mapping[str, Any]
-) -> None:
+def _check_tokenizer(found: epath.Path, tokenizer: str) -> None:
     stored = checkpointing.read_meta(found).get("tokenizer")
     # Not as text: earlier versions stored it without the template that adds the special tokens.
     if stored is None or Tokenizer.from_json(stored) != Tokenizer.from_json(tokenizer):
@@ -45,25 +72,48 @@ def _check_checkpoint(
             f"{found} was trained with another tokenizer, so its word embeddings do not fit; set config.data.tokenizer"
             " to the tokenizer.json of that run"
         )
-    fit = lambda saved: fit_position_embeddings(saved, abstract_params)
-    fitted = jax.eval_shape(fit, checkpointing.saved_shapes(found, "params"))
-    checkpointing.check_same_arrays(found, fitted, abstract_params)
-    check_same_model(found, config, to_train=True)
 
 
-def load_params(path: epath.PathLike, params: Any) -> Any:
-    """Load a checkpoint's parameters, adapted to the shapes and placed like `params`.
+def _part_of(params: Any, part: str) -> Any:
+    if not part:
+        return params
+    if part not in params:
+        raise UserError(f"the model has no part {part!r}, but {', '.join(params)}")
+    return {part: params[part]}
+
+
+def load_params(
+    path: epath.PathLike, params: Any, *, config: Mapping[str, Any] | None = None, part: str = ""
+) -> Any:
+    """Load parameters, adapted to the shapes and placed like `params`; the log says what became of each.
 
     Args:
       path: as in `check_init_from`.
-      params: the run's freshly initialised parameters; a place for what a checkpoint does not provide.
+      params: the run's freshly initialised parameters, a place for what the weights do not provide. They are used up:
+        published weights replace them one by one.
+      config: the run's, flat; needed for published weights.
+      part: as in `check_init_from`.
 
     Raises:
-      UserError: names the arrays that differ.
+      UserError: names the arrays that differ or are damaged.
     """
-    loaded = fit_position_embeddings(checkpointing.restore_params(path), params)
-    checkpointing.check_same_arrays(path, loaded, params)
-    return jax.tree.map(_placed_like, loaded, params)
+    if is_weights(path):
+        params, report = read_public(path, run=config or {}, part=part).load(params)
+        _log(report)
+        return params
+    wanted = _part_of(params, part)
+    loaded = fit_position_embeddings(_part_of(checkpointing.restore_params(path), part), wanted)
+    checkpointing.check_same_arrays(path, loaded, wanted)
+    placed = jax.tree.map(_placed_like, loaded, wanted)
+    return {**params, **placed} if part else placed
+
+
+def _log(report: Report) -> None:
+    for line in report.lines():
+        if line.startswith("note: "):
+            logging.warning("%s", line.removeprefix("note: "))
+        else:
+            logging.info("%s", line)
 
 
 def _placed_like(values: Any, reference: jax.Array) -> jax.Array:

@@ -44,19 +44,24 @@ def fit_position_embeddings(params: Any, abstract: Any) -> Any:
     Raises:
       UserError: the text is longer than the one that was trained.
     """
-    towers = [tree.get(name, {}) for tree in (params, abstract) for name in ("image", "text")]
-    if any("pos_embed" not in tower for tower in towers):
-        return params
-    image, text = params["image"], params["text"]
-    patches = abstract["image"]["pos_embed"].shape[1]
-    if image["pos_embed"].shape[1] != patches:
-        fitted = interpolate_grid(image["pos_embed"], int(np.sqrt(patches)))
-        image = {**image, "pos_embed": fitted}
-    tokens = abstract["text"]["pos_embed"].shape[1]
-    if text["pos_embed"].shape[1] < tokens:
+    fitted = dict(params)
+    for name, fit in (("image", _fit_grid), ("text", _fit_length)):
+        towers = [tree.get(name, {}) for tree in (params, abstract)]
+        if all("pos_embed" in tower for tower in towers):
+            saved, wanted = (tower["pos_embed"] for tower in towers)
+            fitted[name] = {**towers[0], "pos_embed": fit(saved, wanted.shape[1])}
+    return fitted
+
+
+def _fit_grid(embeddings: Any, patches: int) -> Any:
+    same = embeddings.shape[1] == patches
+    return embeddings if same else interpolate_grid(embeddings, int(np.sqrt(patches)))
+
+
+def _fit_length(embeddings: Any, tokens: int) -> Any:
+    if embeddings.shape[1] < tokens:
         raise UserError(
-            f"config.model.text.max_tokens={tokens} is more than the {text['pos_embed'].shape[1]} of the "
+            f"config.model.text.max_tokens={tokens} is more than the {embeddings.shape[1]} of the "
             "run named by config.init_from; use at most that"
         )
-    text = {**text, "pos_embed": text["pos_embed"][:, :tokens]}
-    return {**params, "image": image, "text": text}
+    return embeddings[:, :tokens]

@@ -167,7 +167,11 @@ def _evaluate(
         tokenizer = checkpointing.read_newest(workdir, _read_tokenizer)
         layout = experiment.build_layout(settings.mesh)
         model = experiment.build_model(
-            settings, vocab_size=tokenizer.vocab_size, pad_id=tokenizer.pad_id, layout=layout
+            settings,
+            vocab_size=tokenizer.vocab_size,
+            pad_id=tokenizer.pad_id,
+            eot_id=tokenizer.sep_id,
+            layout=layout,
         )
         layout = layout.with_axes(model.parameter_axes())
         evaluators = experiment.build_evaluators(settings, model, tokenizer, layout.mesh)

@@ -13,7 +13,7 @@ from timix_jax.distributed import processes
 from timix_jax.distributed.shared_folder import check_same_config, check_shared
 from timix_jax.errors import UserError, error_prefix
 from timix_jax.evaluators import Evaluator
-from timix_jax.pretrained import check_init_from
+from timix_jax.pretrained import INIT_FIELDS, check_init_from
 from timix_jax.reporting.profiling import Window, check_window
 from timix_jax.runtime import workdir as workdirs
 from timix_jax.runtime.atomic_write import atomic_write_text
@@ -49,14 +49,8 @@ def open_run(
     evaluators = experiment.build_evaluators(settings, run.model, run.tokenizer, run.mesh)
     check_window(window, run.total_steps, folder)
     run.train_iterator(0).close()  # raises what the input pipeline has to refuse
-    if settings.init_from and not has_started:
-        with error_prefix("config.init_from: "):
-            check_init_from(
-                settings.init_from,
-                run.abstract_state.params,
-                tokenizer=run.tokenizer.to_json(),
-                config=settings.flat,
-            )
+    if not has_started:
+        _check_init(settings, run)
     # Wait for all processes: an error on another one must leave the folder untouched too.
     processes.gather("built", timeout_s=_BUILD_TIMEOUT_S)
     experiment.check_evaluators(evaluators)
@@ -66,6 +60,19 @@ def open_run(
         if not tokenizer_file.exists() or not tokenizer_file.read_text():
             atomic_write_text(tokenizer_file, run.tokenizer.to_json())
     return run, evaluators
+
+
+def _check_init(settings: Settings, run: Experiment) -> None:
+    for part, path in settings.initial_weights.items():
+        with error_prefix(f"config.{INIT_FIELDS[part]}: "):
+            check_init_from(
+                path,
+                run.abstract_state.params,
+                tokenizer=run.tokenizer.to_json(),
+                config=settings.flat,
+                part=part,
+                defaults=flatten(default_config()),
+            )
 
 
 def _open_workdir(folder: epath.Path, config: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import UserError, error_prefix
 from timix_jax.parallel.mesh import batch_shards
 from timix_jax.parallel.sharding import with_shardings
-from timix_jax.pretrained import load_params
+from timix_jax.pretrained import INIT_FIELDS, load_params
 from timix_jax.training.build import Experiment
 from timix_jax.training.state import TrainState
 
@@ -24,7 +24,8 @@ def initial_state(run: Experiment, checkpointer: Checkpointer) -> tuple[TrainSta
 
     In order of precedence:
     1. The newest valid checkpoint of this working folder: everything, bit for bit.
-    2. `config.init_from`: another run's weights, see `timix_jax.pretrained`; moments and step are fresh.
+    2. `config.init_from` and those of the towers: other weights, see `timix_jax.pretrained`; moments and step are
+       fresh.
     3. Fresh parameters from `config.seed`.
     """
     abstract = run.abstract_state
@@ -42,10 +43,12 @@ def initial_state(run: Experiment, checkpointer: Checkpointer) -> tuple[TrainSta
     key_data = np.asarray(jax.random.key_data(jax.random.key(run.seed)))
     create = lambda data: run.create_state(jax.random.wrap_key_data(data))
     state = jax.jit(create, out_shardings=shardings)(key_data)
-    if run.init_from:
-        state = _with_params(state, load_params(run.init_from, state.params))
-        logging.info("initial weights from %s", run.init_from)
-    else:
+    for part, path in run.initial_weights.items():
+        with error_prefix(f"config.{INIT_FIELDS[part]}: "):
+            params = load_params(path, state.params, config=run.settings.flat, part=part)
+        state = _with_params(state, params)
+        logging.info("initial weights%s from %s", f" of the {part} tower" if part else "", path)
+    if not run.initial_weights:
         logging.info("fresh parameters from seed %d", run.seed)
     return state, False
 

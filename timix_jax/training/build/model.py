@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.protocols import ImageTextModel
 from timix_jax.models.text import TextShape
 from timix_jax.models.transformer import Remat
+from timix_jax.models.variants import ImagePool, ImageVariant, Projection, TextPool, TextVariant
 from timix_jax.models.vit import VitShape
 from timix_jax.parallel.layout import Layout
 
@@ -33,9 +34,13 @@ class ImageSettings:
     depth: int
     heads: int
     mlp_dim: int
-    pool: Literal["cls", "gap"]
+    pool: ImagePool
     patch_dropout: float
     stem: str
+    act: str
+    eps: float
+    ln_pre: bool
+    projection: Projection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +53,12 @@ class TextSettings:
     heads: int
     mlp_dim: int
     pre_norm: bool
+    act: str
+    eps: float
+    causal: bool
+    pool: TextPool
+    pad_mask: bool
+    projection: Projection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,13 +93,18 @@ class ModelSettings:
 
 
 def build_model(
-    config: Settings, *, vocab_size: int, pad_id: int, layout: Layout | None = None
+    config: Settings,
+    *,
+    vocab_size: int,
+    pad_id: int,
+    eot_id: int = 0,
+    layout: Layout | None = None,
 ) -> ImageTextModel:
     """Build the model of `config.model`, with a learned bias for the sigmoid loss.
 
     Args:
       config: from `read_settings`.
-      vocab_size, pad_id: the tokenizer's.
+      vocab_size, pad_id, eot_id: the tokenizer's; `eot_id` ends a caption.
       layout: the mesh and its rules, to which the model's declared axes are added; None for one device.
 
     Raises:
@@ -104,7 +120,7 @@ def build_model(
     else:
         place, settings = f"config.model.options.{m.name}: ", dict(m.options[m.name])
     fields = field_names(kind)
-    provided = _run_values(config, vocab_size=vocab_size, pad_id=pad_id)
+    provided = _run_values(config, vocab_size=vocab_size, pad_id=pad_id, eot_id=eot_id)
     settings |= {name: value for name, value in provided.items() if name in fields}
     with error_prefix(place):
         model = kind(**settings)
@@ -114,7 +130,7 @@ def build_model(
         return dataclasses.replace(model, layout=layout.with_axes(model.parameter_axes()))
 
 
-def _run_values(config: Settings, *, vocab_size: int, pad_id: int) -> dict[str, Any]:
+def _run_values(config: Settings, *, vocab_size: int, pad_id: int, eot_id: int) -> dict[str, Any]:
     """Return what a run provides to models with such fields (`models.RUN_FIELDS`, except the layout)."""
     m = config.model
     return {
@@ -122,6 +138,7 @@ def _run_values(config: Settings, *, vocab_size: int, pad_id: int) -> dict[str, 
         "max_tokens": m.text.max_tokens,
         "vocab_size": vocab_size,
         "pad_id": pad_id,
+        "eot_id": eot_id,
         "embed_dim": m.embed_dim,
         "temperature_init": m.temperature,
         "temperature_range": m.temperature_range,
@@ -143,6 +160,8 @@ def _dual_encoder_settings(config: Settings, vocab_size: int) -> dict[str, Any]:
         "text": TextShape(vocab_size, t.max_tokens, t.width, t.depth, t.heads, t.mlp_dim),
         "pool": v.pool,
         "text_pre_norm": t.pre_norm,
+        "image_variant": ImageVariant(v.act, v.eps, v.ln_pre, v.projection),
+        "text_variant": TextVariant(t.act, t.eps, t.causal, t.pool, t.pad_mask, t.projection),
     }
 
 

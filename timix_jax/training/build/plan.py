@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -61,9 +61,9 @@ class Plan:
         return self.settings.optim.ema
 
     @property
-    def init_from(self) -> str:
-        """Another run whose weights to start from; empty for none."""
-        return self.settings.init_from
+    def initial_weights(self) -> Mapping[str, str]:
+        """Part of the model (empty for all of it) → weights to start from."""
+        return self.settings.initial_weights
 
     @property
     def peak_flops(self) -> float | None:
@@ -134,6 +134,7 @@ def build_plan(
     *,
     vocab_size: int,
     pad_id: int,
+    eot_id: int = 0,
     to_steps: Callable[..., int],
     rate: Schedule,
 ) -> Plan:
@@ -142,11 +143,13 @@ def build_plan(
     Args:
       settings: from `read_settings`.
       layout: from `check_shapes`.
-      vocab_size, pad_id: those of the tokenizer.
+      vocab_size, pad_id, eot_id: those of the tokenizer.
       to_steps: maps a duration and its `field` to steps.
       rate: maps a step to the learning rate.
     """
-    model = build_model(settings, vocab_size=vocab_size, pad_id=pad_id, layout=layout)
+    model = build_model(
+        settings, vocab_size=vocab_size, pad_id=pad_id, eot_id=eot_id, layout=layout
+    )
     objectives = tuple(build_objectives(settings, model, layout, to_steps))
     params, axes = abstract_params(model), model.parameter_axes()
     optimizer = build_optimizer(settings.optim, params, axes, rate)

@@ -89,6 +89,7 @@ def build(settings: Settings, *, tokenizer: Tokenizer | None = None) -> Experime
         layout,
         vocab_size=tokenizer.vocab_size,
         pad_id=tokenizer.pad_id,
+        eot_id=tokenizer.sep_id,
         to_steps=within,
         rate=build_schedule(settings.optim, total, settings.optim.warmup_steps(within)),
     )

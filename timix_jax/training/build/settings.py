@@ -1,12 +1,14 @@
 """A configuration as typed values, read once."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from timix_jax.config import complete, flatten
 from timix_jax.data.images.augment import Augment
+from timix_jax.pretrained import INIT_FIELDS
 from timix_jax.training.build.checkpoint import CheckpointSettings
 from timix_jax.training.build.data import DataSettings, RegionSettings, read_augment
 from timix_jax.training.build.evaluation import EvaluationSettings
@@ -26,12 +28,17 @@ class Settings:
 
     Attributes:
       seed: of initialisation, data order, augmentation and the step's random streams.
-      init_from: another run whose weights to start from; empty for none.
+      init_from, init_from_image, init_from_text: weights to start from, of the whole model and of single towers;
+        empty for none.
+      init_pixels: how published weights had pixels normalised, where no file says; `flat` has it for those who load.
       flat: every field by its dotted name, as config.json and the metadata of checkpoints hold it.
     """
 
     seed: int
     init_from: str
+    init_from_image: str
+    init_from_text: str
+    init_pixels: str
     data: DataSettings
     augment: Augment
     model: ModelSettings
@@ -47,6 +54,12 @@ class Settings:
     eval: EvaluationSettings
     pictures: PictureSettings
     flat: dict[str, Any]
+
+    @property
+    def initial_weights(self) -> Mapping[str, str]:
+        """Part of the model (empty for all of it, `image`, `text`) → weights to start from, in this order."""
+        given = {part: getattr(self, field) for part, field in INIT_FIELDS.items()}
+        return {part: path for part, path in given.items() if path}
 
     @property
     def uses_regions(self) -> bool:
@@ -75,6 +88,9 @@ def read_settings(config: ConfigDict) -> Settings:
     return Settings(
         seed=config.seed,
         init_from=config.init_from,
+        init_from_image=config.init_from_image,
+        init_from_text=config.init_from_text,
+        init_pixels=config.init_pixels,
         data=DataSettings.read(config),
         augment=read_augment(config),
         model=ModelSettings.read(config),
