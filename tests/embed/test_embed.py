@@ -120,6 +120,7 @@ class KilledError(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_work_continues_after_a_kill(workdir, tmp_path, monkeypatch):
     photos = write_photos(tmp_path / "photos", 30)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -150,6 +151,7 @@ def test_work_continues_after_a_kill(workdir, tmp_path, monkeypatch):
     assert_same_files(whole, killed)
 
 
+@pytest.mark.slow
 def test_hosts_share_the_parts(workdir, tmp_path):
     photos = write_photos(tmp_path / "photos", 30)
     whole, shared = tmp_path / "whole", tmp_path / "shared"

@@ -60,6 +60,7 @@ def test_single_patches_are_compared_with_the_centred_text():
     assert np.abs(got - found.heatmap(IMAGES[0], "a photo")).max() > 0.1
 
 
+@pytest.mark.slow
 def test_the_predictor_is_read_on_request():
     found, model, params = loaded(predictor_trained=True)
     patches = model.embed_patches(params, IMAGES[:1])

@@ -14,8 +14,12 @@ from timix_jax.training import build as experiment
         ({"loss__pta__weight": 0.0}, True),
         ({"loss__pta__weight": 0.5}, False),
         ({"loss__pta__weight": 0.0, "mix__score": "similarity"}, False),
-        ({"loss__pta__weight": 0.0, "mix__mixer": "random_window"}, False),
-        ({"loss__pta__weight": 0.0, "mix__mixer": "none"}, False),
+        pytest.param(
+            {"loss__pta__weight": 0.0, "mix__mixer": "random_window"}, False, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            {"loss__pta__weight": 0.0, "mix__mixer": "none"}, False, marks=pytest.mark.slow
+        ),
         ({"loss__pta__weight": 0.0, "init_from": "runs/trained"}, False),
     ],
 )

@@ -150,6 +150,7 @@ def decoded(uri):
     return cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
 
 
+@pytest.mark.slow
 def test_fifty_hits_of_noise_stay_below_ten_megabytes(workdir, tmp_path):
     rng = np.random.default_rng(0)
     photos = tmp_path / "photos"

@@ -48,6 +48,7 @@ def initial_params(config, folder):
     return run, state
 
 
+@pytest.mark.slow
 def test_both_towers_lie_on_the_mesh_as_fresh_ones_do(tmp_path, vocabulary):
     case = CASES["open_clip"](True)
     folder = case.write(tmp_path / "clip")
@@ -67,6 +68,7 @@ def test_both_towers_lie_on_the_mesh_as_fresh_ones_do(tmp_path, vocabulary):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_each_tower_from_elsewhere(tmp_path, vocabulary):
     image, text = CASES["huggingface_vit"](True), CASES["bert"](True)
     folders = [case.write(tmp_path / name) for name, case in (("vit", image), ("bert", text))]
