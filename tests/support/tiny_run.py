@@ -13,7 +13,7 @@ from timix_jax.config import default_config
 
 # Metrics that depend on the clock and the machine.
 SPEED = (
-    *("images_per_s", "images_per_s_device", "data_wait", "mfu"),
+    *("images_per_s", "images_per_s_device", "data_wait", "mfu", "flops_per_step"),
     *("host_memory_peak_gib", "device_memory_peak_gib"),
 )
 
