@@ -1,4 +1,4 @@
-"""A program that starts anew, once, with a setting for glibc."""
+"""A program that starts again, once, with a setting for glibc."""
 
 import os
 import platform
@@ -32,7 +32,7 @@ def run(devices, **environment):
     return processes, last
 
 
-def test_the_program_starts_anew_once_as_it_was_started(tmp_path):
+def test_the_program_starts_again_once_as_it_was_started(tmp_path):
     processes, last = run(tmp_path)
     assert len(processes) == 2
     assert len(set(processes)) == 1  # the same process

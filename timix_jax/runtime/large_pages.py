@@ -14,7 +14,7 @@ _ACCELERATORS = ("accel*", "vfio/*", "nvidia[0-9]*", "kfd")
 
 
 def start_on_large_pages(devices: Path = Path("/dev")) -> None:
-    """Start this program anew, as the same process: glibc reads its setting from the environment, once, at the start.
+    """Start this program again, as the same process: glibc reads its setting from the environment, once, at the start.
 
     Call it first of all. Nothing happens without glibc, with an accelerator, or if the environment has settings for
     glibc's memory.
