@@ -142,11 +142,8 @@ class MixedView(View):
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class ExtraView(MixedView):
-    """Mixed images next to the clean ones, as in the paper; fraction·B evenly spaced rows form a separate batch."""
-
-    replaces_clean: ClassVar[bool] = False
+class _OfSelectedRows(MixedView):
+    """A view that scores and mixes evenly spaced rows, with each other only."""
 
     @property
     def parts(self) -> Sequence[View]:
@@ -157,6 +154,13 @@ class ExtraView(MixedView):
     def source(self) -> str:
         """Name of the view whose rows are scored and mixed."""
         return CLEAN if self.fraction == 1 else SelectedRows.name
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtraView(_OfSelectedRows):
+    """Mixed images next to the clean ones, as in the paper; fraction·B evenly spaced rows form a separate batch."""
+
+    replaces_clean: ClassVar[bool] = False
 
     def make(self, forward: Forward) -> Inputs:
         """Mix the selected rows with each other."""
@@ -184,7 +188,7 @@ class ReplacingView(MixedView):
 
 
 @dataclasses.dataclass(frozen=True)
-class AmongView(MixedView):
+class AmongView(_OfSelectedRows):
     """Mixed images in place of fraction·B evenly spaced rows, which are partners of each other only.
 
     Only these rows need scores. γ is the share of them that is mixed.
@@ -203,16 +207,6 @@ class AmongView(MixedView):
                 f"mix.placement='among' needs a mixer of images that knows its labels, which"
                 f" {type(self.mixer).__name__} is not; use 'replace' or 'extra'"
             )
-
-    @property
-    def parts(self) -> Sequence[View]:
-        """The selected rows, unless the whole batch is mixed."""
-        return () if self.fraction == 1 else (SelectedRows(self.fraction),)
-
-    @property
-    def source(self) -> str:
-        """Name of the view whose rows are scored and mixed."""
-        return CLEAN if self.fraction == 1 else SelectedRows.name
 
     def make(self, forward: Forward) -> Inputs:
         """Mix the selected rows with each other, and put them in their places."""
