@@ -49,24 +49,32 @@ def scores_of_rows(params, batch):
     return source(forward, "clean")[ROWS]
 
 
-def mixed_by_hand(params, batch, how, mixed_rows):
+def mixed_by_hand(params, batch, how, mixed_rows, rule):
     """Return images (B, H, W, 3), and λ and π of the whole batch, for the rows of `ROWS` that γ selects."""
     scores, r = scores_of_rows(params, batch), int(how.window)
-    partner = np.arange(BATCH)
-    partner[ROWS] = ROWS[::-1]  # the flip, among four rows
+    partner, among = np.arange(BATCH), np.arange(4)[::-1]  # the flip, among four rows
+    if rule == "derangement":  # as reported; if that were wrong, so would be the images below
+        among = np.asarray(how.partner)[ROWS] // 2
+        assert sorted(among) == [0, 1, 2, 3]
+        assert (among[among] != np.arange(4)).any()  # not an involution: the direction matters
+    partner[ROWS] = ROWS[among]
     images = pixels(batch["image"])
     mixed = images.copy()
-    mixed[ROWS] = reference.mix_images(images[ROWS], scores, r, np.arange(4)[::-1], PATCH)
+    mixed[ROWS] = reference.mix_images(images[ROWS], scores, r, among, PATCH)
     clean = ~np.isin(np.arange(BATCH), mixed_rows)
     mixed[clean], partner[clean] = images[clean], np.arange(BATCH)[clean]
     lam = np.where(clean, 1, 1 - r * r / GRID**2)
     return mixed, lam, partner
 
 
-@pytest.mark.parametrize(("step", "mixed_rows"), [(2, [2, 6]), (9, [0, 2, 4, 6])])
-def test_values_and_gradients(params, batch, step, mixed_rows):
-    value, log, grads, (how, _) = run(objective_of("timix", "tpp", **AMONG), params, batch, step)
-    images, lam, partner = mixed_by_hand(params, batch, how, mixed_rows)
+@pytest.mark.parametrize(
+    ("step", "mixed_rows", "rule"),
+    [(2, [2, 6], "flip"), (9, [0, 2, 4, 6], "flip"), (9, [0, 2, 4, 6], "derangement")],
+)
+def test_values_and_gradients(params, batch, step, mixed_rows, rule):
+    objective = objective_of("timix", "tpp", {"partner": rule}, **AMONG)
+    value, log, grads, (how, _) = run(objective, params, batch, step)
+    images, lam, partner = mixed_by_hand(params, batch, how, mixed_rows, rule)
     np.testing.assert_array_equal(how.partner, partner)
     np.testing.assert_allclose(how.lam, lam, rtol=1e-6)
     assert log["mixed_images"] == len(mixed_rows) / BATCH
