@@ -101,7 +101,9 @@ def test_damaged_first_header_loses_one_member(tmp_path, form, suffix):
 
 
 @pytest.mark.parametrize(
-    "more", [b"x", b"<html>" * 1000, b"x" * 100 + tar_bytes("1"), gzip.compress(tar_bytes("1"))]
+    "more",
+    [b"x", b"<html>" * 1000, b"x" * 100 + tar_bytes("1"), gzip.compress(tar_bytes("1"))],
+    ids=["a byte", "html", "a second archive", "gzip"],
 )
 def test_bytes_after_the_end_are_counted(tmp_path, more):
     first = tar_bytes("0")
