@@ -68,7 +68,9 @@ def test_images_are_those_of_the_mixer():
 
 def test_refusals():
     mixer = build_mixer("random_window", grid=4)
-    with pytest.raises(UserError, match=r"mix\.captions='both' is unknown; use 'own' or 'joined'"):
+    with pytest.raises(
+        UserError, match=r"mix\.captions='both' is unknown; use 'own', 'joined' or 'phrases'"
+    ):
         with_captions(mixer, "both")
     with pytest.raises(UserError, match="needs captions"):
         with_captions(mixer, "joined")(jax.random.key(0), Sample(jnp.zeros((4, 16, 2))))

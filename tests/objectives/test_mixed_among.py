@@ -118,14 +118,19 @@ def test_only_the_mixed_rows_are_scored(params, batch):
     objective = objective_of("timix", "single_patch", captions="joined", **AMONG)
     jax.eval_shape(lambda p: objective(make_forward(model, (objective,), p, batch, 9)).loss, params)
     assert sorted(calls) == [("patches", 4), ("text", 4), ("text", BATCH)]
+    calls.clear()
+    by_phrase = objective_of("timix", "single_patch", captions="phrases", **AMONG)
+    jax.eval_shape(lambda p: by_phrase(make_forward(model, (by_phrase,), p, batch, 9)).loss, params)
+    assert sorted(calls) == [("patches", 4), ("text", 4), ("text", 4), ("text", BATCH)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("captions", ["own", "joined"])
+@pytest.mark.parametrize("captions", ["own", "joined", "phrases"])
 def test_eight_devices_and_the_ring_give_the_same(params, captions):
     mesh, batch = make_mesh(), make_batch(16)
     batch.pop("regions")
-    objective = objective_of("timix", "tpp", captions=captions, **AMONG)
+    separators = tuple(np.unique(batch["tokens"][:, 2]).tolist())
+    objective = objective_of("timix", "tpp", captions=captions, separators=separators, **AMONG)
     want, _, want_grads, _ = run(objective, params, batch, 9)
     ring = dataclasses.replace(objective, pairs=PairLoss(reduction=PairReduction("ring", 3, mesh)))
     arrays = jax.device_put(params, replicated(mesh)), jax.device_put(batch, batch_sharding(mesh))

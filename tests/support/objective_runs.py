@@ -48,7 +48,8 @@ def run(objective, params, batch, step, teacher=None):
 def mixed_batch(forward):
     """Return the mixed batch, and the scores (B, N) that chose its windows (zeros if there are none)."""
     view = forward.view("mixed")
-    scores = jnp.zeros(forward.patches().shape[:2]) if view.scores is None else view.scores
+    scores = None if view.sample is None else view.sample.scores
+    scores = jnp.zeros(forward.patches().shape[:2]) if scores is None else scores
     return view.mixed, scores
 
 

@@ -101,6 +101,7 @@ def default_config() -> ConfigDict:
             "mixer": "none",
             "options": {name: _fields(kind) for name, kind in MIXERS.items() if kind},
             "captions": "own",
+            "separators": (",", ";", "and", "with"),
             "score": "tpp",
             **_fields(OBJECTIVES["mix"]),
             "until": "100%",

@@ -20,12 +20,18 @@ class Sample(NamedTuple):
       tokens: (B, T) int32 captions: [CLS], words, [SEP], then `pad_id`; None if the caller has no captions.
       scores: (B, N) float, higher for patches that matter more to the caption; None unless the mixer needs them.
       pad_id: token id of padding.
+      phrases: (B, T) int32 one phrase of each caption, in the form of `tokens`: what a partner's caption gains where
+        captions are joined by phrases; None for whole captions.
+      phrase_scores: (B, N) float, higher for patches that matter more to the phrase, by which the pasted window is
+        chosen; None for `scores`.
     """
 
     image: jax.Array
     tokens: jax.Array | None = None
     scores: jax.Array | None = None
     pad_id: int = 0
+    phrases: jax.Array | None = None
+    phrase_scores: jax.Array | None = None
 
 
 class Mixed(NamedTuple):

@@ -31,11 +31,16 @@ class JoinedCaptions:
     The target is the identity: image k shows everything that joined caption k says. It also shows part of what its
     partner's caption says, so that those two are not compared at all (`Mixed.apart`).
 
+    With phrases, a joined caption holds one phrase of the partner's caption, and the window that is pasted is the one
+    that the phrase speaks of most: a window seldom shows all that a caption names.
+
     Attributes:
       mixer: makes the images.
+      by_phrase: join one phrase of the partner's caption (`Sample.phrases`) instead of the whole.
     """
 
     mixer: Mixer
+    by_phrase: bool = False
 
     composes_captions: ClassVar[bool] = True
 
@@ -71,8 +76,13 @@ class JoinedCaptions:
         """Mix the images, then join the captions.
 
         Raises:
-          UserError: the sample has no captions, or the mixer changes captions or has several partners per row.
+          UserError: the sample has no captions or phrases, or the mixer changes captions or has several partners per
+            row.
         """
+        if self.by_phrase and sample.phrases is None:
+            raise UserError("joining phrases needs a phrase of each caption: give Sample.phrases")
+        if not self.by_phrase:
+            sample = sample._replace(phrases=None, phrase_scores=None)
         mixed = self.mixer(key, sample)
         if mixed.tokens is not None or mixed.partner.ndim > 1:
             raise UserError(
@@ -94,7 +104,8 @@ def as_one_positive(mixed: Mixed, sample: Sample, partners: Partners) -> Mixed:
     """
     if sample.tokens is None:
         raise UserError("a mixer of captions needs captions: give Sample.tokens")
-    other = partners.take(sample.tokens, mixed.partner)
+    given = sample.tokens if sample.phrases is None else sample.phrases
+    other = partners.take(given, mixed.partner)
     joined = join_captions(sample.tokens, other, sample.pad_id)
     alone = is_self_partner(mixed.partner)
     return mixed._replace(
@@ -107,14 +118,14 @@ def as_one_positive(mixed: Mixed, sample: Sample, partners: Partners) -> Mixed:
 
 
 def with_captions(mixer: Mixer, captions: str) -> Mixer:
-    """Return the mixer with its captions treated as `mix.captions` says: "own", or "joined".
+    """Return the mixer with its captions treated as `mix.captions` says: "own", "joined", or "phrases".
 
     Raises:
       UserError: another name.
     """
-    if captions not in ("own", "joined"):
-        raise UserError(f"mix.captions={captions!r} is unknown; use 'own' or 'joined'")
-    return JoinedCaptions(mixer) if captions == "joined" else mixer
+    if captions not in ("own", "joined", "phrases"):
+        raise UserError(f"mix.captions={captions!r} is unknown; use 'own', 'joined' or 'phrases'")
+    return mixer if captions == "own" else JoinedCaptions(mixer, captions == "phrases")
 
 
 def join_captions(own: jax.Array, other: jax.Array, pad_id: int) -> jax.Array:

@@ -63,14 +63,20 @@ class TiMix(Paired):
         window_key, partner_key = jax.random.split(key)
         r = draw_window(window_key, self.grid, self.low, self.high)
         partner = self.partners.draw(partner_key, len(sample.image))
-        return self.mix(sample.image, sample.scores, partner, r)
+        return self.mix(sample.image, sample.scores, partner, r, sample.phrase_scores)
 
     def mix(
-        self, inputs: jax.Array, scores: jax.Array, partner: jax.Array, r: jax.Array | int
+        self,
+        inputs: jax.Array,
+        scores: jax.Array,
+        partner: jax.Array,
+        r: jax.Array | int,
+        pasted_scores: jax.Array | None = None,
     ) -> Mixed:
         """Mix with given partners (B,), which follow this mixer's rule, and side r ().
 
-        Traced partners and sides are not checked.
+        Traced partners and sides are not checked. `pasted_scores` choose the windows that are pasted, by default
+        `scores`, which choose those that are overwritten.
 
         Raises:
           UserError: the partners do not follow the rule "flip".
@@ -79,6 +85,8 @@ class TiMix(Paired):
         bounds = window_bounds(self.grid, self.low, self.high)
         self.partners.check(partner)
         low, high = extreme_windows(scores, r, self.grid, bounds)
+        if pasted_scores is not None:
+            _, high = extreme_windows(pasted_scores, r, self.grid, bounds)
         partner_high = self.partners.take(high, partner)
         mixed = paste_windows(
             inputs,

@@ -97,6 +97,14 @@ class Forward:
             raise ValueError(f"no objective of this step has a view {name!r}")
         return self.once(("view", name), lambda: self._views[name].make(self))
 
+    def shown(self, view: str) -> Hashable:
+        """Return a key that is the same for views of the same images, which differ in their captions only."""
+        inputs = self.view(view)
+        if view == CLEAN:
+            return view
+        own = inputs.images is not None or inputs.patches is not None
+        return view if own else CLEAN if inputs.rows is None else inputs.rows.tobytes()
+
     def pixels(self, view: str = CLEAN) -> Array:
         """Return the images of a view as float pixels (n, H, W, 3) in -1..1."""
         images = self.view(view).images

@@ -66,6 +66,7 @@ class MixedContrastive(Objective):
     placement: str = "extra"
     fraction: float = 1.0
     ramp: int = 0
+    separators: tuple[int, ...] = dataclasses.field(default=(), metadata=INTERNAL)
     pairs: PairLoss = dataclasses.field(default=DENSE_SOFTMAX, metadata=INTERNAL)
 
     name: ClassVar[str] = "mix"
@@ -137,7 +138,7 @@ class MixedContrastive(Objective):
         """The view of mixed images."""
         score = self.score if self.mixer.needs_scores else None
         kind = placement(self.placement)
-        return kind(self.mixer, score, self.fraction, self.ramp, self.ends_at)
+        return kind(self.mixer, score, self.fraction, self.ramp, self.ends_at, self.separators)
 
     @property
     def views(self) -> Sequence[View]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from timix_jax.mixing import JoinedCaptions, Mixer, Sample
+from timix_jax.mixing import JoinedCaptions, Mixer
 from timix_jax.mixing.partners import Paired
 from timix_jax.mixing.windows import patchify, unpatchify
 from timix_jax.models.protocols import ImageTextModel
@@ -68,15 +68,16 @@ def draw_mixing_sheet(
             seed_key=jax.random.key(seed),
         )
         view = forward.view(objective.view.name)
-        mixed, scores = view.mixed, view.scores
-        if mixed is None or mixed.window is None:
+        mixed, given = view.mixed, view.sample
+        if mixed is None or given is None or mixed.window is None:
             return None
+        scores = given.scores
         if scores is None:
             scores = jnp.zeros(forward.patches().shape[:2])
         # The mixer is a pure function of key, shapes and scores, so on pixels it finds the same windows.
         pixels = forward.pixels()
         patch = pixels.shape[1] // model.grid
-        sample = Sample(patchify(pixels, patch), batch["tokens"], scores, model.pad_id)
+        sample = given._replace(image=patchify(pixels, patch), scores=scores)
         at_pixels = objective.mixer(forward.stream("mix"), sample)
         assert at_pixels.image is not None
         image = unpatchify(at_pixels.image, patch)

@@ -110,6 +110,16 @@ class Tokenizer:
             row[: len(whole)] = whole
         return ids
 
+    def single_tokens(self, words: Sequence[str]) -> tuple[int, ...]:
+        """Return the ids of those words that are one token each, such as separators of phrases."""
+        encoded = {word: self._words(word) for word in words}
+        # A word that the vocabulary lacks may be one token too, "[UNK]".
+        return tuple(
+            ids[0]
+            for word, ids in encoded.items()
+            if len(ids) == 1 and self.decode(ids).strip() == word
+        )
+
     def _encode_words(self, text: str) -> tuple[int, ...]:
         text = CLEANINGS[self._clean](text)
         # Not encode_batch, which would start its own threads inside the loader's.

@@ -41,7 +41,7 @@ class SinglePatch(ScoreSource):
         model = require(forward.model, SinglePatchEncoding, f"mix.score={self.title!r}")
         patches = jax.lax.stop_gradient(forward.patches(view, teacher=self.teacher))
         encoded = forward.once(
-            ("single_patches", view, self.teacher),
+            ("single_patches", forward.shown(view), self.teacher),
             lambda: model.encode_single_patches(self.weights(forward), patches),
         )
         similarity = scores.from_similarity(encoded, self.centred_caption(forward, view))

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 if TYPE_CHECKING:
-    from timix_jax.mixing import Mixed
+    from timix_jax.mixing import Mixed, Sample
     from timix_jax.models.protocols import ImageTextModel
     from timix_jax.objectives.features import Feature
     from timix_jax.objectives.forward import Forward
@@ -34,7 +34,7 @@ class Inputs:
       mix_text: maps projected captions (n, D) before normalisation to mixed ones, of any norm; None: unchanged.
       shares: share of each caption in each image; None if image k shows caption k and nothing else.
       mixed: the mixer's result, if there is a mixer.
-      scores: (n, N) the patch scores that the mixer used.
+      sample: what the mixer was given, if there is a mixer.
     """
 
     images: Array | None = None
@@ -46,7 +46,7 @@ class Inputs:
     mix_text: Callable[[Array], Array] | None = None
     shares: Shares | None = None
     mixed: Mixed | None = None
-    scores: Array | None = None
+    sample: Sample | None = None
 
 
 class View(abc.ABC):

@@ -12,7 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from timix_jax.errors import UserError
-from timix_jax.mixing import LabelsByAttention, Mixed, Mixer, MixesFeatures, MixesText, Sample
+from timix_jax.mixing import (
+    JoinedCaptions,
+    LabelsByAttention,
+    Mixed,
+    Mixer,
+    MixesFeatures,
+    MixesText,
+    Sample,
+)
 from timix_jax.mixing.base import mixes_embeddings
 from timix_jax.mixing.fraction import in_place, keep_clean, select_rows, take_rows
 from timix_jax.mixing.partners import ANY_PARTNERS, Partners
@@ -20,6 +28,7 @@ from timix_jax.objectives.features import CLEAN, Feature
 from timix_jax.objectives.pairs.shares import Shares
 from timix_jax.objectives.score_sources import ScoreSource
 from timix_jax.objectives.views.base import Inputs, View
+from timix_jax.objectives.views.phrases import PhrasesOf
 from timix_jax.optim.schedule import linear_ramp
 
 if TYPE_CHECKING:
@@ -53,6 +62,7 @@ class MixedView(View):
       fraction: share of the batch that is mixed.
       ramp: steps over which γ grows from 0 to 1.
       until: first step with γ = 0 after mixing; None: mixing never ends.
+      separators: token ids between the phrases of captions, for a mixer that joins phrases.
     """
 
     mixer: Mixer | None
@@ -60,6 +70,7 @@ class MixedView(View):
     fraction: float = 1.0
     ramp: int = 0
     until: int | None = None
+    separators: tuple[int, ...] = ()
 
     name: ClassVar[str] = "mixed"
     replaces_clean: ClassVar[bool]
@@ -67,7 +78,26 @@ class MixedView(View):
 
     def reads(self, model: ImageTextModel) -> Sequence[Feature]:
         """Return the features that the scores are computed from."""
-        return () if self.score is None else self.score.reads(model, self.source)
+        if self.score is None:
+            return ()
+        views = [self.source, *(phrases.name for phrases in self._phrases)]
+        return [feature for view in views for feature in self.score.reads(model, view)]
+
+    @property
+    def parts(self) -> Sequence[View]:
+        """The views whose features are read."""
+        return self._phrases
+
+    @property
+    def _phrases(self) -> tuple[PhrasesOf, ...]:
+        """The phrases that are joined to the captions of the rows that are mixed, if the mixer joins phrases."""
+        by_phrase = isinstance(self.mixer, JoinedCaptions) and self.mixer.by_phrase
+        return (PhrasesOf(self.separators, self._scored),) if by_phrase else ()
+
+    @property
+    def _scored(self) -> float:
+        """Share of the batch that is scored and mixed, a part of which may be restored."""
+        return 1.0
 
     @property
     def has_own_images(self) -> bool:
@@ -91,8 +121,15 @@ class MixedView(View):
     def _mix(self, forward: Forward, rows: np.ndarray | None) -> tuple[Mixed, Sample]:
         mixer = self.mixer
         assert mixer is not None
-        scores = self.score(forward, self.source) if self.score and mixer.needs_scores else None
-        sample = self._sample(forward, rows)._replace(scores=scores)
+        sample = self._sample(forward, rows)
+        score = self.score if mixer.needs_scores else None
+        if score:
+            sample = sample._replace(scores=score(forward, self.source))
+        for phrases in self._phrases:
+            sample = sample._replace(
+                phrases=forward.view(phrases.name).tokens,
+                phrase_scores=score(forward, phrases.name) if score else None,
+            )
         return mixer(forward.stream("mix"), sample), sample
 
     def _sample(self, forward: Forward, rows: np.ndarray | None) -> Sample:
@@ -138,7 +175,7 @@ class MixedView(View):
             mix_text=mix_text,
             shares=Shares.of(mixed, partners or mixer.partners),
             mixed=mixed,
-            scores=sample.scores,
+            sample=sample,
         )
 
 
@@ -147,8 +184,13 @@ class _OfSelectedRows(MixedView):
 
     @property
     def parts(self) -> Sequence[View]:
-        """The selected rows, unless the whole batch is mixed."""
-        return () if self.fraction == 1 else (SelectedRows(self.fraction),)
+        """The selected rows, unless the whole batch is mixed, and their phrases."""
+        rows = () if self.fraction == 1 else (SelectedRows(self.fraction),)
+        return (*rows, *super().parts)
+
+    @property
+    def _scored(self) -> float:
+        return self.fraction
 
     @property
     def source(self) -> str:

@@ -56,15 +56,19 @@ def build_pair_loss(contrastive: ContrastiveSettings, layout: Layout | None) -> 
 
 
 def build_objectives(
-    settings: Settings, model: ImageTextModel, layout: Layout | None, to_steps: Callable[..., int]
+    settings: Settings,
+    model: ImageTextModel,
+    layout: Layout | None,
+    to_steps: Callable[..., int],
+    separators: tuple[int, ...] = (),
 ) -> list[Objective]:
     """Build the terms with a weight above 0, and that of mixed images if there is a mixer.
 
     Where mixed images take the place of the clean ones, their loss takes that of the clean batch (ITC), which
-    continues with its weight when mixing ends.
+    continues with its weight when mixing ends. `separators` are the token ids of `config.mix.separators`.
     """
     pairs = build_pair_loss(settings.contrastive, layout)
-    mix = build_mix(settings.mix, model, pairs, to_steps)
+    mix = build_mix(settings.mix, model, pairs, to_steps, separators)
     replaces = settings.mix.replaces
     objectives: list[Objective] = []
     for name, fields in settings.loss.terms.items():

@@ -27,7 +27,8 @@ class MixSettings:
     Attributes:
       mixer: "none" for no mixing.
       options: mixer → its settings.
-      captions: "own" or "joined", what the captions of mixed images are.
+      captions: "own", "joined" or "phrases", what the captions of mixed images are.
+      separators: words between the phrases of a caption.
       score: where patch scores come from.
       weight, target, beta, label_smoothing, temperature, placement, fraction: those of the objective "mix".
       ramp, until: durations, of the ramp of γ and until the end of mixing.
@@ -36,6 +37,7 @@ class MixSettings:
     mixer: str
     options: Mapping[str, Mapping[str, Any]]
     captions: str
+    separators: tuple[str, ...]
     score: str
     weight: float
     target: str
@@ -95,9 +97,13 @@ class MixSettings:
 
 
 def build_mix(
-    mix: MixSettings, model: ImageTextModel, pairs: PairLoss, to_steps: Callable[..., int]
+    mix: MixSettings,
+    model: ImageTextModel,
+    pairs: PairLoss,
+    to_steps: Callable[..., int],
+    separators: tuple[int, ...] = (),
 ) -> Objective | None:
-    """Build the loss of mixed images; None without a mixer."""
+    """Build the loss of mixed images; None without a mixer. `separators` are token ids."""
     mixer = _build_mixer(mix, model, pairs.reduction.shards)
     if mixer is None:
         return None
@@ -119,6 +125,7 @@ def build_mix(
             placement=mix.placement,
             fraction=mix.fraction,
             ramp=to_steps(mix.ramp, field="config.mix.ramp"),
+            separators=separators,
             ends_at=ends_at,
             pairs=pairs,
         )

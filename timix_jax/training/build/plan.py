@@ -135,6 +135,7 @@ def build_plan(
     vocab_size: int,
     pad_id: int,
     eot_id: int = 0,
+    separators: tuple[int, ...] = (),
     to_steps: Callable[..., int],
     rate: Schedule,
 ) -> Plan:
@@ -144,13 +145,14 @@ def build_plan(
       settings: from `read_settings`.
       layout: from `check_shapes`.
       vocab_size, pad_id, eot_id: those of the tokenizer.
+      separators: its ids of `config.mix.separators`.
       to_steps: maps a duration and its `field` to steps.
       rate: maps a step to the learning rate.
     """
     model = build_model(
         settings, vocab_size=vocab_size, pad_id=pad_id, eot_id=eot_id, layout=layout
     )
-    objectives = tuple(build_objectives(settings, model, layout, to_steps))
+    objectives = tuple(build_objectives(settings, model, layout, to_steps, separators))
     params, axes = abstract_params(model), model.parameter_axes()
     optimizer = build_optimizer(settings.optim, params, axes, rate)
     return Plan(settings, layout, model, objectives, optimizer, rate)

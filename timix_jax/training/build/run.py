@@ -90,6 +90,7 @@ def build(settings: Settings, *, tokenizer: Tokenizer | None = None) -> Experime
         vocab_size=tokenizer.vocab_size,
         pad_id=tokenizer.pad_id,
         eot_id=tokenizer.sep_id,
+        separators=_separators(settings, tokenizer),
         to_steps=within,
         rate=build_schedule(settings.optim, total, settings.optim.warmup_steps(within)),
     )
@@ -108,6 +109,19 @@ def build(settings: Settings, *, tokenizer: Tokenizer | None = None) -> Experime
             for name, every in settings.periods.items()
         },
     )
+
+
+def _separators(settings: Settings, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Return the token ids of the words between phrases, if captions are joined by phrases."""
+    if settings.mix.captions != "phrases":
+        return ()
+    found = tokenizer.single_tokens(settings.mix.separators)
+    if not found:
+        raise UserError(
+            f"config.mix.separators={settings.mix.separators}: none of these is one token of the tokenizer, so that"
+            " captions have no phrases; name words that separate them, or set config.mix.captions='joined'"
+        )
+    return found
 
 
 def _warn_of_untrained_scores(settings: Settings, objectives: Sequence[Objective]) -> None:
