@@ -64,5 +64,5 @@ def get_config() -> ConfigDict:
     c.eval.every = "100%"
     c.checkpoint.every = "100%"
     c.log.every = "50 steps"
-    c.pictures.examples = 1
+    c.pictures.examples = 0  # none
     return c

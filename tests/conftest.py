@@ -14,6 +14,7 @@ import pytest
 from absl import flags
 from places import loopback, namespaces  # noqa: F401 - fixtures
 from refusals import files, refused  # noqa: F401 - fixtures
+from shared_run import whole_run  # noqa: F401 - a fixture
 from tiny_model import compiler_settings
 
 # XLA reads its flags now. The TPU compiler, which is loaded later, would end the process over those it does not know.

@@ -25,7 +25,6 @@ from timix_jax.optim.optimizer import decay_mask
 from timix_jax.parallel.paths import path_names
 from timix_jax.pretrained import check_init_from, load_params
 from timix_jax.training import build as experiment
-from timix_jax.training import train
 from timix_jax.training.build import read_settings
 from timix_jax.training.evaluate import evaluate_checkpoint
 from timix_jax.training.hooks.log import Log
@@ -64,14 +63,8 @@ def conv_config(steps=STEPS, **overrides):
 def whole(registered, tmp_path_factory):
     """A run on eight devices, with weights split over `fsdp` and `tensor`."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    results = train_and_evaluate(conv_config(**WITH_TENSOR), str(workdir))
-    return workdir, results
-
-
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """One run draws them; the others save the time."""
-    monkeypatch.setattr(train, "draw_run", lambda *_: None)
+    config = conv_config(**WITH_TENSOR, pictures__examples=2)
+    return workdir, train_and_evaluate(config, str(workdir))
 
 
 def logged(workdir):
@@ -111,7 +104,7 @@ def test_a_checkpoint_evaluates_to_the_same_figures(whole):
 
 
 @pytest.mark.slow
-def test_stopped_and_resumed_is_uninterrupted(whole, tmp_path, monkeypatch, no_pictures):
+def test_stopped_and_resumed_is_uninterrupted(whole, tmp_path, monkeypatch):
     log = Log.__call__
 
     def stop(self, moment):
@@ -129,7 +122,7 @@ def test_stopped_and_resumed_is_uninterrupted(whole, tmp_path, monkeypatch, no_p
 
 
 @pytest.mark.slow
-def test_one_device_gives_the_same_losses(whole, tmp_path, monkeypatch, no_pictures):
+def test_one_device_gives_the_same_losses(whole, tmp_path, monkeypatch):
     build_layout = experiment.checks.build_layout
     monkeypatch.setattr(
         experiment.checks, "build_layout", lambda config, _: build_layout(config, jax.devices()[:1])
@@ -143,7 +136,7 @@ def test_one_device_gives_the_same_losses(whole, tmp_path, monkeypatch, no_pictu
 
 
 @pytest.mark.slow
-def test_mixed_images_in_the_place_of_clean_ones(tmp_path, no_pictures):
+def test_mixed_images_in_the_place_of_clean_ones(tmp_path):
     config = conv_config(2, mix__placement="replace", mix__score="oracle", eval__sets=())
     train_and_evaluate(config, str(tmp_path))
     for line in logged(tmp_path):

@@ -168,7 +168,13 @@ def pair_losses_by_hand(kind, sides):
 @pytest.mark.slow
 def test_whole_run(tmp_path):
     """The configuration names the mixer and its settings; a mixer without windows draws no sheet."""
-    config = tiny_config(2, mix__mixer="quadrants", mix__ramp="0 steps", mix__target="blend")
+    config = tiny_config(
+        2,
+        mix__mixer="quadrants",
+        mix__ramp="0 steps",
+        mix__target="blend",
+        pictures__examples=2,
+    )
     config.mix.options.quadrants.own = 0.5
     train_and_evaluate(config, str(tmp_path))
     lines = [line for line in metrics(tmp_path) if "loss" in line]

@@ -105,6 +105,7 @@ def test_whole_run_resumed(store, data, tmp_path, compile_cache_in_bucket):
         eval__evaluators=("retrieval",),
         eval__every="0 steps",
         eval__sets=(f"val=records:{data}",),
+        pictures__examples=1,
     )
     train_and_evaluate(config, "gs://bucket/runs/one")
     names = store.names("runs/one/")

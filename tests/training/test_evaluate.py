@@ -6,25 +6,17 @@ import logging
 import jax
 import numpy as np
 import pytest
+from shared_run import WHOLE_STEPS as STEPS
 from tiny_run import arrays, copy_run, tiny_config
 
 from timix_jax.errors import UserError
 from timix_jax.training import evaluate
-from timix_jax.training.train import train_and_evaluate
 
-STEPS = 2
 SMALL = "small=synthetic:?examples=12&size=16&captions=1&seed=2"
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A short run and its results."""
-    workdir = tmp_path_factory.mktemp("runs") / "whole"
-    return workdir, train_and_evaluate(tiny_config(STEPS), str(workdir))
-
-
-def test_eval_mode_reproduces_the_results(whole, tmp_path, caplog):
-    workdir = copy_run(whole[0], tmp_path / "evaluated")
+def test_eval_mode_reproduces_the_results(whole_run, tmp_path, caplog):
+    workdir = copy_run(whole_run[0], tmp_path / "evaluated")
     with caplog.at_level(logging.INFO, logger="absl"):
         evaluate.evaluate_checkpoint(tiny_config(STEPS), str(workdir))
     phases = [line.partition(":")[0] for line in caplog.messages]
@@ -41,8 +33,8 @@ def test_eval_mode_reproduces_the_results(whole, tmp_path, caplog):
 
 
 @pytest.mark.slow
-def test_the_average_is_evaluated_on_request(whole, monkeypatch, tmp_path):
-    workdir = copy_run(whole[0], tmp_path / "average")
+def test_the_average_is_evaluated_on_request(whole_run, monkeypatch, tmp_path):
+    workdir = copy_run(whole_run[0], tmp_path / "average")
     given = []
     monkeypatch.setattr(
         evaluate, "run_evaluators", lambda evaluators, params: given.append(params) or []
@@ -65,29 +57,29 @@ def test_the_average_is_evaluated_on_request(whole, monkeypatch, tmp_path):
     ],
 )
 def test_weights_are_not_evaluated_as_another_model_of_their_shapes(
-    whole, tmp_path, field, value, message
+    whole_run, tmp_path, field, value, message
 ):
-    workdir = copy_run(whole[0], tmp_path / "other")
+    workdir = copy_run(whole_run[0], tmp_path / "other")
     with pytest.raises(UserError, match=message):
         evaluate.evaluate_checkpoint(tiny_config(STEPS, **{field: value}), str(workdir))
     assert not (workdir / f"eval-{STEPS}.json").exists()
 
 
 @pytest.mark.slow
-def test_eval_mode_may_compute_differently(whole, tmp_path):
-    workdir = copy_run(whole[0], tmp_path / "otherwise")
+def test_eval_mode_may_compute_differently(whole_run, tmp_path):
+    workdir = copy_run(whole_run[0], tmp_path / "otherwise")
     config = tiny_config(
         STEPS, model__scan=True, model__remat="full", model__image__patch_dropout=0.5, seed=5
     )
     found = evaluate.evaluate_checkpoint(config, str(workdir))
-    assert found.keys() == whole[1].keys()
-    for name, value in whole[1].items():
+    assert found.keys() == whole_run[1].keys()
+    for name, value in whole_run[1].items():
         assert found[name] == pytest.approx(value, abs=1e-4), name
 
 
 @pytest.mark.slow
-def test_results_of_other_sets_stay(whole, tmp_path):
-    workdir = copy_run(whole[0], tmp_path / "two_sets")
+def test_results_of_other_sets_stay(whole_run, tmp_path):
+    workdir = copy_run(whole_run[0], tmp_path / "two_sets")
     file = workdir / f"eval-{STEPS}.json"
     evaluate.evaluate_checkpoint(tiny_config(STEPS), str(workdir))
     first = json.loads(file.read_text())
@@ -111,8 +103,8 @@ def test_results_of_other_sets_stay(whole, tmp_path):
         ({"eval__sets": ()}, r"config\.eval\.sets=\(\) names no data"),
     ],
 )
-def test_nothing_to_measure_is_refused_and_overwrites_nothing(whole, tmp_path, fields, message):
-    workdir = copy_run(whole[0], tmp_path / "nothing")
+def test_nothing_to_measure_is_refused_and_overwrites_nothing(whole_run, tmp_path, fields, message):
+    workdir = copy_run(whole_run[0], tmp_path / "nothing")
     file = workdir / f"eval-{STEPS}.json"
     file.write_text("{}")
     with pytest.raises(UserError, match=message):

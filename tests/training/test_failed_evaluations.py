@@ -99,7 +99,9 @@ def test_the_training_goes_on_and_saves(tmp_path, capfd):
     spec = records(tmp_path / "data", captions=two_later)
     damage(spec)
     workdir = tmp_path / "run"
-    config = config_of(f"bad={spec}", eval__evaluators=("retrieval", "patch_text"))
+    config = config_of(
+        f"bad={spec}", eval__evaluators=("retrieval", "patch_text"), pictures__examples=1
+    )
     with pytest.raises(UserError, match=r"bad: retrieval failed: .* \(2 times\); .*") as caught:
         train_and_evaluate(config, str(workdir))
     assert "the training is complete, with all other results, in" in str(caught.value)

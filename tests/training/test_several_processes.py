@@ -19,6 +19,7 @@ OPTIONS = SMALL | {
     "data__train": ("slow:?examples=48&size=16&captions=2",),
     "eval__every": "20 steps",
     "checkpoint__every": "1000 steps",
+    "pictures__examples": 2,
 }
 # Losses of one run and of another with other devices or processes differ by the order of float32 sums.
 RELATIVE = 1e-4

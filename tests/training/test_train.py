@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from shared_run import WHOLE_STEPS as STEPS
 from tiny_run import (
     arrays,
     assert_close_weights,
@@ -29,19 +30,9 @@ from timix_jax.training.hooks.log import Log
 from timix_jax.training.loop import Loop
 from timix_jax.training.train import train_and_evaluate
 
-STEPS = 6
 
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run that nothing disturbed."""
-    workdir = tmp_path_factory.mktemp("runs") / "whole"
-    results = train_and_evaluate(tiny_config(STEPS), str(workdir))
-    return workdir, results
-
-
-def test_what_a_run_writes(whole):
-    workdir, results = whole
+def test_what_a_run_writes(whole_run):
+    workdir, results = whole_run
     stored = json.loads((workdir / "results.json").read_text())
     assert stored.keys() == results.keys()
     for name, value in stored.items():
@@ -71,8 +62,8 @@ def test_what_a_run_writes(whole):
     Tokenizer.from_json((workdir / "tokenizer.json").read_text())
 
 
-def test_speed_and_memory_are_logged(whole):
-    workdir, _ = whole
+def test_speed_and_memory_are_logged(whole_run):
+    workdir, _ = whole_run
     raw = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     logged = [line for line in raw if "loss" in line]
     run = experiment.build(experiment.read_settings(tiny_config(STEPS)))
@@ -87,14 +78,14 @@ def test_speed_and_memory_are_logged(whole):
 
 
 @pytest.mark.slow
-def test_a_finished_run_is_left_as_it_is(whole, tmp_path):
-    workdir = copy_run(whole[0], tmp_path / "again")
+def test_a_finished_run_is_left_as_it_is(whole_run, tmp_path):
+    workdir = copy_run(whole_run[0], tmp_path / "again")
     train_and_evaluate(tiny_config(STEPS), str(workdir))
-    assert_same_run(workdir, whole[0], STEPS)
+    assert_same_run(workdir, whole_run[0], STEPS)
 
 
 @pytest.mark.slow
-def test_stopped_and_resumed_is_uninterrupted(whole, tmp_path, monkeypatch):
+def test_stopped_and_resumed_is_uninterrupted(whole_run, tmp_path, monkeypatch):
     """Stopped within step 5, after checkpoint 4; the tokenizer is the stored one, and processes make the batches."""
     workdir = tmp_path / "stopped"
     log = Log.__call__
@@ -116,13 +107,13 @@ def test_stopped_and_resumed_is_uninterrupted(whole, tmp_path, monkeypatch):
 
     monkeypatch.setattr(experiment.data, "train_tokenizer", refuse)
     train_and_evaluate(tiny_config(STEPS, data__processes=2), str(workdir))
-    assert_same_run(workdir, whole[0], STEPS)
+    assert_same_run(workdir, whole_run[0], STEPS)
     assert (workdir / "tokenizer.json").read_text() == tokenizer
 
 
 @pytest.mark.slow
-def test_flipped_byte_in_the_newest_checkpoint(whole, tmp_path, monkeypatch):
-    workdir = copy_run(whole[0], tmp_path / "flipped")
+def test_flipped_byte_in_the_newest_checkpoint(whole_run, tmp_path, monkeypatch):
+    workdir = copy_run(whole_run[0], tmp_path / "flipped")
     files = [p for p in (workdir / "checkpoints" / "00000006" / "state").rglob("*") if p.is_file()]
     largest = max(files, key=lambda path: path.stat().st_size)
     content = bytearray(largest.read_bytes())
@@ -137,11 +128,11 @@ def test_flipped_byte_in_the_newest_checkpoint(whole, tmp_path, monkeypatch):
     )
     train_and_evaluate(tiny_config(STEPS), str(workdir))
     assert steps == [4]
-    assert_same_run(workdir, whole[0], STEPS)
+    assert_same_run(workdir, whole_run[0], STEPS)
 
 
 @pytest.mark.slow
-def test_not_finite_stops_and_keeps_the_last_good_state(whole, tmp_path, monkeypatch):
+def test_not_finite_stops_and_keeps_the_last_good_state(whole_run, tmp_path, monkeypatch):
     """The weights turn NaN within step 5: named, nothing saved, and it can go on."""
     workdir = tmp_path / "nan"
     make = plans.make_train_step
@@ -172,7 +163,7 @@ def test_not_finite_stops_and_keeps_the_last_good_state(whole, tmp_path, monkeyp
     with Checkpointer(workdir / "checkpoints") as checkpointer:
         assert checkpointer.latest_valid() == 4
     train_and_evaluate(tiny_config(STEPS), str(workdir))
-    for a, b in zip(arrays(workdir, STEPS), arrays(whole[0], STEPS), strict=True):
+    for a, b in zip(arrays(workdir, STEPS), arrays(whole_run[0], STEPS), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)  # the first steps were another program's
 
 
@@ -187,19 +178,19 @@ def test_a_rate_that_ruins_the_weights_is_stopped_before_a_save(tmp_path):
 
 
 @pytest.mark.slow
-def test_weights_of_another_run_on_another_grid(whole, tmp_path):
+def test_weights_of_another_run_on_another_grid(whole_run, tmp_path):
     config = tiny_config(
         1,
-        init_from=str(whole[0]),
+        init_from=str(whole_run[0]),
         model__image__size=24,
-        data__tokenizer=str(whole[0] / "tokenizer.json"),
+        data__tokenizer=str(whole_run[0] / "tokenizer.json"),
     )
     run = experiment.build(experiment.read_settings(config))
     with Checkpointer(tmp_path / "checkpoints") as checkpointer:
         state, resumed = start.initial_state(run, checkpointer)
     assert not resumed
     assert int(state.step) == 0
-    saved = arrays(whole[0], STEPS)
+    saved = arrays(whole_run[0], STEPS)
     names = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(state.params)]
     for name, new, old in zip(names, jax.tree.leaves(state.params), saved, strict=True):
         if "image" in name and "pos_embed" in name:
@@ -228,18 +219,18 @@ def test_weights_of_another_run_on_another_grid(whole, tmp_path):
     ],
     ids=["depth", "width", "tokenizer", "activation", "scored layer"],
 )
-def test_weights_of_another_model_are_refused(whole, tmp_path, overrides, message):
-    tokenizer = {"data__tokenizer": str(whole[0] / "tokenizer.json")}
-    config = tiny_config(1, init_from=str(whole[0]), **(tokenizer | overrides))
+def test_weights_of_another_model_are_refused(whole_run, tmp_path, overrides, message):
+    tokenizer = {"data__tokenizer": str(whole_run[0] / "tokenizer.json")}
+    config = tiny_config(1, init_from=str(whole_run[0]), **(tokenizer | overrides))
     with pytest.raises(UserError, match=message):
         train_and_evaluate(config, str(tmp_path / "other"))
     assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.slow
-def test_what_saves_memory_may_change_on_resuming(whole, tmp_path):
+def test_what_saves_memory_may_change_on_resuming(whole_run, tmp_path):
     """Same numbers up to rounding with other rematerialisation, scan, microbatches and mesh."""
-    workdir = copy_run(whole[0], tmp_path / "smaller")
+    workdir = copy_run(whole_run[0], tmp_path / "smaller")
     shutil.rmtree(workdir / "checkpoints" / f"{STEPS:08d}")
     (workdir / "results.json").unlink()
     config = tiny_config(
@@ -249,13 +240,13 @@ def test_what_saves_memory_may_change_on_resuming(whole, tmp_path):
     )
     train_and_evaluate(config, str(workdir))
     for part in ("params", "ema_params"):
-        assert_close_weights(workdir, whole[0], STEPS, part, atol=1e-5)
+        assert_close_weights(workdir, whole_run[0], STEPS, part, atol=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("left", [None, ""])
-def test_a_lost_tokenizer_is_that_of_the_checkpoint(whole, tmp_path, monkeypatch, left):
-    workdir = copy_run(whole[0], tmp_path / "lost")
+def test_a_lost_tokenizer_is_that_of_the_checkpoint(whole_run, tmp_path, monkeypatch, left):
+    workdir = copy_run(whole_run[0], tmp_path / "lost")
     shutil.rmtree(workdir / "checkpoints" / f"{STEPS:08d}")
     (workdir / "results.json").unlink()
     file = workdir / "tokenizer.json"
@@ -264,12 +255,12 @@ def test_a_lost_tokenizer_is_that_of_the_checkpoint(whole, tmp_path, monkeypatch
     monkeypatch.setattr(experiment.data, "train_tokenizer", None)
     train_and_evaluate(tiny_config(STEPS), str(workdir))
     assert file.read_text() == text
-    assert_same_run(workdir, whole[0], STEPS)
+    assert_same_run(workdir, whole_run[0], STEPS)
 
 
 @pytest.mark.slow
-def test_without_config_json_the_checkpoint_tells_the_configuration(whole, tmp_path):
-    workdir = copy_run(whole[0], tmp_path / "no_config")
+def test_without_config_json_the_checkpoint_tells_the_configuration(whole_run, tmp_path):
+    workdir = copy_run(whole_run[0], tmp_path / "no_config")
     (workdir / "config.json").unlink()
     (workdir / "tokenizer.json").unlink()
     before = sorted(path.name for path in workdir.iterdir())
@@ -279,19 +270,19 @@ def test_without_config_json_the_checkpoint_tells_the_configuration(whole, tmp_p
         train_and_evaluate(tiny_config(STEPS, optim__lr=0.5), str(workdir))
     assert sorted(path.name for path in workdir.iterdir()) == before
     train_and_evaluate(tiny_config(STEPS, log__every="2 steps"), str(workdir))
-    assert_same_run(workdir, whole[0], STEPS)
+    assert_same_run(workdir, whole_run[0], STEPS)
 
 
-def test_another_tokenizer_is_refused(whole, tmp_path):
-    workdir = copy_run(whole[0], tmp_path / "other_words")
+def test_another_tokenizer_is_refused(whole_run, tmp_path):
+    workdir = copy_run(whole_run[0], tmp_path / "other_words")
     other = train_tokenizer(["one two", "three"], vocab_size=64).to_json()
     (workdir / "tokenizer.json").write_text(other)
     with pytest.raises(UserError, match=rf"not the tokenizer of checkpoint {STEPS}: delete it"):
         train_and_evaluate(tiny_config(STEPS), str(workdir))
 
 
-def test_other_data_under_the_same_name_are_refused(whole, tmp_path, monkeypatch):
-    workdir = copy_run(whole[0], tmp_path / "other_data")
+def test_other_data_under_the_same_name_are_refused(whole_run, tmp_path, monkeypatch):
+    workdir = copy_run(whole_run[0], tmp_path / "other_data")
     before = (workdir / "results.json").read_text()
     monkeypatch.setattr(start, "describe_sources", lambda _: [{"examples": 599, "digest": ""}])
     message = r"trained on other data \(synthetic:.*: 48 examples there, 599 others now\)"

@@ -143,8 +143,7 @@ class DualEncoder(ImageTextModel):
 
     def parameter_axes(self) -> Any:
         """Return the declared `Axes` of each parameter, in a tree with the structure of the parameters."""
-        model = dataclasses.replace(self, layout=None)
-        return axes_of(jax.eval_shape(model._declared_init, jax.random.key(0)))
+        return axes_of(_declared(self.on_one_device()))
 
     def _declared_init(self, key: Array) -> Params:
         k_image, k_text, k_predictor = jax.random.split(key, 3)
@@ -277,3 +276,9 @@ class DualEncoder(ImageTextModel):
         """Clamp τ to its range after each update, so that its gradient does not vanish."""
         low, high = (math.log(t) for t in self.temperature_range)
         return {**params, "log_temperature": jnp.clip(params["log_temperature"], low, high)}
+
+
+@functools.lru_cache(maxsize=16)
+def _declared(model: DualEncoder) -> Any:
+    """Return the shapes of the parameters with their axes; a trace takes seconds and is needed more than once."""
+    return jax.eval_shape(model._declared_init, jax.random.key(0))

@@ -116,8 +116,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str, *, profile: str = "") -
         write_results(folder / RESULTS_FILE, results)
         weights = processes.on_host(weights)
         if processes.is_first():
-            with watch(phases.DRAW):
-                draw_run(run, weights, folder)
+            if run.settings.pictures.examples:
+                with watch(phases.DRAW):
+                    draw_run(run, weights, folder)
             print_text(f"\n{format_results(measured)}\nwritten to {folder}")
     failed = [m for m in (*evaluate.failures, *measured) if m.error is not None]
     if failed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -183,4 +184,9 @@ def _check_effects(config: Settings, model: ImageTextModel, fields: set[str]) ->
 def abstract_params(model: ImageTextModel) -> Any:
     """Return the shapes and dtypes of the parameters."""
     with error_prefix("config."):
-        return jax.eval_shape(model.init, jax.random.key(0))
+        return _shapes(model.on_one_device())
+
+
+@functools.lru_cache(maxsize=16)
+def _shapes(model: ImageTextModel) -> Any:
+    return jax.eval_shape(model.init, jax.random.key(0))

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 @dataclasses.dataclass(frozen=True)
 class PictureSettings:
-    """`config.pictures`; `examples` is the number of rows of the mixing sheet."""
+    """`config.pictures`; `examples` is the number of rows of the mixing sheet, 0 for no pictures."""
 
     examples: int
 

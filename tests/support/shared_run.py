@@ -1,0 +1,27 @@
+"""One finished run for every module and worker: it takes longer than most tests that read it."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from tiny_run import tiny_config
+
+from timix_jax.runtime.file_lock import exclusive_lock
+from timix_jax.training.train import train_and_evaluate
+
+WHOLE_STEPS = 6
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory, quick_compilation) -> tuple[Path, dict[str, float]]:
+    """Working folder and results of a run of `WHOLE_STEPS` steps that nothing disturbed; tests must not change it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    workdir, results = folder / "whole_run", folder / "whole_run.json"
+    with exclusive_lock(folder / "whole_run.lock"):
+        if not results.exists():
+            config = tiny_config(WHOLE_STEPS, pictures__examples=2)
+            results.write_text(json.dumps(train_and_evaluate(config, str(workdir))))
+    return workdir, json.loads(results.read_text())
