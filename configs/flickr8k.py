@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
 
     # Mixing. The data have no regions to train the patch predictor with.
     c.mix.mixer = "timix"
-    c.mix.score = "similarity"  # of projected patches with the caption
+    c.mix.score = "single_patch"  # of each patch alone with the caption
     c.mix.target = "hard"
     c.mix.placement = "replace"  # mixed images take the place of clean ones
     c.mix.fraction = 0.5  # share of the batch that is mixed

@@ -58,6 +58,7 @@ def check_shapes(settings: Settings, devices: Sequence[jax.Device] | None = None
     with error_prefix("config.mesh: "):
         layout.shardings(params)
     _check_weights(settings)
+    _check_scores(settings)
     _check_teacher(settings)
     build_pair_loss(settings.contrastive, None)
     return layout
@@ -136,6 +137,18 @@ def _check_weights(settings: Settings) -> None:
         raise UserError(
             f"config.loss.itc.weight={itc}: with config.mix.placement='replace' the mixed images' loss takes its place;"
             " set config.mix.weight instead"
+        )
+
+
+def _check_scores(settings: Settings) -> None:
+    """Refuse scores that do not read the caption: they choose the same windows with another image's caption."""
+    mix, model = settings.mix, settings.model
+    sources = {part.split(":")[-1] for part in mix.score.split("+")}
+    mean = model.name == "dual_encoder" and model.image.pool == "gap"
+    if mix.enabled and mean and "similarity" in sources and "shuffled" not in mix.score:
+        raise UserError(
+            f"config.mix.score={mix.score!r} with config.model.image.pool='gap': in a tower that is pooled by the mean,"
+            " patches after attention do not tell what the caption names (docs/results.md); use 'single_patch'"
         )
 
 
