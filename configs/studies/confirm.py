@@ -1,0 +1,44 @@
+"""Confirmation with fresh seeds and galleries: the form that tuning.py chose, its controls, and tuned augmentation."""
+
+from ml_collections import ConfigDict
+
+from configs.small_scenes import galleries
+from configs.studies.gap import scenes
+from configs.studies.tuning import CROPPED, PHRASES
+
+AMOUNTS = {"1k": 1000, "2k": 2000, "4k": 4000, "8k": 8000, "40k": 40000}
+FORM = (*PHRASES, *CROPPED)
+METHODS = {
+    "plain": (),
+    "augment": CROPPED,
+    "timix": FORM,
+    "random_window": (*FORM, "mix.mixer=random_window"),
+    "shuffled": (*FORM, "mix.score=shuffled:single_patch"),
+}
+
+
+def get_config() -> ConfigDict:
+    """All methods on 1,000 and 2,000 scenes; the curve of tuned augmentation gives the data multiplier."""
+    return ConfigDict(
+        {
+            "recipe": "configs/small_scenes.py",
+            "common": (f"eval.sets={galleries(8)}",),
+            "methods": METHODS,
+            "data": {name: scenes(count) for name, count in AMOUNTS.items()},
+            "only": {name: ("augment",) for name in AMOUNTS if name not in ("1k", "2k")},
+            "seeds": tuple(range(10, 18)),
+            # The mean of R@1, R@5 and R@10, both ways.
+            "metric": ("heldout_vendor*/*_r?", "heldout_vendor*/*_r10"),
+            "tables": {
+                "Training vendors": ("trained_vendor*/*_r?", "trained_vendor*/*_r10"),
+            },
+            "primary": (
+                ("timix", "augment"),
+                ("timix", "random_window"),
+                ("timix", "shuffled"),
+            ),
+            "amounts": AMOUNTS,
+            "baseline": "augment",
+            "fresh": "40k",
+        }
+    )
