@@ -38,7 +38,6 @@ from timix_jax.training.hooks.profile import Profile
 from timix_jax.training.hooks.save import Save
 from timix_jax.training.loop import Loop
 from timix_jax.training.open_run import open_run
-from timix_jax.training.pictures import draw_run
 from timix_jax.training.start import initial_state
 from timix_jax.training.summary import run_summary
 
@@ -117,6 +116,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str, *, profile: str = "") -
         weights = processes.on_host(weights)
         if processes.is_first():
             if run.settings.pictures.examples:
+                from timix_jax.training.pictures import draw_run  # Matplotlib takes a second
+
                 with watch(phases.DRAW):
                     draw_run(run, weights, folder)
             print_text(f"\n{format_results(measured)}\nwritten to {folder}")
