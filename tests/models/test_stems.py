@@ -50,7 +50,7 @@ def as_convolutions(params, x, stages):
     return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
-@pytest.mark.parametrize("patch", [4, 12])
+@pytest.mark.parametrize("patch", [4, pytest.param(12, marks=pytest.mark.slow)])
 def test_is_three_strided_convolutions(patch):
     model = stemmed(patch)
     params, pixels = params_of(patch), pixels_of(model)

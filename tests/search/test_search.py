@@ -191,6 +191,7 @@ def test_refusals(indexed, tmp_path, monkeypatch, capsys, arguments, message):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="needs a browser: apt install chromium")
 def test_pictures_are_visible_in_a_browser(workdir, tmp_path):
     photos = tmp_path / "photos"
