@@ -8,7 +8,7 @@ from tiny_model import GRID, make_batch, make_forward, make_params, tiny_model
 
 from timix_jax.errors import UserError
 from timix_jax.models.protocols import ImageTextModel
-from timix_jax.objectives.score_sources import SCORES, build_score_source
+from timix_jax.objectives.score_sources import SCORES, build_score_source, posterior
 from timix_jax.objectives.score_sources.reader import ScoreReader
 from timix_jax.objectives.score_sources.single_patch import NEIGHBOUR
 
@@ -82,6 +82,35 @@ def test_single_patches_and_centred_captions(params, batch):
     np.testing.assert_allclose(got, want, atol=2e-5)
 
 
+def test_posterior_is_the_softmax_over_the_captions(params, batch):
+    _, single, text = map(np.asarray, encode(params, batch))
+    tau = float(MODEL.temperature(params))
+    near = np.moveaxis([smoothed(single[..., d]) for d in range(single.shape[2])], 0, 2)
+    fits = np.exp(np.einsum("bnd,cd->bnc", near.astype(np.float64), text) / tau)
+    own = np.stack([fits[k, :, k] for k in range(len(text))])
+    (got,) = scores_of(["posterior"], params, batch).values()
+    np.testing.assert_allclose(got, z_score(np.log(own / fits.sum(axis=2))), atol=1e-3)
+    # Given captions take the place of the batch's.
+    sample = text[::-2]
+    (got,) = scores_of(["posterior"], params, {**batch, "caption_sample": sample}).values()
+    fits = np.exp(np.einsum("bnd,cd->bnc", near.astype(np.float64), sample) / tau).sum(axis=2)
+    np.testing.assert_allclose(got, z_score(np.log(own / (own + fits))), atol=1e-3)
+
+
+def test_posterior_compares_with_a_limited_number_of_captions(params, batch, monkeypatch):
+    monkeypatch.setattr(posterior, "CAPTIONS", 3)
+    rows = [0, 2, 4]
+    (got,) = scores_of(["posterior"], params, batch).values()
+    _, _, text = encode(params, batch)
+    sample = np.asarray(text)[rows]
+    (want,) = scores_of(["posterior"], params, {**batch, "caption_sample": sample}).values()
+    for k in range(len(got)):  # an own caption that counts twice changes the values, not the order
+        if k in rows:
+            np.testing.assert_array_equal(np.argsort(got[k]), np.argsort(want[k]))
+        else:
+            np.testing.assert_allclose(got[k], want[k], atol=1e-4)
+
+
 @pytest.mark.slow
 def test_gradient_is_that_of_finite_differences(x64, params, batch):
     wide = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), params)
@@ -141,7 +170,7 @@ def test_centre_falls_with_the_distance(params, batch):
 
 
 def test_no_gradient_flows_through_a_source(params, batch):
-    for name in ("single_patch", "gradient", "similarity", "tpp", "tpp+single_patch"):
+    for name in ("single_patch", "posterior", "gradient", "similarity", "tpp+single_patch"):
         source = build_score_source(name, MODEL)
 
         def total(params, source=source):

@@ -24,6 +24,7 @@ from timix_jax.objectives.base import prepare_forward
 from timix_jax.objectives.features import CLEAN
 from timix_jax.objectives.patch_labels import patch_labels
 from timix_jax.objectives.score_sources import SCORES, ScoreSource, build_score_source
+from timix_jax.objectives.score_sources.posterior import CAPTIONS
 from timix_jax.objectives.score_sources.reader import ScoreReader
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ class PatchScoresEvaluator(Evaluator):
                         "image": batch["image"],
                         "tokens": batch[name],
                         "caption_mean": params["caption_mean"],
+                        "caption_sample": params["caption_sample"],
                     },
                     step=jnp.zeros((), jnp.int32),
                     seed_key=jax.random.key(0),
@@ -161,7 +163,7 @@ class PatchScoresEvaluator(Evaluator):
 
     def _run(self, params: Any, kind: TextKind) -> dict[str, float]:
         values: dict[str, list[np.ndarray]] = collections.defaultdict(list)
-        weights = {"weights": params, "caption_mean": self._caption_mean(params, kind)}
+        weights = {"weights": params, **self._captions(params, kind)}
         readers = [title for title, source in self._built.items() if source.reads_text]
         for scored in self._sweep(self._score, weights, kind):
             named, shown = scored["named"], scored["shown"]
@@ -182,17 +184,20 @@ class PatchScoresEvaluator(Evaluator):
         means = {name: _ordered_mean(np.concatenate(rows)) for name, rows in values.items()}
         return {name: mean for name, mean in means.items() if mean is not None}
 
-    def _caption_mean(self, params: Any, kind: TextKind) -> np.ndarray:
-        """Return the mean embedding (D,) of all texts."""
+    def _captions(self, params: Any, kind: TextKind) -> dict[str, np.ndarray]:
+        """Return the mean embedding (D,) of all texts, and the embeddings of the first ones (M, D)."""
         rows = [
             (scored["index"][scored["valid"]], scored["embedding"][scored["valid"]])
             for scored in self._sweep(self._embed, {"weights": params}, kind)
         ]
         index, embedding = (np.concatenate(parts) for parts in zip(*rows, strict=True))
         if not len(index):
-            return np.zeros(embedding.shape[1], np.float32)
-        order = np.lexsort((*embedding.T[:1], index))
-        return embedding[order].astype(np.float64).mean(axis=0).astype(np.float32)
+            index, embedding = np.zeros(1), np.zeros((1, embedding.shape[1]), np.float32)
+        ordered = embedding[np.lexsort((*embedding.T[:1], index))]
+        return {
+            "caption_mean": ordered.astype(np.float64).mean(axis=0).astype(np.float32),
+            "caption_sample": ordered[:CAPTIONS],
+        }
 
     def _sweep(self, compute: Compute, params: Any, kind: TextKind) -> Iterator[Any]:
         mesh = self.inputs.mesh

@@ -24,7 +24,7 @@ from timix_jax.objectives.score_sources import build_score_source
 from timix_jax.objectives.score_sources.reader import ScoreReader
 from timix_jax.parallel.mesh import replicated
 
-NEED_TRAINING_INPUTS = ("random", "oracle", "clutter", "ema:", "shuffled:")
+NEED_TRAINING_INPUTS = ("posterior", "random", "oracle", "clutter", "ema:", "shuffled:")
 
 
 def default_source(model: ImageTextModel, *, predictor_trained: bool) -> str:

@@ -10,6 +10,7 @@ from timix_jax.objectives.score_sources.attention import Attention
 from timix_jax.objectives.score_sources.base import ScoreSource
 from timix_jax.objectives.score_sources.controls import Centre, Clutter, Oracle, Random
 from timix_jax.objectives.score_sources.gradient import Gradient
+from timix_jax.objectives.score_sources.posterior import Posterior
 from timix_jax.objectives.score_sources.predictor import Predictor
 from timix_jax.objectives.score_sources.similarity import Similarity
 from timix_jax.objectives.score_sources.single_patch import SinglePatch
@@ -20,6 +21,7 @@ __all__ = ["SCORES", "ScoreSource", "build_score_source"]
 SCORES: dict[str, type[ScoreSource]] = {
     "tpp": Predictor,
     "single_patch": SinglePatch,
+    "posterior": Posterior,
     "similarity": Similarity,
     "gradient": Gradient,
     "attention": Attention,

@@ -38,11 +38,16 @@ class SinglePatch(ScoreSource):
 
     def __call__(self, forward: Forward, view: str) -> jax.Array:
         """Return standardised means over neighbourhoods of products of unit-norm patches and centred captions."""
-        model = require(forward.model, SinglePatchEncoding, f"mix.score={self.title!r}")
-        patches = jax.lax.stop_gradient(forward.patches(view, teacher=self.teacher))
-        encoded = forward.once(
-            ("single_patches", forward.shown(view), self.teacher),
-            lambda: model.encode_single_patches(self.weights(forward), patches),
-        )
+        encoded = encoded_patches(self, forward, view)
         similarity = scores.from_similarity(encoded, self.centred_caption(forward, view))
         return scores.standardise(scores.smoothed(similarity, forward.model.grid, NEIGHBOUR))
+
+
+def encoded_patches(source: ScoreSource, forward: Forward, view: str) -> jax.Array:
+    """Return each patch of a view encoded as an image of its own, a constant (n, N, D) of unit norm; runs once."""
+    model = require(forward.model, SinglePatchEncoding, f"mix.score={source.title!r}")
+    patches = jax.lax.stop_gradient(forward.patches(view, teacher=source.teacher))
+    return forward.once(
+        ("single_patches", forward.shown(view), source.teacher),
+        lambda: model.encode_single_patches(source.weights(forward), patches),
+    )
