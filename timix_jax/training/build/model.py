@@ -183,8 +183,9 @@ def _check_effects(config: Settings, model: ImageTextModel, fields: set[str]) ->
 
 def abstract_params(model: ImageTextModel) -> Any:
     """Return the shapes and dtypes of the parameters."""
+    one_device: Any = model.on_one_device()  # models are frozen dataclasses, which have a hash
     with error_prefix("config."):
-        return _shapes(model.on_one_device())
+        return _shapes(one_device)
 
 
 @functools.lru_cache(maxsize=16)
