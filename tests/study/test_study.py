@@ -1,5 +1,6 @@
 """The grid, the runner and the report, with a program in the place of the training."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ from timix_jax.study.code_version import code_version, source_digest
 from timix_jax.study.pictures import draw_study
 from timix_jax.study.plan import Cell, read_study
 from timix_jax.study.report import report
-from timix_jax.study.runner import RECORD, Runner, read_record
+from timix_jax.study.runner import RECORD, Runner, read_record, recorded_code
 from timix_jax.study.table import Point, Table
 
 CODE = {"digest": "abc", "commit": "c0ffee", "packages": {"jax": "1"}}
@@ -230,12 +231,13 @@ def test_report(tmp_path, program):
     assert Image.open(tmp_path / "curves.png").size[0] > 800
 
 
-def test_command_line(tmp_path):
-    def start(*flags):
-        command = [sys.executable, "-m", "timix_jax.study", *flags]
-        root = Path(__file__).parents[2]
-        return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+def start(*flags):
+    command = [sys.executable, "-m", "timix_jax.study", *flags]
+    root = Path(__file__).parents[2]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
 
+
+def test_command_line(tmp_path):
     study = tmp_path / "empty.py"
     study.write_text(
         "from ml_collections import ConfigDict\n"
@@ -246,3 +248,28 @@ def test_command_line(tmp_path):
     assert (ended.returncode, ended.stderr.splitlines()[-1]) == (
         2, "error: study.methods is empty; name at least one",
     )  # fmt: skip
+
+
+def test_a_report_of_runs_by_other_code(tmp_path, program):
+    study = make_study()
+    runner, _ = make_runner(study, tmp_path, program)
+    runner.run(study.cells())
+    assert recorded_code(runner.out) == CODE
+    assert code_version()["digest"] != CODE["digest"]
+    recipe = tmp_path / "some.py"
+    fields = {f.name: getattr(study, f.name) for f in dataclasses.fields(study)}
+    fields |= {"primary": tuple(map(tuple, study.primary))}
+    recipe.write_text(
+        "from ml_collections import ConfigDict\n"
+        f"def get_config():\n  return ConfigDict({fields!r})\n"
+    )
+    ended = start(f"--config={recipe}", f"--out={runner.out}", "--report_only")
+    assert ended.returncode == 0, ended.stderr
+    assert CODE["commit"] in (runner.out / "report.md").read_text()
+    assert start(f"--config={recipe}", f"--out={runner.out}").returncode == 2
+    with pytest.raises(UserError, match="no run has ended"):
+        recorded_code(tmp_path / "nothing")
+    for cell in study.cells():
+        (runner.folder(cell) / RECORD).write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        recorded_code(runner.out)

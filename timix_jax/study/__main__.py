@@ -16,7 +16,7 @@ from timix_jax.study.code_version import code_version
 from timix_jax.study.pictures import draw_study
 from timix_jax.study.plan import Cell, read_study
 from timix_jax.study.report import report
-from timix_jax.study.runner import Runner, read_record
+from timix_jax.study.runner import Runner, read_record, recorded_code
 from timix_jax.study.table import Table
 
 FLAGS = flags.FLAGS
@@ -39,7 +39,7 @@ def _main(argv: list[str]) -> int:
     study = read_study(_CONFIG.value.to_dict())
     name = Path(config_flags.get_config_filename(FLAGS["config"])).stem
     out = Path(_OUT.value or f"runs/studies/{name}").expanduser()
-    code = code_version()
+    code = recorded_code(out) if _REPORT_ONLY.value else code_version()
     runner = Runner(study, out, code, _WORKERS.value or available_cores())
     failed = []
     if not _REPORT_ONLY.value:

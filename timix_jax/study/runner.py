@@ -183,6 +183,21 @@ def read_record(folder: Path, code: dict[str, Any]) -> dict[str, Any] | None:
     return _read(folder / RECORD, code)
 
 
+def recorded_code(out: Path) -> dict[str, Any]:
+    """Return the version of the code that made the runs of a study; `read_record` refuses any other among them.
+
+    Raises:
+      UserError: no run has ended, or a record cannot be read.
+    """
+    for path in sorted(out.glob(f"{RUNS}/*/{RECORD}")):
+        try:
+            code: dict[str, Any] = json.loads(path.read_bytes())["code"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} cannot be read ({error!r}); delete its folder") from None
+        return code
+    raise UserError(f"{out}: no run has ended, so that there is nothing to report")
+
+
 def _read(path: Path, code: dict[str, Any]) -> dict[str, Any] | None:
     try:
         record: dict[str, Any] = json.loads(path.read_bytes())
