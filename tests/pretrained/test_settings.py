@@ -94,7 +94,7 @@ def test_without_a_configuration_file_the_fields_to_set_are_named(folder):
         kernel = read("visual.conv1.weight").astype(np.float64)
         shift = (0.5 - np.asarray(CLIP[0])) / np.asarray(CLIP[1])
         np.testing.assert_allclose(
-            bias.build(read), np.einsum("ocpq,c->o", kernel, shift), atol=1e-5
+            bias.build(read, (24,)), np.einsum("ocpq,c->o", kernel, shift), atol=1e-5
         )
 
 

@@ -109,7 +109,7 @@ def _chunks(model: LoadedModel, parts: Sequence[Part], todo: Sequence[int]) -> I
     def load(numbered: tuple[int, Item | Skipped | None]) -> tuple[int, _Loaded | Skipped | None]:
         part, item = numbered
         if isinstance(item, Item):
-            return part, _load(item, model.image_size)
+            return part, _load(item, model)
         return part, item
 
     def items() -> Iterator[tuple[int, Item | Skipped | None]]:
@@ -130,13 +130,14 @@ def _chunks(model: LoadedModel, parts: Sequence[Part], todo: Sequence[int]) -> I
             loaded, skipped = [], []
 
 
-def _load(item: Item, size: int) -> _Loaded | Skipped:
+def _load(item: Item, model: LoadedModel) -> _Loaded | Skipped:
     read = read_item(item)
     if isinstance(read, Skipped):
         return read
     assert read.data is not None
     try:
-        return _Loaded(read.path, read.caption, read_pixels(read.data, size, read.path))
+        pixels = read_pixels(read.data, model.image_size, read.path, preprocess=model.preprocess)
+        return _Loaded(read.path, read.caption, pixels)
     except CorruptExample as error:
         return Skipped(read.path, error.reason)
     except MemoryError:

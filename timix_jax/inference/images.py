@@ -10,14 +10,16 @@ import numpy as np
 from PIL import Image
 
 from timix_jax.data.images.decode import decode_image
+from timix_jax.data.images.preprocess import Preprocess
 from timix_jax.data.images.to_rgb import to_rgb
-from timix_jax.data.images.transforms import resize
 from timix_jax.data.records.schema import CorruptExample
 from timix_jax.errors import UserError
 from timix_jax.runtime.remote import as_path
 
 ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 """A path (also gs://), the bytes of an image file, a Pillow image, or uint8 (H, W, 3) RGB pixels."""
+
+OWN = Preprocess()
 
 
 def image_list(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
@@ -28,13 +30,16 @@ def image_list(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
     return list(images)  # type: ignore[arg-type]
 
 
-def read_pixels(image: ImageLike, size: int, name: str = "image") -> np.ndarray:
-    """Decode and resize an image as training and evaluation do: whole, without keeping its aspect ratio.
+def read_pixels(
+    image: ImageLike, size: int, name: str = "image", *, preprocess: Preprocess = OWN
+) -> np.ndarray:
+    """Decode and resize an image.
 
     Args:
       image: see `ImageLike`.
       size: side S in pixels.
       name: names an image without a path in the error.
+      preprocess: by default as training and evaluation do: whole, without keeping its aspect ratio.
 
     Returns:
       uint8 (S, S, 3).
@@ -44,9 +49,9 @@ def read_pixels(image: ImageLike, size: int, name: str = "image") -> np.ndarray:
       UserError: an array that is not uint8 (H, W, 3).
     """
     if isinstance(image, np.ndarray):
-        return resize(_checked(image, name), size, size)
+        return preprocess(_checked(image, name), size)
     if isinstance(image, Image.Image):
-        return resize(_converted(image, name), size, size)
+        return preprocess(_converted(image, name), size)
     if isinstance(image, bytes):
         data = image
     else:
@@ -58,13 +63,16 @@ def read_pixels(image: ImageLike, size: int, name: str = "image") -> np.ndarray:
                 raise
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise CorruptExample(name, f"cannot be read: {reason}") from error
-    return resize(decode_image(data, name, min_height=size, min_width=size), size, size)
+    smallest = size if preprocess.reads_reduced else 0
+    return preprocess(decode_image(data, name, min_height=smallest, min_width=smallest), size)
 
 
-def read_or_raise(image: ImageLike, size: int, name: str) -> np.ndarray:
+def read_or_raise(
+    image: ImageLike, size: int, name: str, *, preprocess: Preprocess = OWN
+) -> np.ndarray:
     """Return `read_pixels(...)`; an unreadable image is a UserError."""
     try:
-        return read_pixels(image, size, name)
+        return read_pixels(image, size, name, preprocess=preprocess)
     except CorruptExample as error:
         raise UserError(
             f"{error}; leave it out, or use python -m timix_jax.embed, which skips and lists such files"

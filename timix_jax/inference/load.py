@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -12,8 +13,11 @@ from timix_jax import checkpointing
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import UserError
 from timix_jax.inference.model import LoadedModel
+from timix_jax.inference.programs import is_program_folder, load_programs
+from timix_jax.inference.published import load_published
 from timix_jax.parallel.mesh import make_mesh, replicated
 from timix_jax.parallel.sharding import with_shardings
+from timix_jax.pretrained import is_weights
 from timix_jax.runtime.devices import check_backend
 from timix_jax.runtime.remote import as_path, check_reachable
 from timix_jax.training.build import build_model
@@ -23,14 +27,23 @@ Weights = Literal["params", "ema"]
 
 
 def load_model(
-    path: str | os.PathLike[str], *, weights: Weights | None = None, batch_size: int | None = None
+    path: str | os.PathLike[str],
+    *,
+    weights: Weights | None = None,
+    batch_size: int | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
     """Open a trained model.
 
     Args:
-      path: a working folder (its newest checkpoint), its checkpoints folder, or a step in it; local or gs://.
+      path: a working folder (its newest checkpoint), its checkpoints folder, or a step in it, local or gs://; or
+        published or exported weights, a file or a folder.
       weights: "params" or "ema", their moving average; None for those that the run itself evaluates.
       batch_size: images or texts per batch over all devices; None for a moderate one.
+      tokenizer: vocabulary of published weights; None for the one next to them.
+      settings: fields that published weights do not state, such as `{"model.image.act": "quick_gelu"}`, and sizes to
+        which they are fitted, such as `{"model.image.size": 336}`.
 
     Raises:
       UserError: there is no model, its files are damaged, or it is of a kind that this process does not know.
@@ -44,6 +57,18 @@ def load_model(
     check_reachable(folder, "")
     if not folder.exists():
         raise UserError(f"{folder} does not exist: give the folder of a run, or a checkpoint in it")
+    if is_program_folder(folder):
+        return load_programs(folder, batch_size=batch_size)
+    if is_weights(folder):
+        if weights is not None:
+            raise UserError(
+                f"weights={weights!r}: {folder} holds published weights, without average"
+            )
+        return load_published(folder, tokenizer=tokenizer, settings=settings, batch_size=batch_size)
+    if tokenizer is not None or settings:
+        raise UserError(
+            f"{folder} is a run, which has its own tokenizer and settings: leave out both"
+        )
     return checkpointing.read_newest(folder, lambda step: _load_step(step, weights, batch_size))
 
 
@@ -81,6 +106,7 @@ def _load_step(step: epath.Path, weights: Weights | None, batch_size: int | None
         batch_size=batch_size or min(settings.eval.batch_size, 64 * mesh.size),
         predictor_trained=settings.loss.terms["pta"]["weight"] > 0,
         origin=str(step),
+        settings={n: v for n, v in settings.flat.items() if n.startswith("model.")},
     )
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from timix_jax.data.images.preprocess import Preprocess
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import UserError
 from timix_jax.evaluators.classification import unit_means
 from timix_jax.evaluators.prompts import Prompts
 from timix_jax.inference.heatmaps import HeatMaps, default_source, reference_texts, resized
-from timix_jax.inference.images import ImageLike, image_list, read_or_raise
+from timix_jax.inference.images import OWN, ImageLike, image_list, read_or_raise
 from timix_jax.inference.read_ahead import map_ahead
 from timix_jax.inference.towers import Towers
 from timix_jax.models.protocols import ImageTextModel
@@ -34,12 +36,15 @@ class LoadedModel:
       model: its pure functions, for parameters that are whole on each device.
       params: its parameters, replicated over `mesh`.
       mesh: devices of this process.
-      tokenizer: the one that the model was trained with.
+      tokenizer: the one that the model was trained with; None without a text tower.
       image_size: side of the square images in pixels.
       max_tokens: tokens per text; longer texts are cut.
       batch_size: images or texts per batch.
       predictor_trained: True if the patch predictor was trained, so that heat maps may use it.
       origin: where the weights come from, such as the folder of a checkpoint.
+      preprocess: how an image becomes a square; by default as in training.
+      towers: those that the weights have.
+      settings: the fields `model.…` by which the model was built.
 
     **Example:**
 
@@ -54,17 +59,22 @@ class LoadedModel:
         model: ImageTextModel,
         params: Any,
         mesh: Mesh,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         *,
         image_size: int,
         max_tokens: int,
         batch_size: int = 64,
         predictor_trained: bool = False,
         origin: str = "",
+        preprocess: Preprocess = OWN,
+        towers: Sequence[str] = ("image", "text"),
+        settings: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self._model, self._params, self._mesh = model, params, mesh
-        self.tokenizer, self.origin = tokenizer, origin
+        self._tokenizer, self.origin = tokenizer, origin
         self.image_size, self.max_tokens = image_size, max_tokens
+        self.preprocess, self.settings = preprocess, settings
+        self._has = tuple(towers)
         self.towers = Towers(model, params, mesh, batch_size)
         self._predictor_trained = predictor_trained
         self._heat_maps = functools.cache(functools.partial(HeatMaps, model, params, mesh))
@@ -79,6 +89,33 @@ class LoadedModel:
         """g, patches per side."""
         return self._model.grid
 
+    @property
+    def model(self) -> ImageTextModel:
+        """The pure functions."""
+        return self._model
+
+    @property
+    def params(self) -> Any:
+        """The parameters, on all devices."""
+        return self._params
+
+    @property
+    def predictor_trained(self) -> bool:
+        """True if the patch predictor was trained."""
+        return self._predictor_trained
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer; a UserError without a text tower."""
+        self.require_tower("text")
+        assert self._tokenizer is not None
+        return self._tokenizer
+
+    def require_tower(self, tower: str) -> None:
+        """Raise a UserError unless the weights have this tower, `image` or `text`."""
+        if tower not in self._has:
+            raise UserError(f"{self.origin} holds no {tower} tower")
+
     @functools.cached_property
     def temperature(self) -> float:
         """τ, by which cosines are divided to give logits."""
@@ -89,7 +126,8 @@ class LoadedModel:
 
         Args:
           images: paths (also gs://), bytes of image files, Pillow images or uint8 (H, W, 3) arrays, in any mixture;
-            one of them is a list of one. Each is resized whole to a square, as in training.
+            one of them is a list of one. Each is resized as in training: whole to a square by this project, or as
+            published weights state.
 
         Returns:
           float32 (N, D), rows of length 1, in the order of the images.
@@ -97,6 +135,7 @@ class LoadedModel:
         Raises:
           UserError: an image cannot be read; the message names it.
         """
+        self.require_tower("image")
         listed = image_list(images)
         return self._joined(self.towers.images(self._pixel_batches(listed)))
 
@@ -193,6 +232,7 @@ class LoadedModel:
         self, images: Sequence[ImageLike], texts: Sequence[str], *, source: str = ""
     ) -> np.ndarray:
         """Return `heatmap` of pairs of an image and a text, in batches: float32 (N, g, g)."""
+        self.require_tower("image")
         source = source or default_source(self._model, predictor_trained=self._predictor_trained)
         maps, tokens = self._heat_maps(source), self.tokenize(texts)
         listed = image_list(images)
@@ -220,7 +260,9 @@ class LoadedModel:
         size = self.towers.batch_size
 
         def read(numbered: tuple[int, ImageLike]) -> np.ndarray:
-            return read_or_raise(numbered[1], self.image_size, f"image {numbered[0]} of the list")
+            number, image = numbered
+            name = f"image {number} of the list"
+            return read_or_raise(image, self.image_size, name, preprocess=self.preprocess)
 
         pixels = map_ahead(read, enumerate(images), _AHEAD * size)
         for start in range(0, len(images), size):

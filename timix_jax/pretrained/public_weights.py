@@ -14,10 +14,11 @@ from timix_jax.errors import UserError, error_prefix
 from timix_jax.parallel.paths import map_with_names, path_names
 from timix_jax.pretrained.layouts import UNSTATED, Contents, Shapes, find_layout
 from timix_jax.pretrained.leaves import Leaf, Leaves
+from timix_jax.pretrained.own_arrays import with_own_arrays
 from timix_jax.pretrained.pixels import Pixels, fold
 from timix_jax.pretrained.position_embeddings import interpolate_grid
 from timix_jax.pretrained.report import Report
-from timix_jax.pretrained.settings import check_settings, pixels_of
+from timix_jax.pretrained.settings import check_settings, complete_settings, pixels_of
 from timix_jax.pretrained.weight_files import WeightFiles, open_weights
 
 Place = Callable[[str, np.ndarray, Any], Any]
@@ -144,7 +145,7 @@ class PublicWeights:
         for name in sorted(wanted, key=lambda n: -wanted[n].size):
             leaf, like = self.leaves[name], wanted[name]
             with self.files.reading(leaf.sources) as read:
-                value = leaf.build(read)
+                value = leaf.build(read, leaf.shape(self.files.shapes))
             value = _fitted(name, value, tuple(like.shape))
             if isinstance(like, jax.Array):
                 sharding = like.sharding
@@ -177,7 +178,11 @@ def _placed_like(name: str, value: np.ndarray, like: Any) -> jax.Array:
 
 
 def read_public(
-    path: epath.PathLike, *, run: Mapping[str, Any] | None = None, part: str = ""
+    path: epath.PathLike,
+    *,
+    run: Mapping[str, Any] | None = None,
+    part: str = "",
+    given: Mapping[str, Any] | None = None,
 ) -> PublicWeights:
     """Recognise published weights and describe them; only names, shapes and configuration files are read.
 
@@ -187,6 +192,8 @@ def read_public(
         state none; None to accept what the weights state.
       part: `image` or `text` for that tower alone, whose projection is used if its width and kind are the run's;
         empty for all that the file has.
+      given: without `run`, settings that count where the weights state none; all of these must then be given. None to
+        leave them open.
 
     Raises:
       UserError: an unknown layout, a tower that ours cannot express, no such part, or settings that differ.
@@ -195,17 +202,20 @@ def read_public(
     with error_prefix(f"{files.path} "):
         layout = find_layout(files.shapes)
         try:
-            contents = layout.read(files, Shapes(files.shapes), run or {})
+            contents = layout.read(files, Shapes(files.shapes), run or given or {})
         except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(
                 f"has names of {layout.TITLE}, but not its shapes or configuration ({error})"
             ) from error
+        contents = with_own_arrays(contents, files.shapes)
         parts = (contents.image, contents.text, contents.scalars)
         known = frozenset(s for leaves in parts for leaf in leaves.values() for s in leaf.sources)
+        if given is not None:
+            contents = complete_settings(contents, layout.TITLE, given)
         contents = check_settings(contents, layout.TITLE, run, part)
-        pixels = pixels_of(contents, run)
+        pixels = pixels_of(contents, run or given)
     return PublicWeights(files, layout.TITLE, contents, _named(contents, pixels, part), known)
 
 

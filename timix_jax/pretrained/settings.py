@@ -55,6 +55,24 @@ def check_settings(
     return dataclasses.replace(contents, settings=settings)
 
 
+def complete_settings(contents: Contents, title: str, given: Mapping[str, Any]) -> Contents:
+    """Return the contents with `given` where the weights state no setting.
+
+    Raises:
+      UserError: neither says a setting, or both do and differ; sizes that can be fitted may differ.
+    """
+    settings = contents.settings
+    _refuse_unstated(settings, title, given)
+    fitted = ("model.image.size", "model.text.max_tokens")
+    for name, value in given.items():
+        stated = settings.get(name, UNSTATED)
+        if stated is not UNSTATED and stated != value and name not in fitted:
+            raise UserError(f"({title}) states {name}={stated!r}: leave out {value!r}")
+    filled = {n: given[n] if v is UNSTATED else v for n, v in settings.items()}
+    sizes = {name: given[name] for name in fitted if name in given}
+    return dataclasses.replace(contents, settings=filled | sizes)
+
+
 def _without_foreign_projection(
     contents: Contents, settings: dict[str, Any], run: Mapping[str, Any], part: str
 ) -> tuple[Contents, dict[str, Any]]:

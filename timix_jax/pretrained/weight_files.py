@@ -13,12 +13,17 @@ import safetensors
 from etils import epath
 
 from timix_jax.errors import UserError
+from timix_jax.pretrained.mapped_file import map_arrays
 from timix_jax.runtime.remote import as_path, local_only
 
 Shape = tuple[int, ...]
 Read = Callable[[str], np.ndarray]
 
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
+OWN = "timix_jax"
+"""Beginning of the names of arrays that `timix_jax.export` adds, in a file of its own next to the weights."""
+
+OWN_FILE = f"{OWN}.safetensors"
 _PREFERRED = ("open_clip_model.safetensors", "model.safetensors")
 _INDEX = ".safetensors.index.json"
 _IMPLAUSIBLE = 1e6  # a flipped bit of an exponent gives far larger numbers
@@ -44,7 +49,7 @@ class WeightFiles:
     def reading(self, names: Sequence[str]) -> Iterator[Read]:
         """Open the files of `names`; the function read(name) returns an array in float32, checked for damage.
 
-        The files are closed, and their pages are released, at the end.
+        Arrays of safetensors files are views of the file: copy what is to outlive the context.
         """
         with contextlib.ExitStack() as stack:
             opened = {
@@ -60,6 +65,14 @@ class WeightFiles:
                 return array
 
             yield read
+
+    def own(self) -> dict[str, Any]:
+        """Return what `timix_jax.export` noted about the model; empty for weights from elsewhere."""
+        file = self.folder / OWN_FILE
+        if not file.is_file():
+            return {}
+        with _damage(file), safetensors.safe_open(file, "np") as opened:
+            return dict(json.loads((opened.metadata() or {}).get(OWN, "{}")))
 
     def json(self, name: str) -> dict[str, Any] | None:
         """Return a JSON file of the folder; None if there is none.
@@ -109,7 +122,8 @@ def open_weights(path: epath.PathLike) -> WeightFiles:
         raise UserError(_conversion(file))
     shapes: dict[str, Shape] = {}
     files: dict[str, Path] = {}
-    for part in _parts(file):
+    own = file.with_name(OWN_FILE)
+    for part in [*_parts(file), *([own] if own.is_file() and own != file else [])]:
         found = _shapes(part)
         shapes |= found
         files |= dict.fromkeys(found, part)
@@ -121,7 +135,8 @@ def _chosen(folder: Path) -> Path:
         for candidate in (folder / name, folder / name.replace(".safetensors", _INDEX)):
             if candidate.is_file():
                 return candidate
-    found = sorted(f for f in folder.iterdir() if f.suffix in (".safetensors", ".npz"))
+    formats = (".safetensors", ".npz")
+    found = sorted(f for f in folder.iterdir() if f.suffix in formats and f.name != OWN_FILE)
     if len(found) > 1:
         names = ", ".join(f.name for f in found)
         raise UserError(f"{folder} holds several files of weights ({names}): give one of them")
@@ -183,9 +198,8 @@ def _open(file: Path) -> Iterator[Callable[[str], Any]]:
             yield archive.__getitem__
         return
     with _damage(file):
-        opened = safetensors.safe_open(file, "np")
-    with opened as arrays:
-        yield arrays.get_tensor
+        mapped = map_arrays(file)
+    yield mapped.__getitem__
 
 
 @contextlib.contextmanager

@@ -17,7 +17,9 @@ from timix_jax.runtime.remote import as_path
 _BOM = "\ufeff"  # the byte-order mark that some editors put before UTF-8
 
 
-def load_tokenizer(path: epath.PathLike, *, pad_id: int | None = None) -> Tokenizer:
+def load_tokenizer(
+    path: epath.PathLike, *, pad_id: int | None = None, clean: str | None = None
+) -> Tokenizer:
     """Load a published vocabulary.
 
     Args:
@@ -30,6 +32,7 @@ def load_tokenizer(path: epath.PathLike, *, pad_id: int | None = None) -> Tokeni
         `*.model` of sentencepiece: cleaned as for SigLIP (lower case, no punctuation), words and end piece only.
       pad_id: the id that pads, where published weights expect a certain one; nothing is then appended to the
         vocabulary. None for that of the vocabulary.
+      clean: what happens to a text first, a key of `cleaning.CLEANINGS`; None for what the format implies.
 
     Raises:
       UserError: the file is missing or has none of these formats.
@@ -46,16 +49,14 @@ def load_tokenizer(path: epath.PathLike, *, pad_id: int | None = None) -> Tokeni
         )
     with error_prefix(f"vocabulary {path}: "):
         if path.suffix == ".gz":
-            return Tokenizer(
-                load_clip_bpe(path), clean="clip", pad_id=0 if pad_id is None else pad_id
-            )
+            pad_id = 0 if pad_id is None else pad_id
+            return Tokenizer(load_clip_bpe(path), clean=_or(clean, "clip"), pad_id=pad_id)
         if path.suffix == ".model":
             tokenizer, found = load_sentencepiece(path)
-            return Tokenizer(
-                tokenizer, clean="canonical", pad_id=found if pad_id is None else pad_id
-            )
+            pad_id = found if pad_id is None else pad_id
+            return Tokenizer(tokenizer, clean=_or(clean, "canonical"), pad_id=pad_id)
     if path.suffix == ".txt":
-        return Tokenizer(_load_wordpiece(path), pad_id=pad_id)
+        return Tokenizer(_load_wordpiece(path), clean=clean or "", pad_id=pad_id)
     try:
         content = json.loads(path.read_text(encoding="utf-8").removeprefix(_BOM))
     except (ValueError, RecursionError) as error:
@@ -65,14 +66,18 @@ def load_tokenizer(path: epath.PathLike, *, pad_id: int | None = None) -> Tokeni
     # The key "model" alone proves nothing: it is also a word in CLIP's vocabulary.
     if isinstance(content, dict) and isinstance(content.get("model", content.get(OWN)), dict):
         with error_prefix(f"vocabulary {path}: "):
-            return Tokenizer.from_json(json.dumps(content), pad_id=pad_id)
+            return Tokenizer.from_json(json.dumps(content), pad_id=pad_id, clean=clean)
     merges = path.with_name("merges.txt")
     if not isinstance(content, dict) or not merges.is_file():
         raise UserError(
             f"vocabulary {path} is not a tokenizer.json and has no merges.txt next to it"
         )
     with error_prefix(f"vocabulary {path}: "):
-        return Tokenizer(_load_bpe(path, merges, content), pad_id=pad_id)
+        return Tokenizer(_load_bpe(path, merges, content), clean=clean or "", pad_id=pad_id)
+
+
+def _or(given: str | None, implied: str) -> str:
+    return implied if given is None else given
 
 
 def _lines(path: epath.Path) -> list[str]:

@@ -98,6 +98,33 @@ class Tokenizer:
             special_tokens=[(name, index) for name, index in tokens.items() if index is not None],
         )
 
+    @property
+    def own(self) -> dict[str, Any]:
+        """What the tokenizer.json format has no place for: `clean` and `pad_id`, as the arguments."""
+        return {"clean": self._clean, "pad_id": self._given_pad}
+
+    @property
+    def kind(self) -> tuple[str, ...]:
+        """How words are split, which says what a token's text means: the algorithm, and the marks inside words."""
+        model = json.loads(self._tokenizer.to_str())["model"]
+        marks = ("continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
+        byte_letters = str("Ġ" in "".join(self._tokenizer.get_vocab()))
+        return (str(model.get("type")), *(str(model.get(mark)) for mark in marks), byte_letters)
+
+    def vocabulary(self) -> dict[str, int]:
+        """Return text of a token → its id; the tokens with a role are `pad`, `cls`, `sep` and `mask` in brackets."""
+        words = {
+            text: index
+            for text, index in self._tokenizer.get_vocab(with_added_tokens=True).items()
+            if index not in self._role_ids
+        }
+        roles = {"pad": self.pad_id, "cls": self.cls_id, "sep": self.sep_id, "mask": self.mask_id}
+        return words | {f"[{name}]": index for name, index in roles.items() if index is not None}
+
+    def token(self, index: int) -> str:
+        """Return the text of an id."""
+        return str(self._tokenizer.id_to_token(index))
+
     def encode(self, texts: Sequence[str], max_tokens: int) -> np.ndarray:
         """Return token ids int32 (n, max_tokens); a truncated text still ends with [SEP]."""
         if max_tokens < 2:
@@ -153,8 +180,7 @@ class Tokenizer:
         text = self.to_tokenizer_json()
         if not self._clean and self._given_pad is None:
             return text
-        own = {"clean": self._clean, "pad_id": self._given_pad}
-        return json.dumps({OWN: own, "tokenizer": json.loads(text)}, ensure_ascii=False)
+        return json.dumps({OWN: self.own, "tokenizer": json.loads(text)}, ensure_ascii=False)
 
     def to_tokenizer_json(self) -> str:
         """Return a tokenizer.json for other programs, with the template that adds the special tokens.
@@ -164,16 +190,17 @@ class Tokenizer:
         return self._tokenizer.to_str()
 
     @staticmethod
-    def from_json(text: str, *, pad_id: int | None = None) -> "Tokenizer":
+    def from_json(text: str, *, pad_id: int | None = None, clean: str | None = None) -> "Tokenizer":
         """Read a tokenizer.json, or `to_json`'s output. Raises UserError if it is invalid.
 
-        `pad_id` is that of `Tokenizer`; None for the stored one.
+        `pad_id` and `clean` are those of `Tokenizer`; None for the stored ones.
         """
+        given = {"pad_id": pad_id, "clean": clean}
         try:
             tokenizer, own = _opened(text)
             return Tokenizer(
                 hf.Tokenizer.from_str(tokenizer),
-                **own | ({} if pad_id is None else {"pad_id": pad_id}),
+                **own | {name: value for name, value in given.items() if value is not None},
             )
         except UserError:
             raise

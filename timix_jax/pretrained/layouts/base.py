@@ -32,7 +32,7 @@ class Contents:
     Attributes:
       settings: field of the configuration → the value that these weights were trained with, or `UNSTATED`.
       image, text: path in the tower → how to make the parameter; empty without that tower.
-      scalars: `log_temperature`, `logit_bias`.
+      scalars: what belongs to no tower: `log_temperature`, `logit_bias`.
       pixels: how pixels were normalised; None without an image tower.
       unread: regular expression of names that towers do not need, such as other heads.
       scopes: beginnings of the towers' names: any other name there would belong to a tower that ours cannot express.

@@ -1,12 +1,14 @@
 """Hugging Face's BertModel and BertForMaskedLM, and sentence encoders such as MiniLM: a text tower."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from timix_jax.errors import UserError
 from timix_jax.pretrained.layouts import huggingface as hf
 from timix_jax.pretrained.layouts.base import Contents, Shapes, stated_or_given
 from timix_jax.pretrained.leaves import (
+    POSITIONS,
     Leaf,
     Leaves,
     attention_out,
@@ -29,7 +31,8 @@ def recognises(shapes: Mapping[str, Shape]) -> bool:
     return _WORDS in shapes or f"bert.{_WORDS}" in shapes
 
 
-def _block(at: str, heads: int, norm_names: dict[str, str]) -> Leaves:
+def _block(at: str, heads: int, norm_names: Mapping[str, str] = MappingProxyType({})) -> Leaves:
+    """Return the leaves of a block; older files name the norms' parameters otherwise."""
     return {
         **separate(f"{at}attention.self", ("query", "key", "value"), heads),
         **attention_out(f"{at}attention.output.dense", heads),
@@ -40,9 +43,8 @@ def _block(at: str, heads: int, norm_names: dict[str, str]) -> Leaves:
     }
 
 
-def read(files: WeightFiles, shapes: Shapes, run: Mapping[str, Any]) -> Contents:
-    """Describe the text tower; the projection stays fresh, and how to pool is the run's choice."""
-    config = files.json("config.json")
+def check_kind(config: Mapping[str, Any] | None) -> None:
+    """Refuse relatives of BERT, of which only the names are the same."""
     kind = (config or {}).get("model_type", "bert")
     if kind != "bert":
         raise UserError(f"is a {kind!r} (config.json), of which only the names are BERT's")
@@ -51,7 +53,13 @@ def read(files: WeightFiles, shapes: Shapes, run: Mapping[str, Any]) -> Contents
         raise UserError(
             f"has positions of type {embedding_type!r}; the text tower has absolute ones"
         )
-    prefix = "" if _WORDS in shapes else "bert."
+
+
+def tower(
+    config: Mapping[str, Any] | None, shapes: Shapes, run: Mapping[str, Any], prefix: str
+) -> tuple[dict[str, Any], Leaves]:
+    """Return settings and leaves of the tower whose names start with `prefix`."""
+    check_kind(config)
     at, layer = f"{prefix}embeddings.", f"{prefix}encoder.layer.{{}}."
     old = f"{at}LayerNorm.gamma" in shapes
     norm_names = {"weight": "gamma", "bias": "beta"} if old else {}
@@ -59,16 +67,12 @@ def read(files: WeightFiles, shapes: Shapes, run: Mapping[str, Any]) -> Contents
     heads = stated_or_given(stated[_FIELD], run, _FIELD)
     layers = count_layers(shapes, f"{layer}intermediate.dense.weight")
     positions, width = shapes[f"{at}position_embeddings.weight"]
-    leaves = {
-        "word_embed/embedding": Leaf((f"{prefix}{_WORDS}",)),
-        # Every caption is of the first type, whose embedding is the same for all tokens.
-        "pos_embed": Leaf(
-            (f"{at}position_embeddings.weight", f"{at}token_type_embeddings.weight"),
-            lambda table, types: (table + types[0])[None],
-        ),
-        **norm(f"{at}LayerNorm", "embed_norm", **norm_names),
-        **stacked(_block(layer, heads, norm_names), layers),
-    }
+    leaves = leaves_of(prefix, layers, heads, norm_names)
+    # Every caption is of the first type, whose embedding is the same for all tokens.
+    leaves["pos_embed"] = Leaf(
+        (f"{at}position_embeddings.weight", f"{at}token_type_embeddings.weight"),
+        lambda table, types: (table + types[0])[None],
+    )
     settings = {
         **stated,
         _FIELD: heads,
@@ -80,6 +84,25 @@ def read(files: WeightFiles, shapes: Shapes, run: Mapping[str, Any]) -> Contents
         "model.text.causal": False,
         "model.text.pad_mask": True,
     }
+    return settings, leaves
+
+
+def leaves_of(
+    prefix: str, layers: int, heads: int, norm_names: Mapping[str, str] = MappingProxyType({})
+) -> Leaves:
+    """Return the leaves of the tower; its positions are those without token types."""
+    return {
+        "word_embed/embedding": Leaf((f"{prefix}{_WORDS}",)),
+        "pos_embed": Leaf((f"{prefix}embeddings.position_embeddings.weight",), POSITIONS),
+        **norm(f"{prefix}embeddings.LayerNorm", "embed_norm", **norm_names),
+        **stacked(_block(f"{prefix}encoder.layer.{{}}.", heads, norm_names), layers),
+    }
+
+
+def read(files: WeightFiles, shapes: Shapes, run: Mapping[str, Any]) -> Contents:
+    """Describe the text tower; the projection stays fresh, and how to pool is the run's choice."""
+    prefix = "" if _WORDS in shapes else "bert."
+    settings, leaves = tower(files.json("config.json"), shapes, run, prefix)
     return Contents(
         settings,
         text=leaves,

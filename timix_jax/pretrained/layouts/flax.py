@@ -1,12 +1,13 @@
 """Blocks and heads of big_vision and vision_transformer: kernels are (in, out), heads have axes of their own."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
 from timix_jax.errors import UserError
 from timix_jax.pretrained.layouts.base import Shapes
-from timix_jax.pretrained.leaves import Array, Leaf, Leaves
+from timix_jax.pretrained.leaves import Array, Conversion, Leaf, Leaves
 from timix_jax.pretrained.weight_files import Shape
 
 _QKV = ("query", "key", "value")
@@ -24,7 +25,10 @@ def dense(prefix: str, name: str) -> Leaves:
 
 def join(axis: int, parts: tuple[str, ...], prefix: str, part: str) -> Leaf:
     """Return several arrays on a new axis, such as queries, keys and values."""
-    stack = lambda *arrays: np.stack(arrays, axis)
+    stack = Conversion(
+        lambda *arrays: np.stack(arrays, axis),
+        lambda parameter, count: tuple(np.moveaxis(parameter, axis, 0)),
+    )
     return Leaf(tuple(f"{prefix}/{name}/{part}" for name in parts), stack)
 
 
@@ -56,9 +60,14 @@ def pooling_head(at: str) -> Leaves:
     }
 
 
-def patch_kernel(kernel: Array) -> Array:
-    """Map (P, P, 3, C) to (P·P·3, C)."""
-    return kernel.reshape(-1, kernel.shape[-1])
+def _patch_kernel(kernel: Array, count: int) -> tuple[Array]:
+    del count
+    side = math.isqrt(len(kernel) // 3)
+    return (kernel.reshape(side, side, 3, -1),)
+
+
+# Maps (P, P, 3, C) to (P·P·3, C).
+patch_kernel = Conversion(lambda kernel: kernel.reshape(-1, kernel.shape[-1]), _patch_kernel)
 
 
 def image_shape(kernel: Shape, patches: int) -> dict[str, int]:

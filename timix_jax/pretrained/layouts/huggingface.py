@@ -11,6 +11,7 @@ from timix_jax.pretrained.layouts.base import (
     stated_or_given,
 )
 from timix_jax.pretrained.leaves import (
+    POSITIONS,
     Leaf,
     Leaves,
     attention_out,
@@ -28,14 +29,22 @@ Settings = dict[str, Any]
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
-def pixels(files: WeightFiles) -> Pixels | Unstated:
-    """Return the pixel normalisation that the image processor's file states."""
+def processor_config(files: WeightFiles) -> dict[str, Any] | None:
+    """Return what the image processor's file states; None if there is none."""
     for name in _PROCESSORS:
         content = files.json(name) or {}
         content = content.get("image_processor", content)
         if "image_mean" in content and "image_std" in content:
-            return Pixels(tuple(content["image_mean"]), tuple(content["image_std"]))
-    return UNSTATED
+            return dict(content)
+    return None
+
+
+def pixels(files: WeightFiles) -> Pixels | Unstated:
+    """Return the pixel normalisation that the image processor's file states."""
+    content = processor_config(files)
+    if content is None:
+        return UNSTATED
+    return Pixels(tuple(content["image_mean"]), tuple(content["image_std"]))
 
 
 def variant(
@@ -52,14 +61,24 @@ def variant(
     }
 
 
-def encoder(
+def encoder_settings(
     shapes: Shapes, prefix: str, tower: str, settings: Settings, run: Mapping[str, Any]
-) -> tuple[Settings, Leaves]:
-    """Return settings and leaves of the blocks `PREFIXencoder.layers.…`."""
+) -> Settings:
+    """Return the settings of the blocks `PREFIXencoder.layers.…`."""
     at = f"{prefix}encoder.layers.{{}}."
     field = f"model.{tower}.heads"
     heads = stated_or_given(settings[field], run, field)
     layers = count_layers(shapes, f"{at}layer_norm1.weight")
+    return {
+        field: heads,
+        f"model.{tower}.depth": layers,
+        f"model.{tower}.mlp_dim": shapes[f"{at.format(0)}mlp.fc1.weight"][0],
+    }
+
+
+def encoder_leaves(prefix: str, layers: int, heads: int) -> Leaves:
+    """Return the leaves of the blocks."""
+    at = f"{prefix}encoder.layers.{{}}."
     block = {
         **norm(f"{at}layer_norm1", "norm1"),
         **norm(f"{at}layer_norm2", "norm2"),
@@ -68,26 +87,24 @@ def encoder(
         **linear(f"{at}mlp.fc1", "mlp/up"),
         **linear(f"{at}mlp.fc2", "mlp/down"),
     }
-    found = {
-        field: heads,
-        f"model.{tower}.depth": layers,
-        f"model.{tower}.mlp_dim": shapes[f"{at.format(0)}mlp.fc1.weight"][0],
-    }
-    return found, stacked(block, layers)
+    return stacked(block, layers)
 
 
-def text_embeddings(shapes: Shapes) -> tuple[Settings, Leaves]:
-    """Return settings and leaves of the text tower's embeddings and last norm."""
-    at = "text_model.embeddings."
-    positions, width = shapes[f"{at}position_embedding.weight"]
-    settings = {
+def text_settings(shapes: Shapes) -> Settings:
+    """Return the settings that follow from the text tower's embeddings."""
+    positions, width = shapes["text_model.embeddings.position_embedding.weight"]
+    return {
         "model.text.max_tokens": positions,
         "model.text.width": width,
         "model.text.pre_norm": True,
     }
-    leaves = {
+
+
+def text_end_leaves() -> Leaves:
+    """Return the leaves of the text tower's embeddings and last norm."""
+    at = "text_model.embeddings."
+    return {
         "word_embed/embedding": Leaf((f"{at}token_embedding.weight",)),
-        "pos_embed": Leaf((f"{at}position_embedding.weight",), lambda table: table[None]),
+        "pos_embed": Leaf((f"{at}position_embedding.weight",), POSITIONS),
         **norm("text_model.final_layer_norm", "norm"),
     }
-    return settings, leaves

@@ -11,22 +11,38 @@ from timix_jax.pretrained.layouts.base import (
     pair_scalars,
     position_leaves,
 )
-from timix_jax.pretrained.leaves import Leaf, norm, patch_kernel, transposed
+from timix_jax.pretrained.leaves import TRANSPOSED, Leaf, Leaves, norm, patch_kernel
 from timix_jax.pretrained.pixels import no_bias
 from timix_jax.pretrained.weight_files import Shape, WeightFiles
 
 TITLE = "Hugging Face's CLIPModel"
 
-_IMAGE = "vision_model.embeddings."
+IMAGE = "vision_model.embeddings."
 
 
 def recognises(shapes: Mapping[str, Shape]) -> bool:
     """Return True for both towers with a class embedding."""
-    return f"{_IMAGE}class_embedding" in shapes and "visual_projection.weight" in shapes
+    return f"{IMAGE}class_embedding" in shapes and "visual_projection.weight" in shapes
 
 
-def _projection(name: str) -> dict[str, Leaf]:
-    return {"projection/kernel": Leaf((f"{name}.weight",), transposed)}
+def image_leaves(layers: int, heads: int) -> Leaves:
+    """Return the leaves of the image tower, except [CLS], positions and the patches' bias, which are not one to one."""
+    return {
+        "patch_embed/kernel": Leaf((f"{IMAGE}patch_embedding.weight",), patch_kernel),
+        **norm("vision_model.pre_layrnorm", "norm_pre"),  # so spelt there
+        **hf.encoder_leaves("vision_model.", layers, heads),
+        **norm("vision_model.post_layernorm", "norm"),
+        "projection/kernel": Leaf(("visual_projection.weight",), TRANSPOSED),
+    }
+
+
+def text_leaves(layers: int, heads: int) -> Leaves:
+    """Return the leaves of the text tower."""
+    return {
+        **hf.text_end_leaves(),
+        **hf.encoder_leaves("text_model.", layers, heads),
+        "projection/kernel": Leaf(("text_projection.weight",), TRANSPOSED),
+    }
 
 
 def read(files: WeightFiles, shapes: Shapes, run: Mapping[str, Any]) -> Contents:
@@ -39,11 +55,12 @@ def read(files: WeightFiles, shapes: Shapes, run: Mapping[str, Any]) -> Contents
     common = {"act": "quick_gelu", "eps": 1e-5}
     image = hf.variant(sides["vision"], "image", **common, heads=12)  # type: ignore[arg-type]
     text = hf.variant(sides["text"], "text", **common, heads=8)  # type: ignore[arg-type]
-    image_blocks, image_layers = hf.encoder(shapes, "vision_model.", "image", image, run)
-    text_blocks, text_layers = hf.encoder(shapes, "text_model.", "text", text, run)
-    text_settings, text_ends = hf.text_embeddings(shapes)
-    kernel, table = f"{_IMAGE}patch_embedding.weight", f"{_IMAGE}position_embedding.weight"
-    patch_embed = Leaf((kernel,), patch_kernel)
+    image_blocks = hf.encoder_settings(shapes, "vision_model.", "image", image, run)
+    text_blocks = hf.encoder_settings(shapes, "text_model.", "text", text, run)
+    kernel, table = f"{IMAGE}patch_embedding.weight", f"{IMAGE}position_embedding.weight"
+    image_tower = image_leaves(image_blocks["model.image.depth"], image_blocks["model.image.heads"])
+    image_tower["patch_embed/bias"] = no_bias(image_tower["patch_embed/kernel"])
+    image_tower |= position_leaves(Leaf((f"{IMAGE}class_embedding",)), table)
     return Contents(
         {
             **image,
@@ -54,22 +71,14 @@ def read(files: WeightFiles, shapes: Shapes, run: Mapping[str, Any]) -> Contents
             "model.image.projection": "linear",
             **text,
             **text_blocks,
-            **text_settings,
+            **hf.text_settings(shapes),
             "model.text.causal": True,
             "model.text.pool": "eot",
             "model.text.projection": "linear",
             "model.embed_dim": shapes["visual_projection.weight"][0],
         },
-        {
-            "patch_embed/kernel": patch_embed,
-            "patch_embed/bias": no_bias(patch_embed),
-            **position_leaves(Leaf((f"{_IMAGE}class_embedding",)), table),
-            **norm("vision_model.pre_layrnorm", "norm_pre"),  # so spelt there
-            **image_layers,
-            **norm("vision_model.post_layernorm", "norm"),
-            **_projection("visual_projection"),
-        },
-        {**text_ends, **text_layers, **_projection("text_projection")},
+        image_tower,
+        text_leaves(text_blocks["model.text.depth"], text_blocks["model.text.heads"]),
         pair_scalars(shapes, "logit_scale", ""),
         hf.pixels(files),
         unread=r".*\.position_ids$",

@@ -7,6 +7,7 @@ from timix_jax.errors import UserError
 from timix_jax.pretrained.layouts import huggingface as hf
 from timix_jax.pretrained.layouts.base import Contents, Shapes, image_shape, pair_scalars
 from timix_jax.pretrained.leaves import (
+    POSITIONS,
     Array,
     Leaf,
     Leaves,
@@ -20,7 +21,7 @@ from timix_jax.pretrained.weight_files import Shape, WeightFiles
 
 TITLE = "Hugging Face's SiglipModel"
 
-_IMAGE = "vision_model.embeddings."
+IMAGE = "vision_model.embeddings."
 _HEAD = "vision_model.head."
 
 
@@ -29,24 +30,47 @@ def recognises(shapes: Mapping[str, Shape]) -> bool:
     return f"{_HEAD}probe" in shapes and "text_model.head.weight" in shapes
 
 
+HEAD_WEIGHT, HEAD_BIAS = f"{_HEAD}attention.in_proj_weight", f"{_HEAD}attention.in_proj_bias"
+
+
+def image_leaves(layers: int, heads: int) -> Leaves:
+    """Return the leaves of the image tower, except the attention of the pooling head, which is not one to one."""
+    return {
+        "patch_embed/kernel": Leaf((f"{IMAGE}patch_embedding.weight",), patch_kernel),
+        "patch_embed/bias": Leaf((f"{IMAGE}patch_embedding.bias",)),
+        "pos_embed": Leaf((f"{IMAGE}position_embedding.weight",), POSITIONS),
+        **hf.encoder_leaves("vision_model.", layers, heads),
+        **norm("vision_model.post_layernorm", "norm"),
+        "attention_pool/probe": Leaf((f"{_HEAD}probe",)),
+        **attention_out(f"{_HEAD}attention.out_proj", heads, "attention_pool/out"),
+        **norm(f"{_HEAD}layernorm", "attention_pool/norm"),
+        **linear(f"{_HEAD}mlp.fc1", "attention_pool/mlp/up"),
+        **linear(f"{_HEAD}mlp.fc2", "attention_pool/mlp/down"),
+    }
+
+
+def text_leaves(layers: int, heads: int) -> Leaves:
+    """Return the leaves of the text tower."""
+    return {
+        **hf.text_end_leaves(),
+        **hf.encoder_leaves("text_model.", layers, heads),
+        **linear("text_model.head", "projection"),
+    }
+
+
 def _pool(heads: int) -> Leaves:
-    """Return the head, whose attention is PyTorch's: queries, keys and values are one matrix (3·C, C)."""
-    weight, bias = f"{_HEAD}attention.in_proj_weight", f"{_HEAD}attention.in_proj_bias"
+    """Return the head's attention, which is PyTorch's: queries, keys and values are one matrix (3·C, C)."""
+    weight, bias = HEAD_WEIGHT, HEAD_BIAS
     biases = lambda array: array.reshape(3, heads, -1)
 
     def matrices(matrix: Array) -> Array:
         return split_heads(heads)(matrix)
 
     return {
-        "attention_pool/probe": Leaf((f"{_HEAD}probe",)),
         "attention_pool/query/kernel": Leaf((weight,), lambda m: matrices(m)[:, 0]),
         "attention_pool/query/bias": Leaf((bias,), lambda b: biases(b)[0]),
         "attention_pool/kv/kernel": Leaf((weight,), lambda m: matrices(m)[:, 1:]),
         "attention_pool/kv/bias": Leaf((bias,), lambda b: biases(b)[1:]),
-        **attention_out(f"{_HEAD}attention.out_proj", heads, "attention_pool/out"),
-        **norm(f"{_HEAD}layernorm", "attention_pool/norm"),
-        **linear(f"{_HEAD}mlp.fc1", "attention_pool/mlp/up"),
-        **linear(f"{_HEAD}mlp.fc2", "attention_pool/mlp/down"),
     }
 
 
@@ -60,14 +84,14 @@ def read(files: WeightFiles, shapes: Shapes, run: Mapping[str, Any]) -> Contents
     common = {"act": "gelu_pytorch_tanh", "eps": 1e-6, "heads": 12}
     image = hf.variant(sides["vision"], "image", **common)  # type: ignore[arg-type]
     text = hf.variant(sides["text"], "text", **common)  # type: ignore[arg-type]
-    kernel, table = f"{_IMAGE}patch_embedding.weight", f"{_IMAGE}position_embedding.weight"
+    kernel, table = f"{IMAGE}patch_embedding.weight", f"{IMAGE}position_embedding.weight"
     if len(shapes[kernel]) != 4:
         raise UserError(
             "is a NaFlex SigLIP 2, whose images have any shape; take one of a fixed size"
         )
-    image_blocks, image_layers = hf.encoder(shapes, "vision_model.", "image", image, run)
-    text_blocks, text_layers = hf.encoder(shapes, "text_model.", "text", text, run)
-    text_settings, text_ends = hf.text_embeddings(shapes)
+    image_blocks = hf.encoder_settings(shapes, "vision_model.", "image", image, run)
+    text_blocks = hf.encoder_settings(shapes, "text_model.", "text", text, run)
+    heads = image_blocks["model.image.heads"]
     return Contents(
         {
             **image,
@@ -78,22 +102,15 @@ def read(files: WeightFiles, shapes: Shapes, run: Mapping[str, Any]) -> Contents
             "model.image.projection": "none",
             **text,
             **text_blocks,
-            **text_settings,
+            **hf.text_settings(shapes),
             "model.text.causal": False,
             "model.text.pool": "last",
             "model.text.pad_mask": False,
             "model.text.projection": "biased",
             "model.embed_dim": shapes["text_model.head.weight"][0],
         },
-        {
-            "patch_embed/kernel": Leaf((kernel,), patch_kernel),
-            "patch_embed/bias": Leaf((f"{_IMAGE}patch_embedding.bias",)),
-            "pos_embed": Leaf((table,), lambda positions: positions[None]),
-            **image_layers,
-            **norm("vision_model.post_layernorm", "norm"),
-            **_pool(image_blocks["model.image.heads"]),
-        },
-        {**text_ends, **text_layers, **linear("text_model.head", "projection")},
+        image_leaves(image_blocks["model.image.depth"], heads) | _pool(heads),
+        text_leaves(text_blocks["model.text.depth"], text_blocks["model.text.heads"]),
         pair_scalars(shapes, "logit_scale", "logit_bias"),
         hf.pixels(files),
         unread=r".*\.position_ids$",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from timix_jax.pretrained.layouts import open_clip_bert as bert_text
 from timix_jax.pretrained.layouts import open_clip_towers as towers
 from timix_jax.pretrained.layouts.base import Contents, Shapes, pair_scalars
 from timix_jax.pretrained.weight_files import Shape, WeightFiles
@@ -18,10 +19,13 @@ def recognises(shapes: Mapping[str, Shape]) -> bool:
 
 
 def read(files: WeightFiles, shapes: Shapes, run: Mapping[str, Any]) -> Contents:
-    """Describe both towers and the temperature."""
+    """Describe both towers, the temperature and the bias."""
     config = towers.model_config(files)
     image_settings, image = towers.image_tower(shapes, config, run)
-    text_settings, text = towers.text_tower(shapes, config, run)
+    if bert_text.recognises(shapes):
+        text_settings, text = bert_text.text_tower(files, shapes, config, run)
+    else:
+        text_settings, text = towers.text_tower(shapes, config, run)
     space = (
         shapes["visual.proj"][1] if "visual.proj" in shapes else shapes["visual.conv1.weight"][0]
     )
@@ -31,6 +35,6 @@ def read(files: WeightFiles, shapes: Shapes, run: Mapping[str, Any]) -> Contents
         text,
         pair_scalars(shapes, "logit_scale", "logit_bias"),
         towers.pixels(files),
-        unread=r"(input_resolution|context_length|vocab_size|(text\.)?attn_mask)$",
+        unread=r"(input_resolution|context_length|vocab_size|(text\.)?attn_mask)$|.*position_ids$",
         scopes=("visual.", "text.", "transformer."),
     )

@@ -14,6 +14,7 @@ from timix_jax.pretrained.layouts.base import (
     stated_or_given,
 )
 from timix_jax.pretrained.leaves import (
+    POSITIONS,
     Leaf,
     Leaves,
     attention_in,
@@ -23,7 +24,6 @@ from timix_jax.pretrained.leaves import (
     norm,
     patch_kernel,
     stacked,
-    transposed,
 )
 from timix_jax.pretrained.pixels import Pixels, no_bias
 from timix_jax.pretrained.weight_files import WeightFiles
@@ -124,17 +124,21 @@ def image_tower(
         "model.image.projection": "linear" if projected else "none",
         **_variant(config, "image", options),
     }
-    patch_embed = Leaf(("visual.conv1.weight",), patch_kernel)
-    leaves = {
-        "patch_embed/kernel": patch_embed,
-        "patch_embed/bias": no_bias(patch_embed),
-        **position_leaves(Leaf(("visual.class_embedding",)), "visual.positional_embedding"),
+    leaves = image_leaves(layers, heads, ln_pre=ln_pre, projected=projected)
+    leaves["patch_embed/bias"] = no_bias(leaves["patch_embed/kernel"])
+    leaves |= position_leaves(Leaf(("visual.class_embedding",)), "visual.positional_embedding")
+    return settings, leaves
+
+
+def image_leaves(layers: int, heads: int, *, ln_pre: bool, projected: bool = True) -> Leaves:
+    """Return the leaves of `visual.…`, except [CLS], positions and the patches' bias, which are not one to one."""
+    return {
+        "patch_embed/kernel": Leaf(("visual.conv1.weight",), patch_kernel),
         **(norm("visual.ln_pre", "norm_pre") if ln_pre else {}),
-        **stacked(_block(prefix, heads), layers),
+        **stacked(_block("visual.transformer.", heads), layers),
         **norm("visual.ln_post", "norm"),
         **({"projection/kernel": Leaf(("visual.proj",))} if projected else {}),
     }
-    return settings, leaves
 
 
 def text_tower(
@@ -167,22 +171,28 @@ def text_tower(
         "model.text.projection": {0: "none", 1: "linear", 2: "biased"}[len(projection)],
         **_variant(config, "text", options),
     }
-    leaves = {
+    return settings, text_leaves(at, layers, heads) | projection
+
+
+def text_leaves(at: str, layers: int, heads: int) -> Leaves:
+    """Return the leaves of the text tower below `at`, except the projection."""
+    return {
         "word_embed/embedding": Leaf((f"{at}token_embedding.weight",)),
-        "pos_embed": Leaf((f"{at}positional_embedding",), lambda table: table[None]),
-        **stacked(_block(prefix, heads), layers),
+        "pos_embed": Leaf((f"{at}positional_embedding",), POSITIONS),
+        **stacked(_block(f"{at}transformer.", heads), layers),
         **norm(f"{at}ln_final", "norm"),
-        **projection,
     }
-    return settings, leaves
 
 
 def _projection(shapes: Shapes, name: str) -> Leaves:
     if name in shapes:
-        return {"projection/kernel": Leaf((name,))}
+        return projection_leaves(name, biased=False)
     if f"{name}.weight" not in shapes:
         return {}
-    leaves = {"projection/kernel": Leaf((f"{name}.weight",), transposed)}
-    if f"{name}.bias" in shapes:
-        leaves["projection/bias"] = Leaf((f"{name}.bias",))
-    return leaves
+    leaves = projection_leaves(name, biased=True)
+    return {path: leaf for path, leaf in leaves.items() if leaf.names[0] in shapes}
+
+
+def projection_leaves(name: str, *, biased: bool) -> Leaves:
+    """Return the text's projection: a matrix (in, out), or a linear layer."""
+    return linear(name, "projection") if biased else {"projection/kernel": Leaf((name,))}

@@ -1,0 +1,37 @@
+"""A safetensors file mapped into memory, so that its arrays are read where they are used, without a copy."""
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+_DTYPES = {
+    **{"F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16)},
+    **{"BF16": np.dtype(ml_dtypes.bfloat16), "I64": np.dtype(np.int64), "I32": np.dtype(np.int32)},
+    **{"I16": np.dtype(np.int16), "I8": np.dtype(np.int8), "U8": np.dtype(np.uint8)},
+    "BOOL": np.dtype(np.bool_),
+}
+
+
+def map_arrays(file: Path) -> dict[str, np.ndarray]:
+    """Return name → read-only view of each array; the file stays mapped as long as a view lives.
+
+    Raises:
+      SafetensorError: the header is damaged, or the file has another length than it says.
+      ValueError: an array of a kind that NumPy lacks.
+    """
+    with safetensors.safe_open(file, "np") as opened:  # checks the header
+        slices = {name: opened.get_slice(name) for name in opened.offset_keys()}
+        layout = {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
+    with file.open("rb") as stream:
+        start = 8 + int.from_bytes(stream.read(8), "little")  # the length of the header
+    whole = np.memmap(file, np.uint8, "r", offset=0)
+    arrays = {}
+    for name, (kind, shape) in layout.items():  # one after another, without gaps
+        if kind not in _DTYPES:
+            raise ValueError(f"{name} has the type {kind}")
+        size = int(np.prod(shape, dtype=np.int64)) * _DTYPES[kind].itemsize
+        arrays[name] = whole[start : start + size].view(_DTYPES[kind]).reshape(shape)
+        start += size
+    return arrays
