@@ -239,3 +239,28 @@ def test_decay_mask_of_the_dual_encoder():
     kept = {name.rsplit("/", 1)[-1] for name, decays in mask.items() if not decays}
     assert decayed == {"kernel", "embedding"}
     assert kept == {"bias", "scale", "cls", "pos_embed", "log_temperature"}
+
+
+def test_layer_decay_scales_each_layer_of_a_stack():
+    """Three AdamW updates: layer i of 3 gets 0.5^(2 − i) of its rate, and nothing else changes."""
+    params = random_tree(0)
+    options = {**SETTINGS, "lr_scales": [("image/cls", 0.0), ("image/.*", 0.1)]}
+    make = lambda **more: make_optimizer(params, AXES, schedule=lambda step: 0.1, **options, **more)
+    plain, decayed = make(), make(layer_decay=0.5)
+    states = plain.init(params), decayed.init(params)
+    for seed in (1, 2, 3):
+        gradients = random_tree(seed)
+        expected, one = plain.update(gradients, states[0], params)
+        updates, other = decayed.update(gradients, states[1], params)
+        states = one, other
+    for (name, update), (_, full) in zip(path_names(updates), path_names(expected), strict=True):
+        factors = np.ones(3)
+        if "blocks" in name:
+            factors = np.array([0.25, 0.5, 1.0])
+            np.testing.assert_allclose(update, full * factors.reshape(-1, *[1] * (full.ndim - 1)))
+            assert np.abs(full).min() > 0
+        else:
+            np.testing.assert_array_equal(update, full)
+    for decay in (0.0, 1.1, -1.0):
+        with pytest.raises(UserError, match="must be above 0 and at most 1"):
+            make(layer_decay=decay)

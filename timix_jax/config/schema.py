@@ -22,6 +22,7 @@ from timix_jax.models import MODELS, RUN_FIELDS
 from timix_jax.objectives import OBJECTIVES
 from timix_jax.objectives.pairs.loss import PairLoss
 from timix_jax.objectives.pairs.sweep import PairReduction
+from timix_jax.optim.optimizer import make_optimizer
 from timix_jax.parallel.layout import Layout
 from timix_jax.parallel.mesh import make_mesh
 from timix_jax.reporting.metrics import MetricsWriter
@@ -120,6 +121,7 @@ def default_config() -> ConfigDict:
             "name": "adamw",
             "lr": 1e-4,
             "lr_scales": (),
+            **_defaults(make_optimizer, "layer_decay"),
             "warmup": "2000 steps",
             "start_lr": 1e-6,
             "end_lr": 1e-6,

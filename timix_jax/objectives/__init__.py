@@ -10,6 +10,7 @@ from typing import Any
 
 from timix_jax.errors import UserError
 from timix_jax.objectives.base import Objective, Term, objectives_at
+from timix_jax.objectives.captions import MoreCaptions
 from timix_jax.objectives.contrastive import Contrastive
 from timix_jax.objectives.features import CLEAN, Feature
 from timix_jax.objectives.forward import Forward
@@ -30,6 +31,7 @@ __all__ = [
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "itc": Contrastive,
+    "captions": MoreCaptions,
     "pta": PatchTextAlignment,
     "mix": MixedContrastive,
 }

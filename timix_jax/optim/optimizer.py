@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from timix_jax.errors import UserError
@@ -25,6 +26,7 @@ def make_optimizer(
     weight_decay: float,
     clip_norm: float | None,
     lr_scales: Sequence[tuple[str, float]],
+    layer_decay: float = 1.0,
     eps: float = 1e-8,
 ) -> optax.GradientTransformation:
     """Build the optimiser, with decoupled weight decay, for parameters of the given shapes.
@@ -40,6 +42,8 @@ def make_optimizer(
         path, `a/b/c`. The first match wins, and the factor is 1 without a match: the paper's two rates are `schedule`
         for everything and `("image/.*", 0.1)` for a pretrained ViT. The factor also scales the decay, as in AdamW with
         parameter groups. A factor of 0 freezes: these parameters have no moments and do not count for `clip_norm`.
+      layer_decay: factor of the learning rate from a layer of a stack to the one before; the last has the full rate of
+        its parameter (BEiT, arXiv 2106.08254 §3.2). 1 for equal rates.
 
     Raises:
       UserError: a pattern is malformed or matches no parameter, or a number is out of range.
@@ -51,6 +55,11 @@ def make_optimizer(
     for field, value in (("b1", b1), ("b2", b2)):
         if not 0 <= value < 1:
             raise UserError(f"{field}={value}: must be at least 0 and below 1")
+
+    if not 0 < layer_decay <= 1:
+        raise UserError(
+            f"layer_decay={layer_decay}: must be above 0 and at most 1; 1 for equal rates"
+        )
 
     factors = lr_factors(params, lr_scales)
     trained = jax.tree.map(bool, factors)
@@ -69,7 +78,9 @@ def make_optimizer(
         raise UserError(f"name={name!r} is unknown; use 'adamw' or 'muon'")
     if weight_decay:
         parts.append(optax.add_decayed_weights(weight_decay, mask=decay_mask(params, axes)))
-    if lr_scales:
+    if layer_decay != 1:
+        factors = layer_factors(params, axes, factors, layer_decay)
+    if lr_scales or layer_decay != 1:
         parts.append(_scale_by_tree(factors))
     parts.append(optax.scale_by_learning_rate(schedule))
     optimizer = optax.chain(*parts)
@@ -110,6 +121,21 @@ def lr_factors(params: Any, lr_scales: Sequence[tuple[str, float]]) -> Any:
         if not count:
             raise UserError(_matches_nothing(pattern.pattern, names))
     return factors
+
+
+def layer_factors(params: Any, axes: Any, factors: Any, decay: float) -> Any:
+    """Return the factors of `lr_factors`, for stacked parameters one per layer, (L, 1, …) with the last one unchanged.
+
+    Arguments as in `make_optimizer`.
+    """
+
+    def per_layer(leaf: Any, declared: Axes, factor: float) -> Any:
+        if not declared.stacked:
+            return factor
+        powers = decay ** np.arange(leaf.shape[0] - 1, -1, -1)
+        return (factor * powers).astype(np.float32).reshape(-1, *[1] * (leaf.ndim - 1))
+
+    return jax.tree.map(per_layer, params, axes, factors)
 
 
 def freeze(params: Any, lr_scales: Sequence[tuple[str, float]]) -> Any:

@@ -245,3 +245,38 @@ def test_replacement_has_the_same_draws_whether_or_not_the_corrupt_example_was_t
     assert tried["example_id"] == known["example_id"] == 1
     np.testing.assert_array_equal(tried["drawn"], itself["drawn"])
     np.testing.assert_array_equal(known["drawn"], itself["drawn"])
+
+
+def test_further_captions_are_others_of_the_same_image(open_train, tokenizer):
+    words = ("one", "two", "three", "four", "a picture")
+    for captions, count, distinct in ((words, 3, 4), (words[:2], 3, 2), (words[:1], 2, 1)):
+        source = flat_source(24, captions=captions)
+        batches = take(open_train([source], more_captions=count), 4)
+        known = {tuple(row) for row in tokenizer.encode(captions, 12)}
+        orders = set()
+        for batch in batches:
+            assert batch["captions"].shape == (8, count, 12)
+            assert batch["captions"].dtype == np.int32
+            for first, more in zip(batch["tokens"], batch["captions"], strict=True):
+                rows = [tuple(first), *map(tuple, more)]
+                assert set(rows) <= known
+                assert len(set(rows)) == distinct
+                orders.add(tuple(rows))
+        assert len(orders) > 1 or distinct == 1
+        again = take(open_train([source], more_captions=count, num_threads=1), 4)
+        for one, other in zip(batches, again, strict=True):
+            assert_same(one, other)
+
+
+def test_images_are_mirrored_only_if_no_shown_caption_names_a_side(open_train):
+    """One of the captions that a step shows names a side: the flip must not make it wrong."""
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:, :8] = 255
+    encoded = cv2.imencode(".png", pixels)[1].tobytes()
+    captions = ("a picture", "white on the left")
+    source = ListSource([Record(f"r{i}", encoded, captions) for i in range(32)])
+    plain = Augment(crop_min=1.0, randaugment=0, flip=True)
+    for more, mirrored in ((0, True), (1, False)):
+        batches = take(open_train([source], more_captions=more, augment=plain), 4)
+        flipped = [image[0, 0, 0] == 0 for batch in batches for image in batch["image"]]
+        assert any(flipped) is mirrored

@@ -96,6 +96,7 @@ class ExampleSpec:
       augment: the random changes to images.
       max_regions: number of rows for boxes.
       boxes_of: adds the boxes of the regions that the chosen caption names, or of all others ("clutter"); "" for none.
+      more_captions: further captions of the image.
     """
 
     image_size: int
@@ -104,6 +105,7 @@ class ExampleSpec:
     augment: Augment
     max_regions: int
     boxes_of: BoxesOf = ""
+    more_captions: int = 0
 
 
 def pair_example(
@@ -113,17 +115,18 @@ def pair_example(
 
     Returns:
       image uint8 (S, S, 3), tokens int32 (T,); with boxes also boxes float32 (M, 4) x0, y0, x1, y1
-      as fractions of the view and box_mask bool (M,).
+      as fractions of the view and box_mask bool (M,); with further captions also captions int32 (K, T).
 
     Raises:
       CorruptExample: the image cannot be decoded.
     """
     chosen = int(rng.integers(len(record.captions)))
     caption = record.captions[chosen]
+    more = _more_captions(record.captions, chosen, rng, spec.more_captions)
     stored = (0, 0)
     if spec.augment.crop_min < 1 or spec.boxes_of:
         stored = image_size(record.image, record.key)
-    view = sample_view(rng, spec.augment, stored[0], stored[1], (caption,))
+    view = sample_view(rng, spec.augment, stored[0], stored[1], (caption, *more))
     # The smaller the crop, the more pixels the whole image needs to fill the picture.
     pixels = decode_image(
         record.image,
@@ -135,6 +138,8 @@ def pair_example(
         "image": render_view(pixels, view, spec.image_size),
         "tokens": spec.tokenizer.encode([caption], spec.max_tokens)[0],
     }
+    if spec.more_captions:
+        example["captions"] = spec.tokenizer.encode(more, spec.max_tokens)
     if spec.boxes_of:
         named = spec.boxes_of == "named"
         shown = [r.box for r in record.regions if (chosen in r.captions) == named]
@@ -142,6 +147,17 @@ def pair_example(
         boxes, kept = view_boxes(boxes, view, pixels.shape[0], pixels.shape[1], spec.image_size)
         example["boxes"], example["box_mask"] = pad_boxes(boxes[kept], spec.max_regions)
     return example
+
+
+def _more_captions(
+    captions: Sequence[str], chosen: int, rng: np.random.Generator, count: int
+) -> list[str]:
+    """Draw further captions, each as rarely as possible again; the chosen one comes last."""
+    if not count:
+        return []
+    others = [int(index) for index in rng.permutation(len(captions)) if index != chosen]
+    order = [*others, chosen]
+    return [captions[order[k % len(order)]] for k in range(count)]
 
 
 def region_example(

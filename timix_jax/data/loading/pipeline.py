@@ -43,6 +43,7 @@ def make_train_iterator(
     seed: int,
     augment: Augment,
     boxes_of: BoxesOf = "",
+    more_captions: int = 0,
     region_batch_size: int = 0,
     max_regions: int = 5,
     region_max_tokens: int | None = None,
@@ -67,6 +68,7 @@ def make_train_iterator(
       seed: seed of the order and the augmentation.
       augment: the random changes to images.
       boxes_of: adds the boxes of the regions that the chosen caption names, or of all others ("clutter"); "" for none.
+      more_captions: further captions per image, K.
       region_batch_size: annotated images per step, over all processes; 0 = no second stream.
       max_regions: number of rows for boxes.
       region_max_tokens: length of a region's token row, Tr; phrases are short. None = max_tokens.
@@ -80,8 +82,9 @@ def make_train_iterator(
       An iterator of NumPy batches, where B and P are this process's share of batch_size and
       region_batch_size: image uint8 (B, S, S, 3), tokens int32 (B, T), example_id int64 (B,), the
       index in the concatenation of the sources; with boxes also boxes float32 (B, M, 4) x0, y0, x1,
-      y1 as fractions and box_mask bool (B, M); with a second stream also regions: image uint8
-      (P, S, S, 3), tokens int32 (P, R, Tr), boxes float32 (P, R, 4), mask bool (P, R).
+      y1 as fractions and box_mask bool (B, M); with further captions also captions int32 (B, K, T);
+      with a second stream also regions: image uint8 (P, S, S, 3), tokens int32 (P, R, Tr), boxes
+      float32 (P, R, 4), mask bool (P, R).
 
     Raises:
       UserError: a source is empty, there are fewer examples than a batch needs, a value is out of
@@ -92,7 +95,9 @@ def make_train_iterator(
     # Loader threads already decode in parallel; OpenCV's own threads would only compete.
     cv2.setNumThreads(1)
     corrupt = CorruptExamples()
-    spec = ExampleSpec(image_size, max_tokens, tokenizer, augment, max_regions, boxes_of)
+    spec = ExampleSpec(
+        image_size, max_tokens, tokenizer, augment, max_regions, boxes_of, more_captions
+    )
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(4)]
     everything = [range(len(source)) for source in sources]
     readers = open_readers(sources, everything, corrupt)

@@ -27,6 +27,9 @@ def abstract_batch(settings: Settings) -> dict[str, Any]:
         }
 
     batch = images_and_texts(batch_size, tokens)
+    if settings.more_captions:
+        shape = (batch_size, settings.more_captions, tokens)
+        batch["captions"] = jax.ShapeDtypeStruct(shape, np.int32)
     if settings.mix.boxes_of:
         batch |= boxes(batch_size, "box_mask")
     if settings.uses_regions:

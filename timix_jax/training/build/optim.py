@@ -21,6 +21,7 @@ class OptimSettings:
 
     Attributes:
       lr_scales: (pattern, factor of the learning rate).
+      layer_decay: factor from a layer to the one before.
       warmup: a duration.
       clip_norm: 0 for no clipping.
       ema: decay of the average of the parameters; 0 for none.
@@ -29,6 +30,7 @@ class OptimSettings:
     name: str
     lr: float
     lr_scales: tuple[tuple[str, float], ...]
+    layer_decay: float
     warmup: str
     start_lr: float
     end_lr: float
@@ -69,6 +71,7 @@ def build_optimizer(
             weight_decay=optim.weight_decay,
             clip_norm=optim.clip_norm or None,
             lr_scales=tuple((pattern, float(factor)) for pattern, factor in optim.lr_scales),
+            layer_decay=optim.layer_decay,
         )
 
 

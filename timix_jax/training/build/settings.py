@@ -67,6 +67,12 @@ class Settings:
         return self.loss.terms["pta"]["weight"] > 0
 
     @property
+    def more_captions(self) -> int:
+        """Further captions per image and step."""
+        fields = self.loss.terms["captions"]
+        return int(fields["count"]) if fields["weight"] > 0 else 0
+
+    @property
     def periods(self) -> dict[str, str]:
         """The durations between two logs, evaluations and checkpoints."""
         return {
