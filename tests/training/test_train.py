@@ -209,8 +209,8 @@ def test_weights_of_another_run_on_another_grid(whole_run, tmp_path):
     ("overrides", "message"),
     [
         ({"model__image__depth": 3}, r"params.*image/blocks/.*2.*→.*3|image/blocks"),
-        ({"model__embed_dim": 12}, "image/projection/kernel: float32.16,8. → float32.16,12."),
-        ({"data__vocab_size": 96, "data__tokenizer": "wordpiece"}, "another tokenizer"),
+        ({"model__image__width": 20}, "image/norm/bias: float32.16. → float32.20."),
+        ({"data__vocab_size": 300, "data__tokenizer": "bpe"}, "another tokenizer, of another kind"),
         (
             {"model__act": "gelu_tanh"},
             r'other settings .config.model.act: "gelu" there, "gelu_tanh" now',

@@ -20,7 +20,8 @@ FREE_SETTINGS = (
     "model.logit_bias",
     "model.image.patch_dropout",
 )
-_ADAPTED = ("model.image.size",)  # position embeddings are interpolated
+# Position embeddings are interpolated; projections to another space start fresh.
+_ADAPTED = ("model.image.size", "model.embed_dim")
 
 
 def check_same_model(
@@ -36,8 +37,8 @@ def check_same_model(
     Args:
       path: a step folder.
       config: this run's, flat.
-      to_train: the weights initialise another training, which may have another image size, and another `tpp_layer`
-        if the weights come without a trained patch predictor.
+      to_train: the weights initialise another training, which may have another image size, another `embed_dim`,
+        and another `tpp_layer` if the weights come without a trained patch predictor.
       part: `image` or `text`, if only that tower is used; empty for the whole model.
       defaults: of all fields, for those that are newer than the checkpoint; without one, any value may be given.
 

@@ -10,8 +10,8 @@ from absl import logging
 from etils import epath
 
 from timix_jax import checkpointing
-from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import UserError
+from timix_jax.pretrained.adapt import adapt, word_rows
 from timix_jax.pretrained.compatibility import check_same_model
 from timix_jax.pretrained.position_embeddings import fit_position_embeddings
 from timix_jax.pretrained.public_weights import read_public
@@ -33,8 +33,9 @@ def check_init_from(
 ) -> None:
     """Refuse weights that do not fit a run, reading names, shapes and configuration only.
 
-    The position embeddings may have another grid. The tokenizer must be the same, or each word embedding would stand
-    for another word; so must the settings that change what the weights do but not their shapes.
+    The position embeddings may have another grid, and the shared space another width. Another tokenizer must split
+    words in the same way, so that its words can be mapped by their text. Settings that change what the weights do but
+    not their shapes must be the same.
 
     Args:
       path: a working folder, its checkpoints folder, or a step in it; or published weights, a .safetensors or .npz file
@@ -53,25 +54,14 @@ def check_init_from(
         return
 
     def check(found: epath.Path) -> None:
-        if part != "image":
-            _check_tokenizer(found, tokenizer)
+        rows = None if part == "image" else word_rows(found, tokenizer)
         wanted = _part_of(abstract_params, part)
         shapes = _part_of(checkpointing.saved_shapes(found, "params"), part)
         fitted = jax.eval_shape(lambda saved: fit_position_embeddings(saved, wanted), shapes)
-        checkpointing.check_same_arrays(found, fitted, wanted)
+        checkpointing.check_same_arrays(found, adapt(fitted, wanted, rows)[0], wanted)
         check_same_model(found, config, to_train=True, part=part, defaults=defaults)
 
     checkpointing.read_newest(path, check)
-
-
-def _check_tokenizer(found: epath.Path, tokenizer: str) -> None:
-    stored = checkpointing.read_meta(found).get("tokenizer")
-    # Not as text: earlier versions stored it without the template that adds the special tokens.
-    if stored is None or Tokenizer.from_json(stored) != Tokenizer.from_json(tokenizer):
-        raise UserError(
-            f"{found} was trained with another tokenizer, so its word embeddings do not fit; set config.data.tokenizer"
-            " to the tokenizer.json of that run"
-        )
 
 
 def _part_of(params: Any, part: str) -> Any:
@@ -83,7 +73,12 @@ def _part_of(params: Any, part: str) -> Any:
 
 
 def load_params(
-    path: epath.PathLike, params: Any, *, config: Mapping[str, Any] | None = None, part: str = ""
+    path: epath.PathLike,
+    params: Any,
+    *,
+    tokenizer: str = "",
+    config: Mapping[str, Any] | None = None,
+    part: str = "",
 ) -> Any:
     """Load parameters, adapted to the shapes and placed like `params`; the log says what became of each.
 
@@ -91,6 +86,7 @@ def load_params(
       path: as in `check_init_from`.
       params: the run's freshly initialised parameters, a place for what the weights do not provide. They are used up:
         published weights replace them one by one.
+      tokenizer: the run's, as JSON; empty for that of the weights.
       config: the run's, flat; needed for published weights.
       part: as in `check_init_from`.
 
@@ -102,8 +98,16 @@ def load_params(
         _log(report)
         return params
     wanted = _part_of(params, part)
-    loaded = fit_position_embeddings(_part_of(checkpointing.restore_params(path), part), wanted)
+
+    def read(found: epath.Path) -> tuple[Any, Report]:
+        rows = word_rows(found, tokenizer) if tokenizer and part != "image" else None
+        saved = _part_of(checkpointing.restore_params(found), part)
+        return adapt(fit_position_embeddings(saved, wanted), wanted, rows, source=str(found))
+
+    loaded, report = checkpointing.read_newest(path, read)
     checkpointing.check_same_arrays(path, loaded, wanted)
+    if report.fresh or report.notes:
+        _log(report)
     placed = jax.tree.map(_placed_like, loaded, wanted)
     return {**params, **placed} if part else placed
 
@@ -118,5 +122,7 @@ def _log(report: Report) -> None:
 
 def _placed_like(values: Any, reference: jax.Array) -> jax.Array:
     """Put `values`, which every process holds in full, where `reference` is."""
+    if values is reference:  # it stays as it is
+        return reference
     array = np.asarray(values)
     return jax.make_array_from_callback(array.shape, reference.sharding, lambda index: array[index])

@@ -45,7 +45,13 @@ def initial_state(run: Experiment, checkpointer: Checkpointer) -> tuple[TrainSta
     state = jax.jit(create, out_shardings=shardings)(key_data)
     for part, path in run.initial_weights.items():
         with error_prefix(f"config.{INIT_FIELDS[part]}: "):
-            params = load_params(path, state.params, config=run.settings.flat, part=part)
+            params = load_params(
+                path,
+                state.params,
+                tokenizer=run.tokenizer.to_json(),
+                config=run.settings.flat,
+                part=part,
+            )
         state = _with_params(state, params)
         logging.info("initial weights%s from %s", f" of the {part} tower" if part else "", path)
     if not run.initial_weights:
