@@ -253,3 +253,13 @@ def test_comparison_refuses_a_folder_of_another_configuration(recipe, tmp_path, 
     compare_mixers.main(arguments)
     with pytest.raises(UserError, match=r"flags: \[\] there"):
         compare_mixers.main([*arguments, "--config.train.batch_size=16"])
+
+
+@pytest.mark.slow
+def test_load_weights_prints_time_and_memory(capsys):
+    from benchmarks import load_weights
+
+    load_weights.main(["--width", "256", "--depth", "2", "--repeats", "1"])
+    head, row = rows(capsys.readouterr().out)
+    assert head[:4] == ["parameters, GB", "read, s", "load, s", "ratio"]
+    assert all(float(row[index]) > 0 for index in (1, 2, 3))
