@@ -60,7 +60,7 @@ def write_weights(folder: Path, width: int, depth: int, patch: int = 14, grid: i
         return arrays
 
     text = width * 3 // 4
-    arrays = {
+    arrays: dict[str, Any] = {
         "visual.conv1.weight": random(width, 3, patch, patch),
         "visual.class_embedding": random(width),
         "visual.positional_embedding": random(grid * grid + 1, width),
@@ -70,11 +70,10 @@ def write_weights(folder: Path, width: int, depth: int, patch: int = 14, grid: i
         "token_embedding.weight": random(_VOCABULARY, text),
         "positional_embedding": random(_TOKENS, text),
         "text_projection": random(text, text),
-        "logit_scale": np.float32(4.6),
+        "logit_scale": np.asarray(4.6, np.float32),
     }
     for name, size in (("visual.ln_pre", width), ("visual.ln_post", width), ("ln_final", text)):
         arrays |= {f"{name}.weight": random(size), f"{name}.bias": random(size)}
-    arrays = {name: np.asarray(array) for name, array in arrays.items()}
     file = folder / "open_clip_model.safetensors"
     save_file(arrays, file)
     config = {

@@ -69,7 +69,7 @@ def write(exported: Exported, trained: Trained, folder: Path) -> None:
     arrays = {n: np.asarray(a, np.float32, order="C") for n, a in exported.arrays.items()}
     file = folder / exported.weights_file
     if file.suffix == ".npz":
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]
     else:
         save_file(arrays, file, {"format": "pt"})
     del arrays

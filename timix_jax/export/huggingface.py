@@ -88,7 +88,7 @@ def _clip(trained: Trained) -> Exported:
         ),
         "logit_scale": trained.logit_scale,
     }
-    config = {
+    config: dict[str, Any] = {
         "architectures": ["CLIPModel"],
         "model_type": "clip",
         "projection_dim": trained.field("embed_dim"),
@@ -117,7 +117,7 @@ def _siglip(trained: Trained) -> Exported:
     }
     if "logit_bias" in trained.params:
         arrays["logit_bias"] = trained.params["logit_bias"].reshape(1)
-    config = {
+    config: dict[str, Any] = {
         "architectures": ["SiglipModel"],
         "model_type": "siglip",
         "vision_config": _side(trained, "image", "siglip_vision_model"),

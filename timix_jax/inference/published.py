@@ -51,9 +51,9 @@ def load_published(
                 f"has {rows:,} words, and its tokenizer {words.vocab_size:,}: give tokenizer='FILE', the one that these"
                 " weights were trained with"
             )
-        ids = {"pad_id": words.pad_id, "eot_id": words.sep_id} if words else {"pad_id": 0}
+        pad_id, eot_id = (words.pad_id, words.sep_id) if words else (0, 0)
         complete = stored_settings(fields)
-        model = build_model(complete, vocab_size=rows, **ids)
+        model = build_model(complete, vocab_size=rows, pad_id=pad_id, eot_id=eot_id)
         preprocess = preprocess_of(weights.files)
     own = weights.files.own()
     mesh = make_mesh(jax.local_devices())

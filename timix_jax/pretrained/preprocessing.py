@@ -44,7 +44,8 @@ def _huggingface(stated: dict[str, Any]) -> Preprocess:
     name = _PILLOW_FILTERS[resample]
     size = stated.get("size", {})
     short = size if isinstance(size, int) else size.get("shortest_edge")
-    crops = stated.get("do_center_crop", short is not None)
+    # A bare number squeezes the image, unless a crop is asked for.
+    crops = stated.get("do_center_crop", isinstance(size, dict) and short is not None)
     if not crops or short is None:
         return Preprocess(name)
     crop = stated.get("crop_size", short)
