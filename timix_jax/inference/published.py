@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
@@ -15,13 +16,14 @@ from timix_jax.inference.model import LoadedModel
 from timix_jax.inference.tokenizer_files import find_tokenizer
 from timix_jax.models.protocols import ImageTextModel
 from timix_jax.parallel.mesh import make_mesh, replicated
-from timix_jax.parallel.paths import map_with_names, path_names
+from timix_jax.parallel.paths import map_with_names
 from timix_jax.pretrained import PublicWeights, read_public
 from timix_jax.pretrained.preprocessing import preprocess_of
 from timix_jax.training.build import build_model
 from timix_jax.training.build.stored import stored_settings
 
 _BATCH_SIZE = 64  # per device
+_DRAWN = 0.02  # deviation of what the weights do not have
 _WORDS = "text/word_embed/embedding"
 # Of a tower that the weights do not have.
 _NO_IMAGE = {"size": 4, "patch": 4, "width": 4, "depth": 1, "heads": 1, "mlp_dim": 4}
@@ -109,19 +111,18 @@ def _stated_pool(weights: PublicWeights) -> str:
 
 
 def place_weights(weights: PublicWeights, model: ImageTextModel, mesh: Mesh) -> Any:
-    """Return the model's parameters on every device of `mesh`; what the weights do not have is fresh."""
+    """Return the model's parameters on every device of `mesh`; what the weights do not have is drawn.
+
+    That is the patch predictor, mostly: drawing it here needs no compilation of the model's own initialisation.
+    """
     abstract = jax.eval_shape(model.init, jax.random.key(0))
     missing = set(weights.check(abstract).fresh)
-    everywhere = replicated(mesh)
-
-    def fresh(key: jax.Array) -> dict[str, jax.Array]:
-        return {name: leaf for name, leaf in path_names(model.init(key)) if name in missing}
-
-    made = jax.jit(fresh, out_shardings=everywhere)(jax.random.key(0)) if missing else {}
+    everywhere, rng = replicated(mesh), np.random.default_rng(0)
 
     def place(name: str, shape: Any) -> Any:
-        if name in made:
-            return made[name]
-        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=everywhere)
+        if name not in missing:
+            return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=everywhere)
+        values = _DRAWN * rng.standard_normal(shape.shape)
+        return jax.device_put(np.asarray(values, shape.dtype), everywhere)
 
     return weights.load(map_with_names(place, abstract))[0]

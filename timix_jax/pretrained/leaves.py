@@ -1,7 +1,9 @@
 """How each of our parameters is made of a file's arrays: transposed, joined, stacked over layers."""
 
+import contextlib
 import dataclasses
 import math
+import mmap
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -27,8 +29,16 @@ def _is_large(matrix: Array) -> bool:
 
 
 def aligned_empty(shape: Shape) -> Array:
-    """Return a float32 array that starts at a multiple of 64 bytes, so that JAX on CPUs need not copy it."""
+    """Return a float32 array that starts at a multiple of 64 bytes, so that JAX on CPUs need not copy it.
+
+    A large one lies on large pages where the kernel has them, which it clears in half the time.
+    """
     count = math.prod(shape)
+    if count > _LARGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        pages = mmap.mmap(-1, 4 * count)
+        with contextlib.suppress(OSError):  # a kernel without them
+            pages.madvise(mmap.MADV_HUGEPAGE)
+        return np.frombuffer(pages, np.float32).reshape(shape)
     room = np.empty(count + 16, np.float32)
     start = -room.ctypes.data % 64 // 4
     return room[start : start + count].reshape(shape)
