@@ -152,14 +152,6 @@ REFUSED = {
             "'single_patch'",
         ],
     ),
-    "scores that do not read the caption": (
-        [
-            "--config.mix.mixer=timix",
-            "--config.mix.score=ema:similarity+centre",
-            "--config.model.image.pool=gap",
-        ],
-        ["config.mix.score='ema:similarity+centre'", "pool='gap'", "use 'single_patch'"],
-    ),
     "boxes of two kinds": (
         ["--config.mix.mixer=timix", "--config.mix.score=oracle+clutter"],
         ["config.mix.score='oracle+clutter'", "the boxes of one of oracle, clutter"],
