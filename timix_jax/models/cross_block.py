@@ -200,22 +200,28 @@ class CrossStack(nn.Module):
     ) -> Array:
         """Map tokens (R, T, C) to (R, T, C); as `CrossBlock`, with the memory of all layers."""
 
-        def one_layer(layer: tuple[Array, Any, Memory], y: Array) -> Array:
-            index, params, own = layer
+        def one_layer(layer: tuple[Any, Memory, Dropout | None], y: Array) -> Array:
+            params, own, of_layer = layer
             variables = {"params": self._whole(params)}
-            of_layer = dropout and dropout.in_layer(index)
             y = self._block.apply(variables, y, mask, own, memory_mask, of_layer)
             return self._split_rows(y)
 
         run = rematerialise(one_layer, self.remat)
         params = {name: p for name, p in self.layers.items() if name != "cross_key_value"}
-        layers = (jnp.arange(self.depth), params, memory)
+        layers = (params, memory, dropout and dropout.by_layer(self.depth))
         x = self._split_rows(x.astype(self.dtype))
         if self.scan:
             return jax.lax.scan(lambda y, layer: (run(layer, y), None), x, layers)[0]
         for i in range(self.depth):
             x = run(jax.tree.map(lambda p, i=i: p[i], layers), x)
         return x
+
+    def initialise(self) -> Array:
+        """Use the layers once, for `init`."""
+        x, states = (
+            jnp.zeros((1, 1, width), self.dtype) for width in (self.width, self.states_width)
+        )
+        return self(x, None, self.memory(states))
 
     def _split_rows(self, tree: Any) -> Any:
         """Keep the rows of activations split as the batch is."""

@@ -1,13 +1,10 @@
 """Dropout in BERT's places, with a mask that depends on the row's key, the layer and the place alone."""
 
 import enum
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-
-from timix_jax.errors import UserError
 
 Array = jax.Array
 
@@ -34,24 +31,23 @@ class Dropout:
       keys: (R,) typed random keys, one per row of what is dropped.
       rate: share of the values that become 0; the others are scaled by 1/(1−rate).
 
-    **Example:** `Dropout.of_rows(key, rows=8, rate=0.1).in_layer(2)`
+    **Example:** `Dropout.of_rows(key, rows=8, rate=0.1)(x, Place.EMBEDDINGS)`
     """
 
     keys: Array
     rate: float = struct.field(pytree_node=False)
 
     @classmethod
-    def of_rows(cls, key: Array, rows: int, rate: float) -> "Dropout | None":
-        """Return dropout for `rows` rows, each with its own key; None for the rate 0."""
-        check_rate(rate, "dropout")
-        if not rate:
+    def of_rows(cls, key: Array | None, rows: int, rate: float) -> "Dropout | None":
+        """Return dropout for `rows` rows, each with its own key; None without a key or with the rate 0."""
+        if key is None or not rate:
             return None
         return cls(jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows)), rate)
 
-    def in_layer(self, layer: Array | int) -> "Dropout":
-        """Return the dropout of one layer."""
-        # 0 belongs to the embeddings, which precede layer 0.
-        return self.replace(keys=_fold(self.keys, jnp.asarray(layer) + 1))
+    def by_layer(self, depth: int) -> "Dropout":
+        """Return the dropout of each of `depth` layers, keys (depth, R), which a loop over the layers slices."""
+        of_layer = lambda layer: _fold(self.keys, layer + len(Place))
+        return self.replace(keys=jax.vmap(of_layer)(jnp.arange(depth)))
 
     def every(self, groups: int) -> "Dropout":
         """Return the dropout of rows that stand for `groups` consecutive rows each."""
@@ -74,9 +70,3 @@ def _fold(keys: Array, number: Array | int) -> Array:
 def drop(dropout: Dropout | None, x: Array, place: Place) -> Array:
     """Drop values of x (R, ...), or none if there is no dropout."""
     return x if dropout is None else dropout(x, place)
-
-
-def check_rate(rate: Any, field: str) -> None:
-    """Raise a UserError for a rate that is not a share of the values."""
-    if not 0 <= rate < 1:
-        raise UserError(f"{field}={rate}: a share of the values, use 0 (none) or more, below 1")

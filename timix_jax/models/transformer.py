@@ -189,6 +189,7 @@ class Stack(nn.Module):
         self,
         x: Array,
         mask: Array | None = None,
+        dropout: Dropout | None = None,
         *,
         stop: int | None = None,
         blocks: Sequence[int] = (),
@@ -198,6 +199,7 @@ class Stack(nn.Module):
         Args:
           x: (B, T, C) tokens.
           mask: (B, T) bool, False for padding, or None.
+          dropout: of B rows; None for none.
           stop: number of blocks to run.
           blocks: blocks (0-based) whose output is also returned; -1 is the input of block 0.
 
@@ -219,21 +221,22 @@ class Stack(nn.Module):
             one = lambda k: block.init(k, jnp.zeros((1, 1, x.shape[-1]), x.dtype))["params"]
             return mark_stacked(jax.vmap(one)(jax.random.split(key, self.depth)))
 
-        layers = self.param("layers", init_layers)
+        layers = (self.param("layers", init_layers), dropout and dropout.by_layer(self.depth))
         stop = self.depth if stop is None else stop
         if not 0 <= stop <= self.depth:
             raise UserError(f"cannot run {stop} of {self.depth} blocks")
 
-        def apply(params: Any, y: Array) -> Any:
-            return block.apply({"params": params}, y, mask)
+        def apply(params: Any, y: Array, of_layer: Dropout | None) -> Any:
+            return block.apply({"params": params}, y, mask, of_layer)
 
-        def one_layer(params: Any, y: Array) -> Array:
+        def one_layer(layer: tuple[Any, Dropout | None], y: Array) -> Array:
+            params, of_layer = layer
             params = rounded(params, self.dtype) if self.scan else params
             if self.layout is None:
-                return apply(params, y)
+                return apply(params, y, of_layer)
             scope = f"{self.root}/layers"
             params = self.layout.gather(params, scope, dtype=self.dtype, layers=self.depth)
-            return self.layout.constrain_batch(apply(params, y))
+            return self.layout.constrain_batch(apply(params, y, of_layer))
 
         if self.layout is not None:
             x = self.layout.constrain_batch(x)
@@ -250,15 +253,15 @@ class Stack(nn.Module):
         # The scan returns the last output anyway.
         inner = {block: x for block in captured if block != stop - 1}
         if not inner:
-            x, _ = jax.lax.scan(lambda y, params: (run(params, y), None), x, layers)
+            x, _ = jax.lax.scan(lambda y, layer: (run(layer, y), None), x, layers)
             return x, dict.fromkeys(captured, x)
 
         def body(
             carry: tuple[Array, dict[int, Array]], layer: tuple[Array, Any]
         ) -> tuple[Any, None]:
             y, seen = carry
-            index, params = layer
-            y = run(params, y)
+            index, own = layer
+            y = run(own, y)
             # The backward pass of a select needs only the predicate.
             return (y, {n: jnp.where(index == n, y, old) for n, old in seen.items()}), None
 
