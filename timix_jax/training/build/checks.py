@@ -157,10 +157,11 @@ def _check_teacher(settings: Settings) -> None:
     alpha, ema = settings.loss.terms["itc"]["alpha"], settings.optim.ema
     if not 0 <= ema < 1:
         raise UserError(f"config.optim.ema={ema}: give 0 (none) or a decay below 1, such as 0.995")
-    if alpha and not ema:
-        raise UserError(
-            f"config.loss.itc.alpha={alpha} needs a teacher: set config.optim.ema above 0, such as 0.995"
-        )
+    for name, term in settings.loss.terms.items():
+        if term.get("alpha") and not ema and (term["weight"] or name == "itc"):
+            raise UserError(
+                f"config.loss.{name}.alpha={term['alpha']} needs a teacher: set config.optim.ema above 0, such as 0.995"
+            )
     if alpha and settings.mix.replaces:
         raise UserError(
             f"config.loss.itc.alpha={alpha} needs the clean images, which config.mix.placement='replace' replaces by"

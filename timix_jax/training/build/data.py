@@ -124,6 +124,7 @@ def open_train_iterator(
             seed=settings.seed,
             augment=settings.augment,
             boxes_of=settings.mix.boxes_of,
+            image_ids=settings.uses_image_ids,
             region_batch_size=regions.batch_size if settings.uses_regions else 0,
             max_regions=regions.max_regions,
             region_max_tokens=regions.max_tokens or None,

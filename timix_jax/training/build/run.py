@@ -23,7 +23,7 @@ from timix_jax.training.build.data import (
     open_train_iterator,
     open_training_sources,
 )
-from timix_jax.training.build.losses import check_objectives
+from timix_jax.training.build.losses import build_vocabulary, check_objectives
 from timix_jax.training.build.optim import build_schedule
 from timix_jax.training.build.plan import Plan, build_plan
 from timix_jax.training.build.settings import Settings
@@ -91,6 +91,7 @@ def build(settings: Settings, *, tokenizer: Tokenizer | None = None) -> Experime
         pad_id=tokenizer.pad_id,
         eot_id=tokenizer.sep_id,
         separators=_separators(settings, tokenizer),
+        vocabulary=build_vocabulary(tokenizer),
         to_steps=within,
         rate=build_schedule(settings.optim, total, settings.optim.warmup_steps(within)),
     )

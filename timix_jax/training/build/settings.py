@@ -67,6 +67,11 @@ class Settings:
         return self.loss.terms["pta"]["weight"] > 0
 
     @property
+    def uses_image_ids(self) -> bool:
+        """True if a step compares images by their examples."""
+        return self.loss.terms["itm"]["weight"] > 0
+
+    @property
     def periods(self) -> dict[str, str]:
         """The durations between two logs, evaluations and checkpoints."""
         return {
