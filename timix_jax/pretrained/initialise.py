@@ -12,7 +12,8 @@ from etils import epath
 from timix_jax import checkpointing
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import UserError
-from timix_jax.pretrained.compatibility import check_same_model
+from timix_jax.parallel.paths import path_names
+from timix_jax.pretrained.compatibility import check_same_model, shares_towers
 from timix_jax.pretrained.position_embeddings import fit_position_embeddings
 from timix_jax.pretrained.public_weights import read_public
 from timix_jax.pretrained.report import Report
@@ -53,10 +54,11 @@ def check_init_from(
         return
 
     def check(found: epath.Path) -> None:
+        wanted = _part_of(abstract_params, part)
         if part != "image":
             _check_tokenizer(found, tokenizer)
-        wanted = _part_of(abstract_params, part)
         shapes = _part_of(checkpointing.saved_shapes(found, "params"), part)
+        shapes, wanted = _common(found, shapes, wanted, config)
         fitted = jax.eval_shape(lambda saved: fit_position_embeddings(saved, wanted), shapes)
         checkpointing.check_same_arrays(found, fitted, wanted)
         check_same_model(found, config, to_train=True, part=part, defaults=defaults)
@@ -101,11 +103,35 @@ def load_params(
         params, report = read_public(path, run=config or {}, part=part).load(params)
         _log(report)
         return params
-    wanted = _part_of(params, part)
-    loaded = fit_position_embeddings(_part_of(checkpointing.restore_params(path), part), wanted)
+
+    def read(found: epath.Path) -> tuple[Any, Any]:
+        saved, wanted = _part_of(checkpointing.restore_params(found), part), _part_of(params, part)
+        common = _common(found, saved, wanted, config or {})
+        _log(_parts_report(found, saved, wanted, set(common[0])))
+        return common
+
+    saved, wanted = checkpointing.read_newest(path, read)
+    loaded = fit_position_embeddings(saved, wanted)
     checkpointing.check_same_arrays(path, loaded, wanted)
-    placed = jax.tree.map(_placed_like, loaded, wanted)
-    return {**params, **placed} if part else placed
+    return {**params, **jax.tree.map(_placed_like, loaded, wanted)}
+
+
+def _common(found: epath.Path, saved: Any, wanted: Any, config: Mapping[str, Any]) -> Any:
+    """Return the saved and the wanted parts that two models with the same towers share; all parts of one model."""
+    stored = checkpointing.read_meta(found).get("config", {})
+    if not config or not shares_towers(stored, config):
+        return saved, wanted
+    both = saved.keys() & wanted.keys()
+    return tuple({name: tree[name] for name in tree if name in both} for tree in (saved, wanted))
+
+
+def _parts_report(found: epath.Path, saved: Any, wanted: Any, loaded: set[str]) -> Report:
+    return Report(
+        str(found),
+        loaded=[name for name, _ in path_names({name: saved[name] for name in loaded})],
+        fresh=sorted(wanted.keys() - loaded),
+        unused=sorted(saved.keys() - loaded),
+    )
 
 
 def _log(report: Report) -> None:
