@@ -14,7 +14,7 @@ from timix_jax.parallel.mesh import BATCH_AXES
 Array = jax.Array
 
 
-@jax.named_scope("pair_sums")  # by which --mode=compile recognises its collectives
+@jax.named_scope("hard_negatives")  # by which --mode=compile recognises its collectives
 def take_global(arrays: Any, index: Array, reduction: PairReduction) -> Any:
     """Return row `index[k]` of each array for every k.
 

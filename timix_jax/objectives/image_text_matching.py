@@ -87,6 +87,7 @@ class ImageTextMatching(Objective):
             jnp.stack([always, images.found, texts.found]),
         )
 
+    @jax.named_scope("hard_negatives")
     def _negatives(self, forward: Forward) -> tuple[Negatives, Negatives]:
         """Return a wrong image for each caption, and a wrong caption for each image."""
         shards = self._shards
