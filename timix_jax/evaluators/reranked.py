@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -60,34 +60,28 @@ class RerankedEvaluator(Evaluator):
         images, captions = self._reader.images(params), self._reader.captions(params)
         by_image = top_candidates(images.embedding, captions.embedding, self.k)
         by_caption = top_candidates(captions.embedding, images.embedding, self.k)
-        wrong = hardest_wrong(captions, by_caption)
-        match = self._scored(params, images, captions, (by_image, by_caption, wrong))
+        wrong = hardest_wrong(captions, by_caption.index)
+        match = self._scored(params, images, captions, (by_image, by_caption), wrong)
         tau = float(self.inputs.model.temperature(params))
         base = retrieval_ranks(
             images.embedding, captions.embedding, captions.owner, self.inputs.mesh
         )
+        image = np.arange(len(images.embedding))[:, None]
+        caption, owner = np.arange(len(captions.owner))[:, None], captions.owner[:, None]
+        log_odds = match(image, by_image.index), match(by_caption.index, caption)
         metrics: dict[str, float] = {}
         for name in SCORES:
-            # How much the similarity counts besides the log-odds.
             weight = 1 / tau if name == "itm_itc" else 0.0
-
-            def score(image: np.ndarray, caption: np.ndarray, weight: float = weight) -> np.ndarray:
-                cosine = np.einsum(
-                    "...d,...d->...", images.embedding[image], captions.embedding[caption]
-                )
-                return np.asarray(match(image, caption) + weight * cosine)
-
-            image, caption = np.arange(len(by_image)), np.arange(len(by_caption))
             ranks = Ranks(
                 rerank(
                     base.i2t,
-                    score(image[:, None], by_image),
-                    captions.owner[by_image] == image[:, None],
+                    log_odds[0] + weight * by_image.similarity,
+                    captions.owner[by_image.index] == image,
                 ),
                 rerank(
                     base.t2i,
-                    score(by_caption, caption[:, None]),
-                    by_caption == captions.owner[:, None],
+                    log_odds[1] + weight * by_caption.similarity,
+                    by_caption.index == owner,
                 ),
             )
             found = recall_metrics(ranks, captions.owner)
@@ -116,10 +110,11 @@ class RerankedEvaluator(Evaluator):
         params: Any,
         images: ImageStates,
         captions: CaptionStates,
-        candidates: tuple[np.ndarray, np.ndarray, np.ndarray],
-    ) -> Any:
+        candidates: tuple[Candidates, Candidates],
+        wrong: np.ndarray,
+    ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         """Score all pairs that are needed, each once; return the function (image, caption) → log-odds."""
-        by_image, by_caption, wrong = candidates
+        by_image, by_caption = (found.index for found in candidates)
         own = np.arange(len(captions.owner))
         count = len(captions.owner)
         pairs = np.unique(
@@ -147,16 +142,29 @@ class RerankedEvaluator(Evaluator):
         return {"itm_accuracy": (matching + refused) / 2}
 
 
-def top_candidates(queries: np.ndarray, candidates: np.ndarray, k: int) -> np.ndarray:
-    """Return the k most similar candidates of each query, the most similar first: int64 (Q, min(k, candidates))."""
+class Candidates(NamedTuple):
+    """The k most similar candidates of Q queries, the most similar first.
+
+    Attributes:
+      index: int64 (Q, k).
+      similarity: float32 (Q, k) cosines.
+    """
+
+    index: np.ndarray
+    similarity: np.ndarray
+
+
+def top_candidates(queries: np.ndarray, candidates: np.ndarray, k: int) -> Candidates:
+    """Return the k most similar candidates (C, D), or all of fewer, of queries (Q, D)."""
     k = min(k, len(candidates))
-    found = []
+    index, similarity = [], []
     for start in range(0, len(queries), _ROWS):
         s = queries[start : start + _ROWS] @ candidates.T
         best = np.argpartition(-s, k - 1, axis=1)[:, :k]
         order = np.argsort(-np.take_along_axis(s, best, axis=1), axis=1, kind="stable")
-        found.append(np.take_along_axis(best, order, axis=1))
-    return np.concatenate(found).astype(np.int64)
+        index.append(np.take_along_axis(best, order, axis=1))
+        similarity.append(np.take_along_axis(s, index[-1], axis=1))
+    return Candidates(np.concatenate(index).astype(np.int64), np.concatenate(similarity))
 
 
 def hardest_wrong(captions: CaptionStates, by_caption: np.ndarray) -> np.ndarray:

@@ -75,11 +75,12 @@ class Albef(ContainsDualEncoder):
     def declared_parts(self, key: Array) -> Params:
         """Return fresh parameters of the fusion layers and the heads."""
         fusion, match, words = jax.random.split(key, 3)
+        layers = self._fusion.clone(layout=None)
         width = self.dual.text.width
         states = jax.numpy.zeros((1, 1, width))
         table = jax.numpy.zeros((self.vocab_size, width))
         return {
-            "fusion": self._fusion.init(fusion, method="initialise")["params"],
+            "fusion": layers.init(fusion, method="initialise")["params"],
             "heads": {
                 "match": MatchHead().init(match, states)["params"],
                 "words": self._word_head.init(words, states, table)["params"],

@@ -80,7 +80,7 @@ class ImageTextMatching(Objective):
         own = self._logits(forward, model, both, memory, key)
         key = dropout_key(forward, model, "itm/images")
         wrong_image = self._logits(forward, model, (text.tokens, text.mask), other_memory, key)
-        matched, wrong_text = own[::2], own[1::2]
+        matched, wrong_text = own.reshape(-1, 2, 2).swapaxes(0, 1)
         always = jnp.ones(len(matched), bool)
         return _cross_entropy(
             jnp.stack([matched, wrong_image, wrong_text]),
