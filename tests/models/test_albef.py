@@ -112,14 +112,14 @@ def test_microbatches_change_nothing_not_even_what_is_dropped(params):
 
         def loss(params):
             found = apply(model, params, batch, groups=2, key=jax.random.key(4))
-            return sum(jnp.sum(jnp.sin(x)) for x in found)
+            return sum(jnp.mean(jnp.square(x)) for x in found)
 
         return jax.jit(jax.value_and_grad(loss))(params)
 
     (whole, grads), (parts, in_parts) = value_and_gradient(1), value_and_gradient(4)
-    assert parts == pytest.approx(whole, rel=1e-5)
+    assert parts == pytest.approx(float(whole), rel=1e-5)
     for a, b in zip(jax.tree.leaves(in_parts), jax.tree.leaves(grads), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-5 * max(1, np.abs(b).max()))
+        np.testing.assert_allclose(a, b, atol=2e-5 * max(1e-3, np.abs(b).max()))
     assert dropping.for_evaluation().dual.microbatches == 1
     assert dropping.on_one_device().dual.layout is None
 

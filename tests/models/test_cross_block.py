@@ -26,8 +26,11 @@ def parameters(module, seed=0):
         lambda key: unbox(module.init(key, method="initialise")), jax.random.key(0)
     )
     rng = np.random.default_rng(seed)
-    draw = lambda s: np.float32(0.3 * rng.standard_normal(s.shape) + (s.shape[-1:] == ()))
-    return jax.tree.map(draw, shapes)
+
+    def draw(path, shape):
+        return np.float32((path[-1].key == "scale") + 0.3 * rng.standard_normal(shape.shape))
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def inputs(module, rows=B, seed=1):
@@ -148,7 +151,7 @@ def test_causal_layers_see_no_later_token():
     memory = module.apply(variables, states, method="memory")
     y = module.apply(variables, x, None, memory)
     other = x.copy()
-    other[:, 2:] += 1
+    other[:, 2:] *= -1
     changed = module.apply(variables, other, None, memory)
     np.testing.assert_allclose(changed[:, :2], y[:, :2], atol=1e-6)
     assert np.abs(np.asarray(changed[:, 2:]) - y[:, 2:]).max() > 1e-2

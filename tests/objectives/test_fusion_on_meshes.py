@@ -62,7 +62,7 @@ def on_mesh(weights, shape, method, **options):
 def test_values_and_gradients_are_those_of_one_device(weights, reference, shape, method, options):
     loss, log, grads = reference
     got, got_log, got_grads = on_mesh(weights, shape, method, **options)
-    assert got == pytest.approx(loss, rel=1e-5)
+    assert got == pytest.approx(float(loss), rel=1e-5)
     assert got_log == pytest.approx(jax.tree.map(float, log), rel=1e-4)
     for (path, g), w in zip(
         jax.tree_util.tree_leaves_with_path(got_grads), jax.tree.leaves(grads), strict=True

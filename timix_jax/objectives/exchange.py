@@ -76,6 +76,6 @@ def _around_the_ring(shards: int, arrays: Any, index: Array) -> Any:
         moved = jax.tree.map(lambda x: lax.ppermute(x, BATCH_AXES, route), block)
         return (keep(kept, block, hop), moved), None
 
-    nothing = jax.tree.map(jnp.zeros_like, arrays)
-    (kept, block), _ = lax.scan(step, (nothing, arrays), jnp.arange(shards - 1))
+    # Every asked-for row has an owner, so that all of the first `kept` is replaced.
+    (kept, block), _ = lax.scan(step, (arrays, arrays), jnp.arange(shards - 1))
     return keep(kept, block, shards - 1)
