@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from listed_sources import flat_source
 from tiny_model import compiler_settings
 from tiny_run import assert_same_run, metrics, tiny_config
 
@@ -12,6 +13,7 @@ from timix_jax.inspection import info
 from timix_jax.parallel.paths import path_names
 from timix_jax.training import train
 from timix_jax.training.build import read_settings
+from timix_jax.training.build.data import check_captions_differ
 from timix_jax.training.evaluate import evaluate_checkpoint
 from timix_jax.training.hooks.log import Log
 from timix_jax.training.train import train_and_evaluate
@@ -131,6 +133,7 @@ def test_one_line_says_what_cannot_work(tmp_path):
         ),
         ({"model__options__albef__fusion_depth": 0}, r"options.albef: fusion_depth=0: give"),
         ({"model__text__dropout": 1.0}, r"config.model.text.dropout=1.0 is not a share"),
+        ({"train__batch_size": 8, "loss__itm__candidates": "device"}, "give at least 16"),
         ({"loss__itm__candidates": "queue"}, r"config.loss.itm.candidates='queue' is unknown"),
         ({"loss__mlm__rate": 2.0}, r"config.loss.mlm.rate=2.0 is not a share"),
     ):
@@ -138,6 +141,14 @@ def test_one_line_says_what_cannot_work(tmp_path):
         with pytest.raises(UserError, match=said):
             train_and_evaluate(config, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_captions_must_differ():
+    check_captions_differ([flat_source(3), flat_source(3, captions=("a", "b"))])
+    with pytest.raises(
+        UserError, match=r"config.loss.itm needs wrong captions.* all say 'a picture'"
+    ):
+        check_captions_differ([flat_source(3)])
 
 
 def test_info_describes_it():

@@ -51,6 +51,7 @@ def check_shapes(settings: Settings, devices: Sequence[jax.Device] | None = None
     """
     layout = build_layout(settings.mesh, devices)
     _check_rows(settings, layout.mesh)
+    _check_matching(settings, batch_shards(layout.mesh))
     _check_tokens(settings)
     model = build_model(settings, vocab_size=1, pad_id=0)
     params = abstract_params(model)
@@ -83,6 +84,20 @@ def _check_rows(settings: Settings, mesh: Mesh) -> None:
                 f"devices; use a multiple of {shards * parts}"
             )
     _check_mixed_rows(settings, shards)
+
+
+def _check_matching(settings: Settings, shards: int) -> None:
+    """Check that each row has another one that may be its hard negative."""
+    itm, rows = settings.loss.terms["itm"], settings.train.batch_size
+    if not itm["weight"]:
+        return
+    own = itm["candidates"] == "device"
+    if (rows // shards if own else rows) < 2:
+        where = f" on each of {shards} devices (candidates='device')" if own else ""
+        raise UserError(
+            f"config.train.batch_size={rows}: config.loss.itm pairs each image with a wrong caption, and a single"
+            f" pair{where} has none; give at least {2 * shards if own else 2}"
+        )
 
 
 def _check_tokens(settings: Settings) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # Each thread reads a part of this many examples at a time; with remote data it mostly waits for a server.
 _READERS, _PART = 64, 16
+_COMPARED = 64  # examples per source, in which captions must differ
 _TRAIN_S = 24 * 3600  # the first process may have to copy its data while the others wait
 TOKENIZER_EXAMPLES = 200_000  # per source; more captions would not improve the vocabulary
 
@@ -92,6 +93,20 @@ def open_training_sources(settings: Settings) -> tuple[Source, ...]:
             "prepare the data with regions, or set config.loss.pta.weight=0 and another mix.score"
         )
     return sources
+
+
+def check_captions_differ(sources: Sequence[Source]) -> None:
+    """Raise a UserError if no source has two different captions among its first examples, as matching needs them."""
+    found: set[str] = set()
+    for source in sources:
+        captions, _ = _captions_of(source, range(min(len(source), _COMPARED)))
+        found.update(captions)
+        if len(found) > 1:
+            return
+    raise UserError(
+        f"config.loss.itm needs wrong captions, but the first {_COMPARED} examples of each source of config.data.train"
+        f" all say {next(iter(found), '')!r}; set config.loss.itm.weight=0, or give other data"
+    )
 
 
 def open_train_iterator(

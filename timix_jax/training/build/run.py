@@ -20,6 +20,7 @@ from timix_jax.optim import schedule
 from timix_jax.training.build.checks import check_shapes
 from timix_jax.training.build.data import (
     build_tokenizer,
+    check_captions_differ,
     open_train_iterator,
     open_training_sources,
 )
@@ -77,6 +78,8 @@ def build(settings: Settings, *, tokenizer: Tokenizer | None = None) -> Experime
     """
     layout = check_shapes(settings)
     sources = open_training_sources(settings)
+    if settings.loss.terms["itm"]["weight"]:
+        check_captions_differ(sources)
     tokenizer = tokenizer or build_tokenizer(settings.data, sources)
     examples = sum(len(source) for source in sources)
     to_steps = functools.partial(
