@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from timix_jax.errors import UserError, error_prefix
 from timix_jax.evaluators import evaluator_class
 from timix_jax.mixing.fraction import select_rows
+from timix_jax.models import contains_towers
 from timix_jax.optim import schedule
 from timix_jax.parallel.layout import Layout
 from timix_jax.parallel.mesh import batch_shards, check_batch_size
@@ -159,7 +160,7 @@ def _check_scores(settings: Settings) -> None:
     """Refuse scores that do not read the caption: they choose the same windows with another image's caption."""
     mix, model = settings.mix, settings.model
     sources = {part.split(":")[-1] for part in mix.score.split("+")}
-    mean = model.name == "dual_encoder" and model.image.pool == "gap"
+    mean = contains_towers(model.name) and model.image.pool == "gap"
     if mix.enabled and mean and "similarity" in sources and "shuffled" not in mix.score:
         raise UserError(
             f"config.mix.score={mix.score!r} with config.model.image.pool='gap': in a tower that is pooled by the mean,"

@@ -156,9 +156,7 @@ def build_plan(
         settings, vocab_size=vocab_size, pad_id=pad_id, eot_id=eot_id, layout=layout
     )
     vocabulary = vocabulary or nominal_vocabulary(vocab_size)
-    objectives = tuple(
-        build_objectives(settings, model, layout, to_steps, separators, vocabulary)
-    )
+    objectives = tuple(build_objectives(settings, model, layout, to_steps, separators, vocabulary))
     params, axes = abstract_params(model), model.parameter_axes()
     optimizer = build_optimizer(settings.optim, params, axes, rate)
     return Plan(settings, layout, model, objectives, optimizer, rate)
