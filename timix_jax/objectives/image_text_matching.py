@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -108,14 +108,18 @@ class ImageTextMatching(Objective):
     def _shards(self) -> int:
         return self.pairs.reduction.shards if self.candidates == "device" else 1
 
-    def _take(self, arrays: object, index: Array) -> object:
+    def _take(self, arrays: Any, index: Array) -> Any:
         if self.candidates == "device":
             return take_local(arrays, index, self._shards)
         return take_global(arrays, index, self.pairs.reduction)
 
     @staticmethod
     def _logits(
-        forward: Forward, model: FusionModel, text: tuple[Array, Array], memory: object, key: object
+        forward: Forward,
+        model: FusionModel,
+        text: tuple[Array, Array],
+        memory: Any,
+        key: Array | None,
     ) -> Array:
         fused = model.fuse(forward.params, *text, memory, key=key)
         return model.itm_logits(forward.params, fused.text)

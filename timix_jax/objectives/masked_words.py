@@ -17,7 +17,7 @@ from timix_jax.objectives.fusion import dropout_key, fusion_model, image_memory
 from timix_jax.objectives.views.base import View
 from timix_jax.objectives.views.masked import MaskedWords
 from timix_jax.objectives.vocabulary import NOMINAL, Vocabulary
-from timix_jax.objectives.word_loss import word_loss
+from timix_jax.objectives.word_loss import Logits, word_loss
 from timix_jax.optim.schedule import linear_ramp
 
 
@@ -86,7 +86,7 @@ class MaskedLanguage(Objective):
         model = fusion_model(forward.model, self.name)
         masked = self.view.draw(forward)
 
-        def read(teacher: bool) -> tuple[functools.partial[Array], Array]:
+        def read(teacher: bool) -> tuple[Logits, Array]:
             """Return the head over the vocabulary, and the states (B, P, C) at the hidden words."""
             states = self._fused(forward, model, teacher)
             at = jnp.take_along_axis(states, masked.positions[..., None], axis=1)
@@ -94,7 +94,7 @@ class MaskedLanguage(Objective):
 
         logits, states = read(False)
         alpha: Array | float = 0.0
-        teacher = None
+        teacher: tuple[Logits, Array] | None = None
         if self.alpha:
             alpha = self.alpha * linear_ramp(forward.step, self.alpha_steps)
             teacher = read(True)
