@@ -11,7 +11,6 @@ from timix_jax.checkpointing import restore_params
 from timix_jax.errors import UserError
 from timix_jax.inspection import info
 from timix_jax.parallel.paths import path_names
-from timix_jax.training import train
 from timix_jax.training.build import read_settings
 from timix_jax.training.build.data import check_captions_differ
 from timix_jax.training.evaluate import evaluate_checkpoint
@@ -47,17 +46,10 @@ def cached(tmp_path_factory):
         yield
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(train, "draw_run", lambda *_: None)
-
-
 @pytest.fixture(scope="module")
 def whole(cached, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "draw_run", lambda *_: None)
-        return workdir, train_and_evaluate(albef_config(**WITH_TENSOR), str(workdir))
+    return workdir, train_and_evaluate(albef_config(**WITH_TENSOR), str(workdir))
 
 
 @pytest.mark.slow
