@@ -77,7 +77,8 @@ class Tokenizer:
         unknown = {vocabulary[name] for name in _UNKNOWN_NAMES if name in vocabulary}
         added = self._tokenizer.get_added_tokens_decoder()
         special = {index for index, token in added.items() if token.special}
-        return tuple(sorted(self._role_ids | unknown | special | {self.pad_id}))
+        roles = {index for index in self._role_ids if index is not None}
+        return tuple(sorted(roles | unknown | special | {self.pad_id}))
 
     def _find(self, role: str) -> int | None:
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
