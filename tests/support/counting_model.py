@@ -24,9 +24,9 @@ class CountingModel(DualEncoder):
         self._count("encode_blocks", params, patches)
         return super().encode_blocks(params, patches, blocks)
 
-    def encode_text(self, params, tokens):
+    def encode_text(self, params, tokens, **options):
         self._count("encode_text", params, tokens)
-        return super().encode_text(params, tokens)
+        return super().encode_text(params, tokens, **options)
 
     def _count(self, function, params, rows):
         self.passes[function, "teacher" if "teacher" in params else "student", len(rows)] += 1

@@ -89,6 +89,7 @@ def default_config() -> ConfigDict:
                 "mlp_dim": 3072,
                 **_defaults(dual_encoder, pre_norm="text_pre_norm"),
                 **_defaults(kinds["text_variant"], *kinds["text_variant"]._fields),
+                **_defaults(dual_encoder, dropout="text_dropout"),
             },
             # The dual encoder's are the fields above.
             "options": {

@@ -12,8 +12,10 @@ from typing import Any
 from timix_jax.errors import UserError
 from timix_jax.evaluators.base import EvaluationInputs, Evaluator
 from timix_jax.evaluators.classification import ClassificationEvaluator
+from timix_jax.evaluators.masked_words import MaskedWordsEvaluator
 from timix_jax.evaluators.patch_scores import PatchScoresEvaluator
 from timix_jax.evaluators.patch_text import PatchTextEvaluator
+from timix_jax.evaluators.reranked import RerankedEvaluator
 from timix_jax.evaluators.retrieval import RetrievalEvaluator
 from timix_jax.models.protocols import require
 
@@ -32,6 +34,8 @@ EVALUATORS: dict[str, type[Evaluator]] = {
     "patch_text": PatchTextEvaluator,
     "patch_scores": PatchScoresEvaluator,
     "classification": ClassificationEvaluator,
+    "reranked": RerankedEvaluator,
+    "masked_words": MaskedWordsEvaluator,
 }
 
 

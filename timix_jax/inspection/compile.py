@@ -243,6 +243,8 @@ def purpose(collective: hlo.Collective) -> str:
         return "mixing partners"
     if "pair_sums" in source:
         return "contrastive loss"
+    if "hard_negatives" in source:
+        return "hard negatives"
     if kind == "collective-permute":
         # The compiler reduces and scatters a weight's gradient around a ring, piece by piece of its own product.
         of_weights = re.search(r"transpose\(.*/dot_general$", source)

@@ -8,12 +8,13 @@ protocols alone. May import parallel and errors; the only package with Flax laye
 import dataclasses
 
 from timix_jax.errors import UserError
+from timix_jax.models.albef import Albef
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.protocols import ImageTextModel
 
-__all__ = ["MODELS", "RUN_FIELDS", "field_names", "model_class"]
+__all__ = ["MODELS", "RUN_FIELDS", "contains_towers", "field_names", "model_class"]
 
-MODELS: dict[str, type[ImageTextModel]] = {"dual_encoder": DualEncoder}
+MODELS: dict[str, type[ImageTextModel]] = {"dual_encoder": DualEncoder, "albef": Albef}
 
 RUN_FIELDS = (
     *("image_size", "max_tokens", "vocab_size", "pad_id", "eot_id", "embed_dim"),
@@ -33,3 +34,9 @@ def model_class(name: str) -> type[ImageTextModel]:
 def field_names(kind: type) -> set[str]:
     """Return the names of a model's constructor arguments."""
     return {f.name for f in dataclasses.fields(kind) if f.init}
+
+
+def contains_towers(name: str) -> bool:
+    """Return True for the dual encoder and the models that contain one, whose towers have the same parameters."""
+    kind = MODELS.get(name)
+    return kind is DualEncoder or (kind is not None and "dual" in field_names(kind))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from timix_jax.errors import UserError
 from timix_jax.models.axes import axes_of, unbox
+from timix_jax.models.dropout import Dropout
 from timix_jax.models.dual_encoder_checks import check_dual_encoder
 from timix_jax.models.layers import unit_norm
 from timix_jax.models.microbatches import in_microbatches
@@ -41,6 +42,7 @@ class DualEncoder(ImageTextModel):
         from them (`map`).
       patch_dropout: share of the patches that training passes leave out (`draw_kept`); scores, patch labels and
         evaluations see all patches.
+      text_dropout: rate of dropout in BERT's places of the text tower; training passes alone drop.
       text_pre_norm: norm before each sublayer of the text tower; False for BERT's order.
       pad_id, eot_id: tokens that pad and that end captions; `eot_id` is needed to pool captions there.
       temperature_init: τ at the start.
@@ -70,6 +72,7 @@ class DualEncoder(ImageTextModel):
     tpp_layer: int = 5
     pool: ImagePool = "cls"
     patch_dropout: float = 0.0
+    text_dropout: float = 0.0
     text_pre_norm: bool = False
     pad_id: int = 0
     temperature_init: float = 0.07
@@ -134,7 +137,7 @@ class DualEncoder(ImageTextModel):
             own = {**own, **self.layout.gather(outside, part)}
         return module.apply({"params": own}, *args, **options)
 
-    def _split(self, function: Callable[..., Any], *arrays: Array) -> Any:
+    def _split(self, function: Callable[..., Any], *arrays: Any) -> Any:
         return in_microbatches(function, *arrays, count=self.microbatches, layout=self.layout)
 
     def init(self, key: Array) -> Params:
@@ -202,14 +205,17 @@ class DualEncoder(ImageTextModel):
         """Drop the [CLS] token if the tower has one."""
         return tokens[:, 1:] if self.pool == "cls" else tokens
 
-    def encode_text(self, params: Params, tokens: Array) -> TextFeatures:
-        """Encode captions int32 (B, T), [CLS] first."""
+    def encode_text(
+        self, params: Params, tokens: Array, *, key: Array | None = None
+    ) -> TextFeatures:
+        """Encode captions int32 (B, T), [CLS] first; `key` draws what dropout drops, None for no dropout."""
 
-        def encode(tokens: Array) -> TextFeatures:
-            projected, pooled, hidden, mask = self._apply("text", self._text, params, tokens)
+        def encode(tokens: Array, dropout: Dropout | None) -> TextFeatures:
+            encoded = self._apply("text", self._text, params, tokens, dropout)
+            projected, pooled, hidden, mask = encoded
             return TextFeatures(unit_norm(projected), pooled, hidden, mask, projected)
 
-        return self._split(encode, tokens)
+        return self._split(encode, tokens, Dropout.of_rows(key, len(tokens), self.text_dropout))
 
     def patch_logp(self, params: Params, site: Array, cls: Array) -> Array:
         """Map patch tokens (B, N, C) and caption vectors (B, Ct) to log-probabilities (B, N, 2) (docs/method.md §1)."""

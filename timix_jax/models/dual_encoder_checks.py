@@ -43,6 +43,10 @@ def check_dual_encoder(model: DualEncoder) -> None:
             f"model.image.patch_dropout={model.patch_dropout} is not a share of the patches: use 0 (none) "
             "or more, below 1"
         )
+    if not 0 <= model.text_dropout < 1:
+        raise UserError(
+            f"model.text.dropout={model.text_dropout} is not a share of the values: use 0 (none) or more, below 1"
+        )
     if v.width % 4:
         raise UserError(f"model.image.width={v.width} must be a multiple of 4")
     check_variants(

@@ -5,6 +5,7 @@ PyTorch.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -80,7 +81,13 @@ softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
 def attend(
-    query: Array, key: Array, value: Array, mask: Array | None = None, *, causal: bool = False
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None = None,
+    *,
+    causal: bool = False,
+    drop: Callable[[Array], Array] | None = None,
 ) -> Array:
     """Apply scaled dot-product attention in all heads.
 
@@ -92,6 +99,7 @@ def attend(
       key, value: (B, S, heads, D) of the same dtype.
       mask: (B, S) bool, False for keys that are not attended to, or None.
       causal: no token attends to later ones; needs S = T.
+      drop: what dropout does to the weights (B, heads, T, S); None for no dropout.
 
     Returns:
       (B, T, heads, D) in that dtype.
@@ -103,6 +111,8 @@ def attend(
     if causal:
         logits = jnp.where(jnp.tri(query.shape[2], dtype=bool), logits, MASKED)
     weights = softmax(logits)
+    if drop is not None:
+        weights = drop(weights)
     return jnp.einsum("bhts,bhsd->bhtd", weights, value).transpose(0, 2, 1, 3)
 
 

@@ -12,7 +12,7 @@ Array = jax.Array
 
 
 def in_microbatches(
-    function: Callable[..., Any], *arrays: Array, count: int, layout: Layout | None
+    function: Callable[..., Any], *arrays: Any, count: int, layout: Layout | None
 ) -> Any:
     """Compute `function(*arrays)` in `count` parts of the rows, one after another.
 
@@ -22,7 +22,7 @@ def in_microbatches(
 
     Args:
       function: maps arrays (b, ...) row by row to a tree of arrays (b, ...).
-      *arrays: each (B, ...).
+      *arrays: each a tree of arrays (B, ...).
       count: number of parts; divides B, and the number of devices divides B/count.
       layout: how rows are split over devices; None for a single device.
 
@@ -31,7 +31,7 @@ def in_microbatches(
     """
     if count == 1:
         return function(*arrays)
-    rows = len(arrays[0])
+    rows = len(jax.tree.leaves(arrays)[0])
     if rows % count:
         raise UserError(f"{rows} rows do not divide into config.train.accumulate={count} parts")
 
@@ -45,4 +45,4 @@ def in_microbatches(
         return whole if layout is None else layout.constrain_batch(whole)
 
     part = jax.checkpoint(lambda xs: function(*xs), prevent_cse=False)
-    return jax.tree.map(join, jax.lax.map(part, tuple(split(x) for x in arrays)))
+    return jax.tree.map(join, jax.lax.map(part, jax.tree.map(split, arrays)))

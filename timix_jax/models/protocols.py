@@ -56,9 +56,10 @@ class TextFeatures(NamedTuple):
 class ImageTextModel(Protocol):
     """A model that embeds images and captions in one space: pure functions over a tree of parameters.
 
-    A class that inherits from the protocol gets defaults for `pad_id`, `patch_dropout`, `parameter_axes`, `draw_kept`,
-    `logit_bias`, `constrain`, `for_evaluation` and `on_one_device`. A dataclass field that stands for one of the
-    properties needs a default value: without one, the inherited property would be taken for it.
+    A class that inherits from the protocol gets defaults for `pad_id`, `patch_dropout`, `text_dropout`,
+    `parameter_axes`, `draw_kept`, `logit_bias`, `constrain`, `for_evaluation` and `on_one_device`. A dataclass field
+    that stands for one of the properties needs a default value: without one, the inherited property would be taken for
+    it.
     """
 
     @property
@@ -79,6 +80,11 @@ class ImageTextModel(Protocol):
     @property
     def patch_dropout(self) -> float:
         """Share of the patches that training passes leave out; 0 for none."""
+        return 0.0
+
+    @property
+    def text_dropout(self) -> float:
+        """Rate of dropout in training passes of captions; above 0, `encode_text` takes an argument `key`."""
         return 0.0
 
     def init(self, key: Array) -> Params:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from timix_jax.errors import UserError
 from timix_jax.models.axes import Axes, declare
+from timix_jax.models.dropout import Dropout, Place, drop
 from timix_jax.models.transformer import Remat, Stack, kernel_init
 from timix_jax.models.variants import BERT, TextVariant
 from timix_jax.parallel.layout import Layout
@@ -46,8 +47,10 @@ class TextTransformer(nn.Module):
     eot_id: int = -1
 
     @nn.compact
-    def __call__(self, tokens: Array) -> tuple[Array, Array, Array, Array]:
-        """Encode tokens int32 (B, T), [CLS] first.
+    def __call__(
+        self, tokens: Array, dropout: Dropout | None = None
+    ) -> tuple[Array, Array, Array, Array]:
+        """Encode tokens int32 (B, T), [CLS] first; `dropout` is that of B rows, None for none.
 
         Returns:
           The projection (B, D), the pooled vector (B, C), the last hidden states (B, T, C), and a mask (B, T), False
@@ -71,6 +74,7 @@ class TextTransformer(nn.Module):
         eps = v.eps or (1e-6 if self.pre_norm else 1e-12)
         if not self.pre_norm:
             x = nn.LayerNorm(epsilon=eps, name="embed_norm")(x)
+        x = drop(dropout, x, Place.EMBEDDINGS)
         mask = tokens != self.pad_id
         x, _ = Stack(
             s.depth,
@@ -86,7 +90,7 @@ class TextTransformer(nn.Module):
             root="text/blocks",
             causal=v.causal,
             name="blocks",
-        )(x.astype(self.dtype), mask if v.pad_mask and not v.causal else None)
+        )(x.astype(self.dtype), mask if v.pad_mask and not v.causal else None, dropout)
         if self.pre_norm:
             x = nn.LayerNorm(epsilon=eps, dtype=self.dtype, name="norm")(x)
         pooled = projected = self._pool(x, tokens, mask)

@@ -1,5 +1,6 @@
 """Transformer blocks and a stack of them, scanned or unrolled with the same parameters."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 
 from timix_jax.errors import UserError
 from timix_jax.models.axes import Axes, declare, mark_stacked
+from timix_jax.models.dropout import Dropout, Place, drop
 from timix_jax.models.layers import attend, gelu, quick_gelu, widening_dot_general
 from timix_jax.parallel.layout import Layout
 
@@ -52,9 +54,10 @@ class Attention(nn.Module):
     causal: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, mask: Array | None) -> Array:
-        """Map tokens (B, T, C) to (B, T, C); mask (B, T) bool is False for padding."""
+    def __call__(self, x: Array, mask: Array | None, dropout: Dropout | None = None) -> Array:
+        """Map tokens (B, T, C) to (B, T, C); mask (B, T) bool is False for padding; the weights are dropped."""
         width = x.shape[-1]
+        weights = dropout and functools.partial(dropout, place=Place.SELF_WEIGHTS)
         project = nn.DenseGeneral(
             (3, self.heads, width // self.heads),
             kernel_init=declare(kernel_init, QKV),
@@ -63,7 +66,8 @@ class Attention(nn.Module):
             dot_general=widening_dot_general,
             name="qkv",
         )
-        if x.shape[1] == 1 and mask is None and not self.is_initializing():
+        alone = x.shape[1] == 1 and mask is None and dropout is None
+        if alone and not self.is_initializing():
             # A single token attends to itself with weight 1, so that query and key need not be computed.
             kernel, bias = (
                 project.variables["params"][name][..., 2, :, :] for name in ("kernel", "bias")
@@ -71,7 +75,8 @@ class Attention(nn.Module):
             y = jnp.einsum("btc,chd->bthd", x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
         else:
             qkv = project(x)
-            y = attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask, causal=self.causal)
+            query, key, value = (qkv[:, :, i] for i in range(3))
+            y = attend(query, key, value, mask, causal=self.causal, drop=weights)
         return nn.DenseGeneral(
             width,
             axis=(-2, -1),
@@ -117,20 +122,23 @@ class Block(nn.Module):
     causal: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, mask: Array | None = None) -> Array:
+    def __call__(
+        self, x: Array, mask: Array | None = None, dropout: Dropout | None = None
+    ) -> Array:
         """Map tokens (B, T, C) to (B, T, C) of the same dtype; mask (B, T) bool is False for padding, or None."""
         attention = Attention(self.heads, self.dtype, self.causal, name="attention")
         mlp = Mlp(self.mlp_dim, self.act, self.dtype, name="mlp")
         norm1 = nn.LayerNorm(epsilon=self.eps, dtype=self.dtype, name="norm1")
         norm2 = nn.LayerNorm(epsilon=self.eps, dtype=self.dtype, name="norm2")
         if self.pre_norm:
-            x = x + attention(norm1(x), mask)
-            return x + mlp(norm2(x))
-        x = norm1(x + attention(x, mask))
-        return norm2(x + mlp(x))
+            x = x + drop(dropout, attention(norm1(x), mask, dropout), Place.SELF_OUTPUT)
+            return x + drop(dropout, mlp(norm2(x)), Place.MLP_OUTPUT)
+        x = norm1(x + drop(dropout, attention(x, mask, dropout), Place.SELF_OUTPUT))
+        return norm2(x + drop(dropout, mlp(x), Place.MLP_OUTPUT))
 
 
-def _rematerialise(fn: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
+def rematerialise(fn: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
+    """Return the function of a layer with what its backward pass recomputes."""
     if remat == "none":
         return fn
     if remat == "full":
@@ -139,6 +147,20 @@ def _rematerialise(fn: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
         return jax.checkpoint(fn, policy=policy, prevent_cse=False)
     raise UserError(f"model.remat={remat!r} is unknown; use 'none', 'dots' or 'full'")
+
+
+def rounded(params: Any, dtype: Any) -> Any:
+    """Round a scanned layer's float32 matrices to bfloat16 values, so that the later cast changes nothing.
+
+    The compiler would hoist a bare cast out of the loop over layers and keep a bfloat16 copy of the whole model:
+    0.34 GB per chip for ViT-B and BERT-base.
+    """
+    if dtype != jnp.bfloat16:
+        return params
+    bits = jnp.finfo(jnp.bfloat16)
+    return jax.tree.map(
+        lambda p: p if p.ndim < 2 else jax.lax.reduce_precision(p, bits.nexp, bits.nmant), params
+    )
 
 
 class Stack(nn.Module):
@@ -167,6 +189,7 @@ class Stack(nn.Module):
         self,
         x: Array,
         mask: Array | None = None,
+        dropout: Dropout | None = None,
         *,
         stop: int | None = None,
         blocks: Sequence[int] = (),
@@ -176,6 +199,7 @@ class Stack(nn.Module):
         Args:
           x: (B, T, C) tokens.
           mask: (B, T) bool, False for padding, or None.
+          dropout: of B rows; None for none.
           stop: number of blocks to run.
           blocks: blocks (0-based) whose output is also returned; -1 is the input of block 0.
 
@@ -197,25 +221,26 @@ class Stack(nn.Module):
             one = lambda k: block.init(k, jnp.zeros((1, 1, x.shape[-1]), x.dtype))["params"]
             return mark_stacked(jax.vmap(one)(jax.random.split(key, self.depth)))
 
-        layers = self.param("layers", init_layers)
+        layers = (self.param("layers", init_layers), dropout and dropout.by_layer(self.depth))
         stop = self.depth if stop is None else stop
         if not 0 <= stop <= self.depth:
             raise UserError(f"cannot run {stop} of {self.depth} blocks")
 
-        def apply(params: Any, y: Array) -> Any:
-            return block.apply({"params": params}, y, mask)
+        def apply(params: Any, y: Array, of_layer: Dropout | None) -> Any:
+            return block.apply({"params": params}, y, mask, of_layer)
 
-        def one_layer(params: Any, y: Array) -> Array:
-            params = self._rounded(params)
+        def one_layer(layer: tuple[Any, Dropout | None], y: Array) -> Array:
+            params, of_layer = layer
+            params = rounded(params, self.dtype) if self.scan else params
             if self.layout is None:
-                return apply(params, y)
+                return apply(params, y, of_layer)
             scope = f"{self.root}/layers"
             params = self.layout.gather(params, scope, dtype=self.dtype, layers=self.depth)
-            return self.layout.constrain_batch(apply(params, y))
+            return self.layout.constrain_batch(apply(params, y, of_layer))
 
         if self.layout is not None:
             x = self.layout.constrain_batch(x)
-        run = _rematerialise(one_layer, self.remat)
+        run = rematerialise(one_layer, self.remat)
         captured = dict.fromkeys(blocks, x)
         if not self.scan:
             for i in range(stop):
@@ -228,31 +253,17 @@ class Stack(nn.Module):
         # The scan returns the last output anyway.
         inner = {block: x for block in captured if block != stop - 1}
         if not inner:
-            x, _ = jax.lax.scan(lambda y, params: (run(params, y), None), x, layers)
+            x, _ = jax.lax.scan(lambda y, layer: (run(layer, y), None), x, layers)
             return x, dict.fromkeys(captured, x)
 
         def body(
             carry: tuple[Array, dict[int, Array]], layer: tuple[Array, Any]
         ) -> tuple[Any, None]:
             y, seen = carry
-            index, params = layer
-            y = run(params, y)
+            index, own = layer
+            y = run(own, y)
             # The backward pass of a select needs only the predicate.
             return (y, {n: jnp.where(index == n, y, old) for n, old in seen.items()}), None
 
         (x, inner), _ = jax.lax.scan(body, (x, inner), (jnp.arange(stop), layers))
         return x, {block: inner.get(block, x) for block in captured}
-
-    def _rounded(self, params: Any) -> Any:
-        """Round a layer's float32 matrices to bfloat16 values, so that the later cast changes nothing.
-
-        The compiler would hoist a bare cast out of the loop over layers and keep a bfloat16 copy of the whole model:
-        0.34 GB per chip for ViT-B and BERT-base.
-        """
-        if not self.scan or self.dtype != jnp.bfloat16:
-            return params
-        bits = jnp.finfo(jnp.bfloat16)
-        return jax.tree.map(
-            lambda p: p if p.ndim < 2 else jax.lax.reduce_precision(p, bits.nexp, bits.nmant),
-            params,
-        )

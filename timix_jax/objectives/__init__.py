@@ -14,9 +14,12 @@ from timix_jax.objectives.captions import MoreCaptions
 from timix_jax.objectives.contrastive import Contrastive
 from timix_jax.objectives.features import CLEAN, Feature
 from timix_jax.objectives.forward import Forward
+from timix_jax.objectives.image_text_matching import ImageTextMatching
+from timix_jax.objectives.masked_words import MaskedLanguage
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.objectives.pairs.loss import DENSE_SOFTMAX, PairLoss
 from timix_jax.objectives.patch_text import PatchTextAlignment
+from timix_jax.objectives.vocabulary import NOMINAL, Vocabulary
 
 __all__ = [
     "CLEAN",
@@ -33,16 +36,26 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "itc": Contrastive,
     "captions": MoreCaptions,
     "pta": PatchTextAlignment,
+    "itm": ImageTextMatching,
+    "mlm": MaskedLanguage,
     "mix": MixedContrastive,
 }
 
 
-def build_objective(name: str, /, *, pairs: PairLoss = DENSE_SOFTMAX, **options: Any) -> Objective:
+def build_objective(
+    name: str,
+    /,
+    *,
+    pairs: PairLoss = DENSE_SOFTMAX,
+    vocabulary: Vocabulary = NOMINAL,
+    **options: Any,
+) -> Objective:
     """Build the objective with this name.
 
     Args:
       name: a key of `OBJECTIVES`.
       pairs: the loss over all image-text pairs, for objectives with a field `pairs`.
+      vocabulary: the tokenizer's ids, for objectives with a field `vocabulary`.
       **options: the other fields of the class.
 
     Raises:
@@ -51,6 +64,7 @@ def build_objective(name: str, /, *, pairs: PairLoss = DENSE_SOFTMAX, **options:
     if name not in OBJECTIVES:
         raise UserError(f"objective {name!r} is unknown; use one of {', '.join(OBJECTIVES)}")
     kind: type = OBJECTIVES[name]
-    if any(field.name == "pairs" for field in dataclasses.fields(kind)):
-        options["pairs"] = pairs
+    fields = {field.name for field in dataclasses.fields(kind)}
+    provided = {"pairs": pairs, "vocabulary": vocabulary}
+    options |= {field: value for field, value in provided.items() if field in fields}
     return kind(**options)

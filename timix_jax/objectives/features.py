@@ -21,6 +21,7 @@ class Feature(NamedTuple):
       block: None for the outputs of the whole tower; otherwise every token after this block (0-based; -1: before the
         first). If a pass through the whole tower runs anyway, the block's tokens are taken from it.
       all_patches: True for a pass without patch dropout. The teacher and block features always use all patches.
+      dropout: False for captions without dropout, as scores read them; the teacher never drops.
       gradient: False for a reader that treats the feature as a constant.
 
     **Example:** `Feature("image", teacher=True)`, `Feature("text", "mixed")`, `Feature("image", block=5)`
@@ -31,4 +32,5 @@ class Feature(NamedTuple):
     teacher: bool = False
     block: int | None = None
     all_patches: bool = False
+    dropout: bool = True
     gradient: bool = True

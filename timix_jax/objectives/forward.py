@@ -141,9 +141,11 @@ class Forward:
         feature = self._checked(Feature("image", view, teacher, block))
         return self._rows_of(view, feature, self._block(feature, block))
 
-    def text(self, view: str = CLEAN, *, teacher: bool = False) -> TextFeatures:
+    def text(
+        self, view: str = CLEAN, *, teacher: bool = False, dropout: bool = True
+    ) -> TextFeatures:
         """Return the features of a view's captions."""
-        feature = self._checked(Feature("text", view, teacher))
+        feature = self._checked(Feature("text", view, teacher, dropout=dropout))
         inputs = self.view(view)
         tokens = inputs.tokens
         if tokens is None:
@@ -152,9 +154,22 @@ class Forward:
                 feature = clean
             else:  # nobody reads the other rows
                 tokens = take_rows(tokens, inputs.rows)
-        encode = lambda: self.model.encode_text(self.weights(teacher), tokens)
-        features = self.once(("text", feature.view, teacher), encode)
+
+        def encode() -> TextFeatures:
+            # A model without dropout need not know the argument.
+            key = {"key": self._dropout_key(feature)} if self._drops(feature) else {}
+            return self.model.encode_text(self.weights(teacher), tokens, **key)
+
+        features = self.once(("text", feature.view, teacher, feature.dropout), encode)
         return self._rows_of(view, feature, features)
+
+    def _drops(self, feature: Feature) -> bool:
+        """Return True if dropout changes a feature of the captions."""
+        return feature.dropout and not feature.teacher and self.model.text_dropout > 0
+
+    def _dropout_key(self, feature: Feature) -> Array:
+        of_view = "" if feature.view == CLEAN else f"/{feature.view}"
+        return self.stream(f"dropout/text{of_view}")
 
     def embeddings(self, view: str = CLEAN) -> tuple[Array, Array]:
         """Return the student's embeddings (n, D) of a view's images and captions, after any mixing of embeddings."""
@@ -230,10 +245,12 @@ class Forward:
         return Feature("image", feature.view, feature.teacher, all_patches=everything)
 
     def _resolved(self, feature: Feature) -> Feature:
-        """Redirect a view without images of its own to the clean pass, if that runs anyway."""
+        """Name the pass that provides a feature: the clean one for a view without images of its own, if that runs."""
+        if feature.tower == "text":
+            return feature._replace(dropout=self._drops(feature))
         view = self._views.get(feature.view)
         clean = feature._replace(view=CLEAN)
-        if feature.tower == "image" and view is not None and not view.has_own_images:
+        if view is not None and not view.has_own_images:
             return clean if self._pass(clean) in self._whole else feature
         return feature
 

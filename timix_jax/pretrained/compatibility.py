@@ -8,6 +8,7 @@ from etils import epath
 
 from timix_jax import checkpointing
 from timix_jax.errors import UserError
+from timix_jax.models import contains_towers
 from timix_jax.runtime.workdir import config_differences
 
 # Model settings that leave the features of whole images and captions unchanged up to rounding.
@@ -19,9 +20,19 @@ FREE_SETTINGS = (
     "model.temperature_range",
     "model.logit_bias",
     "model.image.patch_dropout",
+    "model.text.dropout",
 )
 # Position embeddings are interpolated; projections to another space start fresh.
 _ADAPTED = ("model.image.size", "model.embed_dim")
+
+
+def shares_towers(stored: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+    """Return True for two models of different names that contain the same towers, such as ALBEF and a dual encoder.
+
+    Either can start from the other: what only one of them has stays fresh, or is not used.
+    """
+    names = [fields.get("model.name", "dual_encoder") for fields in (stored, given)]
+    return names[0] != names[1] and all(contains_towers(name) for name in names)
 
 
 def check_same_model(
@@ -53,6 +64,8 @@ def check_same_model(
     )
     newer = given.keys() - stored.keys() - defaults.keys()
     ignore = [*FREE_SETTINGS, *newer]
+    if to_train and shares_towers(there, config):
+        ignore += ["model.name", "model.options"]
     if to_train:
         ignore += _ADAPTED
         ignore += [] if there.get("loss.pta.weight", 1) else ["model.tpp_layer"]

@@ -1,5 +1,6 @@
 """Parameters from other weights, as `config.init_from` names them: another run of this project, or published ones."""
 
+import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +13,7 @@ from etils import epath
 from timix_jax import checkpointing
 from timix_jax.errors import UserError
 from timix_jax.pretrained.adapt import adapt, word_rows
-from timix_jax.pretrained.compatibility import check_same_model
+from timix_jax.pretrained.compatibility import check_same_model, shares_towers
 from timix_jax.pretrained.position_embeddings import fit_position_embeddings
 from timix_jax.pretrained.public_weights import read_public
 from timix_jax.pretrained.report import Report
@@ -57,6 +58,7 @@ def check_init_from(
         rows = None if part == "image" else word_rows(found, tokenizer)
         wanted = _part_of(abstract_params, part)
         shapes = _part_of(checkpointing.saved_shapes(found, "params"), part)
+        shapes, wanted = _common(found, shapes, wanted, config)
         fitted = jax.eval_shape(lambda saved: fit_position_embeddings(saved, wanted), shapes)
         checkpointing.check_same_arrays(found, adapt(fitted, wanted, rows)[0], wanted)
         check_same_model(found, config, to_train=True, part=part, defaults=defaults)
@@ -97,19 +99,34 @@ def load_params(
         params, report = read_public(path, run=config or {}, part=part).load(params)
         _log(report)
         return params
-    wanted = _part_of(params, part)
 
-    def read(found: epath.Path) -> tuple[Any, Report]:
+    def read(found: epath.Path) -> tuple[Any, Any, Report]:
         rows = word_rows(found, tokenizer) if tokenizer and part != "image" else None
-        saved = _part_of(checkpointing.restore_params(found), part)
-        return adapt(fit_position_embeddings(saved, wanted), wanted, rows, source=str(found))
+        saved, wanted = _part_of(checkpointing.restore_params(found), part), _part_of(params, part)
+        common, mine = _common(found, saved, wanted, config or {})
+        fitted = fit_position_embeddings(common, mine)
+        loaded, report = adapt(fitted, mine, rows, source=str(found))
+        report = dataclasses.replace(
+            report,
+            fresh=[*report.fresh, *sorted(wanted.keys() - mine.keys())],
+            unused=sorted(saved.keys() - common.keys()),
+        )
+        return loaded, mine, report
 
-    loaded, report = checkpointing.read_newest(path, read)
+    loaded, wanted, report = checkpointing.read_newest(path, read)
     checkpointing.check_same_arrays(path, loaded, wanted)
-    if report.fresh or report.notes:
+    if report.fresh or report.unused or report.notes:
         _log(report)
-    placed = jax.tree.map(_placed_like, loaded, wanted)
-    return {**params, **placed} if part else placed
+    return {**params, **jax.tree.map(_placed_like, loaded, wanted)}
+
+
+def _common(found: epath.Path, saved: Any, wanted: Any, config: Mapping[str, Any]) -> Any:
+    """Return the saved and the wanted parts that two models with the same towers share; all parts of one model."""
+    stored = checkpointing.read_meta(found).get("config", {})
+    if not config or not shares_towers(stored, config):
+        return saved, wanted
+    both = saved.keys() & wanted.keys()
+    return tuple({name: tree[name] for name in tree if name in both} for tree in (saved, wanted))
 
 
 def _log(report: Report) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from timix_jax.errors import UserError
+from timix_jax.models import contains_towers
 from timix_jax.pretrained.layouts import UNSTATED, Contents
 from timix_jax.pretrained.pixels import KNOWN_PIXELS, Pixels
 
@@ -43,8 +44,10 @@ def check_settings(
     }
     if run is None:
         return dataclasses.replace(contents, settings=settings)
-    if run.get("model.name", "dual_encoder") != "dual_encoder":
-        raise UserError(f"({title}) fits config.model.name='dual_encoder' only")
+    if not contains_towers(run.get("model.name", "dual_encoder")):
+        raise UserError(
+            f"({title}) fits config.model.name='dual_encoder' and models that contain one"
+        )
     contents, settings = _without_foreign_projection(contents, settings, run, part)
     _refuse_unstated(settings, title, run)
     different = {n: v for n, v in settings.items() if not _fits(n, v, run)}

@@ -44,6 +44,7 @@ def make_train_iterator(
     augment: Augment,
     boxes_of: BoxesOf = "",
     more_captions: int = 0,
+    image_ids: bool = False,
     region_batch_size: int = 0,
     max_regions: int = 5,
     region_max_tokens: int | None = None,
@@ -69,6 +70,7 @@ def make_train_iterator(
       augment: the random changes to images.
       boxes_of: adds the boxes of the regions that the chosen caption names, or of all others ("clutter"); "" for none.
       more_captions: further captions per image, K.
+      image_ids: adds which example each image is, to be read by the step.
       region_batch_size: annotated images per step, over all processes; 0 = no second stream.
       max_regions: number of rows for boxes.
       region_max_tokens: length of a region's token row, Tr; phrases are short. None = max_tokens.
@@ -81,10 +83,10 @@ def make_train_iterator(
     Returns:
       An iterator of NumPy batches, where B and P are this process's share of batch_size and
       region_batch_size: image uint8 (B, S, S, 3), tokens int32 (B, T), example_id int64 (B,), the
-      index in the concatenation of the sources; with boxes also boxes float32 (B, M, 4) x0, y0, x1,
-      y1 as fractions and box_mask bool (B, M); with further captions also captions int32 (B, K, T);
-      with a second stream also regions: image uint8 (P, S, S, 3), tokens int32 (P, R, Tr), boxes
-      float32 (P, R, 4), mask bool (P, R).
+      index in the concatenation of the sources; with image ids also image_id int32 (B,); with boxes
+      also boxes float32 (B, M, 4) x0, y0, x1, y1 as fractions and box_mask bool (B, M); with further
+      captions also captions int32 (B, K, T); with a second stream also regions: image uint8 (P, S, S, 3),
+      tokens int32 (P, R, Tr), boxes float32 (P, R, 4), mask bool (P, R).
 
     Raises:
       UserError: a source is empty, there are fewer examples than a batch needs, a value is out of
@@ -115,6 +117,8 @@ def make_train_iterator(
     stream = shuffled_examples(readers, weights, seeds[0], batch_size)
     stream = stream.random_map(MakeExamples(readers, pair_example, spec), seed=seeds[1])
     batches = host_batches(stream, batch_size)
+    if image_ids:
+        batches = batches.map(_with_image_ids)
     if region_batch_size:
         annotated = [np.asarray(source.annotated) for source in sources]
         count = sum(map(len, annotated))
@@ -141,6 +145,11 @@ def make_train_iterator(
     iterator = TrainIterator(iter(batches.to_iter_dataset(options)), corrupt, processes)
     iterator.seek(start_step)
     return iterator
+
+
+def _with_image_ids(batch: Batch) -> Batch:
+    # Examples are counted in 64 bits, devices count in 32: ids that meet again after 2³¹ examples do no harm.
+    return {**batch, "image_id": (batch["example_id"] % 2**31).astype(np.int32)}
 
 
 def _join_regions(pair: tuple[Batch, Batch]) -> Batch:

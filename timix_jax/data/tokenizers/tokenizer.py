@@ -70,6 +70,16 @@ class Tokenizer:
             raise UserError(f"pad_id={pad_id}: the vocabulary has ids 0 to {self.vocab_size - 1}")
         tokenizer.post_processor = self._template()
 
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """Return the ids that stand for no word, ascending: the roles, [UNK] and other special tokens."""
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        unknown = {vocabulary[name] for name in _UNKNOWN_NAMES if name in vocabulary}
+        added = self._tokenizer.get_added_tokens_decoder()
+        special = {index for index, token in added.items() if token.special}
+        roles = {index for index in self._role_ids if index is not None}
+        return tuple(sorted(roles | unknown | special | {self.pad_id}))
+
     def _find(self, role: str) -> int | None:
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         return next((vocabulary[name] for name in _ROLE_NAMES[role] if name in vocabulary), None)

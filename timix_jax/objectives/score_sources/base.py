@@ -58,11 +58,12 @@ class ScoreSource(abc.ABC):
 
     def text_feature(self, view: str) -> Feature:
         """Return the feature that `text` reads."""
-        return Feature("text", view, self.teacher, gradient=False)
+        return Feature("text", view, self.teacher, dropout=False, gradient=False)
 
     def text(self, forward: Forward, view: str) -> TextFeatures:
         """Return the captions as constants, one for each image; with `shuffled` that of the next row."""
-        text = jax.lax.stop_gradient(forward.text(view, teacher=self.teacher))
+        text = forward.text(view, teacher=self.teacher, dropout=False)
+        text = jax.lax.stop_gradient(text)
         return jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), text) if self.shuffled else text
 
     def centred_caption(self, forward: Forward, view: str) -> Array:

@@ -32,6 +32,8 @@ def abstract_batch(settings: Settings) -> dict[str, Any]:
         batch["captions"] = jax.ShapeDtypeStruct(shape, np.int32)
     if settings.mix.boxes_of:
         batch |= boxes(batch_size, "box_mask")
+    if settings.uses_image_ids:
+        batch["image_id"] = jax.ShapeDtypeStruct((batch_size,), np.int32)
     if settings.uses_regions:
         rows, length = regions.batch_size, regions.max_tokens or tokens
         batch["regions"] = images_and_texts(rows, regions.max_regions, length) | boxes(rows, "mask")

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from timix_jax.errors import UserError, error_prefix
 from timix_jax.evaluators import evaluator_class
 from timix_jax.mixing.fraction import select_rows
+from timix_jax.models import contains_towers
 from timix_jax.optim import schedule
 from timix_jax.parallel.layout import Layout
 from timix_jax.parallel.mesh import batch_shards, check_batch_size
@@ -51,6 +52,7 @@ def check_shapes(settings: Settings, devices: Sequence[jax.Device] | None = None
     """
     layout = build_layout(settings.mesh, devices)
     _check_rows(settings, layout.mesh)
+    _check_matching(settings, batch_shards(layout.mesh))
     _check_tokens(settings)
     model = build_model(settings, vocab_size=1, pad_id=0)
     params = abstract_params(model)
@@ -83,6 +85,20 @@ def _check_rows(settings: Settings, mesh: Mesh) -> None:
                 f"devices; use a multiple of {shards * parts}"
             )
     _check_mixed_rows(settings, shards)
+
+
+def _check_matching(settings: Settings, shards: int) -> None:
+    """Check that each row has another one that may be its hard negative."""
+    itm, rows = settings.loss.terms["itm"], settings.train.batch_size
+    if not itm["weight"]:
+        return
+    own = itm["candidates"] == "device"
+    if (rows // shards if own else rows) < 2:
+        where = f" on each of {shards} devices (candidates='device')" if own else ""
+        raise UserError(
+            f"config.train.batch_size={rows}: config.loss.itm pairs each image with a wrong caption, and a single"
+            f" pair{where} has none; give at least {2 * shards if own else 2}"
+        )
 
 
 def _check_tokens(settings: Settings) -> None:
@@ -144,7 +160,7 @@ def _check_scores(settings: Settings) -> None:
     """Refuse scores that do not read the caption: they choose the same windows with another image's caption."""
     mix, model = settings.mix, settings.model
     sources = {part.split(":")[-1] for part in mix.score.split("+")}
-    mean = model.name == "dual_encoder" and model.image.pool == "gap"
+    mean = contains_towers(model.name) and model.image.pool == "gap"
     if mix.enabled and mean and "similarity" in sources and "shuffled" not in mix.score:
         raise UserError(
             f"config.mix.score={mix.score!r} with config.model.image.pool='gap': in a tower that is pooled by the mean,"
@@ -157,10 +173,11 @@ def _check_teacher(settings: Settings) -> None:
     alpha, ema = settings.loss.terms["itc"]["alpha"], settings.optim.ema
     if not 0 <= ema < 1:
         raise UserError(f"config.optim.ema={ema}: give 0 (none) or a decay below 1, such as 0.995")
-    if alpha and not ema:
-        raise UserError(
-            f"config.loss.itc.alpha={alpha} needs a teacher: set config.optim.ema above 0, such as 0.995"
-        )
+    for name, term in settings.loss.terms.items():
+        if term.get("alpha") and not ema and (term["weight"] or name == "itc"):
+            raise UserError(
+                f"config.loss.{name}.alpha={term['alpha']} needs a teacher: set config.optim.ema above 0, such as 0.995"
+            )
     if alpha and settings.mix.replaces:
         raise UserError(
             f"config.loss.itc.alpha={alpha} needs the clean images, which config.mix.placement='replace' replaces by"

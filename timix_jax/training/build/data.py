@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # Each thread reads a part of this many examples at a time; with remote data it mostly waits for a server.
 _READERS, _PART = 64, 16
+_COMPARED = 64  # examples per source, in which captions must differ
 _TRAIN_S = 24 * 3600  # the first process may have to copy its data while the others wait
 TOKENIZER_EXAMPLES = 200_000  # per source; more captions would not improve the vocabulary
 
@@ -94,6 +95,20 @@ def open_training_sources(settings: Settings) -> tuple[Source, ...]:
     return sources
 
 
+def check_captions_differ(sources: Sequence[Source]) -> None:
+    """Raise a UserError if no source has two different captions among its first examples, as matching needs them."""
+    found: set[str] = set()
+    for source in sources:
+        captions, _ = _captions_of(source, range(min(len(source), _COMPARED)))
+        found.update(captions)
+        if len(found) > 1:
+            return
+    raise UserError(
+        f"config.loss.itm needs wrong captions, but the first {_COMPARED} examples of each source of config.data.train"
+        f" all say {next(iter(found), '')!r}; set config.loss.itm.weight=0, or give other data"
+    )
+
+
 def open_train_iterator(
     settings: Settings,
     sources: tuple[Source, ...],
@@ -125,6 +140,7 @@ def open_train_iterator(
             augment=settings.augment,
             boxes_of=settings.mix.boxes_of,
             more_captions=settings.more_captions,
+            image_ids=settings.uses_image_ids,
             region_batch_size=regions.batch_size if settings.uses_regions else 0,
             max_regions=regions.max_regions,
             region_max_tokens=regions.max_tokens or None,

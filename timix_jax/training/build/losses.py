@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
+from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import UserError, error_prefix
 from timix_jax.models.protocols import ImageTextModel
 from timix_jax.objectives import Objective, build_objective, objectives_at
 from timix_jax.objectives.pairs.kinds import loss_kind
 from timix_jax.objectives.pairs.loss import PairLoss
 from timix_jax.objectives.pairs.sweep import Method, PairReduction
+from timix_jax.objectives.vocabulary import NOMINAL, Vocabulary
 from timix_jax.parallel.layout import Layout
 from timix_jax.training.build.mix import build_clean_successor, build_mix
 
@@ -61,6 +63,7 @@ def build_objectives(
     layout: Layout | None,
     to_steps: Callable[..., int],
     separators: tuple[int, ...] = (),
+    vocabulary: Vocabulary = NOMINAL,
 ) -> list[Objective]:
     """Build the terms with a weight above 0, and that of mixed images if there is a mixer.
 
@@ -81,7 +84,9 @@ def build_objectives(
             for key, value in fields.items()
         }
         with error_prefix("config.loss."):
-            objectives.append(build_objective(name, pairs=pairs, **arguments))
+            objectives.append(
+                build_objective(name, pairs=pairs, vocabulary=vocabulary, **arguments)
+            )
     if mix is not None:
         objectives.append(mix)
         if replaces and mix.ends_at is not None:
@@ -89,6 +94,13 @@ def build_objectives(
     for objective in objectives:
         objective.reads(model)  # refuses a model that lacks something
     return objectives
+
+
+def build_vocabulary(tokenizer: Tokenizer) -> Vocabulary:
+    """Return the tokenizer's ids by role."""
+    return Vocabulary(
+        tokenizer.vocab_size, tokenizer.pad_id, tokenizer.mask_id, tokenizer.special_ids
+    )
 
 
 def check_objectives(objectives: Sequence[Objective], total_steps: int) -> None:

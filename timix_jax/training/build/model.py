@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from timix_jax.errors import UserError, error_prefix
-from timix_jax.models import field_names, model_class
+from timix_jax.models import contains_towers, field_names, model_class
 from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.protocols import ImageTextModel
 from timix_jax.models.text import TextShape
@@ -60,6 +60,7 @@ class TextSettings:
     pool: TextPool
     pad_mask: bool
     projection: Projection
+    dropout: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,19 +117,39 @@ def build_model(
         raise UserError(f"config.model.dtype={m.dtype!r} is unknown; use 'float32' or 'bfloat16'")
     with error_prefix("config."):
         kind: Any = model_class(m.name)
-    if kind is DualEncoder:
-        place, settings = "config.", _dual_encoder_settings(config, vocab_size)
-    else:
-        place, settings = f"config.model.options.{m.name}: ", dict(m.options[m.name])
-    fields = field_names(kind)
     provided = _run_values(config, vocab_size=vocab_size, pad_id=pad_id, eot_id=eot_id)
-    settings |= {name: value for name, value in provided.items() if name in fields}
-    with error_prefix(place):
-        model = kind(**settings)
-        _check_effects(config, model, fields)
-        if layout is None or "layout" not in fields:
-            return model
-        return dataclasses.replace(model, layout=layout.with_axes(model.parameter_axes()))
+    if kind is DualEncoder:
+        return _on_mesh(_dual_encoder(config, provided, vocab_size), layout)
+    fields, options = field_names(kind), dict(m.options[m.name])
+    if contains_towers(m.name):
+        options["dual"] = _dual_encoder(config, provided, vocab_size)
+    options |= {name: value for name, value in provided.items() if name in fields}
+    with error_prefix(f"config.model.options.{m.name}: "):
+        model = kind(**options)
+        if "dual" not in options:
+            _check_effects(config, model, fields)
+        return _on_mesh(model, layout)
+
+
+def _dual_encoder(config: Settings, provided: Mapping[str, Any], vocab_size: int) -> DualEncoder:
+    """Build the dual encoder that is the model, or that the model contains."""
+    fields = field_names(DualEncoder)
+    given = {name: value for name, value in provided.items() if name in fields}
+    with error_prefix("config."):
+        dual = DualEncoder(**_dual_encoder_settings(config, vocab_size), **given)
+        _check_effects(config, dual, fields)
+        return dual
+
+
+def _on_mesh(model: Any, layout: Layout | None) -> Any:
+    """Give the layout with the model's declared axes to the model, or to the dual encoder in it."""
+    fields = {field.name for field in dataclasses.fields(model)}
+    if layout is None or not fields & {"layout", "dual"}:
+        return model
+    layout = layout.with_axes(model.parameter_axes())
+    if "dual" in fields:
+        return dataclasses.replace(model, dual=dataclasses.replace(model.dual, layout=layout))
+    return dataclasses.replace(model, layout=layout)
 
 
 def _run_values(config: Settings, *, vocab_size: int, pad_id: int, eot_id: int) -> dict[str, Any]:
@@ -161,6 +182,7 @@ def _dual_encoder_settings(config: Settings, vocab_size: int) -> dict[str, Any]:
         "text": TextShape(vocab_size, t.max_tokens, t.width, t.depth, t.heads, t.mlp_dim),
         "pool": v.pool,
         "text_pre_norm": t.pre_norm,
+        "text_dropout": t.dropout,
         "image_variant": ImageVariant(v.act, v.eps, v.ln_pre, v.projection),
         "text_variant": TextVariant(t.act, t.eps, t.causal, t.pool, t.pad_mask, t.projection),
     }
@@ -170,6 +192,7 @@ def _check_effects(config: Settings, model: ImageTextModel, fields: set[str]) ->
     """Raise a UserError for a setting that changes training but not this model."""
     for name, field, value, neutral in (
         ("patch_dropout", "model.image.patch_dropout", config.model.image.patch_dropout, 0.0),
+        ("text_dropout", "model.text.dropout", config.model.text.dropout, 0.0),
         ("microbatches", "train.accumulate", config.train.accumulate, 1),
         ("dtype", "model.dtype", config.model.dtype, "float32"),
         ("logit_bias_init", "contrastive.loss", config.contrastive.loss, "softmax"),

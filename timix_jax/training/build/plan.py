@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from timix_jax.models.protocols import ImageTextModel
 from timix_jax.objectives import Objective
 from timix_jax.objectives.base import boundaries, objectives_at
+from timix_jax.objectives.vocabulary import Vocabulary, nominal_vocabulary
 from timix_jax.optim.optimizer import freeze
 from timix_jax.optim.schedule import Schedule
 from timix_jax.parallel.layout import Layout
@@ -136,6 +137,7 @@ def build_plan(
     pad_id: int,
     eot_id: int = 0,
     separators: tuple[int, ...] = (),
+    vocabulary: Vocabulary | None = None,
     to_steps: Callable[..., int],
     rate: Schedule,
 ) -> Plan:
@@ -146,13 +148,15 @@ def build_plan(
       layout: from `check_shapes`.
       vocab_size, pad_id, eot_id: those of the tokenizer.
       separators: its ids of `config.mix.separators`.
+      vocabulary: its ids by role; None to assume them.
       to_steps: maps a duration and its `field` to steps.
       rate: maps a step to the learning rate.
     """
     model = build_model(
         settings, vocab_size=vocab_size, pad_id=pad_id, eot_id=eot_id, layout=layout
     )
-    objectives = tuple(build_objectives(settings, model, layout, to_steps, separators))
+    vocabulary = vocabulary or nominal_vocabulary(vocab_size)
+    objectives = tuple(build_objectives(settings, model, layout, to_steps, separators, vocabulary))
     params, axes = abstract_params(model), model.parameter_axes()
     optimizer = build_optimizer(settings.optim, params, axes, rate)
     return Plan(settings, layout, model, objectives, optimizer, rate)

@@ -20,10 +20,11 @@ from timix_jax.optim import schedule
 from timix_jax.training.build.checks import check_shapes
 from timix_jax.training.build.data import (
     build_tokenizer,
+    check_captions_differ,
     open_train_iterator,
     open_training_sources,
 )
-from timix_jax.training.build.losses import check_objectives
+from timix_jax.training.build.losses import build_vocabulary, check_objectives
 from timix_jax.training.build.optim import build_schedule
 from timix_jax.training.build.plan import Plan, build_plan
 from timix_jax.training.build.settings import Settings
@@ -77,6 +78,8 @@ def build(settings: Settings, *, tokenizer: Tokenizer | None = None) -> Experime
     """
     layout = check_shapes(settings)
     sources = open_training_sources(settings)
+    if settings.loss.terms["itm"]["weight"]:
+        check_captions_differ(sources)
     tokenizer = tokenizer or build_tokenizer(settings.data, sources)
     examples = sum(len(source) for source in sources)
     to_steps = functools.partial(
@@ -91,6 +94,7 @@ def build(settings: Settings, *, tokenizer: Tokenizer | None = None) -> Experime
         pad_id=tokenizer.pad_id,
         eot_id=tokenizer.sep_id,
         separators=_separators(settings, tokenizer),
+        vocabulary=build_vocabulary(tokenizer),
         to_steps=within,
         rate=build_schedule(settings.optim, total, settings.optim.warmup_steps(within)),
     )

@@ -73,6 +73,11 @@ class Settings:
         return int(fields["count"]) if fields["weight"] > 0 else 0
 
     @property
+    def uses_image_ids(self) -> bool:
+        """True if a step compares images by their examples."""
+        return self.loss.terms["itm"]["weight"] > 0
+
+    @property
     def periods(self) -> dict[str, str]:
         """The durations between two logs, evaluations and checkpoints."""
         return {

@@ -1,0 +1,59 @@
+"""A tiny ALBEF, a batch with several hidden words per caption, and the run of an objective."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from counting_model import counting
+from tiny_model import TOKENS, VOCABULARY, make_batch, make_forward, tiny_model
+
+from timix_jax.models.albef import Albef
+from timix_jax.objectives.vocabulary import Vocabulary
+
+PAD, CLS, SEP, MASK = range(4)
+VOCAB = Vocabulary(VOCABULARY, PAD, MASK, (PAD, CLS, SEP, MASK))
+
+
+def tiny_albef(depth=2, **options) -> Albef:
+    return Albef(tiny_model(**options), fusion_depth=depth)
+
+
+def counting_albef(**options) -> Albef:
+    return Albef(counting(tiny_model(**options)), fusion_depth=1)
+
+
+def fusion_batch(rows=8, seed=0):
+    """Return a batch of captions [CLS] words [SEP] padding, all different, and images with ids."""
+    batch = make_batch(rows, seed=seed)
+    rng = np.random.default_rng(seed)
+    tokens = np.zeros((rows, TOKENS), np.int32)
+    for row in tokens:
+        words = rng.integers(1, TOKENS - 1)
+        row[: words + 2] = [CLS, *rng.integers(4, VOCABULARY, words), SEP]
+    return {
+        "image": batch["image"],
+        "tokens": tokens,
+        "image_id": np.arange(rows, dtype=np.int32),
+    }
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def run(model, objectives, params, batch, step=0, teacher=None):
+    """Return the summed loss, the log and the gradient of objectives."""
+
+    def loss(params):
+        forward = make_forward(model, objectives, params, batch, step, teacher)
+        terms = [objective(forward) for objective in objectives]
+        log = {name: value for term in terms for name, value in term.log.items()}
+        return sum(term.loss for term in terms), log
+
+    (value, log), grads = jax.value_and_grad(loss, has_aux=True)(params)
+    return value, log, grads
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def encoded(model, params, batch):
+    """Return the features of both towers and τ, without dropout."""
+    image = model.encode_image(params, model.embed_patches(params, batch["image"]))
+    return image, model.encode_text(params, jnp.asarray(batch["tokens"])), model.temperature(params)

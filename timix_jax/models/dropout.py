@@ -1,0 +1,72 @@
+"""Dropout in BERT's places, with a mask that depends on the row's key, the layer and the place alone."""
+
+import enum
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+Array = jax.Array
+
+
+class Place(enum.IntEnum):
+    """What is dropped: values are part of the random stream and never change."""
+
+    EMBEDDINGS = 0
+    SELF_WEIGHTS = 1
+    SELF_OUTPUT = 2
+    CROSS_WEIGHTS = 3
+    CROSS_OUTPUT = 4
+    MLP_OUTPUT = 5
+
+
+@struct.dataclass
+class Dropout:
+    """Dropout of one pass; functions take None in its place for a pass without dropout.
+
+    A mask follows from the keys, so that a rematerialised backward pass, microbatches and any number of devices draw
+    the same one.
+
+    Attributes:
+      keys: (R,) typed random keys, one per row of what is dropped.
+      rate: share of the values that become 0; the others are scaled by 1/(1−rate).
+
+    **Example:** `Dropout.of_rows(key, rows=8, rate=0.1)(x, Place.EMBEDDINGS)`
+    """
+
+    keys: Array
+    rate: float = struct.field(pytree_node=False)
+
+    @classmethod
+    def of_rows(cls, key: Array | None, rows: int, rate: float) -> "Dropout | None":
+        """Return dropout for `rows` rows, each with its own key; None without a key or with the rate 0."""
+        if key is None or not rate:
+            return None
+        return cls(jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows)), rate)
+
+    def by_layer(self, depth: int) -> "Dropout":
+        """Return the dropout of each of `depth` layers, keys (depth, R), which a loop over the layers slices."""
+        of_layer = lambda layer: _fold(self.keys, layer + len(Place))
+        return self.replace(keys=jax.vmap(of_layer)(jnp.arange(depth)))
+
+    def every(self, groups: int) -> "Dropout":
+        """Return the dropout of rows that stand for `groups` consecutive rows each."""
+        return self.replace(keys=self.keys[::groups])
+
+    def __call__(self, x: Array, place: Place) -> Array:
+        """Drop values of x (R, ...)."""
+
+        def drawn(key: Array) -> Array:
+            return jax.random.bernoulli(key, 1 - self.rate, x.shape[1:])
+
+        kept = jax.vmap(drawn)(_fold(self.keys, int(place)))
+        return jnp.where(kept, x / (1 - self.rate), jnp.zeros((), x.dtype))
+
+
+def _fold(keys: Array, number: Array | int) -> Array:
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+
+
+def drop(dropout: Dropout | None, x: Array, place: Place) -> Array:
+    """Drop values of x (R, ...), or none if there is no dropout."""
+    return x if dropout is None else dropout(x, place)
