@@ -13,7 +13,10 @@ _PTB_JAR = "tokenizer/stanford-corenlp-3.4.1.jar"
 _TIMEOUT_S = 600
 
 # The 17 marks that COCO's evaluation drops from the tokenizer's output. It lower-cases, so that brackets stay: -lrb-.
-_PTB_MARKS = frozenset("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split())
+_PTB_MARKS = frozenset(
+    {"''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-"}
+    | {".", "?", "!", ",", ":", "-", "--", "...", ";"}
+)
 _PLAIN_MARKS = frozenset("'`\"“”‘’.?!,:;-–—…(){}[]")
 _WORD = re.compile(r"\w+(?:[-'’.]\w+)*|[^\w\s]")
 
