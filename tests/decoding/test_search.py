@@ -97,9 +97,7 @@ def numpy_beam_search(table, search):
                 if token not in (PAD, START, MASK) and not short:
                     candidates.append((total + logp[token], (*body, token)))
         candidates.sort(reverse=True)
-        done += [
-            (t / divisor(penalty, len(s)), s) for t, s in candidates[:beams] if s[-1] == END
-        ]
+        done += [(t / divisor(penalty, len(s)), s) for t, s in candidates[:beams] if s[-1] == END]
         if beams == 1 and done:
             return done
         alive = [c for c in candidates[: 2 * beams] if c[1][-1] != END][:beams]

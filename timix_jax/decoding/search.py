@@ -98,7 +98,9 @@ class Search:
         state = _State(
             jnp.zeros((), jnp.int32),
             empty,
-            nothing.at[:, 0].set(0),  # the beams are equal at first: only one of them may be extended
+            nothing.at[:, 0].set(
+                0
+            ),  # the beams are equal at first: only one of them may be extended
             cache,
             Found(empty, nothing, nothing),
         )
