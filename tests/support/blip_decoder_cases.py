@@ -41,7 +41,7 @@ def draw(case: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def inputs(case: str) -> dict[str, np.ndarray]:
-    """Return tokens (B, T) with padding 0 at the end, the states (B, S, Cs), their mask and a cotangent of the logits."""
+    """Return tokens (B, T) with padding 0 at the end, states (B, S, Cs), their mask, a cotangent of the logits."""
     shape = CASES[case]
     rng = np.random.default_rng(zlib.crc32(f"{case}/inputs".encode()))
     tokens = rng.integers(1, shape.vocab_size, (BATCH, shape.max_tokens))

@@ -4,7 +4,22 @@
 generative model's decoder. May import models.protocols and data.tokenizers; evaluators and inference use it.
 """
 
+from timix_jax.decoding.captions import (
+    caption_search,
+    caption_text,
+    encode_prefixes,
+    write_captions,
+)
 from timix_jax.decoding.length_penalty import PENALTIES, LengthPenalty
 from timix_jax.decoding.search import Found, Search
 
-__all__ = ["PENALTIES", "Found", "LengthPenalty", "Search"]
+__all__ = [
+    "PENALTIES",
+    "Found",
+    "LengthPenalty",
+    "Search",
+    "caption_search",
+    "caption_text",
+    "encode_prefixes",
+    "write_captions",
+]

@@ -56,7 +56,7 @@ class Search:
       max_tokens: T, the longest hypothesis, the end token included.
       min_tokens: shortest hypothesis, the end token included.
       penalty: ranks finished hypotheses; has no effect on one beam.
-      banned: further tokens that never occur, such as the mask; `start` and `pad` never do.
+      banned: further tokens that never occur, such as the mask; `start` and `pad` never do. The end always may.
       cache_axis: axis of B in every leaf of the cache; K is the next one.
 
     **Example:**
