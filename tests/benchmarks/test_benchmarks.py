@@ -253,3 +253,15 @@ def test_comparison_refuses_a_folder_of_another_configuration(recipe, tmp_path, 
     compare_mixers.main(arguments)
     with pytest.raises(UserError, match=r"flags: \[\] there"):
         compare_mixers.main([*arguments, "--config.train.batch_size=16"])
+
+
+def test_decoding_prints_a_case_with_what_it_is_compared_with(capsys):
+    from benchmarks import decoding
+
+    tiny = {"batch": 2, "beams": 2, "tokens": 4, "width": 8, "depth": 2, "heads": 2}
+    tiny |= {"image_tokens": 5, "vocab_size": 11, "repeats": 1}
+    decoding.main([part for name, value in tiny.items() for part in (f"--{name}", str(value))])
+    head, *body = rows(capsys.readouterr().out)
+    assert head[0] == "decoding"
+    assert [row[0] for row in body] == ["cached", "whole text", "nothing kept"]
+    assert float(body[0][4]) < float(body[1][4])

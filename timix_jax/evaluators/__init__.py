@@ -16,6 +16,7 @@ from timix_jax.evaluators.classification import ClassificationEvaluator
 from timix_jax.evaluators.masked_words import MaskedWordsEvaluator
 from timix_jax.evaluators.patch_scores import PatchScoresEvaluator
 from timix_jax.evaluators.patch_text import PatchTextEvaluator
+from timix_jax.evaluators.prefix_words import PrefixWordsEvaluator
 from timix_jax.evaluators.reranked import RerankedEvaluator
 from timix_jax.evaluators.retrieval import RetrievalEvaluator
 from timix_jax.models.protocols import require
@@ -37,6 +38,7 @@ EVALUATORS: dict[str, type[Evaluator]] = {
     "classification": ClassificationEvaluator,
     "reranked": RerankedEvaluator,
     "masked_words": MaskedWordsEvaluator,
+    "prefix_words": PrefixWordsEvaluator,
     "captions": CaptionEvaluator,
 }
 
