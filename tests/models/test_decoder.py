@@ -108,7 +108,8 @@ def test_equals_blip(case, scan):
     counted = (given["tokens"] != 0)[..., None]
 
     def loss(params, states):
-        logits = whole(decoder_of(case, scan=scan), params, given["tokens"], states, given["mask"])
+        everything = np.ones_like(given["mask"])
+        logits = whole(decoder_of(case, scan=scan), params, given["tokens"], states, everything)
         return jnp.sum(logits * given["cotangent"] * counted), logits
 
     (_, logits), grads = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(
@@ -136,12 +137,12 @@ def test_steps_equal_the_whole_pass(case):
         assert constants.memory[0].key.shape[0] == len(states)
         size = (rows, shape.heads, shape.max_tokens, shape.width // shape.heads)
         kept = [Kept(jnp.zeros(size), jnp.zeros(size))] * shape.depth
-        logits = []
-        for position in range(shape.max_tokens):
-            arguments = (constants, tokens[:, position], jnp.asarray(position), kept)
-            step, kept = run(*arguments, method="step")
-            logits.append(step)
-        return jnp.stack(logits, axis=1)
+
+        def step(kept, position):
+            logits, kept = run(constants, tokens[:, position], position, kept, method="step")
+            return kept, logits
+
+        return jax.lax.scan(step, kept, jnp.arange(shape.max_tokens))[1].swapaxes(0, 1)
 
     together = whole(decoder, params, tokens, given["states"], given["mask"])
     np.testing.assert_allclose(
@@ -156,6 +157,9 @@ def test_no_token_sees_later_ones_or_masked_states():
     changed = given["tokens"].copy()
     changed[:, 4:] = 1 + changed[:, 4:] % (shape.vocab_size - 1)
     states = np.where(given["mask"][..., None], given["states"], 7.0)
+    row = given["states"][:1, given["mask"][0]]  # without the masked ones
+    alone = whole(decoder, params, given["tokens"][:1], row, np.ones(row.shape[:2], bool))
+    np.testing.assert_allclose(alone[0], logits[0], atol=1e-5)
     other = whole(decoder, params, changed, states, given["mask"])
     np.testing.assert_allclose(other[:, :4], logits[:, :4], atol=1e-6)
     assert np.abs(other[:, 4:] - logits[:, 4:]).max() > 1e-2

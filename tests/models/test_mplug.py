@@ -228,13 +228,15 @@ def test_steps_equal_the_whole_pass():
     def both(params, batch):
         _, memory, logits = read(MODEL, params, batch)
         constants, cache = MODEL.start_decoding(params, memory, beams=2, max_tokens=TOKENS)
-        rows = []
         tokens = jnp.stack([batch["tokens"], batch["tokens"][:, ::-1]], axis=1)
-        for position in range(TOKENS):
-            arguments = (constants, tokens[:, :, position], jnp.asarray(position), cache)
-            step, cache = MODEL.decode_step(params, *arguments)
-            rows.append(step)
-        return logits, jnp.stack(rows, axis=2)
+
+        def step(cache, position):
+            arguments = (constants, tokens[:, :, position], position, cache)
+            logits, cache = MODEL.decode_step(params, *arguments)
+            return cache, logits
+
+        steps = jax.lax.scan(step, cache, jnp.arange(TOKENS))[1]
+        return logits, jnp.moveaxis(steps, 0, 2)
 
     logits, steps = both(params, batch)
     assert steps.shape == (4, 2, TOKENS, VOCABULARY)
