@@ -8,7 +8,7 @@ from tokenizers import models, pre_tokenizers
 
 from timix_jax.data.tokenizers import Tokenizer, train_tokenizer
 
-TEXT = "unbelievable lemons, and skateboarding dogs"
+TEXT = "aboveland lemons, and skierhouse sandboats"
 
 
 def unigram():
@@ -39,10 +39,10 @@ def trained(kind, words):
 CASES = {
     "wordpiece": lambda: (
         *trained("wordpiece", None)[:2],
-        ["unbelievable", "lemons", ",", "and", "skateboarding", "dogs"],
+        ["aboveland", "lemons", ",", "and", "skierhouse", "sandboats"],
     ),
     # Its pieces mark blanks, so that a comma belongs to the word before it.
-    "bpe": lambda: trained("bpe", ["unbelievable", "lemons,", "and", "skateboarding", "dogs"]),
+    "bpe": lambda: trained("bpe", ["aboveland", "lemons,", "and", "skierhouse", "sandboats"]),
     "sentencepiece": unigram,
     "clip": clip,
 }
