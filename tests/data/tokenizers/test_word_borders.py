@@ -8,7 +8,7 @@ from tokenizers import models, pre_tokenizers
 
 from timix_jax.data.tokenizers import Tokenizer, train_tokenizer
 
-TEXT = "aboveland lemons, and skierhouse sandboats"
+TEXT = "aboveland lemons. and skierhouse sandboats"
 
 
 def unigram():
@@ -39,10 +39,10 @@ def trained(kind, words):
 CASES = {
     "wordpiece": lambda: (
         *trained("wordpiece", None)[:2],
-        ["aboveland", "lemons", ",", "and", "skierhouse", "sandboats"],
+        ["aboveland", "lemons", ".", "and", "skierhouse", "sandboats"],
     ),
-    # Its pieces mark blanks, so that a comma belongs to the word before it.
-    "bpe": lambda: trained("bpe", ["aboveland", "lemons,", "and", "skierhouse", "sandboats"]),
+    # Its pieces mark blanks, so that a full stop belongs to the word before it.
+    "bpe": lambda: trained("bpe", ["aboveland", "lemons.", "and", "skierhouse", "sandboats"]),
     "sentencepiece": unigram,
     "clip": clip,
 }
