@@ -7,6 +7,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
@@ -129,7 +130,7 @@ class CaptionEvaluator(Evaluator):
     @functools.cached_property
     def _write(self) -> Compute:
         def write(params: Any, batch: Arrays) -> Arrays:
-            prefix = np.repeat(self.prefix_tokens, len(batch["image"]), axis=0)
+            prefix = jnp.repeat(jnp.asarray(self.prefix_tokens), len(batch["image"]), axis=0)
             found = write_captions(
                 self.generative_model, params, batch["image"], prefix, self.search
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -71,7 +70,7 @@ class Captioner:
         )
 
     def __call__(
-        self, pixels: jax.Array, prefix: jax.Array, search: Search, rows: Sequence[np.ndarray]
+        self, pixels: jax.Array, prefix: jax.Array, search: Search, rows: np.ndarray
     ) -> list[list[Caption]]:
         """Return the captions of each image, best first.
 
@@ -79,7 +78,7 @@ class Captioner:
           pixels: (B, S, S, 3), placed.
           prefix: int32 (B, P), placed.
           search: from `search`.
-          rows: the prefix of each image that is wanted, the first ones of the batch.
+          rows: int32 (b, P) the prefix of each image that is wanted, the first ones of the batch.
         """
         found = jax.tree.map(np.asarray, self._write(self._params, pixels, prefix, search))
         return [

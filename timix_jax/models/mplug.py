@@ -94,7 +94,7 @@ class Mplug(Albef):
         return {**super().declared_parts(key), "decoder": decoder}
 
     def _memory(self, params: Params, tokens: Array) -> MixedMemory:
-        memory: MixedMemory = self._fusion.apply(
+        memory: Any = self._fusion.apply(
             {"params": self._with_whole(params["fusion"], "fusion")}, tokens, method="memory"
         )
         return memory

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from timix_jax.data.loading.evaluation import image_batches
@@ -35,7 +36,7 @@ def draw_caption_sheet(
 
     @jax.jit
     def write(params: Any, images: jax.Array) -> jax.Array:
-        rows = np.repeat(prefix, count, axis=0)
+        rows = jnp.repeat(jnp.asarray(prefix), count, axis=0)
         return write_captions(model, params, images, rows, evaluator.search).tokens[:, 0]
 
     tokens = np.asarray(write(params, batch["image"]))
