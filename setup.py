@@ -60,6 +60,7 @@ EXTRAS = {
     "wandb": ["wandb>=0.31.0"],  # config.log.wandb
     "gcs": ["gcsfs>=2026.9.0"],  # working folders and data on gs://
     "siglip": ["sentencepiece>=0.2.3"],  # reading sentencepiece models as config.data.tokenizer
+    "caption": ["pycocoevalcap>=1.2"],  # METEOR and the PTB tokenizer; both need Java
     "compile": ["libtpu>=0.0.52"],
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda": ["jax[cuda12]>=0.10.2"],

@@ -263,3 +263,16 @@ def test_load_weights_prints_time_and_memory(capsys):
     head, row = rows(capsys.readouterr().out)
     assert head[:4] == ["parameters, GB", "read, s", "load, s", "ratio"]
     assert all(float(row[index]) > 0 for index in (1, 2, 3))
+
+
+@pytest.mark.slow
+def test_decoding_prints_a_case_with_what_it_is_compared_with(capsys):
+    from benchmarks import decoding
+
+    tiny = {"batch": 2, "beams": 2, "tokens": 4, "width": 8, "depth": 2, "heads": 2}
+    tiny |= {"image_tokens": 5, "vocab_size": 11, "repeats": 1}
+    decoding.main([part for name, value in tiny.items() for part in (f"--{name}", str(value))])
+    head, *body = rows(capsys.readouterr().out)
+    assert head[0] == "decoding"
+    assert [row[0] for row in body] == ["cached", "whole text", "nothing kept"]
+    assert float(body[0][4]) < float(body[1][4])

@@ -1,8 +1,8 @@
 """Evaluators: each measures one thing about the weights of a model on one data source.
 
 A new evaluator is one file with a frozen dataclass that inherits from `base.Evaluator`, and one line in `EVALUATORS`.
-Models are known by their protocols only. May import models.protocols, data, parallel, distributed and the patch labels
-and score sources of objectives; not training.
+Models are known by their protocols only. May import models.protocols, data, parallel, distributed, decoding and the
+patch labels and score sources of objectives; not training.
 """
 
 import dataclasses
@@ -11,10 +11,12 @@ from typing import Any
 
 from timix_jax.errors import UserError
 from timix_jax.evaluators.base import EvaluationInputs, Evaluator
+from timix_jax.evaluators.captions import CaptionEvaluator
 from timix_jax.evaluators.classification import ClassificationEvaluator
 from timix_jax.evaluators.masked_words import MaskedWordsEvaluator
 from timix_jax.evaluators.patch_scores import PatchScoresEvaluator
 from timix_jax.evaluators.patch_text import PatchTextEvaluator
+from timix_jax.evaluators.prefix_words import PrefixWordsEvaluator
 from timix_jax.evaluators.reranked import RerankedEvaluator
 from timix_jax.evaluators.retrieval import RetrievalEvaluator
 from timix_jax.models.protocols import require
@@ -36,6 +38,8 @@ EVALUATORS: dict[str, type[Evaluator]] = {
     "classification": ClassificationEvaluator,
     "reranked": RerankedEvaluator,
     "masked_words": MaskedWordsEvaluator,
+    "prefix_words": PrefixWordsEvaluator,
+    "captions": CaptionEvaluator,
 }
 
 

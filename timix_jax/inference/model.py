@@ -13,9 +13,11 @@ from jax.sharding import Mesh
 
 from timix_jax.data.images.preprocess import Preprocess
 from timix_jax.data.tokenizers import Tokenizer
+from timix_jax.decoding import encode_prefixes
 from timix_jax.errors import UserError
 from timix_jax.evaluators.classification import unit_means
 from timix_jax.evaluators.prompts import Prompts
+from timix_jax.inference.captions import Caption, Captioner
 from timix_jax.inference.heatmaps import HeatMaps, default_source, reference_texts, resized
 from timix_jax.inference.images import OWN, ImageLike, image_list, read_or_raise
 from timix_jax.inference.read_ahead import map_ahead
@@ -245,6 +247,59 @@ class LoadedModel:
             found.append(scores[: len(pixels)])
             start += len(pixels)
         return np.concatenate(found)
+
+    def caption(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        prefix: str | Sequence[str] = "",
+        **options: Any,
+    ) -> list[str]:
+        """Write a caption for each image: the best of `captions`, which has the arguments."""
+        return [found[0].text for found in self.captions(images, prefix, **options)]
+
+    def captions(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        prefix: str | Sequence[str] = "",
+        *,
+        num: int = 1,
+        beams: int = 3,
+        min_tokens: int = 1,
+        max_tokens: int = 0,
+        length_penalty: str = "gnmt",
+        length_alpha: float = 0.6,
+    ) -> list[list[Caption]]:
+        """Write several captions for each image, best first; fewer if the search finds no more.
+
+        Args:
+          images: as for `encode_image`.
+          prefix: first words that the captions continue, one text for all images or one per image.
+          num: captions per image, at most `beams`.
+          beams: hypotheses of the search; 1 for greedy decoding.
+          min_tokens, max_tokens: length of the continuation in tokens, the end included; 0 for the longest possible.
+          length_penalty, length_alpha: what log-probabilities are divided by: `none`, `power` (lengthᵅ) or `gnmt`
+            (((5 + length)/6)ᵅ).
+
+        Raises:
+          UserError: the model has no decoder, an image cannot be read, or a value is out of range.
+        """
+        listed = image_list(images)
+        texts = [prefix] * len(listed) if isinstance(prefix, str) else list(prefix)
+        if len(texts) != len(listed):
+            raise UserError(f"{len(listed)} images and {len(texts)} prefixes: give one per image")
+        write = self._captioner
+        penalty = length_penalty, length_alpha
+        search = write.search(num, beams, (min_tokens, max_tokens), penalty)
+        rows = encode_prefixes(self.tokenizer, texts, self.max_tokens)
+        found: list[list[Caption]] = []
+        for pixels in self._pixel_batches(listed):
+            own = rows[len(found) : len(found) + len(pixels)]
+            found += write(self.towers.placed(pixels), self.towers.placed(own), search, own)
+        return [several[:num] for several in found]
+
+    @functools.cached_property
+    def _captioner(self) -> Captioner:
+        return Captioner(self._model, self._params, self._mesh, self.tokenizer)
 
     @functools.cached_property
     def _caption_mean(self) -> np.ndarray:

@@ -10,11 +10,16 @@ import dataclasses
 from timix_jax.errors import UserError
 from timix_jax.models.albef import Albef
 from timix_jax.models.dual_encoder import DualEncoder
+from timix_jax.models.mplug import Mplug
 from timix_jax.models.protocols import ImageTextModel
 
 __all__ = ["MODELS", "RUN_FIELDS", "contains_towers", "field_names", "model_class"]
 
-MODELS: dict[str, type[ImageTextModel]] = {"dual_encoder": DualEncoder, "albef": Albef}
+MODELS: dict[str, type[ImageTextModel]] = {
+    "dual_encoder": DualEncoder,
+    "albef": Albef,
+    "mplug": Mplug,
+}
 
 RUN_FIELDS = (
     *("image_size", "max_tokens", "vocab_size", "pad_id", "eot_id", "embed_dim"),

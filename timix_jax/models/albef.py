@@ -49,7 +49,7 @@ class Albef(ContainsDualEncoder):
             raise UserError(f"fusion_depth={self.fusion_depth}: give at least 1 layer")
 
     @property
-    def _fusion(self) -> CrossStack:
+    def _fusion(self) -> Any:
         dual, text = self.dual, self.dual.text
         return CrossStack(
             self.fusion_depth,
@@ -87,7 +87,7 @@ class Albef(ContainsDualEncoder):
             },
         }
 
-    def image_memory(self, params: Params, tokens: Array) -> Memory | Array:
+    def image_memory(self, params: Params, tokens: Array) -> Any:
         """Return the keys and values of image tokens (B, S, C) in all fusion layers.
 
         With microbatches these are the tokens themselves, so that only the keys and values of one part exist at a time.
@@ -96,7 +96,7 @@ class Albef(ContainsDualEncoder):
             return tokens
         return self._memory(params, tokens)
 
-    def _memory(self, params: Params, tokens: Array) -> Memory:
+    def _memory(self, params: Params, tokens: Array) -> Any:
         memory: Memory = self._fusion.apply({"params": params["fusion"]}, tokens, method="memory")
         return memory
 
@@ -105,27 +105,29 @@ class Albef(ContainsDualEncoder):
     ) -> FusedFeatures:
         """Let captions (B·G, T, C) read the images of a memory, G consecutive ones the same image."""
         dropout = Dropout.of_rows(key, len(states), self.text_dropout)
-
-        def run(states: Array, mask: Array, memory: Memory, dropout: Dropout | None) -> Array:
-            variables = {"params": params["fusion"]}
-            fused: Array = self._fusion.apply(variables, states, mask, memory, None, dropout)
-            return fused
-
-        if isinstance(memory, Memory):
-            return FusedFeatures(run(states, mask, memory, dropout))
+        if self.dual.microbatches == 1:
+            return self._read(params, states, mask, memory, dropout)
         images = len(memory)
         # One row per image, since the parts of a microbatch are images with all that read them.
         by_image = lambda x: x.reshape(images, -1, *x.shape[1:])
         flat = lambda x: x.reshape(-1, *x.shape[2:])
 
-        def part(tokens: Array, rows: Any) -> Array:
+        def part(tokens: Array, rows: Any) -> FusedFeatures:
             states, mask, dropout = jax.tree.map(flat, rows)
-            fused = run(states, mask, self._memory(params, tokens), dropout)
-            return fused.reshape(len(tokens), -1, *fused.shape[1:])
+            fused = self._read(params, states, mask, self._memory(params, tokens), dropout)
+            return jax.tree.map(lambda x: x.reshape(len(tokens), -1, *x.shape[1:]), fused)
 
         rows = jax.tree.map(by_image, (states, mask, dropout))
         count, layout = self.dual.microbatches, self.dual.layout
-        return FusedFeatures(flat(in_microbatches(part, memory, rows, count=count, layout=layout)))
+        parts = in_microbatches(part, memory, rows, count=count, layout=layout)
+        fused: FusedFeatures = jax.tree.map(flat, parts)
+        return fused
+
+    def _read(
+        self, params: Params, states: Array, mask: Array, memory: Any, dropout: Dropout | None
+    ) -> FusedFeatures:
+        variables = {"params": params["fusion"]}
+        return FusedFeatures(self._fusion.apply(variables, states, mask, memory, None, dropout))
 
     def itm_logits(self, params: Params, states: Array) -> Array:
         """Return the logits (R, 2) float32 of fused states (R, T, C); class 1: caption and image belong together."""

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from timix_jax.models.axes import Axes, declare, mark_stacked
+from timix_jax.models.cached_attention import Kept, attend_by_head, self_attend_cached
 from timix_jax.models.dropout import Dropout, Place, drop
 from timix_jax.models.layers import attend
 from timix_jax.models.transformer import (
@@ -40,6 +41,10 @@ class Memory(NamedTuple):
 
     key: Array
     value: Array
+
+    def by_head(self) -> Kept:
+        """Return the same in the order (..., heads, S, D), in which the steps of a decoder read them."""
+        return Kept(self.key.swapaxes(-3, -2), self.value.swapaxes(-3, -2))
 
 
 class CrossBlock(nn.Module):
@@ -121,6 +126,32 @@ class CrossBlock(nn.Module):
         y = attend(query, memory.key, memory.value, mask, drop=weights)
         return self.cross_out(y.reshape(rows, tokens, *y.shape[2:]))
 
+    def step(
+        self, x: Array, position: Array, kept: Kept, memory: Kept, memory_mask: Array | None = None
+    ) -> tuple[Array, Kept]:
+        """Map the token at one position as `__call__` maps a causal text, reading the kept keys and values of others.
+
+        Args:
+          x: (R, C) tokens of R = B·K rows, of which K consecutive ones read the same row of the memory.
+          position: scalar.
+          kept: (R, heads, T, D) of earlier tokens.
+          memory: (B, heads, S, D).
+          memory_mask: (B, S) bool, or None.
+
+        Returns:
+          (R, C), and `kept` with this token.
+        """
+        y, kept = self_attend_cached(
+            self.attention.variables["params"], x, position, kept, self.dtype
+        )
+        x = self.norm1(x + y)
+        images = len(memory.key)
+        query = self.cross_query(x).reshape(images, len(x) // images, self.heads, -1)
+        mask = None if memory_mask is None else memory_mask[:, None, None]
+        y = attend_by_head(query.swapaxes(1, 2), memory, mask).swapaxes(1, 2)
+        x = self.cross_norm(x + self.cross_out(y.reshape(len(x), self.heads, -1)))
+        return self.norm2(x + self.mlp(x)), kept
+
     def initialise(self, x: Array, states: Array) -> Array:
         """Use every parameter once, for `init`."""
         return self(x, None, self.memory(states))
@@ -174,8 +205,8 @@ class CrossStack(nn.Module):
         scope = f"{self.root}/layers"
         return self.layout.gather(params, scope, dtype=self.dtype, layers=self.depth)
 
-    def memory(self, states: Array) -> Memory:
-        """Return the keys and values (depth, B, S, heads, D) of states (B, S, Cs) in all layers."""
+    def memory(self, states: Array, start: int = 0, stop: int | None = None) -> Memory:
+        """Return the keys and values (layers, B, S, heads, D) of states (B, S, Cs) in layers start..stop-1."""
         states = states.astype(self.dtype)
 
         def one_layer(params: Any) -> Memory:
@@ -184,10 +215,11 @@ class CrossStack(nn.Module):
             return self._split_rows(memory)
 
         run = rematerialise(one_layer, self.remat)
-        own = self.layers["cross_key_value"]
+        own = jax.tree.map(lambda p: p[start:stop], self.layers["cross_key_value"])
         if self.scan:
             return jax.lax.map(run, own)
-        each = [run(jax.tree.map(lambda p, i=i: p[i], own)) for i in range(self.depth)]
+        count = len(range(self.depth)[start:stop])
+        each = [run(jax.tree.map(lambda p, i=i: p[i], own)) for i in range(count)]
         return jax.tree.map(lambda *layers: jnp.stack(layers), *each)
 
     def __call__(
@@ -197,8 +229,10 @@ class CrossStack(nn.Module):
         memory: Memory,
         memory_mask: Array | None = None,
         dropout: Dropout | None = None,
+        start: int = 0,
+        stop: int | None = None,
     ) -> Array:
-        """Map tokens (R, T, C) to (R, T, C); as `CrossBlock`, with the memory of all layers."""
+        """Map tokens (R, T, C) to (R, T, C); as `CrossBlock`, with the memory of the layers start..stop-1 that run."""
 
         def one_layer(layer: tuple[Any, Memory, Dropout | None], y: Array) -> Array:
             params, own, of_layer = layer
@@ -208,13 +242,40 @@ class CrossStack(nn.Module):
 
         run = rematerialise(one_layer, self.remat)
         params = {name: p for name, p in self.layers.items() if name != "cross_key_value"}
-        layers = (params, memory, dropout and dropout.by_layer(self.depth))
+        own = (params, dropout and dropout.by_layer(self.depth))
+        params, dropouts = jax.tree.map(lambda p: p[start:stop], own)
+        layers = (params, memory, dropouts)
         x = self._split_rows(x.astype(self.dtype))
         if self.scan:
             return jax.lax.scan(lambda y, layer: (run(layer, y), None), x, layers)[0]
-        for i in range(self.depth):
+        for i in range(len(memory.key)):
             x = run(jax.tree.map(lambda p, i=i: p[i], layers), x)
         return x
+
+    def each_layer(self) -> list[Any]:
+        """Return the whole parameters of each layer, matrices in `dtype`, as the steps of a decoder use them."""
+        layers = [jax.tree.map(lambda p, i=i: p[i], self.layers) for i in range(self.depth)]
+        rounded_once = lambda p: p if p.ndim < 2 else p.astype(self.dtype)
+        return [jax.tree.map(rounded_once, self._whole(layer)) for layer in layers]
+
+    def step(
+        self,
+        layers: list[Any],
+        x: Array,
+        position: Array,
+        kept: list[Kept],
+        memory: list[Kept],
+        memory_mask: Array | None = None,
+    ) -> tuple[Array, list[Kept]]:
+        """Map the tokens (R, C) at one position through all layers; as `CrossBlock.step`, with a list by layer."""
+        following = []
+        for params, own, read in zip(layers, kept, memory, strict=True):
+            variables = {"params": params}
+            x, own = self._block.apply(
+                variables, x, position, own, read, memory_mask, method="step"
+            )
+            following.append(own)
+        return x, following
 
     def initialise(self) -> Array:
         """Use the layers once, for `init`."""

@@ -19,6 +19,7 @@ from timix_jax.objectives.masked_words import MaskedLanguage
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.objectives.pairs.loss import DENSE_SOFTMAX, PairLoss
 from timix_jax.objectives.patch_text import PatchTextAlignment
+from timix_jax.objectives.prefix_language import PrefixLanguage
 from timix_jax.objectives.vocabulary import NOMINAL, Vocabulary
 
 __all__ = [
@@ -38,6 +39,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "pta": PatchTextAlignment,
     "itm": ImageTextMatching,
     "mlm": MaskedLanguage,
+    "plm": PrefixLanguage,
     "mix": MixedContrastive,
 }
 

@@ -119,7 +119,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str, *, profile: str = "") -
                 from timix_jax.training.pictures import draw_run  # Matplotlib takes a second
 
                 with watch(phases.DRAW):
-                    draw_run(run, weights, folder)
+                    draw_run(run, weights, folder, evaluators)
             print_text(f"\n{format_results(measured)}\nwritten to {folder}")
     failed = [m for m in (*evaluate.failures, *measured) if m.error is not None]
     if failed:

@@ -10,6 +10,7 @@ import tokenizers as hf
 from tokenizers import processors
 
 from timix_jax.data.tokenizers.cleaning import CLEANINGS
+from timix_jax.data.tokenizers.word_borders import WordBorders, word_borders
 from timix_jax.errors import UserError
 
 # Texts whose encoding is cached: region texts and the captions of a small data set repeat.
@@ -69,6 +70,11 @@ class Tokenizer:
         if not 0 <= self.pad_id < self.vocab_size:
             raise UserError(f"pad_id={pad_id}: the vocabulary has ids 0 to {self.vocab_size - 1}")
         tokenizer.post_processor = self._template()
+
+    @functools.cached_property
+    def word_borders(self) -> WordBorders:
+        """Where words begin among the pieces."""
+        return word_borders(self._tokenizer, self.vocab_size)
 
     @property
     def special_ids(self) -> tuple[int, ...]:

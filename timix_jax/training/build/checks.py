@@ -13,6 +13,7 @@ from timix_jax.models import contains_towers
 from timix_jax.optim import schedule
 from timix_jax.parallel.layout import Layout
 from timix_jax.parallel.mesh import batch_shards, check_batch_size
+from timix_jax.training.build.caption_checks import LEAST_TOKENS
 from timix_jax.training.build.losses import build_pair_loss
 from timix_jax.training.build.mesh import build_layout
 from timix_jax.training.build.model import abstract_params, build_model
@@ -102,8 +103,13 @@ def _check_matching(settings: Settings, shards: int) -> None:
 
 
 def _check_tokens(settings: Settings) -> None:
-    """Check that the texts of regions fit the text encoder and hold words: two tokens are [CLS] and [SEP]."""
+    """Check that texts fit the text encoder and hold as many words as are needed: two tokens are [CLS] and [SEP]."""
     tokens, limit = settings.regions.max_tokens, settings.model.text.max_tokens
+    if settings.loss.terms["plm"]["weight"] and limit < LEAST_TOKENS:
+        raise UserError(
+            f"config.model.text.max_tokens={limit}: config.loss.plm splits captions into two parts of a word at least;"
+            f" give {LEAST_TOKENS} or more"
+        )
     if settings.uses_regions and tokens and not 3 <= tokens <= limit:
         raise UserError(
             f"config.regions.max_tokens={tokens}: give 3 to {limit} (config.model.text.max_tokens), or 0 for {limit}"

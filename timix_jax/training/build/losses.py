@@ -98,8 +98,16 @@ def build_objectives(
 
 def build_vocabulary(tokenizer: Tokenizer) -> Vocabulary:
     """Return the tokenizer's ids by role."""
+    borders = tokenizer.word_borders
     return Vocabulary(
-        tokenizer.vocab_size, tokenizer.pad_id, tokenizer.mask_id, tokenizer.special_ids
+        tokenizer.vocab_size,
+        tokenizer.pad_id,
+        tokenizer.mask_id,
+        tokenizer.special_ids,
+        start_id=tokenizer.cls_id,
+        end_id=tokenizer.sep_id,
+        continues=borders.continues.tobytes(),
+        unfinished=borders.unfinished.tobytes(),
     )
 
 

@@ -17,6 +17,7 @@ from timix_jax.objectives import Objective
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.objectives.score_sources import Oracle
 from timix_jax.optim import schedule
+from timix_jax.training.build.caption_checks import check_splittable
 from timix_jax.training.build.checks import check_shapes
 from timix_jax.training.build.data import (
     build_tokenizer,
@@ -101,6 +102,7 @@ def build(settings: Settings, *, tokenizer: Tokenizer | None = None) -> Experime
     check_objectives(plan.objectives, total)
     _warn_of_untrained_scores(settings, plan.objectives)
     _check_boxes(plan.objectives, sources)
+    check_splittable(plan.objectives, sources, tokenizer, settings.model.text.max_tokens)
     log_epoch_borders(sources, settings.data.weights, settings.train.batch_size)
     return Experiment(
         **{field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)},

@@ -1,0 +1,76 @@
+"""PrefixLM with a teacher: the same on any mesh and in any parts; captions on any mesh."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+from fusion_runs import fusion_batch, run
+from tiny_model import TOKENS, VOCABULARY, make_params, tiny_model
+
+from timix_jax.decoding import Search, write_captions
+from timix_jax.models.mplug import Mplug
+from timix_jax.objectives import build_objective
+from timix_jax.objectives.vocabulary import Vocabulary
+from timix_jax.parallel.layout import Layout
+from timix_jax.parallel.mesh import make_mesh, put_batch
+
+ROWS = 16
+PAD, CLS, SEP, MASK = range(4)
+MODEL = Mplug(tiny_model(text_dropout=0.2), fusion_depth=3, stride=2, decoder_depth=2)
+VOCAB = Vocabulary(VOCABULARY, PAD, MASK, (PAD, CLS, SEP, MASK), start_id=CLS, end_id=SEP)
+PLM = (build_objective("plm", alpha=0.4, empty_prefix=0.3, vocabulary=VOCAB),)
+SEARCH = Search(CLS, SEP, PAD, beams=2, max_tokens=TOKENS, banned=(MASK,))
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return make_params(MODEL), make_params(MODEL, seed=1)
+
+
+@pytest.fixture(scope="module")
+def reference(weights):
+    return run(MODEL, PLM, weights[0], fusion_batch(ROWS), 0, weights[1])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def written(model, params, batch):
+    return write_captions(model, params, batch["image"], batch["tokens"], SEARCH)
+
+
+@pytest.fixture(scope="module")
+def captions(weights):
+    return written(MODEL, weights[0], fusion_batch(ROWS))
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ({"data": 2, "fsdp": 2, "tensor": 2}, {"remat": "full"}),
+        pytest.param({"data": 8}, {"scan": False}, marks=pytest.mark.slow),
+        pytest.param({"fsdp": 8}, {"microbatches": 2}, marks=pytest.mark.slow),
+    ],
+)
+def test_same_on_any_mesh(weights, reference, captions, shape, options):
+    mesh = make_mesh(**shape)
+    layout = Layout(mesh, small=16).with_axes(MODEL.parameter_axes())
+    model = dataclasses.replace(
+        MODEL, dual=dataclasses.replace(MODEL.dual, layout=layout, **options)
+    )
+    params, teacher = (jax.device_put(w, layout.shardings(w)) for w in weights)
+    batch = put_batch(fusion_batch(ROWS), mesh)
+    loss, log, grads = reference
+    got, got_log, got_grads = run(model, PLM, params, batch, 0, teacher)
+    assert float(got) == pytest.approx(float(loss), rel=1e-5)
+    assert jax.tree.map(float, got_log) == pytest.approx(jax.tree.map(float, log), rel=1e-4)
+    for (path, g), w in zip(
+        jax.tree_util.tree_leaves_with_path(got_grads), jax.tree.leaves(grads), strict=True
+    ):
+        scale = max(float(np.abs(w).max()), 1e-2)
+        np.testing.assert_allclose(np.asarray(g), w, atol=3e-5 * scale, err_msg=str(path))
+
+    found = written(model.for_evaluation(), params, batch)
+    found, want = (jax.tree.map(np.asarray, x) for x in (found, captions))
+    np.testing.assert_array_equal(found.tokens, want.tokens)
+    np.testing.assert_allclose(found.logp, want.logp, rtol=1e-4)

@@ -1,0 +1,155 @@
+"""mPLUG from the configuration to the results: trains, evaluates, writes captions, resumes; what cannot work."""
+
+import jax
+import numpy as np
+import pytest
+from tiny_model import compiler_settings
+from tiny_run import assert_same_run, metrics, tiny_config
+
+import timix_jax
+from timix_jax.checkpointing import restore_params
+from timix_jax.errors import UserError
+from timix_jax.inspection import info
+from timix_jax.parallel.paths import path_names
+from timix_jax.training.build import build, read_settings
+from timix_jax.training.hooks.log import Log
+from timix_jax.training.train import train_and_evaluate
+
+STEPS = 4
+WITH_TENSOR = {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2, "mesh__small": 16}
+
+
+def mplug_config(steps=STEPS, **overrides):
+    settings = {
+        "model__name": "mplug",
+        "model__options__mplug__fusion_depth": 3,
+        "model__options__mplug__stride": 2,
+        "model__options__mplug__decoder_depth": 2,
+        "model__text__dropout": 0.1,
+        "loss__itc__alpha": 0.4,
+        "loss__itm__weight": 1.0,
+        "loss__mlm__weight": 0.5,
+        "loss__mlm__alpha": 0.4,
+        "loss__plm__weight": 0.5,
+        "loss__plm__alpha": 0.4,
+        "loss__plm__alpha_steps": "4 steps",
+        "eval__evaluators": ("retrieval", "masked_words", "prefix_words", "captions"),
+        "eval__options__captions__max_tokens": 5,
+        "eval__every": "4 steps",
+    }
+    return tiny_config(steps, **settings | overrides)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cached():
+    with compiler_settings():
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(cached, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    return workdir, train_and_evaluate(mplug_config(**WITH_TENSOR), str(workdir))
+
+
+@pytest.mark.slow
+def test_trains_with_all_losses_and_writes_captions(whole):
+    workdir, results = whole
+    lines = [line for line in metrics(workdir) if "loss" in line]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    for line in lines:
+        parts = line["loss/itc"] + line["loss/itm"] + line["loss/mix"] + line["loss/pta"]
+        parts += 0.5 * (line["loss/mlm"] + line["loss/plm"])
+        assert line["loss"] == pytest.approx(parts, rel=1e-5)
+    assert results["val/plm_perplexity"] > 1
+    assert results["val/caption_images"] == 12
+    assert {name.removesuffix("_no_ptb") for name in results} >= {"val/bleu4", "val/cider"}
+    assert (workdir / "pictures" / "captions_val.png").stat().st_size > 10_000
+    model = timix_jax.load(workdir)
+    assert len(model.caption([np.zeros((16, 16, 3), np.uint8)], "a", max_tokens=4)) == 1
+
+
+@pytest.mark.slow
+def test_the_teacher_averages_every_weight(whole):
+    """After one step from the start: 0.9·old + 0.1·new, fusion, decoder and heads included."""
+    run = build(read_settings(mplug_config(1)))
+    start = jax.tree.map(np.asarray, run.create_state(jax.random.key(run.seed)).params)
+    workdir = whole[0].parent / "one"
+    train_and_evaluate(mplug_config(1, eval__sets=()), str(workdir))
+    parts = (restore_params(workdir, part=part) for part in ("params", "ema_params"))
+    new, ema = (dict(path_names(part)) for part in parts)
+    moved = set()
+    for name, old in path_names(start):
+        np.testing.assert_allclose(ema[name], 0.9 * old + 0.1 * new[name], atol=1e-6, err_msg=name)
+        if np.abs(new[name] - old).max() > 0:
+            moved.add(name.partition("/")[0])
+    assert moved >= {"image", "text", "fusion", "decoder", "heads"}
+
+
+@pytest.mark.slow
+def test_stopped_and_resumed_is_uninterrupted(whole, tmp_path, monkeypatch):
+    log = Log.__call__
+
+    def stop(self, moment):
+        if moment.step == 3:
+            raise KeyboardInterrupt
+        log(self, moment)
+
+    monkeypatch.setattr(Log, "__call__", stop)
+    workdir = tmp_path / "resumed"
+    with pytest.raises(KeyboardInterrupt):
+        train_and_evaluate(mplug_config(**WITH_TENSOR), str(workdir))
+    monkeypatch.setattr(Log, "__call__", log)
+    train_and_evaluate(mplug_config(**WITH_TENSOR), str(workdir))
+    assert_same_run(whole[0], workdir, STEPS)
+
+
+def test_one_line_says_what_cannot_work(tmp_path):
+    for overrides, said in (
+        ({"model__name": "albef"}, r"config\.loss\.plm needs a decoder \(decode\)"),
+        ({"optim__ema": 0.0, "loss__itc__alpha": 0.0, "loss__mlm__alpha": 0.0}, "plm.alpha=0.4"),
+        ({"model__options__mplug__stride": 0}, r"options\.mplug: stride=0: give at least 1"),
+        ({"model__text__max_tokens": 3}, r"max_tokens=3: config\.loss\.plm splits captions"),
+        ({"loss__plm__empty_prefix": 2.0}, r"config\.loss\.plm\.empty_prefix=2\.0 is not a share"),
+    ):
+        with pytest.raises(UserError, match=said):
+            train_and_evaluate(mplug_config(**overrides), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_captions_of_one_word_are_refused(monkeypatch):
+    """One caption of two words among them is enough."""
+    from timix_jax.training.build import caption_checks, run
+
+    settings = read_settings(mplug_config())
+    checked = []
+
+    def check(objectives, sources, tokenizer, max_tokens):
+        single = OneWord(sources[0], "lemon")
+        with pytest.raises(UserError, match=r"none of the first 48 examples.*two words within"):
+            caption_checks.check_splittable(objectives, [single], tokenizer, max_tokens)
+        caption_checks.check_splittable(objectives, [single, *sources], tokenizer, max_tokens)
+        checked.append(True)
+
+    monkeypatch.setattr(run, "check_splittable", check)
+    build(settings)
+    assert checked
+
+
+class OneWord:
+    """A source whose captions are replaced."""
+
+    def __init__(self, source, caption):
+        self.source, self.caption = source, caption
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        return self.source[index]._replace(captions=(self.caption,))
+
+
+def test_info_describes_it():
+    text = info.describe(read_settings(mplug_config()), "runs/x")
+    assert "decoder" in text
+    assert "FLOP per step" in text
