@@ -163,6 +163,11 @@ def rows_on_mesh(
 
     def put(array: np.ndarray) -> jax.Array:
         shape = (*index.shape, *array.shape[1:])
-        return jax.make_array_from_callback(shape, sharding, lambda part: array[index[part[0]]])
+
+        def part(where: Any) -> np.ndarray:
+            rows: np.ndarray = array[index[where[0]]]
+            return rows
+
+        return jax.make_array_from_callback(shape, sharding, part)
 
     return {name: put(array) for name, array in arrays.items()}

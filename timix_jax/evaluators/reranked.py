@@ -150,7 +150,7 @@ class Candidates(NamedTuple):
       similarity: float32 (Q, k) cosines.
     """
 
-    index: np.ndarray
+    index: np.ndarray  # type: ignore[assignment]
     similarity: np.ndarray
 
 

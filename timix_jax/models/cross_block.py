@@ -237,8 +237,8 @@ class CrossStack(nn.Module):
         def one_layer(layer: tuple[Any, Memory, Dropout | None], y: Array) -> Array:
             params, own, of_layer = layer
             variables = {"params": self._whole(params)}
-            y = self._block.apply(variables, y, mask, own, memory_mask, of_layer)
-            return self._split_rows(y)
+            out: Any = self._block.apply(variables, y, mask, own, memory_mask, of_layer)
+            return jnp.asarray(self._split_rows(out))
 
         run = rematerialise(one_layer, self.remat)
         params = {name: p for name, p in self.layers.items() if name != "cross_key_value"}

@@ -47,11 +47,11 @@ class Dropout:
     def by_layer(self, depth: int) -> "Dropout":
         """Return the dropout of each of `depth` layers, keys (depth, R), which a loop over the layers slices."""
         of_layer = lambda layer: _fold(self.keys, layer + len(Place))
-        return self.replace(keys=jax.vmap(of_layer)(jnp.arange(depth)))
+        return Dropout(jax.vmap(of_layer)(jnp.arange(depth)), self.rate)
 
     def every(self, groups: int) -> "Dropout":
         """Return the dropout of rows that stand for `groups` consecutive rows each."""
-        return self.replace(keys=self.keys[::groups])
+        return Dropout(self.keys[::groups], self.rate)
 
     def __call__(self, x: Array, place: Place) -> Array:
         """Drop values of x (R, ...)."""

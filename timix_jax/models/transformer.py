@@ -57,7 +57,7 @@ class Attention(nn.Module):
     def __call__(self, x: Array, mask: Array | None, dropout: Dropout | None = None) -> Array:
         """Map tokens (B, T, C) to (B, T, C); mask (B, T) bool is False for padding; the weights are dropped."""
         width = x.shape[-1]
-        weights = dropout and functools.partial(dropout, place=Place.SELF_WEIGHTS)
+        weights = None if dropout is None else functools.partial(dropout, place=Place.SELF_WEIGHTS)
         project = nn.DenseGeneral(
             (3, self.heads, width // self.heads),
             kernel_init=declare(kernel_init, QKV),

@@ -22,7 +22,7 @@ class Negatives(NamedTuple):
       found: (B,) bool, False for a row without a candidate, whose index means nothing.
     """
 
-    index: Array
+    index: Array  # type: ignore[assignment]
     found: Array
 
 

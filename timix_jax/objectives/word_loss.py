@@ -23,7 +23,7 @@ class WordLoss(NamedTuple):
     loss: Array
     hard: Array
     hits: Array
-    count: Array
+    count: Array  # type: ignore[assignment]
 
     def mean(self) -> Array:
         """Return the loss per counted position; 0 without any."""
@@ -53,13 +53,15 @@ def word_loss(
     """
     seen = None if teacher is None else teacher[1]
 
-    def part(states: Array, labels: Array, counted: Array, seen: Array | None) -> WordLoss:
+    def part(
+        states: Array, labels: Array, counted: Array, teacher_states: Array | None
+    ) -> WordLoss:
         logp = jax.nn.log_softmax(logits(states))
         hard = -jnp.take_along_axis(logp, labels[..., None], axis=-1)[..., 0]
         loss = hard
-        if teacher is not None:
+        if teacher is not None and teacher_states is not None:
             # The last axis is the vocabulary: the teacher's probabilities add to 1 at each position.
-            target = jax.lax.stop_gradient(jax.nn.softmax(teacher[0](seen)))
+            target = jax.lax.stop_gradient(jax.nn.softmax(teacher[0](teacher_states)))
             loss = (1 - alpha) * hard - alpha * jnp.sum(target * logp, axis=-1)
         hits = (jnp.argmax(logp, axis=-1) == labels) & counted
         total = lambda x: jnp.sum(jnp.where(counted, x, 0))
