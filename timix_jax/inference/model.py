@@ -15,16 +15,13 @@ from timix_jax.data.images.preprocess import Preprocess
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.decoding import encode_prefixes
 from timix_jax.errors import UserError
-from timix_jax.evaluators.classification import unit_means
-from timix_jax.evaluators.prompts import Prompts
 from timix_jax.inference.captions import Caption, Captioner
+from timix_jax.inference.classes import embedded_classes, softmax
 from timix_jax.inference.heatmaps import HeatMaps, default_source, reference_texts, resized
-from timix_jax.inference.images import OWN, ImageLike, image_list, read_or_raise
-from timix_jax.inference.read_ahead import map_ahead
+from timix_jax.inference.images import OWN, ImageLike, image_list
+from timix_jax.inference.pixel_batches import pixel_batches
 from timix_jax.inference.towers import Towers
 from timix_jax.models.protocols import ImageTextModel
-
-_AHEAD = 2  # batches of images that wait for the devices
 
 
 class LoadedModel:
@@ -72,39 +69,24 @@ class LoadedModel:
         towers: Sequence[str] = ("image", "text"),
         settings: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        self._model, self._params, self._mesh = model, params, mesh
+        self.model, self.params, self._mesh = model, params, mesh
         self._tokenizer, self.origin = tokenizer, origin
         self.image_size, self.max_tokens = image_size, max_tokens
         self.preprocess, self.settings = preprocess, settings
         self._has = tuple(towers)
         self.towers = Towers(model, params, mesh, batch_size)
-        self._predictor_trained = predictor_trained
+        self.predictor_trained = predictor_trained
         self._heat_maps = functools.cache(functools.partial(HeatMaps, model, params, mesh))
 
     @property
     def embed_dim(self) -> int:
         """D, the width of the embeddings."""
-        return self._model.embed_dim
+        return self.model.embed_dim
 
     @property
     def grid(self) -> int:
         """g, patches per side."""
-        return self._model.grid
-
-    @property
-    def model(self) -> ImageTextModel:
-        """The pure functions."""
-        return self._model
-
-    @property
-    def params(self) -> Any:
-        """The parameters, on all devices."""
-        return self._params
-
-    @property
-    def predictor_trained(self) -> bool:
-        """True if the patch predictor was trained."""
-        return self._predictor_trained
+        return self.model.grid
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -121,7 +103,7 @@ class LoadedModel:
     @functools.cached_property
     def temperature(self) -> float:
         """τ, by which cosines are divided to give logits."""
-        return float(jax.jit(self._model.temperature)(self._params))
+        return float(jax.jit(self.model.temperature)(self.params))
 
     def encode_image(self, images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
         """Embed images.
@@ -170,7 +152,9 @@ class LoadedModel:
           images: as for `encode_image`, or what it returned.
           texts: as for `encode_text`, or what it returned.
         """
-        return self._image_embeddings(images) @ self._text_embeddings(texts).T
+        rows: Any = images if _is_embedded(images) else self.encode_image(images)
+        columns: Any = texts if _is_embedded(texts) else self.encode_text(texts)
+        return rows @ columns.T
 
     def classify(
         self,
@@ -191,20 +175,8 @@ class LoadedModel:
         Raises:
           UserError: no class, or a template without `{}`.
         """
-        templates = [templates] if isinstance(templates, str) else list(templates)
-        if isinstance(class_names, str) or not len(class_names):
-            raise UserError(f"class_names={class_names!r}: give a list of names")
-        if not templates or any("{}" not in text for text in templates):
-            raise UserError(
-                f"templates={templates!r}: give texts with {{}} in place of the class, such as 'a photo of a {{}}.'"
-            )
-        prompts = Prompts("classify", list(class_names), templates)
-        texts = [text for index in range(len(prompts)) for text in prompts[index].captions]
-        owner = np.repeat(np.arange(len(prompts)), len(templates))
-        classes = unit_means(self.encode_text(texts), owner, len(prompts))
-        logits = self._image_embeddings(images) @ classes.T / self.temperature
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return odds / odds.sum(axis=1, keepdims=True)
+        classes = embedded_classes(self.encode_text, class_names, templates)
+        return softmax(self.similarity(images, classes) / self.temperature)
 
     def heatmap(
         self,
@@ -235,7 +207,7 @@ class LoadedModel:
     ) -> np.ndarray:
         """Return `heatmap` of pairs of an image and a text, in batches: float32 (N, g, g)."""
         self.require_tower("image")
-        source = source or default_source(self._model, predictor_trained=self._predictor_trained)
+        source = source or default_source(self.model, predictor_trained=self.predictor_trained)
         maps, tokens = self._heat_maps(source), self.tokenize(texts)
         listed = image_list(images)
         if len(listed) != len(tokens):
@@ -299,29 +271,14 @@ class LoadedModel:
 
     @functools.cached_property
     def _captioner(self) -> Captioner:
-        return Captioner(self._model, self._params, self._mesh, self.tokenizer)
+        return Captioner(self.model, self.params, self._mesh, self.tokenizer)
 
     @functools.cached_property
     def _caption_mean(self) -> np.ndarray:
         return self.encode_text(reference_texts()).mean(axis=0)
 
-    def _image_embeddings(self, images: Any) -> np.ndarray:
-        return images if _is_embedded(images) else self.encode_image(images)
-
-    def _text_embeddings(self, texts: Any) -> np.ndarray:
-        return texts if _is_embedded(texts) else self.encode_text(texts)
-
     def _pixel_batches(self, images: Sequence[ImageLike]) -> Iterator[np.ndarray]:
-        size = self.towers.batch_size
-
-        def read(numbered: tuple[int, ImageLike]) -> np.ndarray:
-            number, image = numbered
-            name = f"image {number} of the list"
-            return read_or_raise(image, self.image_size, name, preprocess=self.preprocess)
-
-        pixels = map_ahead(read, enumerate(images), _AHEAD * size)
-        for start in range(0, len(images), size):
-            yield np.stack([next(pixels) for _ in range(start, min(start + size, len(images)))])
+        return pixel_batches(images, self.towers.batch_size, self.image_size, self.preprocess)
 
     def _joined(self, batches: Iterable[np.ndarray]) -> np.ndarray:
         return np.concatenate([np.zeros((0, self.embed_dim), np.float32), *batches])

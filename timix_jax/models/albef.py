@@ -132,14 +132,16 @@ class Albef(ContainsDualEncoder):
     def itm_logits(self, params: Params, states: Array) -> Array:
         """Return the logits (R, 2) float32 of fused states (R, T, C); class 1: caption and image belong together."""
         own = self._gathered(params["heads"]["match"], "heads/match")
-        logits: Array = MatchHead().apply({"params": own}, states)
+        apply: Any = MatchHead().apply
+        logits: Array = apply({"params": own}, states)
         return logits
 
     def word_logits(self, params: Params, states: Array) -> Array:
         """Return the logits (..., V) float32 of the words at fused states (..., C)."""
         own = self._gathered(params["heads"]["words"], "heads/words")
         table = self._gathered(params["text"]["word_embed"], "text/word_embed")["embedding"]
-        logits: Array = self._word_head.apply({"params": own}, states, table)
+        apply: Any = self._word_head.apply
+        logits: Array = apply({"params": own}, states, table)
         return logits
 
     def _gathered(self, params: Params, scope: str) -> Params:

@@ -69,7 +69,8 @@ class BlockList(nn.Module):
             if self.layout is not None:
                 scope = f"{self.root}/layers"
                 params = self.layout.gather(params, scope, dtype=self.dtype, layers=self.depth)
-            y: Array = self._block.apply({"params": params}, x, mask, dropout)
+            apply: Any = self._block.apply
+            y: Array = apply({"params": params}, x, mask, dropout)
             return y if self.layout is None else self.layout.constrain_batch(y)
 
         layer = jax.tree.map(lambda p: p[index], self.layers)

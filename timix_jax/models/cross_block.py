@@ -268,13 +268,12 @@ class CrossStack(nn.Module):
         memory_mask: Array | None = None,
     ) -> tuple[Array, list[Kept]]:
         """Map the tokens (R, C) at one position through all layers; as `CrossBlock.step`, with a list by layer."""
-        following = []
+        following: list[Kept] = []
+        step: Any = self._block.apply
         for params, own, read in zip(layers, kept, memory, strict=True):
             variables = {"params": params}
-            x, own = self._block.apply(
-                variables, x, position, own, read, memory_mask, method="step"
-            )
-            following.append(own)
+            x, after = step(variables, x, position, own, read, memory_mask, method="step")
+            following.append(after)
         return x, following
 
     def initialise(self) -> Array:

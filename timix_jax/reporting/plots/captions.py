@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -56,7 +57,7 @@ def caption_sheet(
             axes.set_axis_off()
             written = wrap(captions[k] or "(nothing)", WIDTH, 3)
             lines = written.count("\n") + 1
-            place = {"transform": axes.transAxes, "fontsize": 8, "va": "top"}
+            place: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 8, "va": "top"}
             axes.text(0, -0.03, written, color=INK, fontweight="bold", **place)
             reference = wrap(references[k], WIDTH, 3)
             axes.text(0, -0.05 - 0.055 * lines, reference, color=MUTED, **place)
