@@ -39,7 +39,7 @@ def images():
 
 def greedy(model, image, prefix):
     """Return the likeliest continuation, each token from a pass over the whole text so far."""
-    m, params = model._model, model._params
+    m, params = model.model, model.params
     tokenizer = model.tokenizer
     pixels = next(model._pixel_batches([image]))
     rows = tokenizer.encode([prefix], model.max_tokens)
@@ -96,9 +96,9 @@ def test_order_batches_and_devices_change_nothing(model, images):
     prefixes = ["a", "a red disc", ""] * 3 + ["the", "a blue"]
     together = model.captions(images, prefixes, max_tokens=5)
     mesh = make_mesh(jax.devices()[:1])
-    params = jax.device_put(jax.tree.map(np.asarray, model._params), replicated(mesh))
+    params = jax.device_put(jax.tree.map(np.asarray, model.params), replicated(mesh))
     single = LoadedModel(
-        model._model, params, mesh, model.tokenizer, image_size=16, max_tokens=12, batch_size=4
+        model.model, params, mesh, model.tokenizer, image_size=16, max_tokens=12, batch_size=4
     )
     assert jax.device_count() > 1
     for index, found in enumerate(single.captions(images, prefixes, max_tokens=5)):
@@ -110,7 +110,7 @@ def evaluator_of(model, **options):
     return build_evaluator(
         "captions",
         EvaluationInputs(
-            model._model, open_source(SOURCE), model.tokenizer, model._mesh, 16, 12, 8, 2
+            model.model, open_source(SOURCE), model.tokenizer, model._mesh, 16, 12, 8, 2
         ),
         **options,
     )
@@ -118,7 +118,7 @@ def evaluator_of(model, **options):
 
 def test_the_evaluator_scores_these_captions(model, tmp_path):
     evaluator = evaluator_of(model, beams=2, max_tokens=5, prefix="a")
-    got = evaluator.run(model._params)
+    got = evaluator.run(model.params)
     records = [evaluator.inputs.source[index] for index in range(12)]
     written = model.caption([r.image for r in records], "a", beams=2, max_tokens=5)
     want = score_captions(written, [r.captions for r in records])
@@ -132,7 +132,7 @@ def test_the_evaluator_scores_these_captions(model, tmp_path):
     assert ("no PTB" in text) == bool(end)
 
     path = tmp_path / "captions.png"
-    draw_caption_sheet(path, evaluator, jax.tree.map(np.asarray, model._params), "Captions")
+    draw_caption_sheet(path, evaluator, jax.tree.map(np.asarray, model.params), "Captions")
     assert path.stat().st_size > 10_000
 
 

@@ -142,7 +142,7 @@ def log_temperature(run):
 def test_the_average_is_loaded_on_request(run, model):
     average = timix_jax.load(run, weights="ema")
     wanted = arrays(run, STEPS, "ema_params")
-    for got, want in zip(jax.tree.leaves(average._params), wanted, strict=True):
+    for got, want in zip(jax.tree.leaves(average.params), wanted, strict=True):
         np.testing.assert_array_equal(got, want)
     assert np.abs(average.encode_text("a square") - model.encode_text("a square")).max() > 1e-6
     step = find_checkpoint(run)

@@ -152,8 +152,9 @@ class LoadedModel:
           images: as for `encode_image`, or what it returned.
           texts: as for `encode_text`, or what it returned.
         """
-        rows: Any = images if _is_embedded(images) else self.encode_image(images)
-        columns: Any = texts if _is_embedded(texts) else self.encode_text(texts)
+        given: tuple[Any, Any] = images, texts
+        rows = given[0] if _is_embedded(images) else self.encode_image(given[0])
+        columns = given[1] if _is_embedded(texts) else self.encode_text(given[1])
         return rows @ columns.T
 
     def classify(
