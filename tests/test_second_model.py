@@ -261,7 +261,14 @@ def test_weights_without_position_embeddings_initialise_another_run(whole):
 def test_no_other_package_names_a_model_class():
     """Models are known by their protocols outside `models` and the builder."""
     folder = Path(timix_jax.__file__).parent
-    allowed = {"axes", "fusion_protocols", "patch_dropout", "pixels", "protocols"}
+    allowed = {
+        "axes",
+        "fusion_protocols",
+        "generative_protocols",
+        "patch_dropout",
+        "pixels",
+        "protocols",
+    }
     readers = set()
     for path in folder.rglob("*.py"):
         if path.is_relative_to(folder / "models"):

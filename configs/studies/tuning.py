@@ -19,6 +19,8 @@ METHODS = {
     "augment_weak": WEAK,
     "augment_strong": STRONG,
     "timix": TIMIX,
+    "phrases": PHRASES,
+    "posterior": (*TIMIX, "mix.score=posterior"),
     "timix_augment": (*TIMIX, *CROPPED),
     "timix_augment_all": (*TIMIX, *CROPPED, "mix.fraction=1.0"),
     "timix_augment_long": (*TIMIX, *CROPPED, "mix.until='100%'"),

@@ -290,7 +290,7 @@ def test_settings_that_cannot_work():
     with pytest.raises(UserError, match=r"itc\.alpha"):
         build_objective("itc", alpha=1.5)
     with pytest.raises(UserError, match="unknown"):
-        build_objective("itm")
+        build_objective("itn")
     with pytest.raises(UserError, match="unknown"):
         build_score_source("saliency", MODEL)
     with pytest.raises(UserError, match="CLS token"):

@@ -209,7 +209,10 @@ def test_weights_of_another_run_on_another_grid(whole_run, tmp_path):
     ("overrides", "message"),
     [
         ({"model__image__depth": 3}, r"params.*image/blocks/.*2.*→.*3|image/blocks"),
-        ({"model__image__width": 20}, "image/norm/bias: float32.16. → float32.20."),
+        (
+            {"model__image__width": 20},
+            "image/blocks/layers/norm1/bias: float32.2,16. → float32.2,20.",
+        ),
         ({"data__vocab_size": 300, "data__tokenizer": "bpe"}, "another tokenizer, of another kind"),
         (
             {"model__act": "gelu_tanh"},

@@ -215,7 +215,7 @@ class DualEncoder(ImageTextModel):
             projected, pooled, hidden, mask = encoded
             return TextFeatures(unit_norm(projected), pooled, hidden, mask, projected)
 
-        return self._split(encode, tokens, Dropout.of_rows(key, len(tokens), self.text_dropout))
+        return self._split(encode, tokens, Dropout.of_rows(key, tokens.shape[0], self.text_dropout))
 
     def patch_logp(self, params: Params, site: Array, cls: Array) -> Array:
         """Map patch tokens (B, N, C) and caption vectors (B, Ct) to log-probabilities (B, N, 2) (docs/method.md §1)."""
