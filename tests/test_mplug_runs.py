@@ -149,6 +149,7 @@ class OneWord:
         return self.source[index]._replace(captions=(self.caption,))
 
 
+@pytest.mark.slow
 def test_info_describes_it():
     text = info.describe(read_settings(mplug_config()), "runs/x")
     assert "decoder" in text

@@ -92,6 +92,7 @@ def test_several_captions_come_best_first(model, images):
     assert best == [found[0].text for found in several]
 
 
+@pytest.mark.slow
 def test_order_batches_and_devices_change_nothing(model, images):
     prefixes = ["a", "a red disc", ""] * 3 + ["the", "a blue"]
     together = model.captions(images, prefixes, max_tokens=5)
@@ -116,6 +117,7 @@ def evaluator_of(model, **options):
     )
 
 
+@pytest.mark.slow
 def test_the_evaluator_scores_these_captions(model, tmp_path):
     evaluator = evaluator_of(model, beams=2, max_tokens=5, prefix="a")
     got = evaluator.run(model.params)

@@ -56,6 +56,7 @@ def test_fusion_and_heads_are_those_of_the_formulas(params):
     np.testing.assert_allclose(words, numpy_fusion.word_logits(host, want), atol=2e-4)
 
 
+@pytest.mark.slow
 def test_exchanging_two_patches_changes_the_outcome_of_fresh_weights():
     """Position embeddings that nothing reads would make it the same (a known error of public code)."""
     batch = fusion_batch()
@@ -102,6 +103,7 @@ def test_it_can_do_what_the_dual_encoder_can():
         require(tiny_model(), FusionModel, "config.loss.itm")
 
 
+@pytest.mark.slow
 def test_microbatches_change_nothing_not_even_what_is_dropped(params):
     dropping = tiny_albef(text_dropout=0.3)
     batch = fusion_batch()

@@ -89,6 +89,7 @@ def reference():
     return variables, (x, MASK, states), dropout, plain, dropped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{"scan": True}, {"scan": True, "remat": "full"}, {"scan": False, "remat": "dots"}]
 )
@@ -104,6 +105,7 @@ def test_dropout_changes_the_output_in_every_layer_and_row(reference):
     assert (np.abs(np.asarray(plain) - dropped).max(axis=(1, 2)) > 1e-2).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [{"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
 def test_a_mesh_changes_nothing(reference, mesh):
     variables, (x, mask, states), dropout, _, dropped = reference

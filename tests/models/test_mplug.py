@@ -72,6 +72,7 @@ def test_equals_the_statement(shape, scan):
     np.testing.assert_allclose(got_image, want_image, atol=1e-4 * np.abs(want_image).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["one", "wide"])
 def test_gradient_equals_differences_of_the_statement(shape):
     """Along random directions of all weights and inputs, by central differences in float64."""
@@ -145,6 +146,7 @@ def case():
     return make_params(MODEL), make_batch(batch=4)
 
 
+@pytest.mark.slow
 def test_exchanged_patches_change_the_output():
     """Position embeddings reach fusion and decoder at step 0 of a fresh model."""
     batch = make_batch(batch=2)
@@ -199,6 +201,7 @@ def test_the_decoder_reads_image_and_prefix():
         assert np.abs(run(params, {**batch, name: other[name]}, batch) - same).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_microbatches_change_nothing(dropout):
     params, batch = case()

@@ -50,6 +50,7 @@ def on_mesh(weights, shape, method, **options):
     return run(model, objectives(reduction), placed[0], batch, 0, placed[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "method", "options"),
     [

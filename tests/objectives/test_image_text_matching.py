@@ -55,6 +55,7 @@ def test_the_loss_is_that_of_the_formula(params, found):
     assert log["itm_negatives"] == 1
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_all_pairs_written_out(params, found):
     """Without shared keys and values, with the similarities as constants."""
     batch = fusion_batch()

@@ -160,6 +160,7 @@ def test_the_gradient_of_the_logits_is_softmax_minus_target():
     ).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 2, 4])
 def test_parts_give_the_same_loss_and_gradient(params, chunk):
     batch, teacher = fusion_batch(), make_params(MODEL, seed=1)

@@ -16,7 +16,7 @@ STEP = 9
     ("score", "options"),
     [
         ("single_patch", {"placement": "replace", "fraction": 1.0}),
-        ("tpp", {"placement": "among", "fraction": 0.5}),
+        pytest.param("tpp", {"placement": "among", "fraction": 0.5}, marks=pytest.mark.slow),
     ],
 )
 def test_windows_and_captions_follow_the_phrases(score, options):

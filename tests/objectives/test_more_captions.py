@@ -55,6 +55,7 @@ def test_each_set_of_captions_is_a_set_of_candidates(params, batch):
     assert 0 <= log["captions_accuracy"] <= 1
 
 
+@pytest.mark.slow
 def test_the_pipeline_and_the_step_agree_on_the_batch():
     config = tiny_config(2, loss__captions__weight=2.0, loss__captions__count=2)
     run = experiment.build(experiment.read_settings(config))

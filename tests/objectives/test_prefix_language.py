@@ -183,6 +183,7 @@ def test_loss_equals_float64(alpha):
     assert_trees_close(grads, jax.jit(jax.grad(stated))(params))
 
 
+@pytest.mark.slow
 def test_chunks_change_nothing():
     params, batch = make_params(MODEL), batch_of()
     whole, parts = (run(objective_of(chunk=c), params, batch, 0) for c in (0, 4))

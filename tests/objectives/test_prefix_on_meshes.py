@@ -44,6 +44,7 @@ def captions(weights):
     return written(MODEL, weights[0], fusion_batch(ROWS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "options"),
     [

@@ -135,6 +135,7 @@ def test_gradient_is_that_of_finite_differences(x64, params, batch):
     np.testing.assert_allclose(got, want, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_sums_teacher_and_other_captions(params, teacher, batch):
     names = [
         "tpp", "single_patch", "centre", "tpp+single_patch", "tpp+centre+single_patch",

@@ -241,6 +241,7 @@ def test_decay_mask_of_the_dual_encoder():
     assert kept == {"bias", "scale", "cls", "pos_embed", "log_temperature"}
 
 
+@pytest.mark.slow
 def test_layer_decay_scales_each_layer_of_a_stack():
     """Three AdamW updates: layer i of 3 gets 0.5^(2 − i) of its rate, and nothing else changes."""
     params = random_tree(0)

@@ -15,6 +15,7 @@ from timix_jax.training import evaluate
 SMALL = "small=synthetic:?examples=12&size=16&captions=1&seed=2"
 
 
+@pytest.mark.slow
 def test_eval_mode_reproduces_the_results(whole_run, tmp_path, caplog):
     workdir = copy_run(whole_run[0], tmp_path / "evaluated")
     with caplog.at_level(logging.INFO, logger="absl"):
