@@ -1,4 +1,4 @@
-"""ALBEF-TiMix on emoji scenes: at most 15 minutes on two CPU cores, scenes by an unseen vendor as the test.
+"""ALBEF-TiMix on emoji scenes, scaled to two CPU cores; scenes by an unseen vendor as the test.
 
 Prints retrieval, retrieval re-ranked by matching, the accuracy of matching, and accuracy and perplexity of hidden
 words.

@@ -1,4 +1,4 @@
-"""mPLUG-TiMix on emoji scenes: at most 15 minutes on two CPU cores, scenes by an unseen vendor as the test.
+"""mPLUG-TiMix on emoji scenes, scaled to two CPU cores; scenes by an unseen vendor as the test.
 
 Prints what `albef_tiny.py` does, perplexity and accuracy of the words after a prefix, and caption metrics; the folder
 `pictures` has the captions of ten test images of each set.
