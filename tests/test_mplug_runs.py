@@ -49,7 +49,8 @@ def cached():
 @pytest.fixture(scope="module")
 def whole(cached, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    return workdir, train_and_evaluate(mplug_config(**WITH_TENSOR), str(workdir))
+    config = mplug_config(**WITH_TENSOR, pictures__examples=2)
+    return workdir, train_and_evaluate(config, str(workdir))
 
 
 @pytest.mark.slow
@@ -73,7 +74,7 @@ def test_trains_with_all_losses_and_writes_captions(whole):
 def test_the_teacher_averages_every_weight(whole):
     """After one step from the start: 0.9·old + 0.1·new, fusion, decoder and heads included."""
     run = build(read_settings(mplug_config(1)))
-    start = jax.tree.map(np.asarray, run.create_state(jax.random.key(run.seed)).params)
+    start = jax.tree.map(np.asarray, jax.jit(run.create_state)(jax.random.key(run.seed)).params)
     workdir = whole[0].parent / "one"
     train_and_evaluate(mplug_config(1, eval__sets=()), str(workdir))
     parts = (restore_params(workdir, part=part) for part in ("params", "ema_params"))

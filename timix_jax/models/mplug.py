@@ -90,7 +90,9 @@ class Mplug(Albef):
 
     def declared_parts(self, key: Array) -> Params:
         """Return fresh parameters of the fusion layers, the decoder and the heads."""
-        decoder = self._decoder.init(jax.random.fold_in(key, 1), method="initialise")["params"]
+        # Without a layout, which would split the one caption that is read here over devices.
+        fresh = self._decoder.clone(layout=None)
+        decoder = fresh.init(jax.random.fold_in(key, 1), method="initialise")["params"]
         return {**super().declared_parts(key), "decoder": decoder}
 
     def _memory(self, params: Params, tokens: Array) -> MixedMemory:
