@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         target = "" if name == "cached" else f"≥ {TARGET:g}"
         flops = decoder_flops(model, states, flags.tokens, cached=name == "cached")
         print(
-            f"| {name} | {1e3 * statistics.median(times):.0f} | {ratio:.1f} | {target} | {flops / 1e9:.2f} |"
+            f"| {name} | {1e3 * statistics.median(times):.0f} | {ratio:.1f} | {target} | {flops / 1e9:.3g} |"
         )
 
 
