@@ -1,5 +1,6 @@
 """A model that contains a dual encoder, whose parameters stay where they are in the tree."""
 
+import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Self
@@ -22,9 +23,9 @@ class ContainsDualEncoder(ImageTextModel):
 
     dual: DualEncoder
 
+    @abc.abstractmethod
     def declared_parts(self, key: Array) -> Params:
         """Return the fresh parameters of the parts besides the dual encoder, boxed with their axes."""
-        raise NotImplementedError
 
     def init(self, key: Array) -> Params:
         """Return fresh float32 parameters: those of the dual encoder, and the other parts next to them."""

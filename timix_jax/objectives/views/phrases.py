@@ -1,4 +1,4 @@
-"""One phrase of each caption, drawn anew in every step."""
+"""One phrase of each caption, another draw in every step."""
 
 from __future__ import annotations
 
