@@ -3,8 +3,10 @@
 import jax
 import numpy as np
 import pytest
+from fusion_runs import MPLUG_STEPS as STEPS
+from fusion_runs import mplug_config
 from tiny_model import compiler_settings
-from tiny_run import assert_same_run, metrics, tiny_config
+from tiny_run import assert_same_run, metrics
 
 import timix_jax
 from timix_jax.checkpointing import restore_params
@@ -15,29 +17,7 @@ from timix_jax.training.build import build, read_settings
 from timix_jax.training.hooks.log import Log
 from timix_jax.training.train import train_and_evaluate
 
-STEPS = 4
 WITH_TENSOR = {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2, "mesh__small": 16}
-
-
-def mplug_config(steps=STEPS, **overrides):
-    settings = {
-        "model__name": "mplug",
-        "model__options__mplug__fusion_depth": 3,
-        "model__options__mplug__stride": 2,
-        "model__options__mplug__decoder_depth": 2,
-        "model__text__dropout": 0.1,
-        "loss__itc__alpha": 0.4,
-        "loss__itm__weight": 1.0,
-        "loss__mlm__weight": 0.5,
-        "loss__mlm__alpha": 0.4,
-        "loss__plm__weight": 0.5,
-        "loss__plm__alpha": 0.4,
-        "loss__plm__alpha_steps": "4 steps",
-        "eval__evaluators": ("retrieval", "masked_words", "prefix_words", "captions"),
-        "eval__options__captions__max_tokens": 5,
-        "eval__every": "4 steps",
-    }
-    return tiny_config(steps, **settings | overrides)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,4 +1,4 @@
-"""Evaluation by two processes: each reads its half, and the figures are those of one process, bit for bit."""
+"""Evaluation by two processes: each reads its half, and the figures are those of one process."""
 
 import json
 import os
@@ -8,14 +8,18 @@ import sys
 import jax
 import numpy as np
 import pytest
+from fusion_runs import mplug_config
 from lookup_model import GreySource, LookupModel, NumberTokenizer
 from process_runs import ROOT, environment_of, free_port
 
 from timix_jax.data.records.schema import Region
 from timix_jax.evaluators import EVALUATORS, EvaluationInputs, build_evaluator
 from timix_jax.parallel.mesh import make_mesh
+from timix_jax.training.build import build, build_evaluators, read_settings
 
 IMAGES = 13
+BY_LOOKUP = [name for name, kind in EVALUATORS.items() if kind.supports(LookupModel())]
+BY_MPLUG = [name for name in EVALUATORS if name not in BY_LOOKUP]
 
 
 class NotedSource(GreySource):
@@ -31,7 +35,7 @@ class NotedSource(GreySource):
 
 
 def measure():
-    """Figures and the examples read, of all evaluators; the first images have most captions and regions."""
+    """Figures and the examples read, of evaluators by lookup; the first images have most captions and regions."""
     rng = np.random.default_rng(0)
     counts = [9 if i % 4 == 0 else 1 for i in range(IMAGES)]
     captions = np.split(rng.permutation(sum(counts)), np.cumsum(counts)[:-1])
@@ -48,7 +52,7 @@ def measure():
         "patches": rng.normal(size=(IMAGES, 16, 6)).astype(np.float32),
     }
     found = {}
-    for name in EVALUATORS:
+    for name in BY_LOOKUP:
         classes = [[i % 3] for i in range(IMAGES)]
         source = NotedSource(classes if name == "classification" else captions, regions)
         inputs = EvaluationInputs(
@@ -69,8 +73,18 @@ def measure():
     return found
 
 
+def measure_mplug():
+    """Figures of the evaluators that need a fusion encoder or a decoder, of fresh weights."""
+    options = {"eval__options__captions__beams": 1, "model__options__mplug__decoder_depth": 1}
+    settings = read_settings(mplug_config(eval__evaluators=tuple(BY_MPLUG), **options))
+    run = build(settings)
+    params = jax.jit(lambda: run.create_state(jax.random.key(0)).params)()
+    (evaluators,) = build_evaluators(settings, run.model, run.tokenizer, run.mesh).values()
+    return {name: e.run(params) for name, e in zip(BY_MPLUG, evaluators, strict=True)}
+
+
 def run_processes(count, devices):
-    """What `measure` finds on each of `count` processes of `devices` devices."""
+    """What `measure` and `measure_mplug` find on each of `count` processes of `devices` devices."""
     address = f"127.0.0.1:{free_port()}"
     running = [
         subprocess.Popen(
@@ -98,7 +112,11 @@ def run_processes(count, devices):
 def test_two_processes_share_the_reading():
     (one,) = run_processes(1, 4)
     two = run_processes(2, 2)
-    for name in EVALUATORS:
+    for process in two:
+        assert process["mplug"].keys() == set(BY_MPLUG)
+        for name, metrics in process["mplug"].items():
+            assert metrics == pytest.approx(one["mplug"][name], rel=1e-4), name
+    for name in BY_LOOKUP:
         assert all(process[name]["metrics"] == one[name]["metrics"] for process in two)
         first, second = (process[name]["read"] for process in two)
         # A patch score is compared with that of the next example's text, which the other process may read too.
@@ -114,4 +132,5 @@ if __name__ == "__main__":
     coordinator, processes, index = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     if processes > 1:
         jax.distributed.initialize(coordinator, processes, index)
-    print(f"\nfound:{json.dumps(measure())}", flush=True)
+    found = measure() | {"mplug": measure_mplug()}
+    print(f"\nfound:{json.dumps(found)}", flush=True)

@@ -1,11 +1,14 @@
 """Pairing rules, and the exchange of values between partners."""
 
+import collections
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from timix_jax.errors import UserError
+from timix_jax.mixing.dissimilar import captions_with
 from timix_jax.mixing.partners import Partners, derangement, flip
 
 
@@ -37,11 +40,12 @@ def test_derangement_of_one_is_itself():
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-@pytest.mark.parametrize("rule", ["flip", "derangement"])
+@pytest.mark.parametrize("rule", ["flip", "derangement", "dissimilar"])
 def test_values_are_taken_from_partners_and_given_to_them(rule, shards):
     values = jax.random.normal(jax.random.key(1), (15, 3))
     partners = Partners(rule, shards)
-    partner = partners.draw(jax.random.key(2), 15)
+    tokens = jax.random.randint(jax.random.key(3), (15, 4), 0, 9)
+    partner = partners.draw(jax.random.key(2), 15, tokens)
     assert partner.dtype == np.int32
     np.testing.assert_array_equal(partners.take(values, partner), values[partner])
     given = np.zeros_like(values)
@@ -53,6 +57,47 @@ def test_values_are_taken_from_partners_and_given_to_them(rule, shards):
 def test_giving_sums_where_rows_share_a_partner():
     given = Partners("derangement").give(np.arange(1.0, 4.0), np.array([1, 1, 2]))
     assert given.tolist() == [0, 3, 3]
+
+
+def caption_words(rng, rows, words=5):
+    """Return captions of random words between [CLS] and [SEP], padded; 20 different words."""
+    tokens = np.zeros((rows, words + 3), np.int32)
+    tokens[:, 0] = 1
+    tokens[:, 1 : words + 1] = rng.integers(4, 24, (rows, words))
+    tokens[:, words + 1] = 2
+    return tokens
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_dissimilar_partners_share_less_than_random_ones(shards):
+    tokens = caption_words(np.random.default_rng(0), 64)
+    holders = collections.Counter(word for row in tokens for word in set(row.tolist()))
+
+    def alike(row, other):
+        return sum(1 / holders[w] for w in row.tolist() if w in set(other.tolist()))
+
+    key = jax.random.key(5)
+    got = np.asarray(
+        jax.jit(Partners("dissimilar", shards).draw, static_argnums=1)(key, 64, tokens)
+    )
+    candidates = [
+        np.asarray(Partners("derangement", shards).draw(k, 64)) for k in jax.random.split(key, 8)
+    ]
+    for row, partner in enumerate(got):
+        assert partner != row
+        assert partner // (64 // shards) == row // (64 // shards)
+        options = [alike(tokens[row], tokens[c[row]]) for c in candidates]
+        assert alike(tokens[row], tokens[partner]) == pytest.approx(min(options))
+    chosen = np.mean([alike(tokens[row], tokens[p]) for row, p in enumerate(got)])
+    drawn = np.mean([alike(tokens[row], tokens[p]) for c in candidates for row, p in enumerate(c)])
+    assert chosen < 0.6 * drawn
+    with pytest.raises(UserError, match="'dissimilar' compares captions"):
+        Partners("dissimilar").draw(key, 64)
+
+
+def test_words_are_counted_once_per_caption():
+    tokens = np.array([[1, 5, 5, 2], [1, 6, 2, 0], [1, 5, 2, 0]], np.int32)
+    assert captions_with(tokens).tolist() == [[3, 2, 2, 3], [3, 1, 3, 2], [3, 2, 3, 2]]
 
 
 @pytest.mark.parametrize("rule", ["flip", "derangement"])

@@ -202,8 +202,8 @@ def test_the_decoder_reads_image_and_prefix():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_microbatches_change_nothing(dropout):
+def test_microbatches_change_nothing_not_even_what_is_dropped():
+    dropout = 0.3
     params, batch = case()
 
     @functools.partial(jax.jit, static_argnums=0)

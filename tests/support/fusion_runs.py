@@ -1,4 +1,4 @@
-"""A tiny ALBEF, a batch with several hidden words per caption, and the run of an objective."""
+"""A tiny ALBEF and mPLUG, a batch with several hidden words per caption, and the run of an objective."""
 
 import functools
 
@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from counting_model import counting
 from tiny_model import TOKENS, VOCABULARY, make_batch, make_forward, tiny_model
+from tiny_run import tiny_config
 
 from timix_jax.models.albef import Albef
 from timix_jax.objectives.vocabulary import Vocabulary
 
 PAD, CLS, SEP, MASK = range(4)
+MPLUG_STEPS = 4
 VOCAB = Vocabulary(VOCABULARY, PAD, MASK, (PAD, CLS, SEP, MASK))
 
 
@@ -57,3 +59,25 @@ def encoded(model, params, batch):
     """Return the features of both towers and τ, without dropout."""
     image = model.encode_image(params, model.embed_patches(params, batch["image"]))
     return image, model.encode_text(params, jnp.asarray(batch["tokens"])), model.temperature(params)
+
+
+def mplug_config(steps=MPLUG_STEPS, **overrides):
+    """Return `tiny_config` of mPLUG with all its losses and evaluators."""
+    settings = {
+        "model__name": "mplug",
+        "model__options__mplug__fusion_depth": 3,
+        "model__options__mplug__stride": 2,
+        "model__options__mplug__decoder_depth": 2,
+        "model__text__dropout": 0.1,
+        "loss__itc__alpha": 0.4,
+        "loss__itm__weight": 1.0,
+        "loss__mlm__weight": 0.5,
+        "loss__mlm__alpha": 0.4,
+        "loss__plm__weight": 0.5,
+        "loss__plm__alpha": 0.4,
+        "loss__plm__alpha_steps": "4 steps",
+        "eval__evaluators": ("retrieval", "masked_words", "prefix_words", "captions"),
+        "eval__options__captions__max_tokens": 5,
+        "eval__every": "4 steps",
+    }
+    return tiny_config(steps, **settings | overrides)

@@ -96,23 +96,17 @@ def test_four_then_one_then_two_processes(whole, tmp_path):
     assert_same_within_rounding(workdir, whole)
 
 
-def test_two_hosts_train_as_one_process(whole, tmp_path, namespaces):
-    recipe = write_config(tmp_path / "recipe.py", steps=STEPS, **OPTIONS)
-    recipe.write_text("import slow_source\n" + recipe.read_text())
-    ended = Run(recipe, tmp_path / "run", processes=2, devices=4, places=namespaces).wait()
-    assert_codes(ended, [0, 0])
-    assert_same_within_rounding(tmp_path / "run", whole)
-
-
-@pytest.mark.parametrize("tensor", [1, 2])
-def test_devices_of_the_processes_in_turn(whole, tmp_path, tensor):
-    """A process's rows are not contiguous; with tensor=2 both processes hold all rows."""
+@pytest.mark.parametrize(
+    ("tensor", "mesh"), [(1, "data 4"), (2, "data 2, tensor 2")], ids=["two hosts", "tensor"]
+)
+def test_devices_of_the_processes_in_turn(whole, tmp_path, request, tensor, mesh):
+    """A process's rows are not contiguous, on two hosts; with tensor=2 both processes hold all rows."""
     recipe = write_config(tmp_path / "recipe.py", steps=STEPS, **OPTIONS)
     recipe.write_text("import interleaved_mesh\nimport slow_source\n" + recipe.read_text())
     flags = [f"--config.mesh.tensor={tensor}"]
-    ended = Run(recipe, tmp_path / "run", processes=2, devices=2, flags=flags).wait()
+    places = request.getfixturevalue("namespaces") if tensor == 1 else None
+    run = Run(recipe, tmp_path / "run", processes=2, devices=2, flags=flags, places=places)
+    ended = run.wait()
     assert_codes(ended, [0, 0])
-    assert (
-        f"(data {4 // tensor}{', tensor 2' if tensor > 1 else ''}) in 2 processes" in ended[0].out
-    )
+    assert f"({mesh}) in 2 processes" in ended[0].out
     assert_same_within_rounding(tmp_path / "run", whole)

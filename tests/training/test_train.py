@@ -133,7 +133,7 @@ def test_flipped_byte_in_the_newest_checkpoint(whole_run, tmp_path, monkeypatch)
 
 @pytest.mark.slow
 def test_not_finite_stops_and_keeps_the_last_good_state(whole_run, tmp_path, monkeypatch):
-    """The weights turn NaN within step 5: named, nothing saved, and it can go on."""
+    """The weights turn NaN within step 5: named, nothing saved although a save is due, and it can go on."""
     workdir = tmp_path / "nan"
     make = plans.make_train_step
 
@@ -150,7 +150,7 @@ def test_not_finite_stops_and_keeps_the_last_good_state(whole_run, tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr(plans, "make_train_step", poisoned)
         with pytest.raises(UserError, match=r"not finite at step 5 .*checkpoint 4 ") as caught:
-            train_and_evaluate(tiny_config(STEPS), str(workdir))
+            train_and_evaluate(tiny_config(STEPS, checkpoint__every="1 steps"), str(workdir))
     assert "\n" not in str(caught.value)
     assert not (workdir / "results.json").exists()
     record = json.loads((workdir / "nonfinite-5.json").read_text())
@@ -168,22 +168,13 @@ def test_not_finite_stops_and_keeps_the_last_good_state(whole_run, tmp_path, mon
 
 
 @pytest.mark.slow
-def test_a_rate_that_ruins_the_weights_is_stopped_before_a_save(tmp_path):
-    config = tiny_config(
-        STEPS, optim__lr=1e30, optim__warmup="0 steps", checkpoint__every="1 steps"
-    )
-    with pytest.raises(UserError, match=r"not finite at step 1 .*none yet"):
-        train_and_evaluate(config, str(tmp_path / "ruined"))
-    assert not list((tmp_path / "ruined").glob("checkpoints/*"))
-
-
-@pytest.mark.slow
 def test_weights_of_another_run_on_another_grid(whole_run, tmp_path):
     config = tiny_config(
         1,
         init_from=str(whole_run[0]),
         model__image__size=24,
         data__tokenizer=str(whole_run[0] / "tokenizer.json"),
+        eval__sets=(),
     )
     run = experiment.build(experiment.read_settings(config))
     with Checkpointer(tmp_path / "checkpoints") as checkpointer:
@@ -202,7 +193,7 @@ def test_weights_of_another_run_on_another_grid(whole_run, tmp_path):
         np.testing.assert_array_equal(a, b)
     # A whole run too: the state must be one that can be donated.
     train_and_evaluate(config, str(tmp_path / "finer"))
-    assert (tmp_path / "finer" / "results.json").exists()
+    assert (tmp_path / "finer" / "checkpoints" / "00000001").is_dir()
 
 
 @pytest.mark.parametrize(
@@ -239,7 +230,7 @@ def test_what_saves_memory_may_change_on_resuming(whole_run, tmp_path):
     config = tiny_config(
         STEPS,
         **{"train__accumulate": 2, "mesh__data": 4, "mesh__tensor": 2},
-        **{"model__remat": "full", "model__scan": True},
+        **{"model__remat": "full", "model__scan": True, "eval__sets": ()},
     )
     train_and_evaluate(config, str(workdir))
     for part in ("params", "ema_params"):
@@ -247,14 +238,13 @@ def test_what_saves_memory_may_change_on_resuming(whole_run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("left", [None, ""])
-def test_a_lost_tokenizer_is_that_of_the_checkpoint(whole_run, tmp_path, monkeypatch, left):
+def test_an_empty_tokenizer_gives_way_to_that_of_the_checkpoint(whole_run, tmp_path, monkeypatch):
     workdir = copy_run(whole_run[0], tmp_path / "lost")
     shutil.rmtree(workdir / "checkpoints" / f"{STEPS:08d}")
     (workdir / "results.json").unlink()
     file = workdir / "tokenizer.json"
     text = file.read_text()
-    file.unlink() if left is None else file.write_text(left)
+    file.write_text("")
     monkeypatch.setattr(experiment.data, "train_tokenizer", None)
     train_and_evaluate(tiny_config(STEPS), str(workdir))
     assert file.read_text() == text

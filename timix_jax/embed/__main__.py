@@ -13,33 +13,27 @@ if __name__ == "__main__":
 
 import argparse
 import collections
-import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import cv2
-from absl import logging
 
 from timix_jax.embed.engine import embed_parts
 from timix_jax.embed.inputs import digest, find_parts
 from timix_jax.embed.layout import EmbeddingFolder
 from timix_jax.errors import UserError
 from timix_jax.inference import load_model
+from timix_jax.runtime.command import Parser, run_command
 from timix_jax.runtime.compile_cache import use_cache
-from timix_jax.runtime.log import print_error, print_text
+from timix_jax.runtime.log import print_text
 from timix_jax.runtime.remote import as_path, check_reachable
 
 _SHOWN = 10  # reasons in the summary
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m timix_jax.embed",
         description="Embeds the images of a folder or of tar files, and their captions.",
     )
@@ -111,21 +105,9 @@ def _summarise(folder: EmbeddingFolder, skipped: Sequence[Mapping[str, Any]]) ->
         print_text(f"  all are listed in {folder.path / 'skipped.jsonl'}")
 
 
-def _stop() -> NoReturn:
-    print_error("stopped; the same command continues")
-    os._exit(interrupt.EXIT_CODE)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, 1 for runtime errors, 2 for problems that the user can fix."""
-    logging.set_verbosity(logging.WARNING)
-    try:
-        with interrupt.ended_by(_stop):
-            _run(_parser().parse_args(argv))
-    except UserError as error:
-        print_error(str(error))
-        return error.exit_code
-    return 0
+    return run_command(_run, _parser(), argv, stopped="stopped; the same command continues")
 
 
 if __name__ == "__main__":

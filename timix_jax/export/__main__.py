@@ -12,13 +12,9 @@ if __name__ == "__main__":
     interrupt.end_at_ctrl_c()  # before the imports, which take seconds
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
-
-from absl import logging
 
 from timix_jax.errors import UserError
 from timix_jax.export import jax_programs
@@ -27,17 +23,13 @@ from timix_jax.export.formats import JAX, LAYOUTS
 from timix_jax.export.refusals import check_dual_encoder
 from timix_jax.export.trained import Trained
 from timix_jax.inference import load_model
-from timix_jax.runtime.log import print_error, print_text
+from timix_jax.runtime.command import Parser, run_command
+from timix_jax.runtime.log import print_text
 from timix_jax.runtime.remote import local_only
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m timix_jax.export",
         description="Writes a trained model as a folder that other programs read.",
     )
@@ -76,21 +68,9 @@ def _run(args: argparse.Namespace) -> None:
     print_text(f"{model.origin} written to {target} ({args.format})")
 
 
-def _stop() -> NoReturn:
-    print_error("stopped")
-    os._exit(interrupt.EXIT_CODE)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, 1 for runtime errors, 2 for problems that the user can fix."""
-    logging.set_verbosity(logging.WARNING)
-    try:
-        with interrupt.ended_by(_stop):
-            _run(_parser().parse_args(argv))
-    except UserError as error:
-        print_error(str(error))
-        return error.exit_code
-    return 0
+    return run_command(_run, _parser(), argv)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ class ClipC(Paired):
         """Compose (B, H, W, 3) pixels of any dtype and join (B, T) captions."""
         pixels = sample.image
         width = pixels.shape[2]
-        partner = self.partners.draw(key, len(pixels))
+        partner = self.partners.draw(key, len(pixels), sample.tokens)
         left = width // 2
         # Cropped before the exchange, for which half the pixels suffice.
         other = self.partners.take(_centre(pixels, width - left), partner)

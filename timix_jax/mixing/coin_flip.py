@@ -45,7 +45,7 @@ class CoinFlip(BetaPaired):
         dtype = lambda_dtype(pixels)
         heads = jax.random.bernoulli(coin_key, self.p)
         share = self.draw_share(weight_key, dtype)
-        partner = self.partners.draw(partner_key, len(pixels))
+        partner = self.partners.draw(partner_key, len(pixels), sample.tokens)
         lam = jnp.where(is_self_partner(partner), jnp.ones((), dtype), share)
         weight = jnp.where(heads, lam, 1)
         own, others = weight[:, None, None, None], self.partners.take(pixels, partner)

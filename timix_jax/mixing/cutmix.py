@@ -21,7 +21,7 @@ class CutMix(BetaPaired):
         inputs = sample.image
         batch, height, width, _ = inputs.shape
         box = self.draw_box(key, height, width)
-        partner = self.partners.draw(jax.random.split(key, 4)[3], batch)
+        partner = self.partners.draw(jax.random.split(key, 4)[3], batch, sample.tokens)
         others = self.partners.take(inputs, partner)
         dtype = lambda_dtype(inputs)
         lam = 1 - box.sum(dtype=jnp.int32).astype(dtype) / (height * width)

@@ -41,7 +41,7 @@ class HiddenText(Paired):
     def __call__(self, key: jax.Array, sample: Sample) -> Mixed:
         """Draw the partners of the captions."""
         batch = len(sample.image)
-        partner = self.partners.draw(key, batch)
+        partner = self.partners.draw(key, batch, sample.tokens)
         dtype = lambda_dtype(sample.image)
         lam = jnp.where(is_self_partner(partner), 1, jnp.asarray(self.lam, dtype))
         return Mixed(

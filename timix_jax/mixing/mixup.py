@@ -26,7 +26,7 @@ class Mixup(BetaPaired):
         weight_key, partner_key = jax.random.split(key)
         dtype = lambda_dtype(inputs)
         weight = self.draw_share(weight_key, dtype)
-        partner = self.partners.draw(partner_key, batch)
+        partner = self.partners.draw(partner_key, batch, sample.tokens)
         lam = jnp.where(is_self_partner(partner), jnp.ones((), dtype), weight)
         others = self.partners.take(inputs, partner)
         own = lam.reshape(-1, *[1] * (inputs.ndim - 1))

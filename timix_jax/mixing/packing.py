@@ -67,7 +67,7 @@ class Packing(Paired):
             raise UserError("packing needs patch scores: set config.mix.score")
         patches, k = sample.image, self.per_image
         batch, count = patches.shape[:2]
-        partner = self.partners.draw(key, batch)
+        partner = self.partners.draw(key, batch, sample.tokens)
         itself = is_self_partner(partner)
         best = most_relevant(sample.scores, 2 * k)
         packed = jnp.concatenate(

@@ -8,8 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from timix_jax.errors import UserError
+from timix_jax.mixing.dissimilar import least_alike
 
-Pairing = Literal["flip", "derangement"]
+Pairing = Literal["flip", "derangement", "dissimilar"]
+
+_CANDIDATES = 8  # of which "dissimilar" chooses
 
 
 def flip(batch: int) -> jax.Array:
@@ -34,7 +37,9 @@ class Partners:
     by computed indices, for which the compiler collects or sums the whole batch on every device.
 
     Attributes:
-      rule: "flip", or a random "derangement", whose `take` and `give` are correct for any π.
+      rule: "flip", a random "derangement", or "dissimilar": of eight random partners the one whose caption has least in
+        common with the own, so that a row may be the partner of several. `take` and `give` of the last two are correct
+        for any π.
       shards: number of equal runs of rows, each paired within itself; 1 pairs the whole batch. With one run per device,
         devices exchange nothing.
 
@@ -53,8 +58,19 @@ class Partners:
         if self.shards < 1:
             raise UserError(f"mixing within shards={self.shards}: give at least 1")
 
-    def draw(self, key: jax.Array, batch: int) -> jax.Array:
-        """Draw the partner of each row, int32 (B,); only the random rule uses `key`."""
+    def draw(self, key: jax.Array, batch: int, tokens: jax.Array | None = None) -> jax.Array:
+        """Draw the partner of each row, int32 (B,).
+
+        Args:
+          key: used by the random rules.
+          batch: B.
+          tokens: int32 (B, T) captions, which "dissimilar" compares.
+
+        Raises:
+          UserError: the rows don't divide over the shards, or "dissimilar" got no captions.
+        """
+        if self.rule == "dissimilar":
+            return self._draw_dissimilar(key, batch, tokens)
         if self.shards == 1:
             return flip(batch) if self.rule == "flip" else derangement(key, batch)
         rows = self._rows_per_shard(batch)
@@ -64,6 +80,15 @@ class Partners:
             keys = jax.random.split(key, self.shards)
             partner = jax.vmap(lambda key: derangement(key, rows))(keys)
         return (partner + self._first(rows)).reshape(batch)
+
+    def _draw_dissimilar(self, key: jax.Array, batch: int, tokens: jax.Array | None) -> jax.Array:
+        if tokens is None:
+            raise UserError(
+                "mixing partner 'dissimilar' compares captions, of which there are none"
+            )
+        random = Partners("derangement", self.shards)
+        keys = jax.random.split(key, _CANDIDATES)
+        return least_alike(tokens, jnp.stack([random.draw(key, batch) for key in keys]))
 
     def check(self, partner: jax.Array) -> None:
         """Raise a UserError if π is concrete and `take` would not follow it, as the flip follows only one π."""

@@ -56,7 +56,7 @@ class RandomWindow(Paired):
         batch = inputs.shape[0]
         window_key, partner_key, low_key, high_key = jax.random.split(key, 4)
         r = draw_window(window_key, self.grid, self.low, self.high)
-        partner = self.partners.draw(partner_key, batch)
+        partner = self.partners.draw(partner_key, batch, sample.tokens)
         low, high = (
             jax.random.randint(place_key, (batch, 2), 0, self.grid - r + 1, dtype=jnp.int32)
             for place_key in (low_key, high_key)

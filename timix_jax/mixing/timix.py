@@ -62,7 +62,7 @@ class TiMix(Paired):
             raise UserError("TiMix needs patch scores: set config.mix.score, or use random_window")
         window_key, partner_key = jax.random.split(key)
         r = draw_window(window_key, self.grid, self.low, self.high)
-        partner = self.partners.draw(partner_key, len(sample.image))
+        partner = self.partners.draw(partner_key, len(sample.image), sample.tokens)
         return self.mix(sample.image, sample.scores, partner, r, sample.phrase_scores)
 
     def mix(

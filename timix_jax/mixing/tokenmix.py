@@ -53,7 +53,8 @@ class TokenMix(BetaPaired):
         share = 1 - self.draw_share(share_key, jnp.dtype(jnp.float32))
         count = jnp.clip(jnp.round(share * patches), 1, patches - 1).astype(jnp.int32)
         mask = block_mask(mask_key, count, self.grid, self.block)
-        return self.mix(sample, self.partners.draw(partner_key, len(sample.image)), mask)
+        partner = self.partners.draw(partner_key, len(sample.image), sample.tokens)
+        return self.mix(sample, partner, mask)
 
     def mix(self, sample: Sample, partner: jax.Array, mask: jax.Array) -> Mixed:
         """Mix with given partners (B,) and mask M (N,) bool, True where the partner's patches go."""

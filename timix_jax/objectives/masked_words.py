@@ -13,7 +13,13 @@ from timix_jax.models.protocols import ImageTextModel
 from timix_jax.objectives.base import INTERNAL, Array, Objective, Term
 from timix_jax.objectives.features import Feature
 from timix_jax.objectives.forward import Forward
-from timix_jax.objectives.fusion import dropout_key, fusion_model, image_memory
+from timix_jax.objectives.fusion import (
+    dropout_key,
+    fusion_model,
+    image_memory,
+    words_read,
+    words_term,
+)
 from timix_jax.objectives.views.base import View
 from timix_jax.objectives.views.masked import MaskedWords
 from timix_jax.objectives.vocabulary import NOMINAL, Vocabulary
@@ -71,15 +77,7 @@ class MaskedLanguage(Objective):
           UserError: the model has no fusion encoder.
         """
         fusion_model(model, self.name)
-        whose = (False, True) if self.alpha else (False,)
-        return [
-            feature
-            for teacher in whose
-            for feature in (
-                Feature("image", teacher=teacher),
-                Feature("text", self.view.name, teacher),
-            )
-        ]
+        return words_read(self.view.name, teacher=self.alpha > 0)
 
     def __call__(self, forward: Forward) -> Term:
         """Return the loss per hidden word; log accuracy, and perplexity as a cross-entropy in nats."""
@@ -92,24 +90,16 @@ class MaskedLanguage(Objective):
             at = jnp.take_along_axis(states, masked.positions[..., None], axis=1)
             return functools.partial(model.word_logits, forward.weights(teacher)), at
 
-        logits, states = read(False)
-        alpha: Array | float = 0.0
-        teacher: tuple[Logits, Array] | None = None
-        if self.alpha:
-            alpha = self.alpha * linear_ramp(forward.step, self.alpha_steps)
-            teacher = read(True)
+        alpha = self.alpha * linear_ramp(forward.step, self.alpha_steps) if self.alpha else 0.0
         sums = word_loss(
-            logits,
-            states,
+            *read(False),
             masked.labels,
             masked.counted,
             alpha=alpha,
-            teacher=teacher,
+            teacher=read(True) if self.alpha else None,
             chunk=self.chunk,
         )
-        count = jnp.maximum(sums.count, 1)
-        log = {"mlm_accuracy": sums.hits / count, "mlm_nats": sums.hard / count}
-        return Term(sums.mean(), log)
+        return words_term(self.name, sums)
 
     def _fused(self, forward: Forward, model: FusionModel, teacher: bool) -> Array:
         text = forward.text(self.view.name, teacher=teacher)

@@ -5,19 +5,17 @@ import functools
 from collections.abc import Sequence
 from typing import ClassVar
 
-import jax.numpy as jnp
-
 from timix_jax.errors import UserError
 from timix_jax.models.generative_protocols import GenerativeModel
 from timix_jax.models.protocols import ImageTextModel, require
 from timix_jax.objectives.base import INTERNAL, Array, Objective, Term
 from timix_jax.objectives.features import Feature
 from timix_jax.objectives.forward import Forward
-from timix_jax.objectives.fusion import dropout_key, image_memory
+from timix_jax.objectives.fusion import dropout_key, image_memory, words_read, words_term
 from timix_jax.objectives.views.base import View
 from timix_jax.objectives.views.prefix import Prefixes
 from timix_jax.objectives.vocabulary import NOMINAL, Vocabulary
-from timix_jax.objectives.word_loss import word_loss
+from timix_jax.objectives.word_loss import Logits, word_loss
 from timix_jax.optim.schedule import linear_ramp
 
 
@@ -72,44 +70,28 @@ class PrefixLanguage(Objective):
           UserError: the model has no decoder.
         """
         require(model, GenerativeModel, f"config.loss.{self.name}")
-        whose = (False, True) if self.alpha else (False,)
-        return [
-            feature
-            for teacher in whose
-            for feature in (
-                Feature("image", teacher=teacher),
-                Feature("text", self.view.name, teacher),
-            )
-        ]
+        return words_read(self.view.name, teacher=self.alpha > 0)
 
     def __call__(self, forward: Forward) -> Term:
         """Return the loss per token; log accuracy, and perplexity as a cross-entropy in nats."""
         model = require(forward.model, GenerativeModel, f"config.loss.{self.name}")
         split = self.view.draw(forward)
 
-        def read(teacher: bool) -> tuple[functools.partial[Array], Array]:
+        def read(teacher: bool) -> tuple[Logits, Array]:
             """Return the decoder's head, and its states (B, T, C)."""
             states = self._decoded(forward, model, split.rest, teacher)
             return functools.partial(model.decoder_logits, forward.weights(teacher)), states
 
-        logits, states = read(False)
-        alpha: Array | float = 0.0
-        teacher = None
-        if self.alpha:
-            alpha = self.alpha * linear_ramp(forward.step, self.alpha_steps)
-            teacher = read(True)
+        alpha = self.alpha * linear_ramp(forward.step, self.alpha_steps) if self.alpha else 0.0
         sums = word_loss(
-            logits,
-            states,
+            *read(False),
             split.labels,
             split.counted,
             alpha=alpha,
-            teacher=teacher,
+            teacher=read(True) if self.alpha else None,
             chunk=self.chunk,
         )
-        count = jnp.maximum(sums.count, 1)
-        log = {"plm_accuracy": sums.hits / count, "plm_nats": sums.hard / count}
-        return Term(sums.mean(), log)
+        return words_term(self.name, sums)
 
     def _decoded(
         self, forward: Forward, model: GenerativeModel, rest: Array, teacher: bool

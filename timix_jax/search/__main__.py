@@ -12,11 +12,9 @@ if __name__ == "__main__":
     interrupt.end_at_ctrl_c()  # before the imports, which take seconds
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import NoReturn
 
 from absl import logging
 
@@ -25,21 +23,17 @@ from timix_jax.data.records.schema import CorruptExample
 from timix_jax.errors import UserError, reraise_write_errors
 from timix_jax.inference import LoadedModel, load_model
 from timix_jax.runtime.atomic_write import atomic_write_text
+from timix_jax.runtime.command import Parser, run_command
 from timix_jax.runtime.compile_cache import use_cache
-from timix_jax.runtime.log import print_error, print_text
+from timix_jax.runtime.log import print_text
 from timix_jax.runtime.remote import as_path
 from timix_jax.search.index import EmbeddingIndex, Hit
 from timix_jax.search.page import Picture, render_page
 from timix_jax.search.pictures import heat_overlay, read_image, thumbnail
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m timix_jax.search",
         description="Finds the images that fit a text or an image best, and shows them on a page.",
     )
@@ -120,21 +114,9 @@ def _pictures(model: LoadedModel, hits: Sequence[Hit], text: str, source: str) -
     return [p._replace(heat=heat_overlay(next(maps))) if p.image else p for p in pictures]
 
 
-def _stop() -> NoReturn:
-    print_error("stopped")
-    os._exit(interrupt.EXIT_CODE)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, 1 for runtime errors, 2 for problems that the user can fix."""
-    logging.set_verbosity(logging.WARNING)
-    try:
-        with interrupt.ended_by(_stop):
-            _run(_parser().parse_args(argv))
-    except UserError as error:
-        print_error(str(error))
-        return error.exit_code
-    return 0
+    return run_command(_run, _parser(), argv)
 
 
 if __name__ == "__main__":

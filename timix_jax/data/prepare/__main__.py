@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from absl import logging
 
@@ -28,6 +28,7 @@ from timix_jax.data.prepare.options import (
 from timix_jax.data.records.manifest import MANIFEST
 from timix_jax.data.sources.records import RecordSource
 from timix_jax.errors import UserError
+from timix_jax.runtime.command import Parser
 from timix_jax.runtime.machine import available_cores
 
 FORMATS = {
@@ -38,13 +39,8 @@ FORMATS = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m timix_jax.data.prepare",
         description="Writes image–text pairs as ArrayRecord shards with a manifest.",
     )
