@@ -66,7 +66,7 @@ def loss_by_hand(params, images, tokens, own, partner, i2t, t2i):
 @pytest.mark.parametrize(
     ("partner", "placement"),
     [
-        ("flip", "extra"),
+        pytest.param("flip", "extra", marks=pytest.mark.slow),
         ("derangement", "replace"),
         pytest.param("flip", "replace", marks=pytest.mark.slow),
         pytest.param("derangement", "extra", marks=pytest.mark.slow),

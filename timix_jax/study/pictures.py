@@ -23,7 +23,8 @@ def draw_study(table: Table, path: str | os.PathLike[str], title: str) -> None:
         panels[label] = _curves(
             table, functools.partial(table.mean_of, field=field), lambda point: point.data
         )
-    quality_curves(path, panels, title, ", ".join(table.study.metric))
+    heading = f"{title}: mean of {', '.join(table.study.metric)}"
+    quality_curves(path, panels, heading, "quality")
 
 
 def _curves(

@@ -166,7 +166,7 @@ class Runner:
             "seconds": round(seconds, 1),
             "cores": cores,
             **_from_log(self.folder(cell) / "metrics.jsonl"),
-            "command": command,
+            "command": ["python", *command[1:]],  # this machine's path tells nobody anything
             "code": self.code,
         }
         text = json.dumps(record, indent=1)

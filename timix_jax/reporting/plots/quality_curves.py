@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
 
 from timix_jax.reporting.plots.figures import COLOURS, INK, STYLE, light_grid, save_png
 
@@ -57,9 +59,18 @@ def quality_curves(
                     capsize=3,
                     label=method,
                 )
-            axes.set_xscale("log")
+            _scale(axes, [p.amount for points in curves.values() for p in points])
             axes.set_xlabel(label)
             axes.set_ylabel(f"{quality} (%)")
             axes.legend()
             light_grid(axes)
         save_png(figure, path)
+
+
+def _scale(axes: Axes, amounts: Sequence[float]) -> None:
+    """Show amounts that span a factor of 4 or more on a logarithmic axis, others on a linear one."""
+    if max(amounts) >= 4 * min(amounts):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(sorted(set(amounts))))
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
