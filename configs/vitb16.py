@@ -6,7 +6,7 @@ python -m timix_jax.main --config=configs/vitb16.py --config.data.tokenizer=voca
 
 Patch-text alignment and the scores "tpp" need data with regions (COCO, Visual Genome). For plain web pairs:
 
-    --config.loss.pta.weight=0 --config.mix.score=single_patch
+    --config.loss.pta.weight=0 --config.mix.score=single_patch --config.mix.captions=joined
 """
 
 from ml_collections import ConfigDict
