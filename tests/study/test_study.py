@@ -212,7 +212,7 @@ def test_report(tmp_path, program):
     assert rows[1].endswith("| 45.0 | 33% / 0% / 0% |")
     assert "| 1k | all | plain | 15.0 | – |" in text
     assert "| 1k | all | timix | 5.0 | 67% |" in text
-    assert "| 1k | all | timix | plain | +10.0 | +10.0 to +10.0 | 0.000 | 3 |" in text
+    assert "| 1k | all | timix | plain | +10.0 | +10.0 to +10.0 | < 0.001 | 3 |" in text
     # plain has 25.1% at 1,000 and 40.1% at 2,000.
     found = json.loads(numbers)
     multiplier = {m["data"]: m["value"] for m in found["multipliers"]}
@@ -226,7 +226,7 @@ def test_report(tmp_path, program):
     del records[Cell("timix", "1k", "all", 2)]
     text, _ = report(Table(study, records), title="x", command="y", code=CODE)
     assert "**Incomplete: 11 of 12 runs have ended.**" in text
-    assert "| 1k | all | timix | plain | +10.0 | +10.0 to +10.0 | 0.000 | 2 |" in text
+    assert "| 1k | all | timix | plain | +10.0 | +10.0 to +10.0 | < 0.001 | 2 |" in text
     draw_study(Table(study, records), tmp_path / "curves.png", "Study x")
     assert Image.open(tmp_path / "curves.png").size[0] > 800
 

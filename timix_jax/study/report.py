@@ -157,9 +157,15 @@ def _difference_table(differences: list[tuple[_Question, Difference, float]]) ->
     for (pair, data, budget), gap, p in differences:
         lines.append(
             f"| {data} | {budget} | {pair.method} | {pair.baseline} | {100 * gap.mean:+.1f} | "
-            f"{100 * gap.low:+.1f} to {100 * gap.high:+.1f} | {'–' if math.isnan(p) else f'{p:.3f}'} | {gap.seeds} |"
+            f"{100 * gap.low:+.1f} to {100 * gap.high:+.1f} | {_p_value(p)} | {gap.seeds} |"
         )
     return [*lines, ""]
+
+
+def _p_value(p: float) -> str:
+    if math.isnan(p):
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _multipliers(table: Table) -> list[tuple[Point, Multiplier]]:
