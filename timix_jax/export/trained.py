@@ -11,6 +11,7 @@ import numpy as np
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import UserError
 from timix_jax.inference import LoadedModel
+from timix_jax.models import TRAINING_PARTS
 from timix_jax.parallel.paths import path_names
 from timix_jax.pretrained.settings import effective
 
@@ -23,7 +24,7 @@ class Trained:
 
     Attributes:
       settings: fields `model.…`.
-      params: path (`image/pos_embed`) → array.
+      params: path (`image/pos_embed`) → array, without what only training needs.
       tokenizer: the one of its texts.
       predictor_trained: True if the patch predictor was trained.
 
@@ -45,7 +46,11 @@ class Trained:
         model.require_tower("image")
         if not model.settings:
             raise UserError(f"{model.origin} holds exported programs: export the run itself")
-        params = {name: np.asarray(leaf) for name, leaf in path_names(model.params)}
+        params = {
+            name: np.asarray(leaf)
+            for name, leaf in path_names(model.params)
+            if name.split("/")[0] not in TRAINING_PARTS
+        }
         return cls(model.settings, params, model.tokenizer, model.predictor_trained)
 
     def field(self, name: str) -> Any:

@@ -13,7 +13,14 @@ from timix_jax.models.dual_encoder import DualEncoder
 from timix_jax.models.mplug import Mplug
 from timix_jax.models.protocols import ImageTextModel
 
-__all__ = ["MODELS", "RUN_FIELDS", "contains_towers", "field_names", "model_class"]
+__all__ = [
+    "MODELS",
+    "RUN_FIELDS",
+    "TRAINING_PARTS",
+    "contains_towers",
+    "field_names",
+    "model_class",
+]
 
 MODELS: dict[str, type[ImageTextModel]] = {
     "dual_encoder": DualEncoder,
@@ -24,9 +31,13 @@ MODELS: dict[str, type[ImageTextModel]] = {
 RUN_FIELDS = (
     *("image_size", "max_tokens", "vocab_size", "pad_id", "eot_id", "embed_dim"),
     *("temperature_init", "temperature_range", "logit_bias_init"),
-    *("patch_dropout", "tpp_layer", "act", "dtype", "scan", "remat", "microbatches", "layout"),
+    *("patch_dropout", "tpp_layer", "word_projection", "act", "dtype", "scan", "remat"),
+    *("microbatches", "layout"),
 )
 """Fields that a run provides to the models that have them; they are not options."""
+
+TRAINING_PARTS = frozenset({"word_projection"})
+"""Parts of the parameters that a loss alone reads; they exist in runs with this loss."""
 
 
 def model_class(name: str) -> type[ImageTextModel]:

@@ -9,7 +9,13 @@ import jax
 
 from timix_jax.models.axes import axes_of, unbox
 from timix_jax.models.dual_encoder import DualEncoder
-from timix_jax.models.protocols import ImageFeatures, ImageTextModel, Params, TextFeatures
+from timix_jax.models.protocols import (
+    ImageFeatures,
+    ImageTextModel,
+    Params,
+    ReplacedWords,
+    TextFeatures,
+)
 
 Array = jax.Array
 
@@ -112,10 +118,19 @@ class ContainsDualEncoder(ImageTextModel):
         return self.dual.patch_tokens(tokens)
 
     def encode_text(
-        self, params: Params, tokens: Array, *, key: Array | None = None
+        self,
+        params: Params,
+        tokens: Array,
+        *,
+        key: Array | None = None,
+        words: ReplacedWords | None = None,
     ) -> TextFeatures:
-        """Encode captions int32 (B, T), [CLS] first."""
-        return self.dual.encode_text(params, tokens, key=key)
+        """Encode captions int32 (B, T), [CLS] first, of which `words` replaces some."""
+        return self.dual.encode_text(params, tokens, key=key, words=words)
+
+    def patches_to_words(self, params: Params, patches: Array) -> Array:
+        """Project patches (..., C) of the stem to embeddings of words (..., Ct)."""
+        return self.dual.patches_to_words(params, patches)
 
     def patch_logp(self, params: Params, site: Array, cls: Array) -> Array:
         """Map patch tokens (B, N, C) and caption vectors (B, Ct) to log-probabilities (B, N, 2)."""

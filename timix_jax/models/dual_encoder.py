@@ -19,11 +19,18 @@ from timix_jax.models.layers import unit_norm
 from timix_jax.models.microbatches import in_microbatches
 from timix_jax.models.patch_dropout import draw_kept
 from timix_jax.models.patch_predictor import PatchPredictor
-from timix_jax.models.protocols import ImageFeatures, ImageTextModel, Params, TextFeatures
+from timix_jax.models.protocols import (
+    ImageFeatures,
+    ImageTextModel,
+    Params,
+    ReplacedWords,
+    TextFeatures,
+)
 from timix_jax.models.text import TextShape, TextTransformer
 from timix_jax.models.transformer import Remat
 from timix_jax.models.variants import BERT, VIT, ImagePool, ImageVariant, TextVariant
 from timix_jax.models.vit import VisionTransformer, VitShape, cls_attention
+from timix_jax.models.word_projection import WordProjection
 from timix_jax.parallel.layout import Layout
 
 Array = jax.Array
@@ -48,6 +55,7 @@ class DualEncoder(ImageTextModel):
       temperature_init: τ at the start.
       temperature_range: τ is clamped to this range after each update.
       logit_bias_init: start of the learned bias that the sigmoid loss needs; None for no bias.
+      word_projection: has the parameters of `patches_to_words`.
       act: activation of the MLPs, unless the variant of a tower names another.
       image_variant, text_variant: what towers of published weights need.
       dtype: of the computation; parameters are float32.
@@ -78,6 +86,7 @@ class DualEncoder(ImageTextModel):
     temperature_init: float = 0.07
     temperature_range: tuple[float, float] = (0.001, 0.5)
     logit_bias_init: float | None = None
+    word_projection: bool = False
     act: str = "gelu"
     dtype: Any = jnp.float32
     scan: bool = True
@@ -99,33 +108,20 @@ class DualEncoder(ImageTextModel):
 
     @property
     def _vit(self) -> VisionTransformer:
-        return VisionTransformer(
-            self.image,
-            self.embed_dim,
-            self.pool,
-            self.act,
-            self.dtype,
-            self.scan,
-            self.remat,
-            self.layout,
-            self.image_variant,
-        )
+        how = self.act, self.dtype, self.scan, self.remat, self.layout
+        return VisionTransformer(self.image, self.embed_dim, self.pool, *how, self.image_variant)
 
     @property
     def _text(self) -> TextTransformer:
+        how = self.act, self.dtype, self.scan, self.remat, self.layout
+        order = self.pad_id, self.text_pre_norm
         return TextTransformer(
-            self.text,
-            self.embed_dim,
-            self.pad_id,
-            self.text_pre_norm,
-            self.act,
-            self.dtype,
-            self.scan,
-            self.remat,
-            self.layout,
-            self.text_variant,
-            self.eot_id,
+            self.text, self.embed_dim, *order, *how, self.text_variant, self.eot_id
         )
+
+    @property
+    def _to_words(self) -> WordProjection:
+        return WordProjection(self.text.width, self.dtype)
 
     def _apply(
         self, part: str, module: nn.Module, params: Params, *args: Any, **options: Any
@@ -141,7 +137,7 @@ class DualEncoder(ImageTextModel):
         return in_microbatches(function, *arrays, count=self.microbatches, layout=self.layout)
 
     def init(self, key: Array) -> Params:
-        """Return fresh float32 parameters: image, text, patch_predictor, log_temperature, and logit_bias if used."""
+        """Return fresh float32 parameters: image, text, patch_predictor, log_temperature, and what else is used."""
         return unbox(self._declared_init(key))
 
     def parameter_axes(self) -> Any:
@@ -155,12 +151,16 @@ class DualEncoder(ImageTextModel):
         c = jnp.zeros((1, self.text.width))
         vit = self._vit
         bias = self.logit_bias_init
+        optional = {} if bias is None else {"logit_bias": jnp.asarray(bias, jnp.float32)}
+        if self.word_projection:
+            k_words = jax.random.fold_in(key, 3)
+            optional["word_projection"] = self._to_words.init(k_words, h)["params"]
         return {
             "image": vit.init(k_image, method=vit.initialise)["params"],
             "text": self._text.init(k_text, tokens)["params"],
             "patch_predictor": PatchPredictor(self.dtype).init(k_predictor, h, c)["params"],
             "log_temperature": jnp.asarray(math.log(self.temperature_init), jnp.float32),
-            **({} if bias is None else {"logit_bias": jnp.asarray(bias, jnp.float32)}),
+            **optional,
         }
 
     def embed_patches(self, params: Params, images: Array) -> Array:
@@ -206,16 +206,25 @@ class DualEncoder(ImageTextModel):
         return tokens[:, 1:] if self.pool == "cls" else tokens
 
     def encode_text(
-        self, params: Params, tokens: Array, *, key: Array | None = None
+        self,
+        params: Params,
+        tokens: Array,
+        *,
+        key: Array | None = None,
+        words: ReplacedWords | None = None,
     ) -> TextFeatures:
-        """Encode captions int32 (B, T), [CLS] first; `key` draws what dropout drops, None for no dropout."""
+        """Encode captions int32 (B, T), [CLS] first; `words` replaces some, and `key` draws what dropout drops."""
 
-        def encode(tokens: Array, dropout: Dropout | None) -> TextFeatures:
-            encoded = self._apply("text", self._text, params, tokens, dropout)
-            projected, pooled, hidden, mask = encoded
+        def encode(*inputs: Any) -> TextFeatures:
+            projected, pooled, hidden, mask = self._apply("text", self._text, params, *inputs)
             return TextFeatures(unit_norm(projected), pooled, hidden, mask, projected)
 
-        return self._split(encode, tokens, Dropout.of_rows(key, tokens.shape[0], self.text_dropout))
+        dropout = Dropout.of_rows(key, tokens.shape[0], self.text_dropout)
+        return self._split(encode, tokens, dropout, words)
+
+    def patches_to_words(self, params: Params, patches: Array) -> Array:
+        """Project patches (..., C) of the stem to embeddings of words (..., Ct)."""
+        return self._apply("word_projection", self._to_words, params, patches)
 
     def patch_logp(self, params: Params, site: Array, cls: Array) -> Array:
         """Map patch tokens (B, N, C) and caption vectors (B, Ct) to log-probabilities (B, N, 2) (docs/method.md §1)."""

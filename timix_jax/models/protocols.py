@@ -52,6 +52,18 @@ class TextFeatures(NamedTuple):
     projected: Array | None = None
 
 
+class ReplacedWords(NamedTuple):
+    """What a text tower reads in place of the embeddings of some words.
+
+    Attributes:
+      at: (B, T) bool, True for the words that are replaced.
+      embeddings: (B, T, C) what is read there, before the position is added; elsewhere it means nothing.
+    """
+
+    at: Array
+    embeddings: Array
+
+
 @runtime_checkable
 class ImageTextModel(Protocol):
     """A model that embeds images and captions in one space: pure functions over a tree of parameters.
@@ -211,6 +223,26 @@ class SinglePatchEncoding(Protocol):
 
 
 @runtime_checkable
+class WordReplacing(Protocol):
+    """A model whose text tower can read patches in place of words (cross-modal CutMix, docs/method.md §5)."""
+
+    def patches_to_words(self, params: Params, patches: Array) -> Array:
+        """Project patches (..., C) of the stem to embeddings of words (..., Ct)."""
+        ...
+
+    def encode_text(
+        self,
+        params: Params,
+        tokens: Array,
+        *,
+        key: Array | None = None,
+        words: ReplacedWords | None = None,
+    ) -> TextFeatures:
+        """Run captions int32 (B, T), of which some words are replaced, through the text tower."""
+        ...
+
+
+@runtime_checkable
 class ClsAttending(BlockTokens, Protocol):
     """A model whose [CLS] token attends to the patches."""
 
@@ -230,6 +262,7 @@ ABILITIES: dict[type, str] = {
     PatchPredicting: "a patch predictor (patch_logp)",
     PatchProjecting: "a projection of single patches (project_patches)",
     SinglePatchEncoding: "an image tower that encodes single patches (encode_single_patches)",
+    WordReplacing: "a text tower that reads patches in place of words (patches_to_words)",
     ClsAttending: "[CLS] attention (cls_attention)",
 }
 

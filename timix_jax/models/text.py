@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from timix_jax.errors import UserError
 from timix_jax.models.axes import Axes, declare
 from timix_jax.models.dropout import Dropout, Place, drop
+from timix_jax.models.protocols import ReplacedWords
 from timix_jax.models.transformer import Remat, Stack, kernel_init
 from timix_jax.models.variants import BERT, TextVariant
 from timix_jax.parallel.layout import Layout
@@ -48,9 +49,11 @@ class TextTransformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Array, dropout: Dropout | None = None
+        self, tokens: Array, dropout: Dropout | None = None, words: ReplacedWords | None = None
     ) -> tuple[Array, Array, Array, Array]:
-        """Encode tokens int32 (B, T), [CLS] first; `dropout` is that of B rows, None for none.
+        """Encode tokens int32 (B, T), [CLS] first, some of which are replaced by `words` at their own positions.
+
+        `dropout` is that of B rows, None for none.
 
         Returns:
           The projection (B, D), the pooled vector (B, C), the last hidden states (B, T, C), and a mask (B, T), False
@@ -70,7 +73,13 @@ class TextTransformer(nn.Module):
         )
         position_init = declare(nn.initializers.normal(0.02), Axes(decay=False))
         positions = self.param("pos_embed", position_init, (1, s.max_tokens, s.width))
-        x = embed(tokens) + positions[:, : tokens.shape[1]]
+        x = embed(tokens)
+        if words is not None:
+            replaced = jnp.where(
+                words.at[..., None], words.embeddings.astype(x.dtype), x[:, :given]
+            )
+            x = jnp.concatenate([replaced, x[:, given:]], axis=1)
+        x = x + positions[:, : tokens.shape[1]]
         eps = v.eps or (1e-6 if self.pre_norm else 1e-12)
         if not self.pre_norm:
             x = nn.LayerNorm(epsilon=eps, name="embed_norm")(x)

@@ -12,6 +12,7 @@ from timix_jax.errors import UserError
 from timix_jax.objectives.base import Objective, Term, objectives_at
 from timix_jax.objectives.captions import MoreCaptions
 from timix_jax.objectives.contrastive import Contrastive
+from timix_jax.objectives.cross_modal_cutmix import CrossModalCutMix
 from timix_jax.objectives.features import CLEAN, Feature
 from timix_jax.objectives.forward import Forward
 from timix_jax.objectives.image_text_matching import ImageTextMatching
@@ -37,6 +38,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "itc": Contrastive,
     "captions": MoreCaptions,
     "pta": PatchTextAlignment,
+    "cmc": CrossModalCutMix,
     "itm": ImageTextMatching,
     "mlm": MaskedLanguage,
     "plm": PrefixLanguage,

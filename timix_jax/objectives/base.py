@@ -65,6 +65,8 @@ class Objective(abc.ABC):
     ends_at: int | None = dataclasses.field(default=None, metadata=INTERNAL)
 
     name: ClassVar[str]
+    reads_regions: ClassVar[bool] = False
+    """True for an objective that reads `batch["regions"]`, the annotated images."""
 
     @property
     def views(self) -> Sequence[View]:

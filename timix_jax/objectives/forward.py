@@ -156,9 +156,13 @@ class Forward:
                 tokens = take_rows(tokens, inputs.rows)
 
         def encode() -> TextFeatures:
-            # A model without dropout need not know the argument.
-            key = {"key": self._dropout_key(feature)} if self._drops(feature) else {}
-            return self.model.encode_text(self.weights(teacher), tokens, **key)
+            # A model without dropout, or one that cannot replace words, need not know the arguments.
+            more: dict[str, Any] = {}
+            if self._drops(feature):
+                more["key"] = self._dropout_key(feature)
+            if inputs.words is not None:
+                more["words"] = inputs.words
+            return self.model.encode_text(self.weights(teacher), tokens, **more)
 
         features = self.once(("text", feature.view, teacher, feature.dropout), encode)
         return self._rows_of(view, feature, features)

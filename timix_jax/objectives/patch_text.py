@@ -29,6 +29,7 @@ class PatchTextAlignment(Objective):
     full_captions: bool = False
 
     name: ClassVar[str] = "pta"
+    reads_regions: ClassVar[bool] = True
     views: ClassVar[Sequence[View]] = (RegionView(),)
 
     def reads(self, model: ImageTextModel) -> Sequence[Feature]:

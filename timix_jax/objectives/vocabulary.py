@@ -24,6 +24,7 @@ class Vocabulary:
       end_id: the id of [SEP], which ends a text.
       continues: V bytes, 1 for a piece that belongs to the word before it; empty if none does.
       unfinished: V bytes, 1 for a piece after which its word goes on; empty if there is none.
+      articles: ids of the articles, with which the names of things may start.
 
     **Example:** `Vocabulary(size=30522, pad_id=0, mask_id=103, special=(0, 100, 101, 102, 103))`
     """
@@ -36,6 +37,7 @@ class Vocabulary:
     end_id: int = 3
     continues: bytes = b""
     unfinished: bytes = b""
+    articles: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Sort the special ids, which `word` relies on."""

@@ -12,6 +12,7 @@ from etils import epath
 
 from timix_jax import checkpointing
 from timix_jax.errors import UserError
+from timix_jax.models import TRAINING_PARTS
 from timix_jax.pretrained.adapt import adapt, word_rows
 from timix_jax.pretrained.compatibility import check_same_model, shares_towers
 from timix_jax.pretrained.position_embeddings import fit_position_embeddings
@@ -121,12 +122,17 @@ def load_params(
 
 
 def _common(found: epath.Path, saved: Any, wanted: Any, config: Mapping[str, Any]) -> Any:
-    """Return the saved and the wanted parts that two models with the same towers share; all parts of one model."""
+    """Return the saved and the wanted parts that two models with the same towers share; all parts of one model.
+
+    A part that only a loss reads may be missing on either side.
+    """
     stored = checkpointing.read_meta(found).get("config", {})
+    left_out = saved.keys() ^ wanted.keys()
     if not config or not shares_towers(stored, config):
-        return saved, wanted
-    both = saved.keys() & wanted.keys()
-    return tuple({name: tree[name] for name in tree if name in both} for tree in (saved, wanted))
+        left_out &= TRAINING_PARTS
+    return tuple(
+        {name: tree[name] for name in tree if name not in left_out} for tree in (saved, wanted)
+    )
 
 
 def _log(report: Report) -> None:

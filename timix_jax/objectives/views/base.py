@@ -12,7 +12,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from timix_jax.mixing import Mixed, Sample
-    from timix_jax.models.protocols import ImageTextModel
+    from timix_jax.models.protocols import ImageTextModel, ReplacedWords
     from timix_jax.objectives.features import Feature
     from timix_jax.objectives.forward import Forward
     from timix_jax.objectives.pairs.shares import Shares
@@ -29,6 +29,7 @@ class Inputs:
       patches: (n, N, C) patches of the student's stem, in place of `images`.
       kept: int32 (n, K) the patches that the image tower reads; None: all, or those that patch dropout leaves.
       tokens: int32 (n, T) captions.
+      words: what the text tower reads in place of some words of `tokens`; None: nothing.
       rows: rows of the clean batch that the view consists of; None for all of them.
       mix_embeddings: maps the embeddings (n, D) of images and captions to those that are compared; None: unchanged.
       mix_text: maps projected captions (n, D) before normalisation to mixed ones, of any norm; None: unchanged.
@@ -41,6 +42,7 @@ class Inputs:
     patches: Array | None = None
     kept: Array | None = None
     tokens: Array | None = None
+    words: ReplacedWords | None = None
     rows: np.ndarray | None = None
     mix_embeddings: Callable[[Array, Array], tuple[Array, Array]] | None = None
     mix_text: Callable[[Array], Array] | None = None

@@ -73,8 +73,8 @@ def _check_rows(settings: Settings, mesh: Mesh) -> None:
     if settings.uses_regions:
         if not settings.regions.batch_size:
             raise UserError(
-                "config.loss.pta.weight is above 0: give config.regions.batch_size, the annotated images"
-                " of a step, such as a quarter of config.train.batch_size"
+                f"config.loss.{settings.regions_reader}.weight is above 0: give config.regions.batch_size, the"
+                " annotated images of a step, such as a quarter of config.train.batch_size"
             )
         batches["config.regions.batch_size"] = settings.regions.batch_size
     shards, parts = batch_shards(mesh), settings.train.accumulate

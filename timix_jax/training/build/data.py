@@ -88,9 +88,13 @@ def open_training_sources(settings: Settings) -> tuple[Source, ...]:
         if len(source) == 0:
             raise UserError(f"config.data.train: {spec!r} is empty")
     if settings.uses_regions and not any(len(source.annotated) for source in sources):
+        field = f"config.loss.{settings.regions_reader}.weight"
+        without = f"{field}=0"
+        if settings.regions_reader == "pta":
+            without += " and another mix.score"
         raise UserError(
-            "config.loss.pta.weight is above 0, but no example of config.data.train has regions; "
-            "prepare the data with regions, or set config.loss.pta.weight=0 and another mix.score"
+            f"{field} is above 0, but no example of config.data.train has regions; prepare the data with regions, or"
+            f" set {without}"
         )
     return sources
 

@@ -22,6 +22,8 @@ from timix_jax.training.build.mix import build_clean_successor, build_mix
 if TYPE_CHECKING:
     from timix_jax.training.build.settings import Settings
 
+_ARTICLES = ("a", "an", "the")
+
 
 @dataclasses.dataclass(frozen=True)
 class LossSettings:
@@ -108,6 +110,7 @@ def build_vocabulary(tokenizer: Tokenizer) -> Vocabulary:
         end_id=tokenizer.sep_id,
         continues=borders.continues.tobytes(),
         unfinished=borders.unfinished.tobytes(),
+        articles=tokenizer.single_tokens(_ARTICLES),
     )
 
 

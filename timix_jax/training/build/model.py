@@ -167,6 +167,7 @@ def _run_values(config: Settings, *, vocab_size: int, pad_id: int, eot_id: int) 
         "logit_bias_init": m.logit_bias if config.contrastive.loss == "sigmoid" else None,
         "patch_dropout": m.image.patch_dropout,
         "tpp_layer": m.tpp_layer,
+        "word_projection": config.loss.terms["cmc"]["weight"] > 0,
         "act": m.act,
         "dtype": jnp.dtype(m.dtype),
         "scan": m.scan,

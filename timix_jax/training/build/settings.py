@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from timix_jax.config import complete, flatten
 from timix_jax.data.images.augment import Augment
+from timix_jax.objectives import OBJECTIVES
 from timix_jax.pretrained import INIT_FIELDS
 from timix_jax.training.build.checkpoint import CheckpointSettings
 from timix_jax.training.build.data import DataSettings, RegionSettings, read_augment
@@ -64,7 +65,17 @@ class Settings:
     @property
     def uses_regions(self) -> bool:
         """True if a second stream of annotated images is read."""
-        return self.loss.terms["pta"]["weight"] > 0
+        return bool(self.regions_reader)
+
+    @property
+    def regions_reader(self) -> str:
+        """Name of a loss that reads annotated images; empty if none does."""
+        readers = (
+            name
+            for name, fields in self.loss.terms.items()
+            if fields["weight"] > 0 and OBJECTIVES[name].reads_regions
+        )
+        return next(readers, "")
 
     @property
     def more_captions(self) -> int:
