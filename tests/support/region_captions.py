@@ -20,13 +20,14 @@ WORDS = Vocabulary(
 
 
 def named_batch(rows=8, region_images=4, max_regions=3, seed=0):
-    """Return a batch whose regions are called by the words 5 to 12, of which captions have some and other words."""
+    """Return a batch whose regions are called by the words 5 to 12; most words of its captions are among them."""
     rng = np.random.default_rng(seed)
     batch = make_batch(rows, region_images, max_regions, seed)
     tokens = np.full((rows, TOKENS), PAD, np.int32)
     for row in tokens:
         count = rng.integers(1, TOKENS - 1)
-        words = rng.integers(ARTICLE, 2 * LAST_NAME, count)
+        names, others = rng.integers(5, LAST_NAME + 1, count), rng.integers(4, VOCABULARY, count)
+        words = np.where(rng.random(count) < 0.6, names, others)
         row[: count + 2] = [START, *words, END]
     texts = np.full((region_images, max_regions, TOKENS), PAD, np.int32)
     names = rng.integers(ARTICLE + 1, LAST_NAME + 1, (region_images, max_regions))
