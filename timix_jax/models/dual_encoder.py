@@ -113,11 +113,9 @@ class DualEncoder(ImageTextModel):
 
     @property
     def _text(self) -> TextTransformer:
-        how = self.act, self.dtype, self.scan, self.remat, self.layout
-        order = self.pad_id, self.text_pre_norm
-        return TextTransformer(
-            self.text, self.embed_dim, *order, *how, self.text_variant, self.eot_id
-        )
+        pre_norm = self.text_pre_norm
+        how = self.pad_id, pre_norm, self.act, self.dtype, self.scan, self.remat, self.layout
+        return TextTransformer(self.text, self.embed_dim, *how, self.text_variant, self.eot_id)
 
     @property
     def _to_words(self) -> WordProjection:

@@ -72,8 +72,8 @@ class Settings:
         """Name of a loss that reads annotated images; empty if none does."""
         readers = (
             name
-            for name, fields in self.loss.terms.items()
-            if fields["weight"] > 0 and OBJECTIVES[name].reads_regions
+            for name, kind in OBJECTIVES.items()
+            if kind.reads_regions and self.loss.terms[name]["weight"] > 0
         )
         return next(readers, "")
 

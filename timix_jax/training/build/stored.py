@@ -9,7 +9,10 @@ from timix_jax.training.build.settings import Settings, read_settings
 
 # Besides `model.*`, the fields that say what a model computes and how it is evaluated. Fields of the
 # training itself, such as its data and mixer, do not matter, so that they may be unknown here.
-_READ = ("contrastive.loss", "loss.pta.weight", "optim.ema", "eval.batch_size", "eval.weights")
+_READ = (
+    *("contrastive.loss", "loss.pta.weight", "loss.cmc.weight"),
+    *("optim.ema", "eval.batch_size", "eval.weights"),
+)
 
 
 def stored_settings(stored: Mapping[str, Any]) -> Settings:
