@@ -201,6 +201,15 @@ def test_the_projection_is_there_for_the_loss_alone():
     assert axes["kernel"].muon == ((-2,), (-1,))
 
 
+def test_a_fusion_model_reads_captions_as_its_dual_encoder(params):
+    for rate in (0.0, 1.0):
+        dual, fusion = (
+            passes(model, cmc(rate), params, named_batch())
+            for model in (MODEL, Albef(MODEL, fusion_depth=1))
+        )
+        np.testing.assert_array_equal(dual[3].embedding, fusion[3].embedding)
+
+
 def test_fresh_projections_have_the_size_of_word_embeddings():
     patches = 0.5 * jax.random.normal(jax.random.key(1), (100, 64))
     words, _ = WordProjection(32).init_with_output(jax.random.key(0), patches)

@@ -144,6 +144,18 @@ def test_the_rate_is_that_of_the_names_and_regions_of_a_name_are_equally_likely(
     assert len(set(pairs)) == 3
 
 
+def test_all_pieces_of_a_name_show_the_same_region():
+    captions = np.array([[START, *[6, 10] * 10, END]] * 200, np.int32)
+    regions = np.array([[START, 6, 10, END]] * 4, np.int32)
+    names = names_of(regions, np.ones(4, bool), VOCABULARY)
+    drawn = draw_replacements(jax.random.key(2), captions, names, VOCABULARY, rate=0.5)
+    at, region = (np.asarray(x)[:, 1:-1].reshape(-1, 2) for x in (drawn.at, drawn.region))
+    np.testing.assert_array_equal(at[:, 0], at[:, 1])
+    np.testing.assert_array_equal(region[:, 0], region[:, 1])
+    assert at.mean() == pytest.approx(0.5, abs=0.05)
+    assert np.bincount(region[:, 0]) / len(region) == pytest.approx(0.25, abs=0.05)
+
+
 @pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
 def test_pieces_of_real_tokenizers(kind):
     captions = ["a pineapple and a hot dog", "two hot dogs", "the pineapples"]
