@@ -12,6 +12,7 @@ from timix_jax.checkpointing import Checkpointer
 from timix_jax.data.sources import describe_sources
 from timix_jax.data.tokenizers import Tokenizer
 from timix_jax.errors import UserError, error_prefix
+from timix_jax.models.protocols import ImageTextModel
 from timix_jax.parallel.mesh import batch_shards
 from timix_jax.parallel.sharding import with_shardings
 from timix_jax.pretrained import INIT_FIELDS, load_params
@@ -52,6 +53,7 @@ def initial_state(run: Experiment, checkpointer: Checkpointer) -> tuple[TrainSta
                 config=run.settings.flat,
                 part=part,
             )
+            _check_temperature(run.model, params)
         state = _with_params(state, params)
         logging.info("initial weights%s from %s", f" of the {part} tower" if part else "", path)
     if not run.initial_weights:
@@ -68,6 +70,16 @@ def _with_params(state: TrainState, params: Any) -> TrainState:
     # The average is a copy: the step donates both, and a buffer cannot be donated twice.
     ema = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
     return dataclasses.replace(state, params=params, ema_params=ema)
+
+
+def _check_temperature(model: ImageTextModel, params: Any) -> None:
+    """Refuse weights whose τ the first step would clamp, and with it all that they say of pairs."""
+    theirs, ours = (float(model.temperature(p)) for p in (params, model.constrain(params)))
+    if abs(theirs - ours) > 1e-4 * ours:
+        raise UserError(
+            f"the weights have the temperature {theirs:.4g}, which config.model.temperature_range would clamp to"
+            f" {ours:.4g}: widen it"
+        )
 
 
 def _check_same_data(run: Experiment, step: int, checkpointer: Checkpointer) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -69,6 +70,12 @@ def build_evaluators(
             )
         with error_prefix("config.eval.sets: "):
             source = open_source(spec)
+        if spec in settings.data.train:
+            logging.warning(
+                "config.eval.sets: %r is among config.data.train: its figures say how well the model remembers, not how"
+                " it fares on other data",
+                entry,
+            )
         if len(source) == 0:
             raise UserError(f"config.eval.sets: {entry!r} is empty")
         inputs = EvaluationInputs(
