@@ -120,6 +120,12 @@ def test_one_line_says_what_cannot_work(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_matching_knows_which_images_are_the_same():
+    batch = build(read_settings(albef_config())).first_batch()
+    np.testing.assert_array_equal(batch["image_id"], batch["example_id"])
+    assert batch["image_id"].dtype == np.int32
+
+
 def test_captions_must_differ():
     check_captions_differ([flat_source(3), flat_source(3, captions=("a", "b"))])
     with pytest.raises(

@@ -41,6 +41,15 @@ def test_each_recipe_is_complete_and_its_model_can_be_built(path):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_no_recipe_is_evaluated_on_its_training_or_test_data(path):
+    """What is looked at during the training is neither what it learns from nor what is reported in the end."""
+    config = complete(load(path).get_config())
+    evaluated = {entry.partition("=")[2] for entry in config.eval.sets}
+    assert not evaluated & set(config.data.train)
+    assert not [source for source in evaluated if re.search(r"\btest\b|_test\b", source)]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_each_line_of_a_recipe_says_what_the_field_is(path):
     """A comment a field: on its line, above its group, or a name that needs none."""
     plain = re.compile(r"(image|text)\.(width|depth|heads|mlp_dim)$|every$|b[12]$|tensorboard$")

@@ -56,6 +56,18 @@ def test_fusion_and_heads_are_those_of_the_formulas(params):
     np.testing.assert_allclose(words, numpy_fusion.word_logits(host, want), atol=2e-4)
 
 
+def test_the_head_over_the_vocabulary_trains_the_word_table(params):
+    """Σ of all logits is Σ_v ⟨x, table_v⟩ + …, so that each word gets the same gradient, the states of the head."""
+    states = jnp.asarray(np.random.default_rng(0).standard_normal((3, 16)), jnp.float32)
+
+    def total(text):
+        return MODEL.word_logits({**params, "text": text}, states).sum()
+
+    table = jax.jit(jax.grad(total))(params["text"])["word_embed"]["embedding"]
+    np.testing.assert_allclose(table, np.broadcast_to(table[:1], table.shape), atol=1e-5)
+    assert np.abs(table).max() > 0.1
+
+
 @pytest.mark.slow
 def test_exchanging_two_patches_changes_the_outcome_of_fresh_weights():
     """Position embeddings that nothing reads would make it the same (a known error of public code)."""

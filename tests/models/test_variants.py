@@ -54,6 +54,14 @@ def test_pools_are_their_definitions():
         np.testing.assert_allclose(features.cls, expected, atol=1e-6)
 
 
+def test_the_first_end_counts():
+    twice = CAPTIONS.copy()
+    twice[:, 3:5] = 5, END
+    twice[0, 2] = END
+    features = text_features(text_model(pool="eot"), twice)
+    np.testing.assert_allclose(features.cls, np.asarray(features.tokens)[:, 2], atol=1e-6)
+
+
 def test_captions_without_a_mask_for_padding_are_read_at_full_length():
     """A shorter batch means the same captions, and padding changes them."""
     unmasked = text_model(pad_mask=False, pool="last")

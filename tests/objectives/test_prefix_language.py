@@ -1,11 +1,13 @@
 """PrefixLM: where captions are split, and its loss against float64."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from counting_model import mark_teacher
 from objective_runs import assert_trees_close
 from tiny_model import TOKENS, make_batch, make_forward, make_params, tiny_model
 
@@ -198,6 +200,31 @@ def test_padding_contributes_nothing():
     shorter = {**batch, "tokens": batch["tokens"][:, :-1]}
     longer, short = (run(objective_of(), params, b, 0)[0][0] for b in (batch, shorter))
     assert float(longer) == pytest.approx(float(short), rel=1e-6)
+
+
+def test_the_student_drops_and_the_teacher_does_not():
+    passes = {"student": [], "teacher": []}
+
+    def noting(name):
+        def run(self, params, *args, key=None):
+            passes["teacher" if "teacher" in params else "student"].append((name, key is not None))
+            return getattr(Mplug, name)(self, params, *args, key=key)
+
+        return run
+
+    names = ("encode_text", "fuse", "decode")
+    recording = type("Recording", (Mplug,), {name: noting(name) for name in names})
+    dual = dataclasses.replace(MODEL.dual, text_dropout=0.5)
+    model = recording(dual, fusion_depth=2, stride=1, decoder_depth=2)
+    objective, shapes = objective_of(alpha=0.4), jax.eval_shape(MODEL.init, jax.random.key(0))
+
+    def loss(params):
+        teacher = mark_teacher(params)
+        return objective(make_forward(model, (objective,), params, batch_of(), 0, teacher)).loss
+
+    jax.eval_shape(loss, shapes)
+    for whose, drops in (("student", True), ("teacher", False)):
+        assert sorted(passes[whose]) == sorted((name, drops) for name in names)
 
 
 def test_what_is_missing_is_refused():

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from absl import logging
+from bicubic import resized
 from captions import CAPTIONS
 from exportable_runs import random_params, save_run
 from tiny_run import tiny_config
@@ -79,6 +80,14 @@ def test_words_are_mapped_by_their_text(old, caplog):
     for path, value in loaded.items():
         if path != name:
             np.testing.assert_array_equal(value, saved[path], err_msg=path)
+
+
+def test_positions_are_interpolated_to_another_grid(old):
+    """Public code assigns them to an attribute that nothing reads."""
+    _, loaded = start(old, own_tokenizer(), model__image__size=24)
+    table = resized(stored(old)["image/pos_embed"][0], 6)
+    assert np.abs(table).max() > 0.1
+    np.testing.assert_allclose(loaded["image/pos_embed"][0], table, atol=1e-5)
 
 
 def test_an_image_tower_alone_needs_no_words(old):

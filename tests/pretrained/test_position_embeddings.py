@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from bicubic import resized
 
 from timix_jax.errors import UserError
 from timix_jax.pretrained.position_embeddings import fit_position_embeddings, interpolate_grid
@@ -38,6 +39,13 @@ def test_a_linear_ramp_stays_linear_in_the_interior(old, new):
     assert want[inside, inside].size
     np.testing.assert_allclose(got[inside, inside], want[inside, inside], atol=1e-5)
     assert np.abs(got).max() > 0.5
+
+
+@pytest.mark.parametrize(("old", "new"), [(14, 16), (3, 5), (16, 7)])
+def test_values_are_bicubic_and_antialiased(old, new):
+    """As open_clip's; other projects interpolate bilinearly, or without antialiasing."""
+    table = np.random.default_rng(0).standard_normal((1, old * old, 3)).astype(np.float32)
+    np.testing.assert_allclose(interpolate_grid(table, new)[0], resized(table[0], new), atol=1e-5)
 
 
 def test_constant_stays_constant():

@@ -99,6 +99,31 @@ def test_without_a_configuration_file_the_fields_to_set_are_named(folder):
 
 
 @pytest.mark.parametrize(
+    ("name", "image", "text"),
+    [
+        ("huggingface_clip", ("quick_gelu", 1e-5, 12), ("quick_gelu", 1e-5, 8)),
+        ("huggingface_siglip", ("gelu_tanh", 1e-6, 12), ("gelu_tanh", 1e-6, 12)),
+        ("huggingface_vit", ("gelu", 1e-12, 12), None),
+        ("bert", None, ("gelu", 1e-12, 12)),
+    ],
+)
+def test_what_huggingface_leaves_out_has_the_value_of_its_classes(name, image, text, tmp_path):
+    """Newer files hold what differs from the defaults of transformers' configuration classes."""
+    folder = CASES[name](True).write(tmp_path)
+    file = folder / "config.json"
+    content = json.loads(file.read_text())
+    for group in (content, *(content.get(f"{side}_config", {}) for side in ("vision", "text"))):
+        for field in ("hidden_act", "layer_norm_eps", "num_attention_heads"):
+            group.pop(field, None)
+    file.write_text(json.dumps(content))
+    settings = read_public(folder).settings
+    for tower, expected in (("image", image), ("text", text)):
+        if expected:
+            fields = (f"model.{tower}.{field}" for field in ("act", "eps", "heads"))
+            assert tuple(settings[field] for field in fields) == expected
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"vision_cfg": {"pool_type": "avg"}}, "pool_type='avg', which the towers cannot express"),

@@ -50,7 +50,6 @@ def two_steps():
     return before, after, metrics, step
 
 
-@pytest.mark.slow
 def test_the_teacher_averages_every_weight(two_steps):
     """Public code leaves the fusion encoder out of its average."""
     before, after, *_ = two_steps

@@ -6,10 +6,12 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from tiny_model import GRID, make_batch, make_params, tiny_model
 
 from timix_jax.mixing import build_mixer
+from timix_jax.models.mplug import Mplug
 from timix_jax.objectives import OBJECTIVES, Objective, Term, build_objective
 from timix_jax.objectives.mixed import MixedContrastive
 from timix_jax.objectives.score_sources import build_score_source
@@ -169,6 +171,30 @@ def test_average_follows_the_new_parameters(extra_run):
         ):
             np.testing.assert_allclose(got, want, atol=1e-6)
     assert [int(state.step) for state in states] == list(range(1, 8))
+
+
+def test_the_average_is_of_every_part():
+    """Public code leaves fusion encoder and decoder out of it."""
+    model = Mplug(tiny_model(scan=False), fusion_depth=2, stride=1, decoder_depth=1)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+
+    def drawn(seed):
+        rng = np.random.default_rng(seed)
+        return jax.tree.map(lambda s: rng.standard_normal(s.shape).astype(s.dtype), shapes)
+
+    student, teacher = drawn(0), drawn(1)
+    state = train_state.TrainState(jnp.int32(0), student, teacher, optax.sgd(0.1).init(student))
+    step = make_train_step(
+        model, (Distance(),), optax.sgd(0.1), schedule=RATE, ema_decay=EMA, seed=0
+    )
+    after, _ = jax.jit(step)(state, {})
+    assert {"fusion", "decoder", "heads"} < set(after.ema_params)
+    for (path, got), old, new in zip(
+        jax.tree_util.tree_leaves_with_path(after.ema_params),
+        *map(jax.tree.leaves, (teacher, after.params)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, EMA * old + (1 - EMA) * new, atol=1e-6, err_msg=str(path))
 
 
 @pytest.mark.slow

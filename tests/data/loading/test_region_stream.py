@@ -80,6 +80,20 @@ def test_each_view_of_the_region_stream_has_a_region(open_train, tokenizer):
         assert (width > 0).all()
 
 
+def test_regions_that_name_a_side_are_never_mirrored(open_train):
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:, :8] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    for text, mirrored in (("the left half", False), ("one half", True)):
+        regions = (Region("two", (0, 0, 16, 16)), Region(text, (0, 0, 8, 16)))
+        records = [Record(str(i), buffer.getvalue(), ("a picture",), regions) for i in range(8)]
+        source = ListSource(records, annotated=range(8))
+        iterator = open_train([source], augment=Augment(), region_batch_size=8, max_regions=1)
+        images = [image for batch in take(iterator, 4) for image in batch["regions"]["image"]]
+        assert any(image[0, 0, 0] == 0 for image in images) is mirrored
+
+
 def test_region_stream_samples_from_many_regions(open_train, tokenizer):
     regions = tuple(Region(text, (0, 0, 16, 16)) for text in ("one", "two", "three", "four"))
     source = ListSource(

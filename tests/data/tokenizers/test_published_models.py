@@ -52,6 +52,18 @@ def test_clip_keeps_its_ids_wherever_it_goes(clip, tmp_path):
         np.testing.assert_array_equal(copy.encode(TEXTS, 24), clip.encode(TEXTS, 24))
 
 
+def test_clip_uses_the_first_merges_of_its_file(tmp_path):
+    """OpenAI's file lists five times as many as the 48,894 that make 49,408 ids."""
+    codes = (*range(33, 127), *range(161, 173), *range(174, 256))
+    letters = [chr(code) for code in codes]
+    merges = [f"{a} {b}{end}" for a in letters for b in letters for end in ("", "</w>")]
+    file = tmp_path / "bpe.txt.gz"
+    file.write_bytes(gzip.compress("\n".join(["#version", *merges]).encode(), 1))
+    whole = load_tokenizer(file)
+    assert len(merges) > 60_000
+    assert (whole.vocab_size, whole.cls_id, whole.sep_id) == (49_408, 49_406, 49_407)
+
+
 def test_clip_pads_with_a_word_that_stays_a_word(clip):
     row = clip.encode(["wow ! dog"], 12)[0].tolist()
     assert clip.encode(["!"], 4)[0].tolist() == [1246, 256, 1247, 0]
