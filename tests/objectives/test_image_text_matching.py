@@ -12,7 +12,9 @@ from objective_runs import assert_trees_close
 from tiny_model import make_forward, make_params, tiny_model
 
 from timix_jax.errors import UserError
+from timix_jax.objectives import image_text_matching
 from timix_jax.objectives.image_text_matching import ImageTextMatching, _cross_entropy
+from timix_jax.objectives.pairs.similarities import Similarities
 
 MODEL, ITM = tiny_albef(), ImageTextMatching()
 ROWS = 8
@@ -84,7 +86,22 @@ def test_similarities_get_no_gradient(found):
     assert np.asarray(grads["text"]["word_embed"]["embedding"]).any()
 
 
-def test_each_row_uses_its_own_similarities(params):
+def test_each_row_uses_its_own_similarities(params, monkeypatch):
+    """Public code draws on all devices by the similarities of the first."""
+    rng = np.random.default_rng(0)
+    image, text = rng.standard_normal((2, ROWS, 16)).astype(np.float32)
+    s = image @ text.T
+    np.fill_diagonal(s, -np.inf)
+    for best in (s.argmax(0), s.argmax(1)):
+        assert (best[: ROWS // 2] != best[ROWS // 2 :]).all()
+    cold = Similarities(jnp.asarray(image), jnp.asarray(text), jnp.float32(1e-6))
+    monkeypatch.setattr(image_text_matching, "similarities", lambda forward: cold)
+    images, texts = negatives(params, fusion_batch())
+    np.testing.assert_array_equal(images, s.argmax(axis=0))
+    np.testing.assert_array_equal(texts, s.argmax(axis=1))
+
+
+def test_similarities_are_those_of_the_embeddings(params):
     """With a tiny temperature a draw is the likeliest: of the own column for captions, of the own row for images."""
     batch = fusion_batch()
     cold = {**params, "log_temperature": jnp.log(1e-6)}

@@ -52,6 +52,14 @@ def test_decode_inverts_encode(tokenizer):
     assert tokenizer.decode(tokens) == "a red disc near the sea"
 
 
+def test_words_after_the_first_end_are_not_decoded(tokenizer):
+    """Public code deletes [SEP] from the text that a search wrote, and keeps what it wrote behind it."""
+    said, behind = tokenizer.encode(["a red disc", "near the sea"], max_tokens=40).tolist()
+    whole = said[: said.index(tokenizer.sep_id) + 1]
+    for start in (0, 1):  # a search returns tokens without the start
+        assert tokenizer.decode([*whole[start:], *behind[1:]]) == "a red disc"
+
+
 def test_json_and_pickle_round_trip(tokenizer):
     for copy in (Tokenizer.from_json(tokenizer.to_json()), pickle.loads(pickle.dumps(tokenizer))):
         assert copy == tokenizer
