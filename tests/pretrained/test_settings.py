@@ -117,6 +117,10 @@ def test_what_huggingface_leaves_out_has_the_value_of_its_classes(name, image, t
             group.pop(field, None)
     file.write_text(json.dumps(content))
     settings = read_public(folder).settings
+    # Without the file, nothing is known.
+    file.unlink()
+    with pytest.raises(UserError, match=r"how it was trained: .*config\.model\.(image|text)\.act"):
+        read_public(folder, run=dict(flatten(default_config())))
     for tower, expected in (("image", image), ("text", text)):
         if expected:
             fields = (f"model.{tower}.{field}" for field in ("act", "eps", "heads"))

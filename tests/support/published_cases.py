@@ -19,6 +19,7 @@ from timix_jax.models.vit import VitShape
 VOCABULARY, TOKENS, START, END = 40, 7, 38, 39
 SCALE, BIAS = 2.5, -7.5
 ODD = ((0.3, 0.5, 0.6), (0.2, 0.3, 0.25))  # no usual normalisation
+LARGE_EPS = 1e-2  # of the larger models, so that another epsilon would be seen
 
 
 @dataclasses.dataclass
@@ -57,7 +58,7 @@ def clip_towers(small, act):
     sizes = (
         {"width": 24, "heads": 2, "depth": 2} if small else {"width": 32, "heads": 4, "depth": 3}
     )
-    how = {"act": act, "eps": 1e-5, "hidden": 40}
+    how = {"act": act, "eps": 1e-5 if small else LARGE_EPS, "hidden": 40}
     image = image_tower(
         *(1,), grid=3 if small else 2, patch=4, space=12, pre=True, pool="cls", **how, **sizes
     )
@@ -104,7 +105,8 @@ def open_clip_case(small, act):
     image, text = clip_towers(small, act)
     arrays = layouts.open_clip(image, text, SCALE, at="" if small else "text.")
     quick = {"quick_gelu": True} if act == "quick_gelu" else {}
-    configs = layouts.open_clip_config(image, text, CLIP, **quick)
+    norms = {} if small else {"norm_kwargs": {"eps": LARGE_EPS}}
+    configs = layouts.open_clip_config(image, text, CLIP, **quick, vision_cfg=norms, text_cfg=norms)
     name = "open_clip_model.safetensors"
     return Case(lambda f: layouts.write(f, arrays, configs, name), image, text, CLIP)
 
@@ -143,20 +145,22 @@ def huggingface_siglip_case(small):
 
 
 def bert_case(small):
-    how = {"act": "gelu", "eps": 1e-12, "pool": "mean", "hidden": 40, "bert": True}
+    how = {"act": "gelu", "pool": "mean", "hidden": 40, "bert": True}
+    how["eps"] = 1e-12 if small else LARGE_EPS
     sizes = (
         {"width": 24, "heads": 3, "depth": 2} if small else {"width": 32, "heads": 2, "depth": 3}
     )
     text = text_tower(7, tokens=TOKENS + 4, vocabulary=VOCABULARY, space=None, **how, **sizes)
     names = ("bert.", "gamma", "beta") if small else ("",)
     arrays = layouts.bert(text, *names)
-    config = {"model_type": "bert", "num_attention_heads": text.heads, "layer_norm_eps": 1e-12}
+    config = {"model_type": "bert", "num_attention_heads": text.heads, "layer_norm_eps": text.eps}
     configs = {"config.json": config, "1_Pooling/config.json": {"pooling_mode_mean_tokens": True}}
     return Case(lambda f: layouts.write(f, arrays, configs), text=text, both=False)
 
 
 def vit_case(small):
-    how = {"act": "gelu", "eps": 1e-12, "pool": "cls", "hidden": 40, "space": None, "patch": 4}
+    how = {"act": "gelu", "pool": "cls", "hidden": 40, "space": None, "patch": 4}
+    how["eps"] = 1e-12 if small else LARGE_EPS
     sizes = (
         {"width": 24, "heads": 3, "depth": 2} if small else {"width": 32, "heads": 2, "depth": 3}
     )
