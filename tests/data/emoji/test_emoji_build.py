@@ -75,6 +75,12 @@ def test_scenes_depend_on_the_seed_but_not_on_their_number(cache, records):
     assert all(a.image != b.image for a, b in zip(_all(fewer), _all(other), strict=True))
 
 
+def test_captions_of_several_concepts(cache, records):
+    several = open_emoji("train", scenes=40, several=True, cache=str(cache), **SMALL)
+    assert min(len(_sets(record)[0]) for record in _all(several)) == 2
+    assert min(len(_sets(record)[0]) for record in records["train"]) == 1
+
+
 def test_galleries_have_different_scenes_of_the_same_concepts(cache, records):
     scenes = {
         gallery: list(

@@ -52,6 +52,7 @@ class BuildOptions:
       look: geometry of the scenes.
       heldout_vendor: the vendor that draws the split `heldout_vendor` and no other.
       gallery: number of the set of test scenes; every gallery of a test split has other scenes.
+      several: True if the captions of the training split name at least two concepts, as those of the others do.
     """
 
     split: str
@@ -62,6 +63,7 @@ class BuildOptions:
     look: Look
     heldout_vendor: str = "Joy"
     gallery: int = 0
+    several: bool = False
 
     def __post_init__(self) -> None:
         if self.scenes < 1:
@@ -87,6 +89,8 @@ class BuildOptions:
     def folder_name(self) -> str:
         """Return the folder name in the cache: the split and a hash of everything the records depend on."""
         entries = dataclasses.asdict(self) | {"version": _VERSION} | art.package_versions()
+        if not self.several:
+            del entries["several"]  # folders of earlier versions stay in use
         text = json.dumps(entries, sort_keys=True)
         return f"{self.split}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
@@ -212,7 +216,8 @@ def _make_record(
     split = SPLITS[options.split]
     concepts = [*trained, *heldout]
     rng = scene_rng(options.seed, split, number)
-    plan = plan_split_scene(split, rng, len(trained), len(heldout), options.vendors)
+    counts, vendors = (len(trained), len(heldout)), options.vendors
+    plan = plan_split_scene(split, rng, *counts, vendors, several=options.several)
     drawings = [
         art.load_drawing(concepts[concept].key, art.VENDORS[vendor])
         for concept, vendor in zip(plan.concepts, plan.vendors, strict=True)

@@ -22,6 +22,7 @@ def open_emoji(
     on_canvas: float = 1.0,
     heldout_vendor: str = "Joy",
     gallery: int = 0,
+    several: bool = False,
     cache: str = "",
 ) -> RecordSource:
     """Open a split of the emoji scenes, building it on first use (`build.ensure_built`).
@@ -54,6 +55,8 @@ def open_emoji(
         not lie mostly in the middle.
       heldout_vendor: the vendor that training never sees: Goog, Twtr or Joy.
       gallery: number of the set of test scenes; every gallery of a test split has other scenes.
+      several: captions of the training split name at least two concepts, as those of the test splits always do: two
+        fifths name a single one otherwise, which several other images of a batch show as well.
       cache: folder to build in; by default $TIMIX_CACHE, else ~/.cache/timix_jax.
 
     Raises:
@@ -71,6 +74,7 @@ def open_emoji(
         look=Look(canvas, min_size, max_size, rotation, on_canvas),
         heldout_vendor=heldout_vendor,
         gallery=gallery,
+        several=several,
     )
     folder = ensure_built(options, cache)
     source = RecordSource(folder, annotated=annotated if argument == "train" else 1.0)

@@ -68,14 +68,19 @@ def plan_split_scene(
     trained: int,
     heldout: int,
     vendors: Sequence[int],
+    *,
+    several: bool = False,
 ) -> Plan:
-    """Plan a scene of a split; concepts 0 … trained − 1 are trained, the rest held out."""
+    """Plan a scene of a split; concepts 0 … trained − 1 are trained, the rest held out.
+
+    With `several`, captions name at least two concepts in the training split, too.
+    """
     return plan_scene(
         rng,
         range(trained, trained + heldout) if split.names_heldout else range(trained),
         range(trained),
         vendors,
-        min_drawings=3 if split.unique else 2,
+        min_drawings=3 if split.unique or several else 2,
     )
 
 
