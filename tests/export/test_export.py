@@ -31,7 +31,11 @@ FORMATS = {
     "siglip_larger": ("hf", "npz"),
     "gap": ("npz",),
 }
-CASES = [(name, kind) for name, kinds in FORMATS.items() for kind in kinds]
+CASES = [
+    pytest.param(name, kind, marks=[pytest.mark.slow] if "larger" in name else [])
+    for name, kinds in FORMATS.items()
+    for kind in kinds
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,7 +69,7 @@ def pixels(size, count=3):
     return np.random.default_rng(2).integers(0, 256, (count, size, size, 3)).astype(np.uint8)
 
 
-@pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[1] in READERS])
+@pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case.values[1] in READERS])
 def test_the_architecture_computes_the_same_embeddings(name, kind, runs, exports):
     """By the written names, shapes and configuration alone, in NumPy."""
     folder = exports(name, kind)

@@ -51,6 +51,7 @@ def folder(run, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_a_process_without_our_models_computes_the_same(run, folder):
     model = timix_jax.load(run, batch_size=8)
     images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3)).astype(np.uint8)

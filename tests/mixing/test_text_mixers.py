@@ -67,7 +67,7 @@ def loss_by_hand(params, images, tokens, own, partner, i2t, t2i):
     ("partner", "placement"),
     [
         pytest.param("flip", "extra", marks=pytest.mark.slow),
-        ("derangement", "replace"),
+        pytest.param("derangement", "replace", marks=pytest.mark.slow),
         pytest.param("flip", "replace", marks=pytest.mark.slow),
         pytest.param("derangement", "extra", marks=pytest.mark.slow),
     ],

@@ -79,9 +79,8 @@ def quadrant_targets(count, logits, beta):
     return i2t, t2i
 
 
-@pytest.mark.parametrize(
-    ("target", "beta"), [pytest.param("hard", 1.0, marks=pytest.mark.slow), ("blend", 0.3)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("target", "beta"), [("hard", 1.0), ("blend", 0.3)])
 def test_three_partners_through_the_model(params, batch, target, beta):
     objective = mixed("quadrants", target=target, beta=beta)
     value, log, grads, _ = run(objective, params, batch, 0)

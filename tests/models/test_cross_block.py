@@ -62,7 +62,10 @@ def assert_same(got, want, tolerance=2e-5):
         np.testing.assert_allclose(a, b, atol=tolerance * scale, err_msg=str(path))
 
 
-@pytest.mark.parametrize(("width", "states", "heads", "depth"), [(16, 12, 2, 2), (24, 24, 4, 1)])
+@pytest.mark.parametrize(
+    ("width", "states", "heads", "depth"),
+    [pytest.param(16, 12, 2, 2, marks=pytest.mark.slow), (24, 24, 4, 1)],
+)
 def test_layers_are_self_cross_mlp_each_with_its_norm(width, states, heads, depth):
     module = stack(width, states, heads, depth, scan=False)
     variables = parameters(module)

@@ -100,7 +100,9 @@ def whole(decoder, params, tokens, states, mask):
     return run(run(tokens, memory, mask), method="logits")
 
 
-@pytest.mark.parametrize("scan", [True, False], ids=["scan", "unrolled"])
+@pytest.mark.parametrize(
+    "scan", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["scan", "unrolled"]
+)
 @pytest.mark.parametrize("case", CASES)
 def test_equals_blip(case, scan):
     """Values and gradients; BLIP's softmax and norms are in float32 too."""

@@ -159,6 +159,7 @@ def test_exchanged_patches_change_the_output():
     assert np.abs(before - after).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_steps_equal_the_whole_pass():
     params, batch = case()
 

@@ -111,7 +111,7 @@ def with_regions_in_the_table(model, params, batch, drawn):
 @pytest.mark.parametrize(
     ("text", "loss"),
     [
-        ("bert", "softmax"),
+        pytest.param("bert", "softmax", marks=pytest.mark.slow),
         pytest.param("clip", "softmax", marks=pytest.mark.slow),
         pytest.param("siglip", "sigmoid", marks=pytest.mark.slow),
     ],

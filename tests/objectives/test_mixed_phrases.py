@@ -16,9 +16,10 @@ STEP = 9
     ("score", "options"),
     [
         ("single_patch", {"placement": "replace", "fraction": 1.0}),
-        pytest.param("tpp", {"placement": "among", "fraction": 0.5}, marks=pytest.mark.slow),
+        ("tpp", {"placement": "among", "fraction": 0.5}),
     ],
 )
+@pytest.mark.slow
 def test_windows_and_captions_follow_the_phrases(score, options):
     params, batch = make_params(MODEL), make_batch(BATCH)
     batch.pop("regions")

@@ -50,6 +50,7 @@ def two_steps():
     return before, after, metrics, step
 
 
+@pytest.mark.slow
 def test_the_teacher_averages_every_weight(two_steps):
     """Public code leaves the fusion encoder out of its average."""
     before, after, *_ = two_steps
@@ -68,6 +69,7 @@ def test_the_teacher_averages_every_weight(two_steps):
     assert all(name.startswith("patch_predictor") for name in still), still
 
 
+@pytest.mark.slow
 def test_one_update_of_one_summed_loss(two_steps):
     _, after, metrics, _ = two_steps
     parts = [metrics[f"loss/{o.name}"] for o in OBJECTIVES]
@@ -80,6 +82,7 @@ def test_one_update_of_one_summed_loss(two_steps):
     assert metrics["finite"]
 
 
+@pytest.mark.slow
 def test_the_student_s_dropout_follows_the_step(two_steps):
     before, _, metrics, step = two_steps
     later = dataclasses.replace(before, step=jnp.int32(1))

@@ -74,7 +74,7 @@ def values_and_gradients(kind, reduction, arguments):
 @pytest.mark.parametrize(
     ("kind", "method", "shape", "chunk"),
     [
-        ("softmax", "ring", (2, 2, 2), 3),
+        pytest.param("softmax", "ring", (2, 2, 2), 3, marks=pytest.mark.slow),
         ("sigmoid", "gather", (2, 4, 1), 5),
         pytest.param("sigmoid", "ring", (2, 2, 2), 3, marks=pytest.mark.slow),
         pytest.param("softmax", "gather", (2, 4, 1), 5, marks=pytest.mark.slow),
