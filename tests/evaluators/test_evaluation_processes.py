@@ -75,7 +75,8 @@ def measure():
 
 def measure_mplug():
     """Figures of the evaluators that need a fusion encoder or a decoder, of fresh weights."""
-    options = {"eval__options__captions__beams": 1, "model__options__mplug__decoder_depth": 1}
+    depths = ("options__mplug__fusion_depth", "options__mplug__decoder_depth", "image__depth")
+    options = {f"model__{name}": 1 for name in depths} | {"eval__options__captions__beams": 1}
     settings = read_settings(mplug_config(eval__evaluators=tuple(BY_MPLUG), **options))
     run = build(settings)
     params = jax.jit(lambda: run.create_state(jax.random.key(0)).params)()
@@ -98,7 +99,7 @@ def run_processes(count, devices):
         for index in range(count)
     ]
     try:
-        outputs = [process.communicate(timeout=300) for process in running]
+        outputs = [process.communicate(timeout=600) for process in running]
     finally:
         for process in running:
             process.kill()
