@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     c.optim.ema = 0.0  # no teacher: its passes would take a quarter of the time
 
     # Duration.
-    c.train.duration = "2000 steps"
+    c.train.duration = "1500 steps"
 
     # Evaluation, at the end alone.
     c.eval.sets = tuple(

@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     c.loss.plm.empty_prefix = 0.5
 
     # Duration.
-    c.train.duration = "800 steps"
+    c.train.duration = "600 steps"
 
     # Evaluation.
     c.eval.evaluators = (*c.eval.evaluators, "prefix_words", "captions")
