@@ -55,13 +55,13 @@ def by_sorted_lists(params, owner, weight):
     return expected
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_figures_are_those_of_sorted_lists(devices):
+@pytest.mark.parametrize(("devices", "hardness"), [(1, 1), (8, 0.5)])
+def test_figures_are_those_of_sorted_lists(devices, hardness):
     source, params, owner = make_case()
     inputs = inputs_of(source, make_mesh(devices), 8, LookupFusion(tau=TAU))
-    evaluator = build_evaluator("reranked", inputs, k=K)
+    evaluator = build_evaluator("reranked", inputs, k=K, hardness=hardness)
     got = evaluator.run(params)
-    for name, weight in (("itm", 0), ("itm_itc", 1 / TAU)):
+    for name, weight in (("itm", 0), ("itm_itc", hardness / TAU)):
         for key, value in by_sorted_lists(params, owner, weight).items():
             assert got[f"{name}_{key}"] == pytest.approx(value, abs=1e-12), (name, key)
     plain = build_evaluator("retrieval", inputs).run(params)
@@ -127,5 +127,7 @@ def test_what_cannot_work_is_refused():
     source, _, _ = make_case(3)
     with pytest.raises(UserError, match=r"reranked.k=0: give at least 1"):
         build_evaluator("reranked", inputs_of(source, make_mesh(1), 8, LookupFusion()), k=0)
+    with pytest.raises(UserError, match=r"reranked.hardness=-1: give config.loss.itm.hardness"):
+        build_evaluator("reranked", inputs_of(source, make_mesh(1), 8, LookupFusion()), hardness=-1)
     with pytest.raises(UserError, match="needs a fusion encoder"):
         build_evaluator("reranked", inputs_of(source, make_mesh(1), 8, LookupModel()))

@@ -114,6 +114,19 @@ def test_similarities_are_those_of_the_embeddings(params):
     np.testing.assert_array_equal(texts, s.argmax(axis=1))
 
 
+def test_hardness_scales_the_similarities(params):
+    """The temperature has no other part in the loss: half the hardness is twice the temperature."""
+    batch = fusion_batch()
+    warm = {**params, "log_temperature": params["log_temperature"] + jnp.log(2.0)}
+    half = negatives(params, batch, ImageTextMatching(hardness=0.5))
+    np.testing.assert_array_equal(half, negatives(warm, batch))
+    assert (np.array(half) != negatives(params, batch)).any()
+    # Without hardness the embeddings do not matter.
+    none = ImageTextMatching(hardness=0.0)
+    cold = {**params, "log_temperature": jnp.log(1e-6)}
+    np.testing.assert_array_equal(negatives(params, batch, none), negatives(cold, batch, none))
+
+
 def test_the_same_image_and_the_same_caption_are_no_negatives(params):
     batch = fusion_batch()
     batch["image_id"] = np.array([0, 0, 0, 0, 0, 0, 0, 7], np.int32)
@@ -183,3 +196,9 @@ def test_what_cannot_work_is_refused(params):
         negatives(params, fusion_batch(1))
     with pytest.raises(UserError, match=r"config.loss.itm needs a fusion encoder"):
         ITM.reads(tiny_model())
+
+
+@pytest.mark.parametrize("hardness", [-1.0, float("nan"), float("inf")])
+def test_a_hardness_that_is_none_is_refused(hardness):
+    with pytest.raises(UserError, match=r"config.loss.itm.hardness=.*give 0 .* 1 for ALBEF"):
+        ImageTextMatching(hardness=hardness)

@@ -25,20 +25,22 @@ _ROWS = 1024  # rows of the similarity matrix at a time
 class RerankedEvaluator(Evaluator):
     """Recall after matching has put each query's k most similar candidates in order; the rest stay below them.
 
-    Two orders are reported. `itm` is by the log-odds of a match. `itm_itc` adds the similarity over τ: matching is
-    trained against negatives drawn by similarity, so that its odds are those of a match given how similar a pair is,
-    and the sum estimates the odds against any other candidate.
+    Two orders are reported. `itm` is by the log-odds of a match. `itm_itc` adds the similarity over τ, times the
+    hardness of the negatives in training: drawn by similarity, they make the odds those of a match given how similar a
+    pair is, and the sum estimates the odds against any other candidate.
 
     `itm_accuracy` is the share of right decisions over each caption's own image and the most similar other one.
 
     Attributes:
       k: candidates per query that are put in order again.
+      hardness: of the negatives that matching was trained with (`config.loss.itm.hardness`).
 
     Raises:
-      UserError: the source is empty, or k is below 1.
+      UserError: the source is empty, k is below 1 or the hardness is negative.
     """
 
     k: int = 16
+    hardness: float = 1.0
 
     abilities: ClassVar[Sequence[type]] = (FusionModel,)
     panels: ClassVar[Mapping[str, Mapping[str, str]]] = {
@@ -52,6 +54,10 @@ class RerankedEvaluator(Evaluator):
     def __post_init__(self) -> None:
         if self.k < 1:
             raise UserError(f"config.eval.options.reranked.k={self.k}: give at least 1, such as 16")
+        if not self.hardness >= 0:
+            raise UserError(
+                f"config.eval.options.reranked.hardness={self.hardness}: give config.loss.itm.hardness, 0 to 1"
+            )
         if len(self.inputs.source) == 0:
             raise UserError(f"Evaluation set {self.inputs.source.name!r} is empty")
 
@@ -71,7 +77,7 @@ class RerankedEvaluator(Evaluator):
         log_odds = match(image, by_image.index), match(by_caption.index, caption)
         metrics: dict[str, float] = {}
         for name in SCORES:
-            weight = 1 / tau if name == "itm_itc" else 0.0
+            weight = self.hardness / tau if name == "itm_itc" else 0.0
             ranks = Ranks(
                 rerank(
                     base.i2t,

@@ -1,6 +1,7 @@
 """Image-text matching (ITM, docs/method.md §5): does a caption belong to an image, told from hard negatives?"""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -33,23 +34,31 @@ IMAGE_IDS = "image_id"
 class ImageTextMatching(Objective):
     """Each pair, each caption with a wrong image, each image with a wrong caption: 3·B pairs, two classes.
 
-    A wrong image is drawn with probability ∝ exp(s), s its similarity to the caption over τ, a constant; captions
-    likewise. Rows of the same image and rows with the same caption are never negatives of each other.
+    A wrong image is drawn with probability ∝ exp(hardness·s), s its similarity to the caption over τ, a constant;
+    captions likewise. Rows of the same image and rows with the same caption are never negatives of each other.
 
     Attributes:
+      hardness: 1 in ALBEF; 0 draws uniformly (the concentration β of arXiv 2010.04592). With 1 and calibrated
+        similarities, how similar a pair is tells nothing about whether it matches: there is nothing to learn until the
+        fusion layers see more than both towers do.
       candidates: "global": negatives come from the whole batch, the same on any number of devices; "device": from the
         rows on the same device, which then sends no tokens.
       pairs: its method and mesh say how the tokens of negatives travel (`contrastive.method`).
     """
 
+    hardness: float = 1.0
     candidates: Candidates = "global"
     pairs: PairLoss = dataclasses.field(default=DENSE_SOFTMAX, metadata=INTERNAL)
 
     name: ClassVar[str] = "itm"
 
     def __post_init__(self) -> None:
-        """Check the name of the candidates."""
+        """Check the hardness and the name of the candidates."""
         check_candidates(self.candidates)
+        if not 0 <= self.hardness < math.inf:
+            raise UserError(
+                f"config.loss.itm.hardness={self.hardness}: give 0 for negatives drawn uniformly, 1 for ALBEF's"
+            )
 
     def reads(self, model: ImageTextModel) -> Sequence[Feature]:
         """Return both towers of the clean batch.
@@ -100,8 +109,9 @@ class ImageTextMatching(Objective):
             )
         s = similarities(forward).constant()
         barred = same_pairs(forward.batch["tokens"], forward.batch.get(IMAGE_IDS), shards)
-        images = draw_negatives(forward.stream("itm/images"), s.transposed().matrix(), barred)
-        texts = draw_negatives(forward.stream("itm/texts"), s.matrix(), barred)
+        by_text, by_image = (self.hardness * x.matrix() for x in (s.transposed(), s))
+        images = draw_negatives(forward.stream("itm/images"), by_text, barred)
+        texts = draw_negatives(forward.stream("itm/texts"), by_image, barred)
         return images, texts
 
     @property
