@@ -134,6 +134,7 @@ def test_captions_must_differ():
         check_captions_differ([flat_source(3)])
 
 
+@pytest.mark.slow
 def test_info_describes_it():
     text = info.describe(read_settings(albef_config()), "runs/x")
     assert "fusion" in text

@@ -1,12 +1,14 @@
 """mPLUG from the configuration to the results: trains, evaluates, writes captions, resumes; what cannot work."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
 from fusion_runs import MPLUG_STEPS as STEPS
 from fusion_runs import mplug_config
 from tiny_model import compiler_settings
-from tiny_run import assert_same_run, metrics
+from tiny_run import assert_same_run, copy_run, metrics
 
 import timix_jax
 from timix_jax.checkpointing import restore_params
@@ -14,10 +16,17 @@ from timix_jax.errors import UserError
 from timix_jax.inspection import info
 from timix_jax.parallel.paths import path_names
 from timix_jax.training.build import build, read_settings
-from timix_jax.training.hooks.log import Log
 from timix_jax.training.train import train_and_evaluate
 
-WITH_TENSOR = {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2, "mesh__small": 16}
+# On a mesh of three axes, saved after every step.
+OPTIONS = {
+    "mesh__data": 2,
+    "mesh__fsdp": 2,
+    "mesh__tensor": 2,
+    "mesh__small": 16,
+    "checkpoint__every": "1 steps",
+    "checkpoint__keep_last": STEPS,
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,7 +38,7 @@ def cached():
 @pytest.fixture(scope="module")
 def whole(cached, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    config = mplug_config(**WITH_TENSOR, pictures__examples=2)
+    config = mplug_config(**OPTIONS, pictures__examples=2)
     return workdir, train_and_evaluate(config, str(workdir))
 
 
@@ -53,11 +62,10 @@ def test_trains_with_all_losses_and_writes_captions(whole):
 @pytest.mark.slow
 def test_the_teacher_averages_every_weight(whole):
     """After one step from the start: 0.9·old + 0.1·new, fusion, decoder and heads included."""
-    run = build(read_settings(mplug_config(1)))
+    run = build(read_settings(mplug_config(**OPTIONS)))
     start = jax.tree.map(np.asarray, jax.jit(run.create_state)(jax.random.key(run.seed)).params)
-    workdir = whole[0].parent / "one"
-    train_and_evaluate(mplug_config(1, eval__sets=()), str(workdir))
-    parts = (restore_params(workdir, part=part) for part in ("params", "ema_params"))
+    first = whole[0] / "checkpoints" / "00000001"
+    parts = (restore_params(first, part=part) for part in ("params", "ema_params"))
     new, ema = (dict(path_names(part)) for part in parts)
     moved = set()
     for name, old in path_names(start):
@@ -68,20 +76,15 @@ def test_the_teacher_averages_every_weight(whole):
 
 
 @pytest.mark.slow
-def test_stopped_and_resumed_is_uninterrupted(whole, tmp_path, monkeypatch):
-    log = Log.__call__
-
-    def stop(self, moment):
-        if moment.step == 3:
-            raise KeyboardInterrupt
-        log(self, moment)
-
-    monkeypatch.setattr(Log, "__call__", stop)
-    workdir = tmp_path / "resumed"
-    with pytest.raises(KeyboardInterrupt):
-        train_and_evaluate(mplug_config(**WITH_TENSOR), str(workdir))
-    monkeypatch.setattr(Log, "__call__", log)
-    train_and_evaluate(mplug_config(**WITH_TENSOR), str(workdir))
+def test_killed_and_resumed_is_uninterrupted(whole, tmp_path):
+    """What a run leaves that is killed after step 3, of which nothing was saved yet."""
+    workdir = copy_run(whole[0], tmp_path / "resumed")
+    (workdir / "results.json").unlink()
+    for step in (3, 4):
+        shutil.rmtree(workdir / "checkpoints" / f"{step:08d}")
+    log = workdir / "metrics.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:3]))
+    train_and_evaluate(mplug_config(**OPTIONS), str(workdir))
     assert_same_run(whole[0], workdir, STEPS)
 
 

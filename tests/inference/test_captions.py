@@ -82,6 +82,7 @@ def test_equals_greedy_decoding_without_a_cache(model, images, prefix):
     assert found[0].score == found[0].logp
 
 
+@pytest.mark.slow
 def test_several_captions_come_best_first(model, images):
     several = model.captions(images[:3], num=4, beams=5, max_tokens=6)
     for found in several:

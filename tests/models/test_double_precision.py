@@ -89,6 +89,7 @@ def test_a_box_a_thousandth_of_a_pixel_over_the_border_counts():
     assert patch_labels(jnp.asarray(np.array([0.0, 0.0, 3 * (1 / 48), 1 / 16])), 16).sum() == 1
 
 
+@pytest.mark.slow
 def test_predictor_of_tokens_whose_mean_is_large():
     h, c = RNG.normal(size=(2, 9, 16)) + 1e4, RNG.normal(size=(2, 8))
     model = PatchPredictor(dtype=jnp.float64)

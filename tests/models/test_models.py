@@ -81,6 +81,7 @@ def test_the_captured_block_is_where_the_short_pass_stops(images, scan, pool):
     assert float(jnp.abs(before_last - captured).max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_later_blocks_get_no_gradient_through_the_site(params, images):
     def loss(p):
         return jnp.sum(jnp.square(encode_site(MODEL, p, MODEL.embed_patches(p, images))))

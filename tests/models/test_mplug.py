@@ -53,7 +53,9 @@ def inputs(shape, rows=4, images=4):
     return text, seen, tokens
 
 
-@pytest.mark.parametrize("scan", [True, False], ids=["scan", "unrolled"])
+@pytest.mark.parametrize(
+    "scan", [pytest.param(True, marks=pytest.mark.slow), False], ids=["scan", "unrolled"]
+)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equals_the_statement(shape, scan):
     """Two captions read each of four images."""

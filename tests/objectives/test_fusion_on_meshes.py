@@ -72,6 +72,7 @@ def test_values_and_gradients_are_those_of_one_device(weights, reference, shape,
         np.testing.assert_allclose(g, w, atol=3e-5 * scale, err_msg=str(path))
 
 
+@pytest.mark.slow
 def test_negatives_of_the_own_device(weights):
     mesh = make_mesh(data=4, fsdp=2)
     itm = objectives(PairReduction(mesh=mesh), "device")[1]

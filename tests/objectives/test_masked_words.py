@@ -123,6 +123,7 @@ def test_the_loss_is_that_of_the_formula_per_hidden_word_of_the_batch(params):
     assert log["mlm_accuracy"] == pytest.approx(hits.mean())
 
 
+@pytest.mark.slow
 def test_the_teacher_s_targets_are_over_the_vocabulary(params):
     batch, teacher = fusion_batch(), make_params(MODEL, seed=1)
     loss, _, grads = run(MODEL, (DISTILLED,), params, batch, 2, teacher)

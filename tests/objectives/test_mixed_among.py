@@ -69,7 +69,11 @@ def mixed_by_hand(params, batch, how, mixed_rows, rule):
 
 @pytest.mark.parametrize(
     ("step", "mixed_rows", "rule"),
-    [(2, [2, 6], "flip"), (9, [0, 2, 4, 6], "flip"), (9, [0, 2, 4, 6], "derangement")],
+    [
+        pytest.param(2, [2, 6], "flip", marks=pytest.mark.slow),
+        pytest.param(9, [0, 2, 4, 6], "flip", marks=pytest.mark.slow),
+        (9, [0, 2, 4, 6], "derangement"),
+    ],
 )
 def test_values_and_gradients(params, batch, step, mixed_rows, rule):
     objective = objective_of("timix", "tpp", {"partner": rule}, **AMONG)

@@ -28,6 +28,7 @@ def batch():
     return found | {"captions": jnp.asarray(rng.integers(1, VOCABULARY, shape), jnp.int32)}
 
 
+@pytest.mark.slow
 def test_each_set_of_captions_is_a_set_of_candidates(params, batch):
     """No caption is a negative of its own image: the k-th captions are compared with each other only."""
     value, log, grads, _ = run(build_objective("captions", count=COUNT), params, batch, 0)

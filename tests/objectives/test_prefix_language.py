@@ -194,6 +194,7 @@ def test_chunks_change_nothing():
     assert_trees_close(parts[1], whole[1])
 
 
+@pytest.mark.slow
 def test_padding_contributes_nothing():
     """A longer row of padding changes neither the split of a caption that has one place for it, nor the loss."""
     params, batch = make_params(MODEL), batch_of()

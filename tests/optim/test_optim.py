@@ -128,7 +128,7 @@ def test_three_steps_match_adamw_in_numpy(clip):
     np.testing.assert_array_equal(trained["image"]["cls"], params["image"]["cls"])
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("name", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
 def test_frozen_parameters_have_no_moments_and_do_not_count_in_the_clip(name):
     """Their gradients, however large, change nothing; the others train as if they were not there."""
     scales = [("image/blocks/.*", 0.0), ("text/query/.*", 0.5)]

@@ -65,9 +65,10 @@ def mplug_config(steps=MPLUG_STEPS, **overrides):
     """Return `tiny_config` of mPLUG with all its losses and evaluators."""
     settings = {
         "model__name": "mplug",
-        "model__options__mplug__fusion_depth": 3,
-        "model__options__mplug__stride": 2,
-        "model__options__mplug__decoder_depth": 2,
+        "model__image__depth": 1,
+        "model__options__mplug__fusion_depth": 2,
+        "model__options__mplug__stride": 1,  # a layer of each kind
+        "model__options__mplug__decoder_depth": 1,
         "model__text__dropout": 0.1,
         "loss__itc__alpha": 0.4,
         "loss__itm__weight": 1.0,

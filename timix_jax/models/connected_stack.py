@@ -7,9 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from timix_jax.models.axes import Axes, declare, mark_stacked
+from timix_jax.models.axes import Axes, declare
 from timix_jax.models.cross_block import CrossStack, Memory
 from timix_jax.models.dropout import Dropout
+from timix_jax.models.stacked import stacked_layers
 from timix_jax.models.transformer import Block, Remat, kernel_init, rematerialise, rounded
 from timix_jax.parallel.layout import Layout
 
@@ -50,16 +51,14 @@ class BlockList(nn.Module):
 
     def setup(self) -> None:
         """Declare the stacked layers."""
-        self.layers = self.param("layers", self._init_layers)
+        self.layers = stacked_layers(self, self._init_one, self.depth)
 
     @property
     def _block(self) -> Block:
         return Block(self.heads, self.mlp_dim, False, self.eps, self.act, self.dtype, parent=None)
 
-    def _init_layers(self, key: Array) -> Any:
-        x = jnp.zeros((1, 1, self.width), self.dtype)
-        one = lambda k: self._block.init(k, x)["params"]
-        return mark_stacked(jax.vmap(one)(jax.random.split(key, self.depth)))
+    def _init_one(self, key: Array) -> Any:
+        return self._block.init(key, jnp.zeros((1, 1, self.width), self.dtype))["params"]
 
     def __call__(self, index: int, x: Array, mask: Array, dropout: Dropout | None = None) -> Array:
         """Map tokens (R, T, C) through one layer; mask (R, T) bool is False for padding."""

@@ -7,10 +7,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from timix_jax.models.axes import Axes, declare, mark_stacked
+from timix_jax.models.axes import Axes, declare
 from timix_jax.models.cached_attention import Kept, attend_by_head, self_attend_cached
 from timix_jax.models.dropout import Dropout, Place, drop
 from timix_jax.models.layers import attend
+from timix_jax.models.stacked import stacked_layers
 from timix_jax.models.transformer import (
     OUT,
     QKV,
@@ -181,7 +182,7 @@ class CrossStack(nn.Module):
 
     def setup(self) -> None:
         """Declare the stacked layers."""
-        self.layers = self.param("layers", self._init_layers)
+        self.layers = stacked_layers(self, self._init_one, self.depth)
 
     @property
     def _block(self) -> CrossBlock:
@@ -189,12 +190,11 @@ class CrossStack(nn.Module):
         shape = (self.width, self.heads, self.mlp_dim, self.eps, self.act, self.dtype)
         return CrossBlock(*shape, self.causal, parent=None)
 
-    def _init_layers(self, key: Array) -> Any:
+    def _init_one(self, key: Array) -> Any:
         x, states = (
             jnp.zeros((1, 1, width), self.dtype) for width in (self.width, self.states_width)
         )
-        one = lambda k: self._block.init(k, x, states, method="initialise")["params"]
-        return mark_stacked(jax.vmap(one)(jax.random.split(key, self.depth)))
+        return self._block.init(key, x, states, method="initialise")["params"]
 
     def _whole(self, params: Any) -> Any:
         """Return the parameters of one layer as the layer uses them, gathered."""

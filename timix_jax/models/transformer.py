@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from timix_jax.errors import UserError
-from timix_jax.models.axes import Axes, declare, mark_stacked
+from timix_jax.models.axes import Axes, declare
 from timix_jax.models.dropout import Dropout, Place, drop
 from timix_jax.models.layers import attend, gelu, quick_gelu, widening_dot_general
+from timix_jax.models.stacked import stacked_layers
 from timix_jax.parallel.layout import Layout
 
 Remat = Literal["none", "dots", "full"]
@@ -217,11 +218,9 @@ class Stack(nn.Module):
             parent=None,  # unbound: this module holds its parameters, stacked
         )
 
-        def init_layers(key: Array) -> Any:
-            one = lambda k: block.init(k, jnp.zeros((1, 1, x.shape[-1]), x.dtype))["params"]
-            return mark_stacked(jax.vmap(one)(jax.random.split(key, self.depth)))
-
-        layers = (self.param("layers", init_layers), dropout and dropout.by_layer(self.depth))
+        one = lambda key: block.init(key, jnp.zeros((1, 1, x.shape[-1]), x.dtype))["params"]
+        own = stacked_layers(self, one, self.depth)
+        layers = (own, dropout and dropout.by_layer(self.depth))
         stop = self.depth if stop is None else stop
         if not 0 <= stop <= self.depth:
             raise UserError(f"cannot run {stop} of {self.depth} blocks")

@@ -82,8 +82,10 @@ def two_tars(tmp_path, *names):
     return ["webdataset", f"--shards={{{pattern}}}", f"--out={tmp_path / 'out'}"]
 
 
-@pytest.mark.parametrize("key", ["0", "0.jpg", "./0"])
-@pytest.mark.parametrize("options", [["--workers=1"], ["--workers=2"], ["--num-shards=1"]])
+@pytest.mark.parametrize(
+    ("key", "options"),
+    [("0", ["--workers=1"]), ("0.jpg", ["--workers=2"]), ("./0", ["--num-shards=1"])],
+)
 def test_key_that_fits_several_tars_is_refused(tmp_path, capsys, key, options):
     argv = [*two_tars(tmp_path, "0.tar", "1.tar"), *options]
     words = (repr(key.removeprefix("./")), "0.tar/0", "1.tar/0", "longer name")
