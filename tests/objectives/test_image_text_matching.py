@@ -120,6 +120,13 @@ def test_hardness_scales_the_similarities(params):
     warm = {**params, "log_temperature": params["log_temperature"] + jnp.log(2.0)}
     half = negatives(params, batch, ImageTextMatching(hardness=0.5))
     np.testing.assert_array_equal(half, negatives(warm, batch))
+    growing = ImageTextMatching(hardness_steps=4)
+    np.testing.assert_array_equal(
+        negatives(params, batch, growing, 2), negatives(warm, batch, step=2)
+    )
+    np.testing.assert_array_equal(
+        negatives(params, batch, growing, 5), negatives(params, batch, step=5)
+    )
     assert (np.array(half) != negatives(params, batch)).any()
     # Without hardness the embeddings do not matter.
     none = ImageTextMatching(hardness=0.0)

@@ -25,6 +25,7 @@ from timix_jax.objectives.hard_negatives import (
     same_pairs,
 )
 from timix_jax.objectives.pairs.loss import DENSE_SOFTMAX, PairLoss
+from timix_jax.optim.schedule import linear_ramp
 
 IMAGE_IDS = "image_id"
 """Field of the batch with an int32 (B,) per image, equal for rows of the same image."""
@@ -41,12 +42,14 @@ class ImageTextMatching(Objective):
       hardness: 1 in ALBEF; 0 draws uniformly (the concentration β of arXiv 2010.04592). With 1 and calibrated
         similarities, how similar a pair is tells nothing about whether it matches: there is nothing to learn until the
         fusion layers see more than both towers do.
+      hardness_steps: it grows from 0 over this many steps, so that matching first learns what both towers know.
       candidates: "global": negatives come from the whole batch, the same on any number of devices; "device": from the
         rows on the same device, which then sends no tokens.
       pairs: its method and mesh say how the tokens of negatives travel (`contrastive.method`).
     """
 
     hardness: float = 1.0
+    hardness_steps: int = 0
     candidates: Candidates = "global"
     pairs: PairLoss = dataclasses.field(default=DENSE_SOFTMAX, metadata=INTERNAL)
 
@@ -109,7 +112,8 @@ class ImageTextMatching(Objective):
             )
         s = similarities(forward).constant()
         barred = same_pairs(forward.batch["tokens"], forward.batch.get(IMAGE_IDS), shards)
-        by_text, by_image = (self.hardness * x.matrix() for x in (s.transposed(), s))
+        hardness = self.hardness * linear_ramp(forward.step, self.hardness_steps)
+        by_text, by_image = (hardness * x.matrix() for x in (s.transposed(), s))
         images = draw_negatives(forward.stream("itm/images"), by_text, barred)
         texts = draw_negatives(forward.stream("itm/texts"), by_image, barred)
         return images, texts
