@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from fusion_runs import VOCAB, fusion_batch, run, tiny_albef
+from fusion_runs import VOCAB, assert_same_result, fusion_batch, run, tiny_albef
 from tiny_model import make_forward, make_params
 
 from timix_jax.objectives.contrastive import Contrastive
@@ -61,15 +61,7 @@ def on_mesh(weights, shape, method, **options):
     ],
 )
 def test_values_and_gradients_are_those_of_one_device(weights, reference, shape, method, options):
-    loss, log, grads = reference
-    got, got_log, got_grads = on_mesh(weights, shape, method, **options)
-    assert got == pytest.approx(float(loss), rel=1e-5)
-    assert got_log == pytest.approx(jax.tree.map(float, log), rel=1e-4)
-    for (path, g), w in zip(
-        jax.tree_util.tree_leaves_with_path(got_grads), jax.tree.leaves(grads), strict=True
-    ):
-        scale = max(float(np.abs(w).max()), 1e-2)
-        np.testing.assert_allclose(g, w, atol=3e-5 * scale, err_msg=str(path))
+    assert_same_result(on_mesh(weights, shape, method, **options), reference)
 
 
 @pytest.mark.slow

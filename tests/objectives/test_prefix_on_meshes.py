@@ -6,7 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from fusion_runs import fusion_batch, run
+from fusion_runs import assert_same_result, fusion_batch, run
 from tiny_model import TOKENS, VOCABULARY, make_params, tiny_model
 
 from timix_jax.decoding import Search, write_captions
@@ -61,15 +61,7 @@ def test_same_on_any_mesh(weights, reference, captions, shape, options):
     )
     params, teacher = (jax.device_put(w, layout.shardings(w)) for w in weights)
     batch = put_batch(fusion_batch(ROWS), mesh)
-    loss, log, grads = reference
-    got, got_log, got_grads = run(model, PLM, params, batch, 0, teacher)
-    assert float(got) == pytest.approx(float(loss), rel=1e-5)
-    assert jax.tree.map(float, got_log) == pytest.approx(jax.tree.map(float, log), rel=1e-4)
-    for (path, g), w in zip(
-        jax.tree_util.tree_leaves_with_path(got_grads), jax.tree.leaves(grads), strict=True
-    ):
-        scale = max(float(np.abs(w).max()), 1e-2)
-        np.testing.assert_allclose(np.asarray(g), w, atol=3e-5 * scale, err_msg=str(path))
+    assert_same_result(run(model, PLM, params, batch, 0, teacher), reference)
 
     found = written(model.for_evaluation(), params, batch)
     found, want = (jax.tree.map(np.asarray, x) for x in (found, captions))
