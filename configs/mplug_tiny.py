@@ -23,7 +23,8 @@ def get_config() -> ConfigDict:
     c.loss.plm.weight = 0.5
     c.loss.plm.empty_prefix = 0.5
 
-    # Duration.
+    # Duration. Mixing goes on to the end: a second program, without it, would take minutes to compile.
+    c.mix.until = "100%"
     c.train.duration = "600 steps"
 
     # Evaluation.
