@@ -18,10 +18,10 @@ SMALL = (
     "model.text.mlp_dim=256",
     "model.embed_dim=64",
     "model.tpp_layer=1",
-    "train.duration='600 steps'",
+    "train.duration=600 steps",
     "eval.sets=('val0=records:data/flickr8k_val?block=0/2','val1=records:data/flickr8k_val?block=1/2')",
-    "eval.every='100%'",
-    "checkpoint.every='100%'",
+    "eval.every=100%",
+    "checkpoint.every=100%",
     "pictures.examples=0",
     "mix.mixer=none",
 )
@@ -30,8 +30,8 @@ FORM = (
     "mix.mixer=timix",
     "mix.options.timix.partner=derangement",
     "mix.placement=among",
-    "mix.ramp='10%'",
-    "mix.until='85%'",
+    "mix.ramp=10%",
+    "mix.until=85%",
     *AUGMENT,
 )
 METHODS = {

@@ -23,7 +23,7 @@ METHODS = {
     "posterior": (*TIMIX, "mix.score=posterior"),
     "timix_augment": (*TIMIX, *CROPPED),
     "timix_augment_all": (*TIMIX, *CROPPED, "mix.fraction=1.0"),
-    "timix_augment_long": (*TIMIX, *CROPPED, "mix.until='100%'"),
+    "timix_augment_long": (*TIMIX, *CROPPED, "mix.until=100%"),
     "timix_augment_large": (*TIMIX, *CROPPED, "mix.options.timix.low=0.6"),
     "phrases_augment": (*PHRASES, *CROPPED),
     "phrases_augment_all": (*PHRASES, *CROPPED, "mix.fraction=1.0"),
