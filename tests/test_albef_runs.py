@@ -12,7 +12,6 @@ from tiny_run import metrics, tiny_config
 import timix_jax
 from timix_jax.checkpointing import Checkpointer, restore_params
 from timix_jax.errors import UserError
-from timix_jax.inspection import info
 from timix_jax.parallel.paths import path_names
 from timix_jax.training.build import build, read_settings
 from timix_jax.training.build.data import check_captions_differ
@@ -71,6 +70,9 @@ def test_trains_with_all_losses_and_evaluates(whole):
     assert evaluate_checkpoint(albef_config(**WITH_TENSOR), str(workdir)) == pytest.approx(
         results, rel=1e-4
     )
+    saved = restore_params(workdir / "checkpoints" / f"{STEPS:08d}", part="opt_state")
+    counts = {int(leaf) for name, leaf in path_names(saved) if name.endswith("count")}
+    assert counts == {STEPS}  # one update per step, of the summed loss
     loaded = timix_jax.load(workdir)
     assert loaded.encode_text(["a red circle"]).shape == (1, 8)
 
@@ -132,10 +134,3 @@ def test_captions_must_differ():
         UserError, match=r"config.loss.itm needs wrong captions.* all say 'a picture'"
     ):
         check_captions_differ([flat_source(3)])
-
-
-@pytest.mark.slow
-def test_info_describes_it():
-    text = info.describe(read_settings(albef_config()), "runs/x")
-    assert "fusion" in text
-    assert "FLOP per step" in text

@@ -7,12 +7,12 @@ import re
 import jax
 import numpy as np
 import pytest
+from one_device import on_one_device
 from repository import ROOT
 
 from timix_jax.config import complete, flatten
 from timix_jax.inspection.tables import parameters_by_tower
-from timix_jax.parallel.layout import Layout
-from timix_jax.parallel.mesh import make_mesh, put_batch
+from timix_jax.parallel.mesh import put_batch
 from timix_jax.training import build as experiment
 from timix_jax.training.step import make_train_step
 
@@ -88,7 +88,7 @@ def bert_vocabulary(path):
 
 
 @pytest.mark.slow
-def test_vitb16_takes_a_real_step(tmp_path, monkeypatch):
+def test_vitb16_takes_a_real_step(tmp_path):
     """Everything as configured, bfloat16 included, except for data, batch sizes and most of the equal layers."""
     bert_vocabulary(tmp_path / "vocab.txt")
     config = recipe("vitb16")
@@ -98,16 +98,16 @@ def test_vitb16_takes_a_real_step(tmp_path, monkeypatch):
     config.train.batch_size = config.regions.batch_size = 4
     config.train.duration = "4 steps"
     config.optim.warmup = "1 step"
-    one_device = Layout(make_mesh(jax.devices()[:1]))
-    monkeypatch.setattr(experiment.checks, "build_layout", lambda mesh, devices: one_device)
-    whole = experiment.build(experiment.read_settings(config))
+    with on_one_device():
+        whole = experiment.build(experiment.read_settings(config))
     towers = parameters_by_tower(whole.abstract_state.params)
     assert 85e6 < towers["image"] < 88e6
     assert 108e6 < towers["text"] < 111e6
 
-    config.model.text.depth = 2
-    config.model.image.depth = config.model.tpp_layer + 1
-    run = experiment.build(experiment.read_settings(config))
+    config.model.text.depth = config.model.image.depth = 2
+    config.model.tpp_layer = 1
+    with on_one_device():
+        run = experiment.build(experiment.read_settings(config))
     step = make_train_step(
         run.model,
         run.objectives,

@@ -1,5 +1,6 @@
 """`python -m timix_jax.export`: other programs compute the same, and everything comes back bit for bit."""
 
+import functools
 import json
 import shutil
 
@@ -44,10 +45,27 @@ def fast_compiler():
         yield
 
 
+class Saved(dict):
+    """Name → folder of a run, which is saved when it is first asked for."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
+    def __missing__(self, name):
+        self[name] = save_run(self.folder / name, name)
+        return self[name]
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    return {name: save_run(folder / name, name) for name in RUNS}
+    return Saved(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def loaded(runs):
+    """Return a function: name of a run → its model, whose compiled programs are shared."""
+    return functools.cache(lambda name: timix_jax.load(runs[name], batch_size=8))
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +88,11 @@ def pixels(size, count=3):
 
 
 @pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case.values[1] in READERS])
-def test_the_architecture_computes_the_same_embeddings(name, kind, runs, exports):
+def test_the_architecture_computes_the_same_embeddings(name, kind, loaded, exports):
     """By the written names, shapes and configuration alone, in NumPy."""
     folder = exports(name, kind)
     image, text, config, arrays = READERS[kind](folder)
-    model = timix_jax.load(runs[name], batch_size=8)
+    model = loaded(name)
     images = pixels(model.image_size)
     half = ((0.5,) * 3, (0.5,) * 3)
     theirs = unit(encode_images(image, images, half)[0])
@@ -91,8 +109,8 @@ def test_the_architecture_computes_the_same_embeddings(name, kind, runs, exports
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
-def test_everything_comes_back_bit_for_bit(name, kind, runs, exports):
-    ours = timix_jax.load(runs[name], batch_size=8)
+def test_everything_comes_back_bit_for_bit(name, kind, loaded, exports):
+    ours = loaded(name)
     back = timix_jax.load(exports(name, kind), batch_size=8)
     for one, other in zip(*map(jax.tree.leaves, (ours.params, back.params)), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -106,10 +124,10 @@ def test_everything_comes_back_bit_for_bit(name, kind, runs, exports):
 
 
 @pytest.mark.parametrize(("name", "kind"), [("bert", "open_clip"), ("siglip", "hf")])
-def test_without_our_own_file_the_model_is_the_same(name, kind, runs, exports, tmp_path):
+def test_without_our_own_file_the_model_is_the_same(name, kind, loaded, exports, tmp_path):
     folder = shutil.copytree(exports(name, kind), tmp_path / "copy")
     (folder / "timix_jax.safetensors").unlink()
-    ours, back = (timix_jax.load(path, batch_size=8) for path in (runs[name], folder))
+    ours, back = loaded(name), timix_jax.load(folder, batch_size=8)
     assert not back.predictor_trained
     images = pixels(ours.image_size)
     np.testing.assert_allclose(back.encode_image(images), ours.encode_image(images), atol=1e-6)
@@ -129,8 +147,8 @@ def test_weights_that_another_program_changed_win(exports, tmp_path):
     np.testing.assert_array_equal(params["patch_embed"]["bias"], 0)
 
 
-def test_a_tokenizer_for_others_makes_the_same_ids(runs, exports):
-    model = timix_jax.load(runs["bert"], batch_size=8)
+def test_a_tokenizer_for_others_makes_the_same_ids(loaded, exports):
+    model = loaded("bert")
     folder = exports("bert", "open_clip")
     theirs = hf.Tokenizer.from_file(str(folder / "tokenizer.json"))
     ids = model.tokenize(CAPTIONS)
@@ -169,9 +187,11 @@ def test_a_tokenizer_for_others_makes_the_same_ids(runs, exports):
         ("siglip", "npz", {"act": "gelu"}, ["image.act='gelu' (its code states the activation)"]),
     ],
 )
-def test_what_a_format_cannot_express_is_named(name, kind, overrides, messages, tmp_path, capsys):
+def test_what_a_format_cannot_express_is_named(
+    name, kind, overrides, messages, runs, tmp_path, capsys
+):
     changes = {f"model__{field}": value for field, value in overrides.items()}
-    run = save_run(tmp_path / "run", name, **changes)
+    run = save_run(tmp_path / "run", name, **changes) if changes else runs[name]
     out = tmp_path / "out"
     assert main([str(run), f"--format={kind}", f"--out={out}"]) == 2
     error = capsys.readouterr().err
@@ -179,7 +199,7 @@ def test_what_a_format_cannot_express_is_named(name, kind, overrides, messages, 
     assert error.count("\n") == 1
     for message in messages:
         assert message in error
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert {path.name for path in tmp_path.iterdir()} <= {"run"}
 
 
 def test_nothing_is_overwritten_or_half_written(runs, tmp_path, capsys, monkeypatch):
@@ -195,8 +215,8 @@ def test_nothing_is_overwritten_or_half_written(runs, tmp_path, capsys, monkeypa
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_an_export_that_differs_is_noticed(runs, exports, tmp_path):
-    model = timix_jax.load(runs["clip"], batch_size=8)
+def test_an_export_that_differs_is_noticed(loaded, exports):
+    model = loaded("clip")
     folder = exports("clip", "hf")
     trained = Trained.of(model)
     check_same(folder, trained)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_model import encode_site
+from tiny_model import encode_site, make_params
 
 from timix_jax.errors import UserError
 from timix_jax.mixing import Sample, TiMix
@@ -22,9 +22,9 @@ MODEL = DualEncoder(
 
 @pytest.fixture(scope="module")
 def params():
-    # Larger than the initial scale, so that attention is far from uniform.
-    noise = lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape)
-    return jax.jit(lambda key: jax.tree.map(noise, MODEL.init(key)))(jax.random.key(0))
+    return make_params(
+        MODEL
+    )  # larger than the initial scale, so that attention is far from uniform
 
 
 @pytest.fixture
@@ -68,14 +68,13 @@ def test_the_captured_block_is_where_the_short_pass_stops(images, scan, pool):
     model = dataclasses.replace(MODEL, scan=scan, pool=pool)
 
     @jax.jit
-    def three_passes(images):
-        params = model.init(jax.random.key(3))
+    def three_passes(params, images):
         patches = model.embed_patches(params, images)
         captured = model.encode_image(params, patches, blocks=(1,)).blocks[1]
         before_last = model.encode_image(params, patches, blocks=(2,)).blocks[2]
         return captured, encode_site(model, params, patches), before_last
 
-    captured, site, before_last = three_passes(images)
+    captured, site, before_last = three_passes(make_params(model), images)
     assert site.shape == (4, 36, 16)
     np.testing.assert_allclose(model.patch_tokens(captured), site, atol=1e-6)
     assert float(jnp.abs(before_last - captured).max()) > 1e-3
@@ -145,8 +144,9 @@ def test_mixing_patches_equals_mixing_pixels_through_the_model(params, images):
 
 def test_embeddings_have_unit_norm_in_float32_also_under_bfloat16(images):
     model = dataclasses.replace(MODEL, dtype=jnp.bfloat16)
-    params = jax.jit(model.init)(jax.random.key(0))
-    assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(params))
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(shapes))
+    params = make_params(model)
     encode = lambda p: model.encode_image(p, model.embed_patches(p, images)).embedding
     embedding = jax.jit(encode)(params)
     assert embedding.dtype == jnp.float32
@@ -154,7 +154,8 @@ def test_embeddings_have_unit_norm_in_float32_also_under_bfloat16(images):
 
 
 def test_temperature_is_clamped_and_not_frozen():
-    params = jax.jit(MODEL.init)(jax.random.key(0))
+    initial = jax.jit(lambda: MODEL.init(jax.random.key(0))["log_temperature"])()
+    params = {**make_params(MODEL), "log_temperature": initial}
     np.testing.assert_allclose(MODEL.temperature(params), 0.07, rtol=1e-6)
     for value, expected in ((-99.0, 0.001), (99.0, 0.5)):
         clamped = MODEL.constrain({**params, "log_temperature": jnp.asarray(value)})

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy_connected import fused
-from objective_runs import assert_trees_close
 from tiny_model import GRID, PATCH, TOKENS, VOCABULARY, make_batch, make_params, tiny_model
 
 from timix_jax.errors import UserError
@@ -202,25 +201,6 @@ def test_the_decoder_reads_image_and_prefix():
     same = run(params, batch, batch)
     for name in ("image", "tokens"):
         assert np.abs(run(params, {**batch, name: other[name]}, batch) - same).max() > 1e-3
-
-
-@pytest.mark.slow
-def test_microbatches_change_nothing_not_even_what_is_dropped():
-    dropout = 0.3
-    params, batch = case()
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def grads(model, params):
-        def loss(params):
-            fused, _, logits = read(model, params, batch, jax.random.key(1))
-            return jnp.sum(jax.nn.log_softmax(logits)[..., 3]) + jnp.sum(fused.text**2)
-
-        return jax.value_and_grad(loss)(params)
-
-    whole = grads(mplug(text_dropout=dropout), params)
-    parts = grads(mplug(text_dropout=dropout, microbatches=2), params)
-    np.testing.assert_allclose(parts[0], whole[0], rtol=1e-5)
-    assert_trees_close(parts[1], whole[1])
 
 
 def test_contains_the_dual_encoder():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from counting_model import counting, mark_teacher
 from objective_runs import BATCH, MODEL, mixed
-from tiny_model import compiler_settings, make_batch, make_forward
+from tiny_model import compiler_settings, make_batch, make_forward, make_params, tiny_model
 from tiny_run import arrays, assert_same_run, copy_run, tiny_config
 
 from timix_jax.objectives import OBJECTIVES, Feature, Objective, Term, build_objective
@@ -104,6 +104,22 @@ def test_scores_without_a_clean_pass_run_blocks_only():
         ("encode_image", "student", BATCH): 1,
         ("encode_text", "student", BATCH): 1,
     }
+
+
+def test_dropout_follows_the_step_and_spares_the_teacher():
+    model = tiny_model(text_dropout=0.3)
+    params, batch, itc = make_params(model), make_batch(BATCH), build_objective("itc", alpha=0.4)
+
+    @jax.jit
+    def texts(step):
+        forward = make_forward(model, (itc,), params, batch, step, params)
+        return forward.text().embedding, forward.text(teacher=True).embedding
+
+    (first, teacher), again, (later, same) = (texts(step) for step in (0, 0, 1))
+    np.testing.assert_array_equal(first, again[0])
+    assert np.abs(first - later).max() > 1e-2
+    np.testing.assert_array_equal(teacher, same)
+    assert np.abs(first - teacher).max() > 1e-2
 
 
 def test_undeclared_features_are_refused():

@@ -49,8 +49,7 @@ def captions(weights):
     ("shape", "options"),
     [
         ({"data": 2, "fsdp": 2, "tensor": 2}, {"remat": "full"}),
-        pytest.param({"data": 8}, {"scan": False}, marks=pytest.mark.slow),
-        pytest.param({"fsdp": 8}, {"microbatches": 2}, marks=pytest.mark.slow),
+        ({"fsdp": 8}, {"microbatches": 2}),
     ],
 )
 def test_same_on_any_mesh(weights, reference, captions, shape, options):

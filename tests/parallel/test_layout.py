@@ -23,6 +23,8 @@ from timix_jax.training.step import total_loss
 
 SCANNED, UNROLLED = (("scan", True),), (("scan", False),)
 STEMMED = (*SCANNED, ("stem", "hierarchical"), ("patch_dropout", 0.4))
+HARD = (("target", "hard"),)
+REPLACE = (("target", "pred"), ("placement", "replace"), ("fraction", 0.5))
 SMALL = 64  # so that the tiny model's matrices are split too
 
 
@@ -55,9 +57,9 @@ def params_of_tests(stem="linear"):
 
 
 @functools.cache
-def on_one_device(score, target, options):
+def on_one_device(score, mix, options):
     model = tiny_model(**dict(options))
-    terms = objectives(model, score, target=target)
+    terms = objectives(model, score, **dict(mix))
     function = functools.partial(loss_and_gradient, model, terms)
     params = params_of_tests(model.image.stem)
     return jax.tree.map(np.asarray, jax.jit(function)(params, make_batch(16, region_images=8)))
@@ -70,16 +72,17 @@ def agree(got, want):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sizes", "parts", "score", "target", "options"),
+    ("sizes", "parts", "score", "mix", "options"),
     [
-        pytest.param((2, 2, 2), 1, "tpp", "hard", SCANNED, marks=pytest.mark.slow),
-        pytest.param((1, 2, 1), 2, "attention", "pred", UNROLLED, marks=pytest.mark.slow),
-        pytest.param((1, 1, 1), 4, "tpp", "hard", SCANNED, marks=pytest.mark.slow),
-        pytest.param((2, 2, 1), 2, "tpp", "hard", STEMMED, marks=pytest.mark.slow),
+        ((2, 2, 2), 1, "tpp", HARD, SCANNED),
+        ((1, 2, 1), 2, "attention", REPLACE, UNROLLED),
+        ((1, 1, 1), 4, "tpp", HARD, SCANNED),
+        ((2, 2, 1), 2, "tpp", HARD, STEMMED),
     ],
 )
-def test_every_mesh_gives_the_same_numbers_as_one_device(sizes, parts, score, target, options):
+def test_every_mesh_gives_the_same_numbers_as_one_device(sizes, parts, score, mix, options):
     data, fsdp, tensor = sizes
     devices = jax.devices()[: data * fsdp * tensor]
     layout = Layout(make_mesh(devices, data=data, fsdp=fsdp, tensor=tensor), small=SMALL)
@@ -88,14 +91,14 @@ def test_every_mesh_gives_the_same_numbers_as_one_device(sizes, parts, score, ta
     whole = params_of_tests(model.image.stem)
     shardings = layout.shardings(whole)
     params = jax.device_put(whole, shardings)
-    terms = objectives(model, score, target=target)
+    terms = objectives(model, score, **dict(mix))
     step = jax.jit(
         functools.partial(loss_and_gradient, model, terms),
         out_shardings=(layout.replicated, shardings),
     )
     batch = put_batch(make_batch(16, region_images=8), layout.mesh)
     got = step(params, batch)
-    agree(got, on_one_device(score, target, options))
+    agree(got, on_one_device(score, mix, options))
     kernel = got[1]["image"]["blocks"]["layers"]["mlp"]["up"]["kernel"]
     assert kernel.addressable_shards[0].data.size == kernel.size // (fsdp * tensor)
 
