@@ -34,7 +34,6 @@ def albef_config(steps=STEPS, **overrides):
     settings = {
         "model__name": "albef",
         "model__options__albef__fusion_depth": 1,
-        "model__text__dropout": 0.1,
         "eval__evaluators": ("retrieval", "reranked", "masked_words", "patch_text"),
         "eval__options__reranked__k": 4,
         "eval__every": "4 steps",

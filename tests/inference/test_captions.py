@@ -70,6 +70,7 @@ def greedy(model, image, prefix):
     return written, total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", [pytest.param("", marks=pytest.mark.slow), "a red disc"])
 def test_equals_greedy_decoding_without_a_cache(model, images, prefix):
     (found,) = model.captions(images[0], prefix, beams=1)

@@ -40,7 +40,9 @@ def test_the_initialiser_runs_at_initialisation_alone():
 @pytest.mark.parametrize(
     ("stack", "apply"),
     [
-        (lambda depth: Stack(depth, 2, 16), lambda m, p: m.apply(p, X)),
+        pytest.param(
+            lambda depth: Stack(depth, 2, 16), lambda m, p: m.apply(p, X), marks=pytest.mark.slow
+        ),
         (
             lambda depth: CrossStack(depth, 8, 2, 16, 8),
             lambda m, p: m.apply(p, X, method="memory"),

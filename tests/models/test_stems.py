@@ -91,6 +91,7 @@ def test_mixed_embeddings_are_those_of_mixed_pixels():
     )
 
 
+@pytest.mark.slow
 def test_mixup_mixes_pixels_not_embeddings():
     model, params, batch = stemmed(4), params_of(4), make_batch()
     mixer = build_mixer("mixup", grid=model.grid)

@@ -80,7 +80,7 @@ def check_against_pixels(objective, params, batch, step, gamma=1.0):
     "options",
     [
         {"target": "hard", "score": "tpp"},
-        {"target": "pred", "score": "similarity"},
+        pytest.param({"target": "pred", "score": "similarity"}, marks=pytest.mark.slow),
         pytest.param(
             {"target": "pred_shared", "score": "oracle", "lambda_by": "mass"},
             marks=pytest.mark.slow,

@@ -133,6 +133,7 @@ def test_source_without_boxes_is_refused():
         make_evaluator(GreySource([[0]]))
 
 
+@pytest.mark.slow
 def test_real_model_scores_regions_independently():
     model = DualEncoder(
         VitShape(16, 4, 16, 1, 2, 32), TextShape(20, 6, 16, 1, 2, 32), embed_dim=8, tpp_layer=0

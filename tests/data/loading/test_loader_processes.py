@@ -127,6 +127,7 @@ def test_corrupt_examples_are_counted_once_across_processes(open_train, monkeypa
     ]
 
 
+@pytest.mark.slow
 def test_a_process_knows_of_no_devices(open_train):
     next(open_train([WorkerOnlySource()]))
 
@@ -164,6 +165,7 @@ def test_killed_worker_is_reported_at_once(open_train):
     assert time.monotonic() - start < 30
 
 
+@pytest.mark.slow
 def test_unexpected_error_keeps_its_name_and_traceback(open_train, capfd):
     iterator = open_train([FailingSource()])
     with pytest.raises(RunError, match=r"batch of step 1: KeyError: 'no such bucket'") as caught:
@@ -184,6 +186,7 @@ def test_unpicklable_source_is_reported(open_train):
         open_train([UnpicklableSource()])
 
 
+@pytest.mark.slow
 def test_close_stops_the_processes(open_train):
     iterator = open_train([shapes_source()])
     next(iterator)

@@ -90,8 +90,7 @@ def test_seeds_differ(open_train, synthetic):
     assert first["example_id"].tolist() != second["example_id"].tolist()
 
 
-@pytest.mark.parametrize("weights", [None, (3.0, 1.0)])
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize(("count", "weights"), [(2, None), (4, (3.0, 1.0))])
 @pytest.mark.parametrize("rows_of", ["blocks", "strided", "all"])
 def test_processes_share_the_global_batch(open_train, synthetic, count, weights, rows_of):
     sources = [synthetic, open_synthetic(examples=24, size=32, captions=3, regions=1, seed=5)]
