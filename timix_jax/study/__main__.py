@@ -12,6 +12,7 @@ from ml_collections import config_flags
 from timix_jax.errors import UserError
 from timix_jax.runtime.atomic_write import atomic_write_bytes
 from timix_jax.runtime.machine import available_cores
+from timix_jax.study.check import check_runs
 from timix_jax.study.code_version import code_version
 from timix_jax.study.pictures import draw_study
 from timix_jax.study.plan import Cell, read_study
@@ -43,6 +44,7 @@ def _main(argv: list[str]) -> int:
     runner = Runner(study, out, code, _WORKERS.value or available_cores())
     failed = []
     if not _REPORT_ONLY.value:
+        check_runs(study)
         _stop_on_signals(runner)
         ends = runner.run(_own(study.cells(), _SHARE.value))
         failed = [outcome for outcome in ends if outcome.error]
