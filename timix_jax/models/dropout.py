@@ -4,6 +4,7 @@ import enum
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 Array = jax.Array
@@ -55,12 +56,16 @@ class Dropout:
 
     def __call__(self, x: Array, place: Place) -> Array:
         """Drop values of x (R, ...)."""
-
-        def drawn(key: Array) -> Array:
-            return jax.random.bernoulli(key, 1 - self.rate, x.shape[1:])
-
-        kept = jax.vmap(drawn)(_fold(self.keys, int(place)))
+        # A model has dozens of places: no hash to make a key, and no floats, or its step takes much longer to compile.
+        bits = jax.vmap(lambda key: jax.random.bits(key, x.shape[1:]))(_at(self.keys, place))
+        kept = bits >= np.uint32(self.rate * 2**32)
         return jnp.where(kept, x / (1 - self.rate), jnp.zeros((), x.dtype))
+
+
+def _at(keys: Array, place: Place) -> Array:
+    """Return the keys (R,) of one place: each key of a counter-based generator has its own stream, near ones too."""
+    data = jax.random.key_data(keys)
+    return jax.random.wrap_key_data(data ^ np.uint32(place + 1), impl=jax.random.key_impl(keys))
 
 
 def _fold(keys: Array, number: Array | int) -> Array:
