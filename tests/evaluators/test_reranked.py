@@ -65,6 +65,10 @@ def test_figures_are_those_of_sorted_lists(devices, hardness):
         for key, value in by_sorted_lists(params, owner, weight).items():
             assert got[f"{name}_{key}"] == pytest.approx(value, abs=1e-12), (name, key)
     plain = build_evaluator("retrieval", inputs).run(params)
+    for name in ("itm", "itm_itc"):
+        recalls = [got[f"{name}_{way}_r{k}"] for way in ("i2t", "t2i") for k in (1, 5, 10)]
+        assert got[f"{name}_gain"] == pytest.approx(np.mean(recalls) - plain["mean_recall"])
+    assert f"mean {100 * got['itm_gain']:+.1f}" in evaluator.text(got)
     assert got["itm_i2t_r1"] > plain["i2t_r1"]
     # Accuracy over each caption's own image and the most similar other one.
     odds = params["match"][..., 1] - params["match"][..., 0]

@@ -25,9 +25,10 @@ _ROWS = 1024  # rows of the similarity matrix at a time
 class RerankedEvaluator(Evaluator):
     """Recall after matching has put each query's k most similar candidates in order; the rest stay below them.
 
-    Two orders are reported. `itm` is by the log-odds of a match. `itm_itc` adds the similarity over τ, times the
-    hardness of the negatives in training: drawn by similarity, they make the odds those of a match given how similar a
-    pair is, and the sum estimates the odds against any other candidate.
+    Two orders are reported, each with its gain over the mean recall of the similarities alone. `itm` is by the
+    log-odds of a match. `itm_itc` adds the similarity over τ, times the hardness of the negatives in training: drawn by
+    similarity, they make the odds those of a match given how similar a pair is, and the sum estimates the odds against
+    any other candidate.
 
     `itm_accuracy` is the share of right decisions over each caption's own image and the most similar other one.
 
@@ -75,6 +76,7 @@ class RerankedEvaluator(Evaluator):
         image = np.arange(len(images.embedding))[:, None]
         caption, owner = np.arange(len(captions.owner))[:, None], captions.owner[:, None]
         log_odds = match(image, by_image.index), match(by_caption.index, caption)
+        alone = recall_metrics(base, captions.owner)
         metrics: dict[str, float] = {}
         for name in SCORES:
             weight = self.hardness / tau if name == "itm_itc" else 0.0
@@ -92,6 +94,7 @@ class RerankedEvaluator(Evaluator):
             )
             found = recall_metrics(ranks, captions.owner)
             metrics |= {f"{name}_{key}": v for key, v in found.items() if "chance" not in key}
+            metrics[f"{name}_gain"] = found["mean_recall"] - alone["mean_recall"]
         return metrics | self._accuracy(captions, wrong, match)
 
     def text(self, metrics: Mapping[str, float]) -> str:
@@ -103,7 +106,8 @@ class RerankedEvaluator(Evaluator):
                 for way in ("i2t", "t2i")
             )
             i2t, t2i = ways
-            parts.append(f"{label}: image→text {i2t}%, text→image {t2i}%")
+            gain = f"mean {100 * metrics[f'{name}_gain']:+.1f}"
+            parts.append(f"{label}: image→text {i2t}%, text→image {t2i}%, {gain}")
         accuracy = f"match accuracy {100 * metrics['itm_accuracy']:.1f}%"
         return f"top {self.k} re-ranked R@1/5/10 {'; '.join(parts)}; {accuracy}"
 
