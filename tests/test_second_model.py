@@ -83,6 +83,7 @@ def test_options_are_the_fields_of_the_class():
     assert isinstance(model, PatchProjecting)
 
 
+@pytest.mark.slow
 def test_trains_with_timix_and_evaluates(whole):
     workdir, results = whole
     lines = logged(workdir)
@@ -98,6 +99,7 @@ def test_trains_with_timix_and_evaluates(whole):
         assert (workdir / "pictures" / picture).stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_checkpoint_evaluates_to_the_same_figures(whole):
     workdir, results = whole
     assert evaluate_checkpoint(conv_config(**WITH_TENSOR), str(workdir)) == pytest.approx(results)
@@ -244,6 +246,7 @@ def test_a_run_of_a_version_without_the_field_resumes(tmp_path):
         open_run(read_settings(config), epath.Path(tmp_path))
 
 
+@pytest.mark.slow
 def test_weights_without_position_embeddings_initialise_another_run(whole):
     workdir, _ = whole
     run = experiment.build(read_settings(conv_config()))

@@ -32,7 +32,7 @@ FORMATS = {
     "siglip_larger": ("hf", "npz"),
     "gap": ("npz",),
 }
-OTHERS = ("clip_larger", "bert_mean", "siglip_larger")  # of other shapes
+OTHERS = ("clip_larger", "clip_sigmoid", "bert_mean", "siglip_larger")  # variants of the rest
 CASES = [
     pytest.param(name, kind, marks=[pytest.mark.slow] if name in OTHERS else [])
     for name, kinds in FORMATS.items()

@@ -124,7 +124,9 @@ def test_equals_blip(case, scan):
     assert_trees_close(grads, (expected, want[f"{case}/states"]), 1e-4)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [c if c == "small" else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
+)
 def test_steps_equal_the_whole_pass(case):
     """Each position's logits from cached keys and values, three beams per image; the memory is not repeated."""
     shape, given, beams = CASES[case], inputs(case), 3

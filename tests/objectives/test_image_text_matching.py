@@ -114,6 +114,7 @@ def test_similarities_are_those_of_the_embeddings(params):
     np.testing.assert_array_equal(texts, s.argmax(axis=1))
 
 
+@pytest.mark.slow
 def test_hardness_scales_the_similarities(params):
     """The temperature has no other part in the loss: half the hardness is twice the temperature."""
     batch = fusion_batch()

@@ -22,6 +22,6 @@ def whole_run(tmp_path_factory, quick_compilation) -> tuple[Path, dict[str, floa
     workdir, results = folder / "whole_run", folder / "whole_run.json"
     with exclusive_lock(folder / "whole_run.lock"):
         if not results.exists():
-            config = tiny_config(WHOLE_STEPS, pictures__examples=2)
+            config = tiny_config(WHOLE_STEPS)
             results.write_text(json.dumps(train_and_evaluate(config, str(workdir))))
     return workdir, json.loads(results.read_text())

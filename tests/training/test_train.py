@@ -53,8 +53,6 @@ def test_what_a_run_writes(whole_run):
     evaluated = [line for line in lines if "val/i2t_r1" in line]
     assert [line["step"] for line in evaluated] == [3, STEPS]
     assert {k: v for k, v in evaluated[-1].items() if k != "step"} == stored
-    for picture in ("training_curves.png", "mixing.png"):
-        assert (workdir / "pictures" / picture).stat().st_size > 10_000
     assert [path.name for path in sorted((workdir / "checkpoints").iterdir())] == [
         "00000004",
         "00000006",

@@ -246,6 +246,7 @@ def test_a_new_objective_is_summed_with_its_weight(monkeypatch):
     assert metrics["far"] == 1
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_is_flagged():
     plain, optimizer = make_step((Distance(),))
     step = jax.jit(plain)
