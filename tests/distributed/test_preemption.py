@@ -5,6 +5,7 @@ import signal
 import threading
 
 import pytest
+from one_device import on_one_device
 from process_runs import SMALL
 from tiny_run import assert_same_run, metrics, tiny_config
 
@@ -15,6 +16,12 @@ from timix_jax.training.train import train_and_evaluate
 
 STEPS = 6
 OPTIONS = SMALL | {"optim__ema": 0.9, "checkpoint__every": "100 steps"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_device():
+    with on_one_device():
+        yield
 
 
 @pytest.mark.slow

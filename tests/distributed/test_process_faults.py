@@ -42,11 +42,10 @@ def errors(ended):
     return [[line for line in one.err.splitlines() if line.startswith("error")] for one in ended]
 
 
-@pytest.mark.parametrize("mode", ["train", "eval"])
-def test_folder_that_is_not_shared(recipe, tmp_path, mode):
+def test_folder_that_is_not_shared(recipe, tmp_path):
     folders = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
     begin = time.monotonic()
-    ended = Run(recipe, folders, processes=2, flags=[f"--mode={mode}"]).wait()
+    ended = Run(recipe, folders, processes=2).wait()
     assert_codes(ended, [2, 2])
     said = f"--workdir={folders[0]} is not shared: process 1 does not see in its --workdir={folders[1]}"
     for process, lines in enumerate(errors(ended)):

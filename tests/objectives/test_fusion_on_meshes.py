@@ -55,8 +55,7 @@ def on_mesh(weights, shape, method, **options):
     ("shape", "method", "options"),
     [
         ({"data": 8}, "ring", {}),
-        ({"data": 2, "fsdp": 2, "tensor": 2}, "gather", {"remat": "full"}),
-        ({"fsdp": 8}, "ring", {"microbatches": 2}),
+        ({"data": 2, "fsdp": 2, "tensor": 2}, "gather", {"remat": "full", "microbatches": 2}),
     ],
 )
 def test_values_and_gradients_are_those_of_one_device(weights, reference, shape, method, options):

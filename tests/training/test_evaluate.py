@@ -6,6 +6,7 @@ import logging
 import jax
 import numpy as np
 import pytest
+from one_device import on_one_device
 from shared_run import WHOLE_STEPS as STEPS
 from tiny_run import arrays, copy_run, tiny_config
 
@@ -13,6 +14,12 @@ from timix_jax.errors import UserError
 from timix_jax.training import evaluate
 
 SMALL = "small=synthetic:?examples=12&size=16&captions=1&seed=2"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_device():
+    with on_one_device():
+        yield
 
 
 @pytest.mark.slow

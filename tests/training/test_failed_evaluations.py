@@ -6,6 +6,7 @@ import types
 
 import jax
 import pytest
+from one_device import on_one_device
 from tiny_run import tiny_config
 
 from timix_jax.checkpointing import Checkpointer
@@ -22,6 +23,12 @@ from timix_jax.training.evaluate import evaluate_checkpoint, raise_failures, run
 from timix_jax.training.train import train_and_evaluate
 
 GOOD = "good=synthetic:?examples=12&size=16&captions=2&regions=2&seed=1"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_device():
+    with on_one_device():
+        yield
 
 
 def records(folder, examples=24, **changes):

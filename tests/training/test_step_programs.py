@@ -7,6 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from one_device import on_one_device
 from tiny_run import arrays, assert_same_run, copy_run, tiny_config
 
 from timix_jax.objectives import objectives_at
@@ -81,6 +82,12 @@ REPLACE = {
     "mix__label_smoothing": 0.1,
     "model__image__patch_dropout": 0.25,
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_device():
+    with on_one_device():
+        yield
 
 
 @pytest.fixture(scope="module")

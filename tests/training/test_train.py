@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from one_device import on_one_device
 from shared_run import WHOLE_STEPS as STEPS
 from tiny_run import (
     arrays,
@@ -29,6 +30,12 @@ from timix_jax.training.build import plan as plans
 from timix_jax.training.hooks.log import Log
 from timix_jax.training.loop import Loop
 from timix_jax.training.train import train_and_evaluate
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_device():
+    with on_one_device():
+        yield
 
 
 def test_what_a_run_writes(whole_run):
