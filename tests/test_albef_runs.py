@@ -3,6 +3,8 @@
 Resuming is tested with mPLUG, which has the same losses and more.
 """
 
+import json
+
 import numpy as np
 import pytest
 from listed_sources import flat_source
@@ -56,6 +58,13 @@ def whole(cached, tmp_path_factory):
 @pytest.mark.slow
 def test_trains_with_all_losses_and_evaluates(whole):
     workdir, results = whole
+    raw = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    paces = [line for line in raw if "images_per_s" in line]
+    assert len(paces) >= STEPS - 1
+    for line in paces:  # of 8 devices, whose peak is 1 GFLOP/s each; a step has 16 images
+        assert line["images_per_s_device"] == pytest.approx(line["images_per_s"] / 8)
+        done = line["flops_per_step"] * line["images_per_s"] / 16
+        assert line["mfu"] == pytest.approx(done / 8e9)
     lines = [line for line in metrics(workdir) if "loss" in line]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     for line in lines:

@@ -1,7 +1,7 @@
 """Every run of a study is checked before the first one starts."""
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from timix_jax.config.command_line import flag_error
 from timix_jax.errors import UserError
@@ -24,7 +24,7 @@ def check_runs(study: Study) -> None:
         if changes not in checked:
             checked.add(changes)
             try:
-                _check(read_settings(_configuration(study, cell)))
+                _check(_settings(study, cell))
             except UserError as error:
                 raise UserError(f"study run {cell.folder}: {error}") from error
 
@@ -35,15 +35,15 @@ def _check(settings: Settings) -> None:
     build_objectives(settings, model, None, nominal_steps(settings))
 
 
-def _configuration(study: Study, cell: Cell) -> ConfigDict:
-    """Return the configuration of a run, read as the program reads its command line."""
+def _settings(study: Study, cell: Cell) -> Settings:
+    """Return the settings of a run, read as the program reads its command line."""
     changes = [f"--config.{change}" for change in study.changes(cell)]
     argv = ["timix_jax.main", f"--config={study.recipe}", *changes]
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
         values(argv)
-        config: ConfigDict = values["config"].value
+        config = values["config"].value
     except Exception as error:  # a recipe is the user's own code
         raise flag_error(error, argv) from error
-    return config
+    return read_settings(config)
