@@ -154,7 +154,7 @@ def _mean_and_spread(values: Sequence[float]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, print the table, and write comparison.json and comparison.png."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--config", default="configs/demo.py")
+    parser.add_argument("--config", default="configs/demo_boxes.py")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=120, help="training time per run")

@@ -1,6 +1,6 @@
 """Cost of the whole training step with mixing, against its floor and against the plain step.
 
-    python -m benchmarks.step                            # the model of configs/demo.py
+    python -m benchmarks.step                            # the model of configs/demo_boxes.py
     python -m benchmarks.step --size S16 --batch 8       # ViT-S/16 at 224 px, both towers of size S
 
 Floor of placement "extra" = the plain step + one more forward and backward pass of the image tower
@@ -202,7 +202,9 @@ def table(cases: Sequence[Case], seconds: Mapping[str, list[float]], batch_size:
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--config", default="configs/demo.py", help="recipe that gives the model")
+    parser.add_argument(
+        "--config", default="configs/demo_boxes.py", help="recipe that gives the model"
+    )
     parser.add_argument("--size", choices=["config", "S16"], default="config")
     parser.add_argument("--batch", type=int, default=0, help="default: the recipe's")
     parser.add_argument("--scan", action=argparse.BooleanOptionalAction, default=None)

@@ -67,7 +67,7 @@ def test_the_recipes_of_the_paper_s_scale_differ_in_the_mixer_alone():
     assert differing == {"mix.mixer"}
 
 
-@pytest.mark.parametrize("name", ["demo", "vitb16", "vitb16_nomix"])
+@pytest.mark.parametrize("name", ["demo_boxes", "vitb16", "vitb16_nomix"])
 def test_annotated_images_follow_the_batch_unless_given(name):
     config = recipe(name)
     config.train.batch_size = 4096
