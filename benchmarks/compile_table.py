@@ -6,8 +6,9 @@
 
 Rows "plain", "plain, fsdp" and "TiMix" are the size of the public JAX reference that the project compares itself with:
 ViT-B/16 and a text tower of size B with 64 tokens, 224 px, sigmoid loss, bfloat16 products, scan, full remat.
-Row "vitb16" is configs/vitb16.py: 256 px, TiMix as an extra view, patch-text alignment with an annotated image for
-every four examples, a moving-average teacher.
+Row "vitb16" is configs/vitb16.py: 256 px, half of the rows mixed among themselves, scores without boxes, captions
+joined. Row "vitb16_boxes" is TiMix as published: an extra view, patch-text alignment with an annotated image for every
+four examples, a moving-average teacher. Rows "albef_vitb16" and "mplug_vitb16" are the fusion models.
 Each row is compiled in a process of its own; one that is in the JSON file already is not compiled again.
 """
 
@@ -56,8 +57,15 @@ ROWS = (
     Row("vitb16", "v6e:2x2", 4, 1024),
     Row("vitb16", "v5e:4x4", 16, 128),
     Row("vitb16", "v5e:16x16", 256, 128),
-    Row("vitb16", "v5p:2x2x1", 4, 1024),
-    Row("vitb16", "v5p:8x8x16", 1024, 128),
+    Row("vitb16_boxes", "v6e:2x2", 4, 1024),
+    Row("vitb16_boxes", "v5e:4x4", 16, 128),
+    Row("vitb16_boxes", "v5e:16x16", 256, 128),
+    Row("vitb16_boxes", "v5p:2x2x1", 4, 1024),
+    Row("vitb16_boxes", "v5p:8x8x16", 1024, 128),
+    Row("albef_vitb16", "v6e:2x2", 4, 256),
+    Row("albef_vitb16", "v5e:4x4", 16, 64),
+    Row("mplug_vitb16", "v6e:2x2", 4, 256),
+    Row("mplug_vitb16", "v5e:4x4", 16, 64),
 )
 
 
@@ -80,8 +88,8 @@ def reference_config() -> ConfigDict:
 def row_config(row: Row) -> ConfigDict:
     """Return the configuration of a row."""
     config = (
-        runpy.run_path("configs/vitb16.py")["get_config"]()
-        if row.name == "vitb16"
+        runpy.run_path(f"configs/{row.name}.py")["get_config"]()
+        if "vitb16" in row.name
         else reference_config()
     )
     config.train.batch_size = row.chips * row.per_chip

@@ -13,13 +13,13 @@ released code of TiMix is mPLUG's; its errors are listed in docs/method.md §6.
 
 from ml_collections import ConfigDict
 
-from configs.vitb16 import get_config as dual_encoder
+from configs.vitb16_boxes import get_config as dual_encoder
 
 
 def get_config() -> ConfigDict:
-    """The recipe: that of `configs.vitb16`, with the fusion encoder and its losses."""
+    """The recipe: that of `configs.vitb16_boxes`, with the fusion encoder and its losses."""
     c = dual_encoder()
-    c.init_from = ""  # a run of vitb16.py with 6 text layers gives both towers and the predictor
+    c.init_from = ""  # a run of vitb16_boxes.py with 6 text layers gives towers and predictor
 
     # Model: BERT's layers 0-5 read captions, 6-11 captions and images.
     c.model.name = "albef"

@@ -19,7 +19,7 @@ from configs.albef_vitb16 import get_config as albef
 def get_config() -> ConfigDict:
     """The recipe: that of `configs.albef_vitb16` with mPLUG's layers and PrefixLM."""
     c = albef()
-    c.init_from = ""  # a run of vitb16.py gives both towers and the predictor
+    c.init_from = ""  # a run of vitb16_boxes.py gives both towers and the predictor
 
     # Model: 12 text layers, 6 fusion layers of which one is connected, 12 decoder layers.
     c.model.name = "mplug"

@@ -67,7 +67,7 @@ def test_the_recipes_of_the_paper_s_scale_differ_in_the_mixer_alone():
     assert differing == {"mix.mixer"}
 
 
-@pytest.mark.parametrize("name", ["demo_boxes", "vitb16", "vitb16_nomix"])
+@pytest.mark.parametrize("name", ["demo_boxes", "vitb16_boxes"])
 def test_annotated_images_follow_the_batch_unless_given(name):
     config = recipe(name)
     config.train.batch_size = 4096
@@ -88,10 +88,10 @@ def bert_vocabulary(path):
 
 
 @pytest.mark.slow
-def test_vitb16_takes_a_real_step(tmp_path):
+def test_vitb16_boxes_takes_a_real_step(tmp_path):
     """Everything as configured, bfloat16 included, except for data, batch sizes and most of the equal layers."""
     bert_vocabulary(tmp_path / "vocab.txt")
-    config = recipe("vitb16")
+    config = recipe("vitb16_boxes")
     config.data.tokenizer = str(tmp_path / "vocab.txt")
     config.data.train = ("synthetic:?examples=16&size=64&regions=2",)
     config.data.threads = 1

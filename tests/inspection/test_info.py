@@ -124,7 +124,7 @@ def test_bytes(size, text):
 @pytest.mark.slow
 def test_info_of_the_paper_s_recipe_without_data(tmp_path):
     ended = start(
-        f"--config={ROOT}/configs/vitb16.py",
+        f"--config={ROOT}/configs/vitb16_boxes.py",
         "--mode=info",
         "--config.data.tokenizer=vocab.txt",
         "--config.mesh.fsdp=4",

@@ -35,7 +35,8 @@ def aligned_empty(shape: Shape) -> Array:
     """
     count = math.prod(shape)
     if count > _LARGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        pages = mmap.mmap(-1, 4 * count)
+        # Private: the kernel gives shared memory large pages by another setting, usually off.
+        pages = mmap.mmap(-1, 4 * count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with contextlib.suppress(OSError):  # a kernel without them
             pages.madvise(mmap.MADV_HUGEPAGE)
         return np.frombuffer(pages, np.float32).reshape(shape)

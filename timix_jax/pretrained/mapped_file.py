@@ -1,5 +1,7 @@
 """A safetensors file mapped into memory, so that its arrays are read where they are used, without a copy."""
 
+import math
+from collections.abc import Collection
 from pathlib import Path
 
 import ml_dtypes
@@ -14,8 +16,8 @@ _DTYPES = {
 }
 
 
-def map_arrays(file: Path) -> dict[str, np.ndarray]:
-    """Return name → read-only view of each array; the file stays mapped as long as a view lives.
+def map_arrays(file: Path, names: Collection[str]) -> dict[str, np.ndarray]:
+    """Return name → read-only view of each array of `names`; the file stays mapped as long as a view lives.
 
     Raises:
       SafetensorError: the header is damaged, or the file has another length than it says.
@@ -26,12 +28,13 @@ def map_arrays(file: Path) -> dict[str, np.ndarray]:
         layout = {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
     with file.open("rb") as stream:
         start = 8 + int.from_bytes(stream.read(8), "little")  # the length of the header
-    whole = np.memmap(file, np.uint8, "r", offset=0)
+    whole = np.memmap(file, np.uint8, "r").view(np.ndarray)  # whose slices are cheaper
     arrays = {}
     for name, (kind, shape) in layout.items():  # one after another, without gaps
         if kind not in _DTYPES:
             raise ValueError(f"{name} has the type {kind}")
-        size = int(np.prod(shape, dtype=np.int64)) * _DTYPES[kind].itemsize
-        arrays[name] = whole[start : start + size].view(_DTYPES[kind]).reshape(shape)
+        size = math.prod(shape) * _DTYPES[kind].itemsize
+        if name in names:
+            arrays[name] = whole[start : start + size].view(_DTYPES[kind]).reshape(shape)
         start += size
     return arrays

@@ -53,7 +53,7 @@ class WeightFiles:
         """
         with contextlib.ExitStack() as stack:
             opened = {
-                file: stack.enter_context(_open(file))
+                file: stack.enter_context(_open(file, names))
                 for file in sorted({self.files[name] for name in names})
             }
 
@@ -192,13 +192,13 @@ def _npy_shape(archive: Any, name: str, file: Path) -> Shape:
 
 
 @contextlib.contextmanager
-def _open(file: Path) -> Iterator[Callable[[str], Any]]:
+def _open(file: Path, names: Sequence[str]) -> Iterator[Callable[[str], Any]]:
     if file.suffix == ".npz":
         with _open_npz(file) as archive:
             yield archive.__getitem__
         return
     with _damage(file):
-        mapped = map_arrays(file)
+        mapped = map_arrays(file, frozenset(names))
     yield mapped.__getitem__
 
 
