@@ -66,6 +66,21 @@ def test_images_are_those_of_the_mixer():
     np.testing.assert_array_equal(part.pasted[1:], np.zeros(4))
 
 
+def test_captions_are_joined_and_images_stay_whole():
+    tokens = jnp.asarray([caption([10 + k]) for k in range(4)])
+    image = jnp.asarray(np.random.default_rng(0).normal(size=(4, 16, 3)))
+    mixer = with_captions(build_mixer("captions_alone", grid=4, partner="derangement"), "joined")
+    mixed = mixer(jax.random.key(0), Sample(image, tokens))
+    assert not mixer.needs_scores
+    np.testing.assert_array_equal(mixed.image, image)
+    np.testing.assert_array_equal(mixed.pasted, np.zeros(4))
+    np.testing.assert_array_equal(mixed.lam, np.ones(4))
+    for k, partner in enumerate(mixed.partner.tolist()):
+        assert partner != k
+        assert mixed.tokens[k].tolist() == caption([10 + k, 10 + partner])
+    np.testing.assert_array_equal(mixed.apart, mixed.partner)
+
+
 def test_refusals():
     mixer = build_mixer("random_window", grid=4)
     with pytest.raises(

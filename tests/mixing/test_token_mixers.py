@@ -239,6 +239,18 @@ def test_weights_by_what_a_window_leaves_visible(kind, by):
     np.testing.assert_allclose(shares_of(mixer, mixed)[2], np.eye(5)[2])
 
 
+@pytest.mark.parametrize("kind", [TiMix, RandomWindow])
+def test_the_own_caption_alone_counts(kind):
+    mixer = kind(GRID, lambda_by="own")
+    sample = Sample(numbered(4), scores=draw_scores(4))
+    mixed, area = mixer(KEY, sample), kind(GRID)(KEY, sample)
+    np.testing.assert_array_equal(mixed.image, area.image)
+    np.testing.assert_allclose(mixed.pasted, 1 - area.lam, rtol=1e-6)
+    assert (mixed.pasted > 0).all()
+    np.testing.assert_array_equal(shares_of(mixer, mixed), np.eye(4))
+    assert not RandomWindow(GRID, lambda_by="own").needs_scores
+
+
 def test_an_oracle_window_shows_both_captions_whole():
     """Half an image of relevance 0 is overwritten by all that matters in the partner: ½ and ½, or 1 and 1."""
     grid = np.zeros((2, 4, 4))

@@ -18,6 +18,7 @@ from timix_jax.mixing.base import (
     Sample,
     composes_captions,
 )
+from timix_jax.mixing.captions_alone import CaptionsAlone
 from timix_jax.mixing.clip_c import ClipC
 from timix_jax.mixing.coin_flip import CoinFlip
 from timix_jax.mixing.cutmix import CutMix
@@ -37,6 +38,7 @@ from timix_jax.mixing.transmix import TransMix
 
 __all__ = [
     "MIXERS",
+    "CaptionsAlone",
     "ClipC",
     "CoinFlip",
     "CutMix",
@@ -82,6 +84,7 @@ MIXERS: dict[str, type | None] = {
     "patchmix": PatchMix,
     "relevant_patches": RelevantPatches,
     "packing": Packing,
+    "captions_alone": CaptionsAlone,
 }
 
 

@@ -11,10 +11,11 @@ from timix_jax.mixing.base import Mixed, Sample, Space, area_lambda, lambda_dtyp
 from timix_jax.mixing.partners import Paired
 from timix_jax.mixing.relevance import (
     LambdaBy,
-    Weights,
+    by_relevance,
     check_lambda_by,
     relevance_weights,
     visible_mass,
+    weights_by_area,
 )
 from timix_jax.mixing.windows import draw_window, paste_windows, window_bounds
 
@@ -26,7 +27,7 @@ class RandomWindow(Paired):
     Attributes:
       grid: patches per side, g.
       low, high: smallest and largest side of the window, as shares of the image's side.
-      lambda_by: what weighs the captions, as of `TiMix`: other than "area" it needs scores.
+      lambda_by: what weighs the captions, as of `TiMix`: "mass" and "visible" need scores.
       partner, within_shard, shards: how rows are paired (`partners.Paired`).
 
     Raises:
@@ -48,7 +49,7 @@ class RandomWindow(Paired):
     @property
     def needs_scores(self) -> bool:
         """True if relevance weighs the captions; windows never depend on it."""
-        return self.lambda_by != "area"
+        return by_relevance(self.lambda_by)
 
     def __call__(self, key: jax.Array, sample: Sample) -> Mixed:
         """Mix (B, N, C) patches."""
@@ -71,8 +72,8 @@ class RandomWindow(Paired):
             self.grid,
         )
         area = area_lambda(r, self.grid, partner, lambda_dtype(inputs))
-        weights = Weights(area)
-        if self.lambda_by != "area":
+        weights = weights_by_area(self.lambda_by, area)
+        if self.needs_scores:
             if sample.scores is None:
                 raise UserError(f"lambda_by={self.lambda_by!r} needs patch scores: set mix.score")
             visible = visible_mass(sample.scores, low, high, partner, r, self.grid, self.partners)

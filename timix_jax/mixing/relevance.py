@@ -11,8 +11,8 @@ from timix_jax.mixing.base import is_self_partner
 from timix_jax.mixing.partners import ANY_PARTNERS, Partners
 from timix_jax.mixing.windows import window_mask
 
-LambdaBy = Literal["area", "mass", "visible"]
-"""What weighs the captions: area, shares of the visible relevance, or the visible relevance of each caption."""
+LambdaBy = Literal["area", "mass", "visible", "own"]
+"""What weighs captions: area, shares of the visible relevance, the visible relevance of each, or the own one alone."""
 
 
 class Weights(NamedTuple):
@@ -30,7 +30,19 @@ class Weights(NamedTuple):
 def check_lambda_by(name: str) -> None:
     """Raise a UserError unless this is a `LambdaBy`."""
     if name not in get_args(LambdaBy):
-        raise UserError(f"mixing lambda_by={name!r} is unknown; use 'area', 'mass' or 'visible'")
+        raise UserError(
+            f"mixing lambda_by={name!r} is unknown; use 'area', 'mass', 'visible' or 'own'"
+        )
+
+
+def by_relevance(name: LambdaBy) -> bool:
+    """Return True for weights that need scores."""
+    return name in ("mass", "visible")
+
+
+def weights_by_area(name: LambdaBy, area: jax.Array) -> Weights:
+    """Return the weights by "area", the share (B,) that stays, or of the "own" caption alone."""
+    return Weights(area if name == "area" else jnp.ones_like(area))
 
 
 def relevance_mass(scores: jax.Array) -> jax.Array:

@@ -11,10 +11,11 @@ from timix_jax.mixing.base import Mixed, Sample, Space, area_lambda, lambda_dtyp
 from timix_jax.mixing.partners import Paired
 from timix_jax.mixing.relevance import (
     LambdaBy,
-    Weights,
+    by_relevance,
     check_lambda_by,
     relevance_weights,
     visible_mass,
+    weights_by_area,
 )
 from timix_jax.mixing.windows import draw_window, extreme_windows, paste_windows, window_bounds
 
@@ -27,8 +28,8 @@ class TiMix(Paired):
       grid: patches per side, g.
       low, high: smallest and largest side of the window, as shares of the image's side.
       partner, within_shard, shards: how rows are paired (`partners.Paired`).
-      lambda_by: what weighs the captions: "area"; relevance "mass", kept and pasted, as shares of both; or "visible",
-        the kept mass of the own caption and the pasted mass of the partner's, which need not add to 1.
+      lambda_by: what weighs the captions: "area"; relevance "mass", kept and pasted, as shares of both; "visible", the
+        kept mass of the own caption and the pasted mass of the partner's, which need not add to 1; or "own", λ = 1.
 
     Raises:
       UserError: a setting is out of range.
@@ -98,8 +99,8 @@ class TiMix(Paired):
         )
         dtype = lambda_dtype(inputs, scores)
         area = area_lambda(r, self.grid, partner, dtype)
-        weights = Weights(area)
-        if self.lambda_by != "area":
+        weights = weights_by_area(self.lambda_by, area)
+        if by_relevance(self.lambda_by):
             visible = visible_mass(scores, low, high, partner, r, self.grid, self.partners)
             weights = relevance_weights(self.lambda_by, *visible, dtype)
         return Mixed(

@@ -19,7 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from timix_jax.data.records.schema import Record
-from timix_jax.data.sources.part import OPTIONS, take_part
+from timix_jax.data.sources.changed_captions import CAPTION_OPTIONS, change_captions
+from timix_jax.data.sources.part import PART_OPTIONS, take_part
 from timix_jax.errors import UserError
 
 
@@ -52,9 +53,10 @@ SOURCES: dict[str, str] = {
 def open_source(spec: str) -> Source:
     """Open `kind:argument?option=value&option=value`.
 
-    Every kind has the options `first=N`, its first N examples, and `block=K/M`, the K-th of M equal blocks. Other
-    option values are parsed as the type of the factory's keyword: int, float, bool (true, false) or
-    str, or an optional one of these (none).
+    Every kind has the options `first=N`, its first N examples, `block=K/M`, the K-th of M equal blocks,
+    `max_captions=N` per example, and `wrong_captions=P`, a share of examples with captions of other ones. Other option
+    values are parsed as the type of the factory's keyword: int, float, bool (true, false) or str, or an optional one of
+    these (none).
 
     Raises:
       UserError: unknown kind or option, a value of the wrong type, or an error of the factory.
@@ -68,14 +70,15 @@ def open_source(spec: str) -> Source:
     factory = getattr(importlib.import_module(module), function)
     argument, _, query = rest.partition("?")
     options = _parse_options(spec, query, factory)
-    parts = {name: options.pop(name) for name in OPTIONS if name in options}
-    return take_part(factory(argument, **options), parts)
+    part = {name: options.pop(name) for name in PART_OPTIONS if name in options}
+    captions = {name: options.pop(name) for name in CAPTION_OPTIONS if name in options}
+    return change_captions(take_part(factory(argument, **options), part), captions)
 
 
 def _parse_options(spec: str, query: str, factory: Callable[..., Source]) -> dict[str, Any]:
     hints = typing.get_type_hints(factory)
     types = {name: hints.get(name, str) for name in list(inspect.signature(factory).parameters)[1:]}
-    types |= dict.fromkeys(OPTIONS, str)
+    types |= dict.fromkeys((*PART_OPTIONS, *CAPTION_OPTIONS), str)
     options: dict[str, Any] = {}
     for item in filter(None, query.split("&")):
         name, equals, text = item.partition("=")

@@ -12,7 +12,7 @@ from timix_jax.errors import UserError
 if TYPE_CHECKING:
     from timix_jax.data.sources import Source
 
-OPTIONS = ("first", "block")
+PART_OPTIONS = ("first", "block")
 """Options that every kind of source has: `first=N`, its first N examples, and `block=K/M`, the K-th of M blocks."""
 
 
