@@ -62,7 +62,7 @@ def get_config() -> ConfigDict:
     c.mix.mixer = "timix"
     c.mix.options.timix.low = 0.35  # smallest side of the window, as a share of the image's
     c.mix.options.timix.high = 0.75  # largest
-    c.mix.options.timix.partner = "derangement"  # any other image of those that are mixed
+    c.mix.options.timix.partner = "flip"  # the first with the last: devices exchange rows in pairs
     c.mix.score = "single_patch"  # of each patch alone with the caption
     c.mix.captions = "joined"  # both captions describe the mixed image: one positive
     c.mix.placement = "among"  # mixed images take the place of some clean ones

@@ -1,4 +1,4 @@
-"""What of TiMix matters on few scenes: its dose, image or caption, the pairing, and how it takes wrong captions."""
+"""What of TiMix matters on few scenes: scores, dose, image or caption, the pairing; and how it takes wrong captions."""
 
 from ml_collections import ConfigDict
 
@@ -15,11 +15,15 @@ def wrong(share: float) -> tuple[str, ...]:
 
 METHODS = {
     "augment": CROPPED,
+    "augment_longer": (*CROPPED, "train.duration=672 steps"),  # the FLOPs of TiMix
     "timix": TIMIX,
+    # Scores: the ceiling, and what does not read the caption.
+    "oracle": (*TIMIX, "mix.score=oracle"),
+    "clutter": (*TIMIX, "mix.score=clutter"),
+    "centre": (*TIMIX, "mix.score=centre"),
     # Dose.
     "quarter": (*TIMIX, "mix.fraction=0.25"),
     "all_rows": (*TIMIX, "mix.fraction=1.0"),
-    "until_60": (*TIMIX, "mix.until=60%"),
     "until_100": (*TIMIX, "mix.until=100%"),
     # Image mixed or not, captions mixed or not; "augment" and "timix" are the other two.
     "image_alone": (*TIMIX, "mix.captions=own", "mix.options.timix.lambda_by=own"),
@@ -52,7 +56,8 @@ def get_config() -> ConfigDict:
                 "Training vendors": ("trained_vendor*/*_r?", "trained_vendor*/*_r10"),
             },
             "primary": (
-                ("timix", "augment"),
+                ("timix", "augment_longer"),
+                ("oracle", "timix"),
                 ("timix", "captions_alone"),
                 ("timix", "image_alone"),
                 ("timix", "shares"),
