@@ -2,7 +2,7 @@
 
     pip install libtpu                                           # Linux x86-64
     python -m benchmarks.compile_table                           # all rows, a few minutes each on two cores
-    python -m benchmarks.compile_table --rows plain timix --slices v5e:4x4
+    python -m benchmarks.compile_table --rows plain TiMix --slices v5e:4x4
 
 Rows "plain", "plain, fsdp" and "TiMix" are the size of the public JAX reference that the project compares itself with:
 ViT-B/16 and a text tower of size B with 64 tokens, 224 px, sigmoid loss, bfloat16 products, scan, full remat.

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from configs.small_scenes import get_config as small_scenes
 
-# A quarter of the demo's concepts: 15 minutes must teach the words from scratch before matching can use them.
+# Fewer concepts than in the demo: 15 minutes must teach the words from scratch before matching can use them.
 SCENES = (
     "concepts=60&heldout=12&canvas=64&min_size=0.38&max_size=0.54&rotation=20&on_canvas=0.5&seed=0"
 )

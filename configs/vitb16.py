@@ -6,8 +6,9 @@ python -m timix_jax.main --config=configs/vitb16.py --config.data.tokenizer=voca
     --config.data.train="('records:/data/coco', 'records:/data/cc3m')" \
     --config.eval.sets="('coco_val=records:/data/coco_val',)"
 
-The form of mixing is that of configs/demo.py, which docs/results.md compares with others on small data. TiMix as
-published, with a patch predictor trained on regions and a momentum teacher, is configs/vitb16_boxes.py.
+The form of mixing is that of configs/demo.py, which docs/results.md compares with others on small data, but for the
+pairing. TiMix as published, with a patch predictor trained on regions and a momentum teacher, is
+configs/vitb16_boxes.py.
 """
 
 from ml_collections import ConfigDict
@@ -62,7 +63,9 @@ def get_config() -> ConfigDict:
     c.mix.mixer = "timix"
     c.mix.options.timix.low = 0.35  # smallest side of the window, as a share of the image's
     c.mix.options.timix.high = 0.75  # largest
-    c.mix.options.timix.partner = "flip"  # the first with the last: devices exchange rows in pairs
+    c.mix.options.timix.partner = (
+        "flip"  # of n mixed rows, k with n-1-k: devices exchange less than for a derangement
+    )
     c.mix.score = "single_patch"  # of each patch alone with the caption
     c.mix.captions = "joined"  # both captions describe the mixed image: one positive
     c.mix.placement = "among"  # mixed images take the place of some clean ones
@@ -86,7 +89,7 @@ def get_config() -> ConfigDict:
     c.optim.name = "adamw"  # or "muon" for the blocks' matrices
     c.optim.lr = 1e-4
     c.optim.lr_scales = ()  # (("image/.*", 0.1),) gives a pretrained ViT 1e-5, as in the paper
-    c.optim.warmup = "2000 steps"  # linear, from
+    c.optim.warmup = "2%"  # linear, from
     c.optim.start_lr = 1e-6  # this to lr,
     c.optim.end_lr = 1e-6  # then a cosine down to this
     c.optim.b1 = 0.9

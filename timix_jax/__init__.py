@@ -40,7 +40,7 @@ def load(
     **Example:**
 
         model = timix_jax.load("runs/demo")
-        model.similarity(["one.jpg", "two.jpg"], ["a lemon", "a dog"])  # float32 (2, 2)
+        model.similarity(["one.jpg", "two.jpg"], ["a rocket", "a cow"])  # float32 (2, 2)
     """
     from timix_jax.inference import load_model  # JAX takes seconds to import
 

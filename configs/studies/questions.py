@@ -13,19 +13,23 @@ def wrong(share: float) -> tuple[str, ...]:
     return (f"data.train=('{source}',)",)
 
 
+# Boxes that the scores alone read.
+BOXES = (f"data.train=('emoji:train?{SCENES}&scenes=40000&annotated=1&first=2000',)",)
 METHODS = {
+    "plain": (),
     "augment": CROPPED,
     "augment_longer": (*CROPPED, "train.duration=672 steps"),  # the FLOPs of TiMix
     "timix": TIMIX,
     # Scores: the ceiling, and what does not read the caption.
-    "oracle": (*TIMIX, "mix.score=oracle"),
-    "clutter": (*TIMIX, "mix.score=clutter"),
+    "oracle": (*TIMIX, *BOXES, "mix.score=oracle"),
+    "clutter": (*TIMIX, *BOXES, "mix.score=clutter"),
     "centre": (*TIMIX, "mix.score=centre"),
     # Dose.
     "quarter": (*TIMIX, "mix.fraction=0.25"),
     "all_rows": (*TIMIX, "mix.fraction=1.0"),
     "until_100": (*TIMIX, "mix.until=100%"),
-    # Image mixed or not, captions mixed or not; "augment" and "timix" are the other two.
+    # Image mixed or not, captions mixed or not; "plain" and "timix" are the other two. In "image_alone" the partner's
+    # caption stays a negative; joined captions leave it out.
     "image_alone": (*TIMIX, "mix.captions=own", "mix.options.timix.lambda_by=own"),
     "captions_alone": (
         *TIMIX,

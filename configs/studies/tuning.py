@@ -32,7 +32,7 @@ METHODS = {
 
 
 def get_config() -> ConfigDict:
-    """Equal numbers of trials for the baseline and for mixing; confirmation needs other seeds (forms.py)."""
+    """Equal numbers of trials for the baseline and for mixing; confirmation needs other seeds (confirm.py)."""
     return ConfigDict(
         {
             "recipe": "configs/small_scenes.py",

@@ -90,3 +90,5 @@ def test_refusals():
     with pytest.raises(UserError, match="needs captions"):
         with_captions(mixer, "joined")(jax.random.key(0), Sample(jnp.zeros((4, 16, 2))))
     assert with_captions(mixer, "own") is mixer
+    with pytest.raises(UserError, match=r"leaves nothing to mix\.mixer='captions_alone'"):
+        with_captions(build_mixer("captions_alone", grid=4), "own")

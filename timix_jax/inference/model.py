@@ -209,6 +209,11 @@ class LoadedModel:
         """Return `heatmap` of pairs of an image and a text, in batches: float32 (N, g, g)."""
         self.require_tower("image")
         source = source or default_source(self.model, predictor_trained=self.predictor_trained)
+        if "tpp" in source and not self.predictor_trained:
+            raise UserError(
+                f"source={source!r}: the patch predictor of {self.origin} was not trained (loss.pta.weight=0); use"
+                " 'single_patch'"
+            )
         maps, tokens = self._heat_maps(source), self.tokenize(texts)
         listed = image_list(images)
         if len(listed) != len(tokens):

@@ -21,6 +21,7 @@ from timix_jax.mixing.base import (
     is_self_partner,
     mixes_embeddings,
 )
+from timix_jax.mixing.captions_alone import CaptionsAlone
 from timix_jax.mixing.partners import Partners
 
 
@@ -121,10 +122,14 @@ def with_captions(mixer: Mixer, captions: str) -> Mixer:
     """Return the mixer with its captions treated as `mix.captions` says: "own", "joined", or "phrases".
 
     Raises:
-      UserError: another name.
+      UserError: another name, or one that leaves the mixer nothing to mix.
     """
     if captions not in ("own", "joined", "phrases"):
         raise UserError(f"mix.captions={captions!r} is unknown; use 'own', 'joined' or 'phrases'")
+    if captions == "own" and isinstance(mixer, CaptionsAlone):
+        raise UserError(
+            "mix.captions='own' leaves nothing to mix.mixer='captions_alone': use 'joined' or 'phrases'"
+        )
     return mixer if captions == "own" else JoinedCaptions(mixer, captions == "phrases")
 
 

@@ -42,7 +42,8 @@ class MixedContrastive(Objective):
     With placement="extra", mixed images come in addition to the clean ones: γ scales their loss, and with
     `fraction` f < 1 the f·B evenly spaced rows form a separate batch. With placement="replace", mixed images take the
     place of clean ones in the only contrastive loss: γ·f is the share of rows that is mixed, and the other rows keep
-    the identity as target.
+    the identity as target. With placement="among", f·B evenly spaced rows are partners of each other only and take the
+    place of clean ones; γ is the share of them that is mixed.
 
     Attributes:
       mixer: the mixer.
@@ -54,6 +55,7 @@ class MixedContrastive(Objective):
       placement: key of `views.mixed.PLACEMENTS`.
       fraction: f, share of the batch that is mixed.
       ramp: steps over which γ grows from 0 to 1; from `ends_at` on γ is 0.
+      separators: ids of the tokens between the phrases of a caption, for captions joined by phrases.
       pairs: the loss over all pairs, the same as for the clean batch.
     """
 

@@ -157,8 +157,8 @@ def _check_weights(settings: Settings) -> None:
         )
     if mix.replaces and itc not in (0, 1):
         raise UserError(
-            f"config.loss.itc.weight={itc}: with config.mix.placement='replace' the mixed images' loss takes its place;"
-            " set config.mix.weight instead"
+            f"config.loss.itc.weight={itc}: with config.mix.placement={mix.placement!r} the mixed images' loss takes"
+            " its place; set config.mix.weight instead"
         )
 
 
@@ -186,6 +186,6 @@ def _check_teacher(settings: Settings) -> None:
             )
     if alpha and settings.mix.replaces:
         raise UserError(
-            f"config.loss.itc.alpha={alpha} needs the clean images, which config.mix.placement='replace' replaces by"
-            " mixed ones; set it to 0, or use 'extra'"
+            f"config.loss.itc.alpha={alpha} needs the clean images, of which config.mix.placement="
+            f"{settings.mix.placement!r} replaces some by mixed ones; set it to 0, or use 'extra'"
         )
