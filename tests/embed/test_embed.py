@@ -72,6 +72,29 @@ def test_rows_are_those_of_encode_in_the_order_of_paths(workdir, model, tmp_path
     assert index["model"].endswith("checkpoints/00000003")
 
 
+@pytest.mark.parametrize(("count", "batches"), [(16, [8, 8]), (17, [8, 8, 1]), (3, [3])])
+def test_no_batch_is_run_for_nothing(workdir, tmp_path, monkeypatch, count, batches):
+    """A part that ends with a full batch is as long as its images."""
+    model = timix_jax.load(workdir, batch_size=8)
+    run, sizes = model.towers.images, []
+
+    def seen(pixels):
+        def noted():
+            for batch in pixels:
+                sizes.append(len(batch))
+                yield batch
+
+        return run(noted())
+
+    monkeypatch.setattr(model.towers, "images", seen)
+    parts = inputs.find_parts(str(write_photos(tmp_path / "photos", count)), 100)
+    out = EmbeddingFolder(tmp_path / "out", len(parts))
+    out.start({})
+    engine.embed_parts(model, parts, range(len(parts)), out, lambda line: None)
+    assert sizes == batches
+    assert len(read(tmp_path / "out", "img_emb")) == count
+
+
 @pytest.fixture
 def odd_folder(tmp_path):
     folder = write_photos(tmp_path / "odd", 4)

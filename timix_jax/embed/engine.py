@@ -28,7 +28,7 @@ class _Loaded(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    """What belongs to one batch: its images, what was left out before them, and whether its part ends with it."""
+    """What belongs to one batch: its images, what was left out among them, and whether its part ends with it."""
 
     part: int
     loaded: list[_Loaded]
@@ -123,11 +123,13 @@ def _chunks(model: LoadedModel, parts: Sequence[Part], todo: Sequence[int]) -> I
     for part, found in map_ahead(load, items(), _BATCHES_AHEAD * size):
         if isinstance(found, Skipped):
             skipped.append(found)
-        elif found is not None:
-            loaded.append(found)
+            continue
+        # A full batch waits for what follows it: it may be the last of its part.
         if found is None or len(loaded) == size:
             yield _Chunk(part, loaded, skipped, last=found is None)
             loaded, skipped = [], []
+        if found is not None:
+            loaded.append(found)
 
 
 def _load(item: Item, model: LoadedModel) -> _Loaded | Skipped:
