@@ -43,7 +43,8 @@ def get_config() -> ConfigDict:
     c.model.image.depth = 12
     c.model.image.heads = 12
     c.model.image.mlp_dim = 3072
-    c.model.image.pool = "cls"  # the [CLS] token is the image's vector
+    # The mean of the patches: a [CLS] token would double the cost of scoring each patch alone.
+    c.model.image.pool = "gap"
     c.model.text.max_tokens = 64  # two captions, joined, with [CLS] and [SEP]
     c.model.text.width = 768
     c.model.text.depth = 12
