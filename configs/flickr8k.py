@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
     c.model.image.mlp_dim = 512
     c.model.image.stem = "hierarchical"  # three small layers per patch instead of one
     c.model.image.pool = "gap"  # mean of the patches
-    c.model.text.max_tokens = 32  # [CLS] and [SEP] included
+    c.model.text.max_tokens = 48  # two captions, joined, fit, with [CLS] and [SEP]
     c.model.text.width = 128
     c.model.text.depth = 1
     c.model.text.heads = 4
@@ -45,14 +45,15 @@ def get_config() -> ConfigDict:
     c.model.act = "gelu_tanh"
     c.model.scan = False  # unrolled layers run faster on CPU
 
-    # Mixing. The data have no regions to train the patch predictor with.
+    # Mixing, as in configs/demo.py. The data have no regions to train the patch predictor with.
     c.mix.mixer = "timix"
+    c.mix.options.timix.partner = "derangement"  # any other image of those that are mixed
     c.mix.score = "single_patch"  # of each patch alone with the caption
-    c.mix.target = "hard"
-    c.mix.placement = "replace"  # mixed images take the place of clean ones
+    c.mix.captions = "joined"  # both captions describe the mixed image: one positive
+    c.mix.placement = "among"  # mixed images take the place of some clean ones
     c.mix.fraction = 0.5  # share of the batch that is mixed
-    c.mix.ramp = "20%"  # more images are mixed as similarities become meaningful
-    c.mix.until = "80%"  # mixing ends before training does
+    c.mix.ramp = "10%"  # more images are mixed as similarities become meaningful
+    c.mix.until = "85%"  # mixing ends before training does
     c.loss.pta.weight = 0.0  # no regions, hence no alignment
 
     # Optimiser and duration.
