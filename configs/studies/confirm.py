@@ -27,9 +27,9 @@ def get_config() -> ConfigDict:
             "only": {name: ("augment",) for name in AMOUNTS if name != "2k"},
             "seeds": tuple(range(10, 18)),
             # The mean of R@1, R@5 and R@10, both ways.
-            "metric": ("heldout_vendor*/*_r?", "heldout_vendor*/*_r10"),
+            "metric": ("heldout_vendor*/mean_recall",),
             "tables": {
-                "Training vendors": ("trained_vendor*/*_r?", "trained_vendor*/*_r10"),
+                "Training vendors": ("trained_vendor*/mean_recall",),
             },
             "primary": (
                 ("timix", "augment"),

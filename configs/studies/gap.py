@@ -22,9 +22,9 @@ def get_config() -> ConfigDict:
             "data": {name: scenes(count) for name, count in AMOUNTS.items()},
             "seeds": (0, 1, 2),
             # The mean of R@1, R@5 and R@10, both ways.
-            "metric": ("heldout_vendor*/*_r?", "heldout_vendor*/*_r10"),
+            "metric": ("heldout_vendor*/mean_recall",),
             "tables": {
-                "Training vendors": ("trained_vendor*/*_r?", "trained_vendor*/*_r10"),
+                "Training vendors": ("trained_vendor*/mean_recall",),
             },
             "primary": (("timix", "plain"),),
             "amounts": AMOUNTS,

@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
             "only": {"one_caption": ("augment", "timix")},
             "seeds": (0,),
             # The mean of R@1, R@5 and R@10, both ways.
-            "metric": ("val*/*_r?", "val*/*_r10"),
+            "metric": ("val*/mean_recall",),
             "primary": (("timix", "augment"), ("second_view", "augment")),
             "baseline": "augment",
         }

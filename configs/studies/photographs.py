@@ -63,7 +63,7 @@ def get_config() -> ConfigDict:
             "only": {name: ("augment",) for name in AMOUNTS if name != "1500"},
             "seeds": (0, 1, 2),
             # The mean of R@1, R@5 and R@10, both ways.
-            "metric": ("val*/*_r?", "val*/*_r10"),
+            "metric": ("val*/mean_recall",),
             "primary": (("timix", "augment"), ("phrases", "timix"), ("timix", "shuffled")),
             "amounts": AMOUNTS,
             "baseline": "augment",

@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
             "methods": METHODS,
             "seeds": (0, 1, 2),
             # The mean of R@1, R@5 and R@10, both ways.
-            "metric": ("val/*_r?", "val/*_r10"),
+            "metric": ("val/mean_recall",),
             "primary": (("mean", "scratch"), ("cls", "scratch"), ("mean", "cls")),
         }
     )

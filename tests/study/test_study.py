@@ -86,6 +86,25 @@ def test_cells_and_changes():
     )
 
 
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [
+        ("val/*_r?", 0.2),
+        ("val/*2i*_r1", 0.3),
+        ("val/*_chance_r?", 0.002),
+        ("*/i2t_chance_r1", 0.002),
+    ],
+)
+def test_a_wildcard_stands_for_no_chance(metric, value):
+    """What chance would give stands beside each recall, and would halve every difference between methods."""
+    study = make_study(metric=(metric,))
+    results = {"val/t2i_r1": 0.3, "val/i2t_r1": 0.1}
+    results |= {"val/i2t_chance_r1": 0.002, "val/t2i_chance_r1": 0.002}
+    point = Point("plain", "1k", "all")
+    table = Table(study, {Cell(*point, 0): {"results": results}})
+    assert table.values(point, study.metric, [0]).tolist() == [[pytest.approx(value)]]
+
+
 def test_some_methods_only():
     study = make_study(only={"2k": ("plain",)}, seeds=(0,))
     assert [(cell.method, cell.data) for cell in study.cells()] == [

@@ -61,7 +61,7 @@ class Table:
         results = self.records[cell]["results"]
         galleries: dict[str, list[float]] = {}
         for pattern in metric:
-            keys = fnmatch.filter(sorted(results), pattern)
+            keys = _matching(sorted(results), pattern)
             if not keys:
                 raise UserError(
                     f"study metric {pattern!r} matches no result of {cell.folder}, which has "
@@ -86,3 +86,9 @@ class Table:
                 ]
             )
         )
+
+
+def _matching(keys: Sequence[str], pattern: str) -> list[str]:
+    """Return the keys that fit; what chance would give is left out unless the pattern asks for it by name."""
+    found = fnmatch.filter(keys, pattern)
+    return [key for key in found if "chance" in pattern or "chance" not in key]
