@@ -1,4 +1,4 @@
-"""How much to mix on few scenes: half of the rows, all of them, to the end, or a second view; and the ceiling by boxes."""
+"""How much to mix on few scenes: half of the rows, all, to the end, or a second view; and the ceiling by boxes."""
 
 from ml_collections import ConfigDict
 
